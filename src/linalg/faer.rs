@@ -93,8 +93,7 @@ impl Backend for Faer {
         let l = lower_factor(a, name)?;
         let n = l.nrows();
         let mut inverse = filled(n, n, |out| {
-            let mut scratch =
-                MemBuffer::new(llt::inverse::inverse_scratch::<f64>(n, Par::Seq));
+            let mut scratch = MemBuffer::new(llt::inverse::inverse_scratch::<f64>(n, Par::Seq));
             llt::inverse::inverse(out, l.as_ref(), Par::Seq, MemStack::new(&mut scratch));
         });
         mirror_lower(&mut inverse);
@@ -202,10 +201,7 @@ fn in_place(a: &mut Array2<f64>, change: impl FnOnce(MatMut<'_, f64>)) {
     }
 }
 
-fn product<T: RealField + Copy + Default>(
-    a: ArrayView2<'_, T>,
-    b: ArrayView2<'_, T>,
-) -> Array2<T> {
+fn product<T: RealField + Copy + Default>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
     assert_eq!(a.ncols(), b.nrows(), "inner sizes of a matrix product");
     let (left, right) = (Dense::new(a), Dense::new(b));
     let mut values = vec![T::default(); a.nrows() * b.ncols()];
@@ -251,8 +247,7 @@ fn lower_factor(a: ArrayView2<'_, f64>, name: &str) -> Result<Mat<f64>> {
     require_finite(a, name)?;
     let n = a.nrows();
     let mut l = Dense::new(a).mat().to_owned();
-    let request =
-        llt::factor::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());
+    let request = llt::factor::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());
     let mut scratch = MemBuffer::new(request);
     llt::factor::cholesky_in_place(
         l.as_mut(),
@@ -271,10 +266,8 @@ fn thin_qr(a: ArrayView2<'_, f64>) -> Qr {
     let mut factors = Dense::new(a).mat().to_owned();
     let block = factor::recommended_block_size::<f64>(m, n);
     let mut tau = Mat::<f64>::zeros(block, k);
-    let request =
-        factor::qr_in_place_scratch::<f64>(m, n, block, Par::Seq, Default::default()).or(
-            apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(m, block, k),
-        );
+    let request = factor::qr_in_place_scratch::<f64>(m, n, block, Par::Seq, Default::default())
+        .or(apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(m, block, k));
     let mut scratch = MemBuffer::new(request);
     let stack = MemStack::new(&mut scratch);
     factor::qr_in_place(factors.as_mut(), tau.as_mut(), Par::Seq, stack, Default::default());

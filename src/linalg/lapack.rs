@@ -48,7 +48,7 @@ impl Backend for Lapack {
         require_finite(a, name)?;
         sequential();
         let (values, vectors) =
-            a.eigh(UPLO::Lower).map_err(|_| no_convergence("eigendecomposition", name))?;
+            lower(a).eigh(UPLO::Lower).map_err(|_| no_convergence("eigendecomposition", name))?;
         // LAPACK sorts from small to large.
         Ok(Eigh {
             values: values.slice(s![..;-1]).to_owned(),
@@ -60,7 +60,7 @@ impl Backend for Lapack {
         require_square(a, name)?;
         require_finite(a, name)?;
         sequential();
-        a.cholesky(UPLO::Lower).map_err(|_| not_positive_definite(name))
+        lower(a).cholesky(UPLO::Lower).map_err(|_| not_positive_definite(name))
     }
 
     fn solve_spd(
@@ -84,10 +84,7 @@ impl Backend for Lapack {
         require_square(a, name)?;
         require_finite(a, name)?;
         sequential();
-        // `invc` reads the upper triangle of what it is given, the contract here is the lower.
-        let mut whole = a.to_owned();
-        mirror_lower(&mut whole);
-        whole.invc().map_err(|_| not_positive_definite(name))
+        lower(a).invc().map_err(|_| not_positive_definite(name))
     }
 
     fn qr(&self, a: ArrayView2<'_, f64>, name: &str) -> Result<Qr> {
@@ -126,4 +123,12 @@ where
     columns.assign(&a);
     let (u, sigma, vt) = columns.svddc(JobSvd::Some).map_err(|_| fail())?;
     Ok(Svd { u: u.ok_or_else(fail)?, sigma, vt: vt.ok_or_else(fail)? })
+}
+
+/// The symmetric matrix whose lower triangle is given: which one `ndarray-linalg` reads depends on
+/// the memory layout.
+fn lower(a: ArrayView2<'_, f64>) -> Array2<f64> {
+    let mut whole = a.to_owned();
+    mirror_lower(&mut whole);
+    whole
 }
