@@ -1,1 +1,14 @@
-//! Work in progress.
+//! The ONNX file format: messages, loading and saving, tensors, attributes, external data.
+//!
+//! Weights are never copied: a `bytes` field of a message is a slice of the buffer that the file was read
+//! or mapped into.
+
+pub mod model;
+
+/// The messages of `proto/onnx.proto`, as `prost` generates them; `bytes` fields are [`bytes::Bytes`].
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
+
+pub use model::{Model, SaveOptions};

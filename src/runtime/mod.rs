@@ -1,1 +1,32 @@
-//! Work in progress.
+//! Runs ONNX models in tract: to tap activations, to check a rewrite, to measure time.
+//!
+//! [`Runnable`] holds one model with its input shapes open. For each set of concrete input shapes it has tract
+//! type, optimize and plan the graph once; with concrete shapes every chain of `Shape`, `Gather`, `Concat` that
+//! exporters write is a constant to tract, which is when tract is most robust. Plans share their weights.
+//!
+//! A file is never trusted: tract runs on a thread with a deep stack whose panics are caught, and no value larger
+//! than [`RunOptions::max_value_bytes`] is ever allocated.
+//!
+//! [`inputs`] says what a graph wants to be fed, [`probes`] makes it up.
+
+mod bounds;
+mod failure;
+pub mod inputs;
+pub mod probes;
+mod promote;
+mod runnable;
+#[cfg(test)]
+pub(crate) mod sample_models;
+mod skeleton;
+mod stack;
+mod support;
+mod tensor;
+mod weights;
+
+pub use runnable::{NamedTensor, RunOptions, Runnable};
+pub use support::{UnsupportedNode, unsupported_nodes};
+pub use tensor::{Element, Tensor};
+
+pub(crate) use stack::on_deep_stack;
+pub(crate) use support::node_label;
+pub(crate) use tensor::element_count;

@@ -1,0 +1,97 @@
+//! What tract reported, as an error that names the node and its operator.
+
+use tract_onnx::prelude::TractError;
+
+use super::support::node_label;
+use crate::Error;
+use crate::onnx::proto::GraphProto;
+
+/// Longest message that is passed on; tract prints whole tensors and patches into some of its own.
+const LONGEST: usize = 240;
+
+/// Which node, if any, a failure of tract concerns, found by name in the text of its context.
+#[derive(Debug, Clone, Default)]
+pub(super) struct NodeNames(Vec<(String, String)>);
+
+impl NodeNames {
+    /// Names and operators of the nodes of `graph`.
+    pub(super) fn of(graph: &GraphProto) -> Self {
+        Self(graph.node.iter().map(|node| (node_label(node), node.op_type().to_owned())).collect())
+    }
+
+    /// `error` as an [`Error`] of the kind [`Verification`](crate::ErrorKind::Verification).
+    pub(super) fn explain(&self, doing: &str, error: &TractError) -> Error {
+        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        let cause = shorten(chain.last().map_or("unknown reason", String::as_str));
+        let named = chain.iter().flat_map(|context| names_in(context)).find_map(|name| self.find(name));
+        match named {
+            Some((node, op)) => Error::verification(format!("tract cannot {doing} this {op}: {cause}")).at_node(node),
+            None => {
+                let context =
+                    chain.first().filter(|_| chain.len() > 1).map(|c| format!("{}: ", shorten(c))).unwrap_or_default();
+                Error::verification(format!("tract cannot {doing} this model: {context}{cause}"))
+            }
+        }
+    }
+
+    /// The node of that name, or the one from which tract derived the name (`conv1.bias`, `conv1.split-2`).
+    fn find(&self, name: &str) -> Option<(&str, &str)> {
+        let derived = |node: &str| name.strip_prefix(node).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let best = self.0.iter().filter(|(node, _)| derived(node)).max_by_key(|(node, _)| node.len())?;
+        Some((&best.0, &best.1))
+    }
+}
+
+/// The names in a context such as `Evaluating #12 "conv1" Conv` or `Building node conv1 (Conv)`.
+fn names_in(context: &str) -> Vec<&str> {
+    let mut names: Vec<&str> = context.split('"').skip(1).step_by(2).collect();
+    if let Some((_, rest)) = context.split_once("Building node ") {
+        names.extend(rest.rsplit_once(" (").map(|(name, _)| name));
+    }
+    names
+}
+
+fn shorten(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tract_onnx::tract_hir::internal::anyhow;
+
+    fn names() -> NodeNames {
+        NodeNames(vec![("conv".into(), "Conv".into()), ("conv.1".into(), "Relu".into())])
+    }
+
+    #[test]
+    fn the_longest_node_name_in_the_context_is_named() {
+        let error = anyhow!("bad size").context("Evaluating #3 \"conv.1.low\" Clip");
+        let explained = names().explain("run", &error);
+        assert_eq!(explained.node(), Some("conv.1"));
+        assert!(explained.to_string().contains("cannot run this Relu: bad size"), "{explained}");
+    }
+
+    #[test]
+    fn a_parser_context_is_understood() {
+        let error = anyhow!("no kernel").context("Building node conv (Conv)");
+        assert_eq!(names().explain("read", &error).node(), Some("conv"));
+    }
+
+    #[test]
+    fn an_unknown_name_leaves_the_message_whole() {
+        let error = anyhow!("lost").context("Translating \"other\"");
+        let explained = names().explain("read", &error);
+        assert_eq!(explained.node(), None);
+        assert!(explained.to_string().contains("Translating \"other\": lost"), "{explained}");
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        assert_eq!(shorten(&"é".repeat(300)).chars().count(), LONGEST + 1);
+    }
+}

@@ -1,0 +1,219 @@
+//! From our `ModelProto` to tract's inference model, with one copy of each weight.
+//!
+//! tract has its own generated protobuf types. Only the *skeleton* of the model (nodes, names, types) goes through
+//! bytes to become one of those; weights are left out, so that tract takes them for unresolved inputs, which are then
+//! turned into constants that share one allocation with every plan made from the model. `value_info` is dropped:
+//! it may be stale, and the symbols that some exporters write there clash with concrete input shapes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use tract_onnx::Onnx;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::ops::konst::Const;
+
+use super::failure::NodeNames;
+use super::promote::{promote_node, promoted_type};
+use super::weights::tract_tensor;
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
+use crate::{Error, Result};
+
+/// Constants at least this long are taken out of their nodes and treated as weights.
+const HOISTED_BYTES: usize = 1024;
+
+/// A model in tract's hands, its input shapes still open.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) model: InferenceModel,
+    /// Name and element type of each input that is not an initializer, in graph order.
+    pub(super) inputs: Vec<(String, DatumType)>,
+    /// Name and declared element type of each output, then of each tap.
+    pub(super) outputs: Vec<(String, Option<DatumType>)>,
+    pub(super) names: NodeNames,
+}
+
+/// Hands `model` to tract. `taps` become further outputs; with `promote`, half-precision floats become float32.
+pub(super) fn parse(model: &ModelProto, taps: &[String], promote: bool) -> Result<Parsed> {
+    let graph = model.graph.as_ref().ok_or_else(|| Error::input("the model has no graph"))?;
+    let names = NodeNames::of(graph);
+    let output_names = output_names(graph, taps)?;
+    let weights = Weights::of(graph, &output_names);
+    let inputs = input_types(graph, &weights, promote)?;
+    let skeleton = skeleton(model, graph, &weights, &output_names, promote);
+    let bytes = skeleton.encode_to_vec();
+    drop(skeleton);
+    let proto =
+        tract_onnx::pb::ModelProto::decode(&*bytes).map_err(|e| Error::input(format!("not a valid model: {e}")))?;
+    drop(bytes);
+
+    let framework: Onnx =
+        tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_output_types(true).with_ignore_value_info(true);
+    let mut parsed = framework.parse(&proto, None).map_err(|e| names.explain("read", &e))?;
+    for name in &parsed.unresolved_inputs {
+        let weight = weights.by_name.get(name.as_str()).ok_or_else(|| undefined(graph, name))?;
+        let tensor = tract_tensor(weight, promote).map_err(|e| e.at_node(name.clone()))?;
+        let outlet = parsed.outlets_by_name.get(name).copied().ok_or_else(|| undefined(graph, name))?;
+        make_constant(&mut parsed.model, outlet, tensor).map_err(|e| names.explain("read", &e))?;
+    }
+    let sources: Vec<OutletId> =
+        inputs.iter().filter_map(|(name, _)| parsed.outlets_by_name.get(name).copied()).collect();
+    parsed.model.set_input_outlets(&sources).map_err(|e| names.explain("read", &e))?;
+    let outputs = output_names.iter().map(|name| (name.clone(), declared_output_type(graph, name, promote))).collect();
+    Ok(Parsed { model: parsed.model, inputs, outputs, names })
+}
+
+/// The weights that the skeleton leaves out, by name.
+struct Weights<'a> {
+    by_name: BTreeMap<&'a str, &'a TensorProto>,
+    /// Initializers that are graph outputs by themselves: they stay in the skeleton.
+    kept: Vec<&'a TensorProto>,
+    /// Outputs of the `Constant` nodes that became weights.
+    hoisted: BTreeSet<&'a str>,
+}
+
+impl<'a> Weights<'a> {
+    fn of(graph: &'a GraphProto, outputs: &[String]) -> Self {
+        let is_output = |name: &str| outputs.iter().any(|output| output == name);
+        let (kept, taken): (Vec<_>, Vec<_>) = graph.initializer.iter().partition(|tensor| is_output(tensor.name()));
+        let mut by_name: BTreeMap<&str, &TensorProto> =
+            taken.into_iter().map(|tensor| (tensor.name(), tensor)).collect();
+        let constants = graph.node.iter().filter_map(long_constant).filter(|(name, _)| !is_output(name));
+        let constants: BTreeMap<&str, &TensorProto> = constants.collect();
+        let hoisted = constants.keys().copied().collect();
+        by_name.extend(constants);
+        Self { by_name, kept, hoisted }
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        self.by_name.contains_key(name) || self.kept.iter().any(|tensor| tensor.name() == name)
+    }
+}
+
+/// Output name and value of a `Constant` node that is worth taking out.
+fn long_constant(node: &NodeProto) -> Option<(&str, &TensorProto)> {
+    if node.op_type() != "Constant" || !matches!(node.domain(), "" | "ai.onnx") {
+        return None;
+    }
+    let value = node.attribute.iter().find(|attribute| attribute.name() == "value")?.t.as_ref()?;
+    (value.raw_data().len() >= HOISTED_BYTES).then_some((node.output.first()?.as_str(), value))
+}
+
+/// Graph outputs, then taps that are not graph outputs, each once.
+fn output_names(graph: &GraphProto, taps: &[String]) -> Result<Vec<String>> {
+    let defined: BTreeSet<&str> = (graph.input.iter().map(ValueInfoProto::name))
+        .chain(graph.initializer.iter().map(TensorProto::name))
+        .chain(graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)))
+        .collect();
+    let mut names: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for name in graph.output.iter().map(ValueInfoProto::name).chain(taps.iter().map(String::as_str)) {
+        if name.is_empty() || !defined.contains(name) {
+            return Err(Error::input(format!("output '{name}' is not the result of any node")));
+        }
+        if seen.insert(name) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn input_types(graph: &GraphProto, weights: &Weights<'_>, promote: bool) -> Result<Vec<(String, DatumType)>> {
+    let declared = graph.input.iter().filter(|input| !weights.holds(input.name()));
+    declared
+        .map(|input| {
+            let code = element_code(input).ok_or_else(|| {
+                Error::input(format!(
+                    "input '{}' is not a tensor; paredown runs models with tensor inputs only",
+                    input.name()
+                ))
+            })?;
+            let datum_type = datum_type(promoted_type(code, promote)).ok_or_else(|| {
+                Error::verification(format!("input '{}' has element type {code}, which tract lacks", input.name()))
+            })?;
+            Ok((input.name().to_owned(), datum_type))
+        })
+        .collect()
+}
+
+fn declared_output_type(graph: &GraphProto, name: &str, promote: bool) -> Option<DatumType> {
+    let output = graph.output.iter().find(|output| output.name() == name)?;
+    datum_type(promoted_type(element_code(output)?, promote))
+}
+
+/// ONNX's number of the element type of a tensor value.
+fn element_code(value: &ValueInfoProto) -> Option<i32> {
+    match value.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(tensor) => tensor.elem_type,
+        _ => None,
+    }
+}
+
+/// tract's name for ONNX's number of an element type.
+pub(super) fn datum_type(code: i32) -> Option<DatumType> {
+    use tract_onnx::pb::tensor_proto::DataType;
+    DataType::try_from(code).ok().and_then(|data_type| DatumType::try_from(data_type).ok())
+}
+
+/// The model without weights, shapes and annotations.
+fn skeleton(
+    model: &ModelProto,
+    graph: &GraphProto,
+    weights: &Weights<'_>,
+    outputs: &[String],
+    promote: bool,
+) -> ModelProto {
+    let is_hoisted =
+        |node: &NodeProto| node.output.first().is_some_and(|output| weights.hoisted.contains(output.as_str()));
+    let mut nodes: Vec<NodeProto> = graph.node.iter().filter(|node| !is_hoisted(node)).cloned().collect();
+    nodes.iter_mut().for_each(|node| {
+        node.doc_string = None;
+        promote_node(node, promote);
+    });
+    let graph = GraphProto {
+        node: nodes,
+        name: graph.name.clone(),
+        initializer: weights.kept.iter().map(|&tensor| tensor.clone()).collect(),
+        input: graph
+            .input
+            .iter()
+            .filter(|input| !weights.holds(input.name()))
+            .map(|input| bare_input(input, promote))
+            .collect(),
+        output: outputs
+            .iter()
+            .map(|name| ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() })
+            .collect(),
+        ..GraphProto::default()
+    };
+    ModelProto {
+        ir_version: model.ir_version,
+        opset_import: model.opset_import.clone(),
+        graph: Some(graph),
+        ..ModelProto::default()
+    }
+}
+
+/// An input of which only name and element type are declared.
+fn bare_input(input: &ValueInfoProto, promote: bool) -> ValueInfoProto {
+    let elem_type = element_code(input).map(|code| promoted_type(code, promote));
+    let tensor = type_proto::Tensor { elem_type, ..type_proto::Tensor::default() };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: input.name.clone(), r#type: Some(r#type), ..ValueInfoProto::default() }
+}
+
+fn make_constant(model: &mut InferenceModel, outlet: OutletId, tensor: Tensor) -> TractResult<()> {
+    let tensor = tensor.into_arc_tensor();
+    let fact = InferenceFact::try_from(tensor.clone())?;
+    model.node_mut(outlet.node).op = Box::new(Const::new(tensor)?);
+    model.set_outlet_fact(outlet, fact)
+}
+
+fn undefined(graph: &GraphProto, name: &str) -> Error {
+    let user = graph.node.iter().find(|node| node.input.iter().any(|input| input == name));
+    let error =
+        Error::input(format!("value '{name}' is used but never defined; is an initializer missing from the file?"));
+    match user {
+        Some(node) => error.at_node(super::support::node_label(node)),
+        None => error,
+    }
+}

@@ -1,0 +1,90 @@
+//! Which operators of a model tract has, by domain and name.
+
+use std::collections::BTreeSet;
+
+use tract_onnx::model::OnnxOpRegister;
+
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+
+/// Operators that tract implements by the specification of `com.microsoft`.
+const MICROSOFT: &[&str] = &[
+    "BiasGelu",
+    "FastGelu",
+    "GatherBlockQuantized",
+    "Gelu",
+    "GroupQueryAttention",
+    "MatMulNBits",
+    "MultiHeadAttention",
+    "QuickGelu",
+    "RotaryEmbedding",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+];
+
+/// Operators that tract implements by the specification of `ai.onnx.ml`.
+const CLASSICAL: &[&str] = &[
+    "ArrayFeatureExtractor",
+    "CategoryMapper",
+    "LinearClassifier",
+    "LinearRegressor",
+    "Normalizer",
+    "TreeEnsembleClassifier",
+];
+
+/// A node that tract has no operator for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnsupportedNode {
+    /// Name of the node, or of its first output when it has none.
+    pub node: String,
+    /// Domain and operator: `com.example.Fancy`, or the bare name for the standard domain.
+    pub op: String,
+}
+
+/// The nodes of `model`, those of subgraphs included, whose operator tract lacks, in graph order.
+///
+/// tract looks operators up by name alone: a `Attention` of another domain would run as the standard one.
+/// Here the domain counts.
+pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
+    let registry = tract_onnx::onnx().op_register;
+    let local: BTreeSet<(&str, &str)> = model.functions.iter().map(|f| (f.domain(), f.name())).collect();
+    let mut missing = Vec::new();
+    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
+    while let Some(graph) = graphs.pop() {
+        for node in &graph.node {
+            let is_local = local.contains(&(node.domain(), node.op_type()));
+            if is_local || !is_supported(&registry, node) {
+                missing.push(UnsupportedNode { node: node_label(node), op: qualified_name(node) });
+            }
+            graphs.extend(node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)));
+        }
+    }
+    missing
+}
+
+fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool {
+    let op = node.op_type();
+    let in_domain = match node.domain() {
+        "" | "ai.onnx" => {
+            !CLASSICAL.contains(&op) && (!MICROSOFT.contains(&op) || matches!(op, "Gelu" | "RotaryEmbedding"))
+        }
+        "com.microsoft" => MICROSOFT.contains(&op),
+        "ai.onnx.ml" => CLASSICAL.contains(&op),
+        _ => false,
+    };
+    in_domain && registry.0.contains_key(op)
+}
+
+/// Name of a node, or of its first output when it has none.
+pub(crate) fn node_label(node: &NodeProto) -> String {
+    if !node.name().is_empty() {
+        return node.name().to_owned();
+    }
+    node.output.iter().find(|output| !output.is_empty()).cloned().unwrap_or_else(|| node.op_type().to_owned())
+}
+
+fn qualified_name(node: &NodeProto) -> String {
+    match node.domain() {
+        "" | "ai.onnx" => node.op_type().to_owned(),
+        domain => format!("{domain}.{}", node.op_type()),
+    }
+}
