@@ -28,5 +28,5 @@ pub use support::{UnsupportedNode, unsupported_nodes};
 pub use tensor::{Element, Tensor};
 
 pub(crate) use stack::on_deep_stack;
-pub(crate) use support::node_label;
+pub(crate) use support::{is_supported, node_label};
 pub(crate) use tensor::element_count;
