@@ -7,6 +7,7 @@ some trailing zeros, position ids count up, other integers are zero or one.
 import re
 
 import numpy as np
+
 import onnx
 from onnx import helper
 
@@ -45,13 +46,15 @@ def dimension_sets(model: onnx.ModelProto, fixed: dict[str, list[int]], count: i
 
     A product or sum such as `2*batch` is left to `inputs`.
     """
+    names = symbols(model)
+    unnamed = not any("batch" in name.lower() for name in names)
     sets = []
     for i in range(count):
         sizes = {}
-        for position, symbol in enumerate(symbols(model)):
+        for position, symbol in enumerate(names):
             if symbol in fixed:
                 sizes[symbol] = fixed[symbol][min(i, len(fixed[symbol]) - 1)]
-            elif "batch" in symbol.lower() or symbol.endswith(":0") or position == 0:
+            elif "batch" in symbol.lower() or symbol.endswith(":0") or (unnamed and position == 0):
                 sizes[symbol] = BATCH_SIZES[i % 3]
             elif re.search("height|width", symbol.lower()):
                 sizes[symbol] = (224, 256, 192)[i % 3]
