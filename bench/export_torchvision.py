@@ -44,6 +44,7 @@ COVERAGE = [
 OPSET = 17
 STATISTICS_PASSES = 4
 STATISTICS_BATCH = 8
+NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def image_size(name: str) -> int:
@@ -93,12 +94,16 @@ def randomize(model: nn.Module, name: str) -> None:
     """Random affine parameters and biases, then batch-norm statistics from training-mode passes.
 
     Weights keep torchvision's initialization but for layer scales and the zero-initialized
-    last gamma of residual blocks, which would switch whole branches off.
+    last gamma of residual blocks, which would switch whole branches off. Without any normalization
+    the signal would fade below the biases: there, weights keep its variance (He initialization).
     """
     with torch.no_grad():
+        if not any(isinstance(module, NORMALIZATIONS) for module in model.modules()):
+            for module in model.modules():
+                if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         for module in model.modules():
-            affine = isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm))
-            if affine and module.weight is not None:
+            if isinstance(module, NORMALIZATIONS) and module.weight is not None:
                 module.weight.uniform_(0.5, 1.5)
             bias = getattr(module, "bias", None)
             if isinstance(bias, nn.Parameter):

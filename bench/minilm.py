@@ -5,6 +5,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+import numpy as np
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -35,3 +37,15 @@ def sentence_pairs(path: Path) -> tuple[list[str], list[str], list[float]]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if row]
     return [r[0] for r in rows], [r[1] for r in rows], [float(r[2]) for r in rows]
+
+
+def padded(encodings: list) -> dict[str, np.ndarray]:
+    """The model's inputs, int64 [batch, longest], padded with id 0 under a zero mask."""
+    shape = (len(encodings), max(len(e.ids) for e in encodings))
+    batch = {name: np.zeros(shape, np.int64) for name in INPUTS}
+    for row, encoding in enumerate(encodings):
+        length = len(encoding.ids)
+        batch["input_ids"][row, :length] = encoding.ids
+        batch["attention_mask"][row, :length] = 1
+        batch["token_type_ids"][row, :length] = encoding.type_ids
+    return batch

@@ -1,1 +1,120 @@
-//! Work in progress.
+//! Element type, shape and small constant value of every value of a graph.
+//!
+//! The rules are tract's, one operator at a time: a node gets the facts of its operands and tells those of its
+//! results. Sizes are concrete, once under each [sample binding](crate::axes::BINDINGS) of the dynamic
+//! dimensions, so shape arithmetic is plain integers and a size that differs between bindings is dynamic.
+//! Weights stay where they are: tract sees their shapes only. What tract cannot infer falls back to the rule
+//! table, then to `value_info`; what remains unknown is reported, and later freezes what it touches.
+
+mod bindings;
+mod infer;
+
+use std::sync::Arc;
+
+use tract_onnx::prelude::{DatumType, Tensor};
+
+use crate::axes::{BINDINGS, Extent};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId, ValueId};
+use crate::onnx::proto::ModelProto;
+
+pub use bindings::{DimSizes, InputShape, input_shapes};
+
+/// What is known about one value.
+#[derive(Debug, Clone, Default)]
+pub struct Fact {
+    /// ONNX element type number.
+    pub element: Option<i32>,
+    /// Size of every axis, `None` if even the rank is unknown.
+    pub extents: Option<Vec<Extent>>,
+    constants: [Option<Arc<Tensor>>; BINDINGS],
+}
+
+/// The facts of all values of a graph.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    facts: Vec<Fact>,
+    /// Nodes of which some result is unknown, with the reason.
+    pub gaps: Vec<(NodeId, String)>,
+    /// The sizes that dynamic dimensions were given under each binding.
+    pub sizes: [DimSizes; BINDINGS],
+}
+
+/// Output sizes of a node by the rule table, where tract has no operator: `(node, operand sizes) → result sizes`.
+pub type Fallback<'f> = &'f (dyn Fn(NodeId, &[Option<Vec<Extent>>]) -> Option<Vec<Option<Vec<Extent>>>> + Sync);
+
+impl Facts {
+    /// Infers the facts of every value of `graph`, the view of the main graph of `model`.
+    ///
+    /// `sizes` fixes dynamic dimensions by name; the others get sample sizes.
+    ///
+    /// # Errors
+    /// If an initializer is malformed.
+    pub fn infer(model: &ModelProto, graph: &Graph, sizes: &DimSizes, fallback: Fallback<'_>) -> Result<Self> {
+        let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let inputs = input_shapes(proto);
+        let mut best: Option<Self> = None;
+        for candidate in bindings::candidates(&inputs, sizes) {
+            let facts = infer::infer(model, proto, graph, &inputs, &candidate, fallback)?;
+            let done = facts.gaps.is_empty();
+            if best.as_ref().is_none_or(|b| facts.gaps.len() < b.gaps.len()) {
+                best = Some(facts);
+            }
+            if done {
+                break;
+            }
+        }
+        best.ok_or_else(|| Error::input("the graph has no sample sizes"))
+    }
+
+    /// What is known about `value`.
+    pub fn at(&self, value: ValueId) -> &Fact {
+        &self.facts[value.0]
+    }
+
+    /// Rank of `value`.
+    pub fn rank(&self, value: ValueId) -> Option<usize> {
+        self.at(value).extents.as_ref().map(Vec::len)
+    }
+}
+
+impl Fact {
+    /// The value under sample binding `binding`, if it is a small constant there.
+    pub fn constant(&self, binding: usize) -> Option<&Tensor> {
+        self.constants.get(binding)?.as_deref()
+    }
+
+    /// The value as integers, if it is known and the same under every binding.
+    pub fn ints(&self) -> Option<Vec<i64>> {
+        let first = ints_of(self.constant(0)?)?;
+        (1..BINDINGS).all(|b| self.constant(b).and_then(ints_of).as_ref() == Some(&first)).then_some(first)
+    }
+
+    /// The value as integers under one binding.
+    pub fn ints_under(&self, binding: usize) -> Option<Vec<i64>> {
+        self.constant(binding).and_then(ints_of)
+    }
+
+    /// The value as real numbers, if it is known and the same under every binding.
+    pub fn floats(&self) -> Option<Vec<f64>> {
+        let first = floats_of(self.constant(0)?)?;
+        (1..BINDINGS).all(|b| self.constant(b).and_then(floats_of).as_ref() == Some(&first)).then_some(first)
+    }
+}
+
+fn ints_of(tensor: &Tensor) -> Option<Vec<i64>> {
+    let integral = tensor.datum_type().is_integer() || tensor.datum_type() == DatumType::Bool;
+    if !integral {
+        return None;
+    }
+    let cast = tensor.cast_to::<i64>().ok()?;
+    Some(cast.to_plain_array_view::<i64>().ok()?.iter().copied().collect())
+}
+
+fn floats_of(tensor: &Tensor) -> Option<Vec<f64>> {
+    if !tensor.datum_type().is_float() {
+        return None;
+    }
+    let cast = tensor.cast_to::<f64>().ok()?;
+    Some(cast.to_plain_array_view::<f64>().ok()?.iter().copied().collect())
+}

@@ -1,1 +1,44 @@
-//! Work in progress.
+//! Dense linear algebra on `ndarray` arrays, behind one small trait.
+//!
+//! [`Faer`] is the embedded default, pure Rust; [`Lapack`] (feature `lapack`) calls the system's
+//! OpenBLAS. Both are sequential inside a call, so a result never depends on how many threads run:
+//! callers run in parallel over layers instead.
+//!
+//! Conventions: singular values and eigenvalues are sorted from large to small; an array that is
+//! not finite is refused with the name that the caller gives it; shapes that do not fit together
+//! are a programming error and panic.
+//!
+//! ```
+//! use ndarray::array;
+//! use paredown::linalg::{self, Backend};
+//!
+//! let svd = linalg::default_backend().svd_f64(array![[3.0, 0.0], [0.0, -4.0]].view(), "weight")?;
+//! assert!((svd.sigma[0] - 4.0).abs() < 1e-12 && (svd.sigma[1] - 3.0).abs() < 1e-12);
+//! # Ok::<(), paredown::Error>(())
+//! ```
+
+mod backend;
+mod faer;
+#[cfg(feature = "lapack")]
+mod lapack;
+#[cfg(test)]
+mod tests;
+
+pub use backend::{Backend, Eigh, Qr, Svd};
+pub use faer::Faer;
+#[cfg(feature = "lapack")]
+pub use lapack::Lapack;
+
+/// The backend that is used unless a caller asks for another one: [`Faer`].
+pub fn default_backend() -> &'static dyn Backend {
+    &Faer
+}
+
+/// Every backend that this build holds, the default first.
+pub fn backends() -> Vec<&'static dyn Backend> {
+    vec![
+        &Faer,
+        #[cfg(feature = "lapack")]
+        &Lapack,
+    ]
+}

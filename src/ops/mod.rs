@@ -1,1 +1,287 @@
-//! Work in progress.
+//! Rules: how each operator's axes relate. [`Network::solve`] applies them to a whole graph.
+//!
+//! A new operator is one line in [`RULES`], and one small function where a row does not do.
+
+mod attention;
+mod contract;
+mod layout;
+mod recurrent;
+mod reduce;
+mod select;
+mod site;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::axes::{Expr, Extent, Reason, Role, Row, Solution, Solver, Unifier, Var};
+use crate::error::{Error, Result};
+use crate::facts::Facts;
+use crate::graph::{Graph, NodeId, Source, ValueId};
+use crate::onnx::proto::{GraphProto, ModelProto};
+
+pub use site::{Contraction, Cut, Edit, Linear, Refusal, Relation, Site};
+pub use table::{RULES, Relate, Rule, rule};
+
+/// The solved axes of a graph.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The independent factors.
+    pub solution: Solution,
+    /// What the rules say of each node, by [`NodeId`].
+    pub relations: Vec<Relation<Expr>>,
+    /// Nodes that no rule could handle, with the reason; what they touch is frozen.
+    pub refusals: Vec<(NodeId, String)>,
+    values: Vec<Option<Vec<Expr>>>,
+    private: BTreeMap<(NodeId, usize), Vec<Expr>>,
+}
+
+impl Network {
+    /// Axes of a value; `None` if its rank is unknown.
+    pub fn value(&self, value: ValueId) -> Option<&[Expr]> {
+        self.values[value.0].as_deref()
+    }
+
+    /// Axes of operand `slot` of `node`. A small constant has axes of its own at every use.
+    pub fn operand(&self, graph: &Graph, node: NodeId, slot: usize) -> Option<&[Expr]> {
+        match self.private.get(&(node, slot)) {
+            Some(axes) => Some(axes),
+            None => self.value(graph.node(node).inputs.get(slot).copied().flatten()?),
+        }
+    }
+
+    /// The uses of small constants, each with axes of its own.
+    pub fn private_uses(&self) -> impl Iterator<Item = (NodeId, usize, &[Expr])> {
+        self.private.iter().map(|(&(node, slot), axes)| (node, slot, axes.as_slice()))
+    }
+
+    /// Applies the rules to every node of `graph` and solves the equations.
+    ///
+    /// `thaw` names graph inputs and outputs whose axes may be pruned all the same.
+    ///
+    /// # Errors
+    /// If the model holds no graph.
+    pub fn solve(model: &ModelProto, graph: &Graph, facts: &Facts, thaw: &BTreeSet<String>) -> Result<Self> {
+        let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let mut builder = Builder::new(model, proto, graph, facts);
+        builder.freeze_ends(thaw);
+        for &node in &graph.order {
+            builder.visit(node);
+        }
+        Ok(builder.solve())
+    }
+}
+
+/// Output sizes of a node by its row of the table, for operators that tract lacks.
+pub fn output_extents(model: &ModelProto, graph: &Graph, id: NodeId, operands: &[Option<Vec<Extent>>]) -> Option<Vec<Option<Vec<Extent>>>> {
+    let node = graph.node(id);
+    let proto = model.graph.as_ref()?.node.get(id.0)?;
+    match (rule(&node.domain, &node.op)?.relate, node.op.as_str()) {
+        (Relate::Row(text), _) => Row::parse(text).ok()?.output_extents(&[], operands, node.outputs.len()).ok(),
+        (Relate::Elementwise, _) | (_, "SimplifiedLayerNormalization" | "RMSNormalization" | "RotaryEmbedding") => {
+            let like = operands.iter().flatten().max_by_key(|axes| axes.len())?;
+            Some(vec![Some(like.clone())])
+        }
+        (_, "MultiHeadAttention" | "GroupQueryAttention") => Some(vec![operands.first()?.clone()]),
+        (_, "Attention") if node.domain == "com.microsoft" => {
+            let heads = u64::try_from(proto.attribute.iter().find(|a| a.name() == "num_heads")?.i()).ok()?;
+            let row = Row::parse("b s i, i (p h d), (p h d)?, _..? -> b s (h d)").ok()?;
+            row.output_extents(&[("p", 3), ("h", heads)], operands, 1).ok()
+        }
+        _ => None,
+    }
+}
+
+/// Values that are computed from constants alone.
+pub fn constant_values(graph: &Graph) -> BTreeSet<ValueId> {
+    let mut constants = BTreeSet::new();
+    for (index, value) in graph.values.iter().enumerate() {
+        if matches!(value.source, Source::Initializer { overridable: false, .. } | Source::Sparse(_)) {
+            constants.insert(ValueId(index));
+        }
+    }
+    for &id in &graph.order {
+        let node = graph.node(id);
+        let random = node.op.starts_with("Random") || matches!(node.op.as_str(), "Bernoulli" | "Multinomial");
+        if !random && node.inputs.iter().flatten().all(|input| constants.contains(input)) {
+            constants.extend(node.outputs.iter().flatten());
+        }
+    }
+    constants
+}
+
+struct Builder<'a> {
+    proto: &'a GraphProto,
+    graph: &'a Graph,
+    facts: &'a Facts,
+    opsets: BTreeMap<String, i64>,
+    unifier: Unifier,
+    constants: BTreeSet<ValueId>,
+    values: Vec<Option<Vec<Var>>>,
+    private: BTreeMap<(NodeId, usize), Vec<Var>>,
+    relations: Vec<Relation<Var>>,
+    refusals: Vec<(NodeId, String)>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(model: &ModelProto, proto: &'a GraphProto, graph: &'a Graph, facts: &'a Facts) -> Self {
+        let mut unifier = Unifier::new();
+        let values = (0..graph.values.len())
+            .map(|v| {
+                let extents = facts.at(ValueId(v)).extents.as_ref()?;
+                Some(extents.iter().map(|&extent| unifier.factor(extent)).collect())
+            })
+            .collect();
+        let opset = |domain: &str| if domain == "ai.onnx" { String::new() } else { domain.to_owned() };
+        Self {
+            proto,
+            graph,
+            facts,
+            opsets: model.opset_import.iter().map(|o| (opset(o.domain()), o.version())).collect(),
+            unifier,
+            constants: constant_values(graph),
+            values,
+            private: BTreeMap::new(),
+            relations: vec![Relation::default(); graph.nodes.len()],
+            refusals: Vec::new(),
+        }
+    }
+
+    /// Graph inputs, outputs and captured values keep their axes.
+    fn freeze_ends(&mut self, thaw: &BTreeSet<String>) {
+        for (value, axes) in self.graph.values.iter().zip(&self.values) {
+            let why = match value.source {
+                Source::Input(_) => Some("graph input"),
+                Source::Initializer { overridable: true, .. } => Some("graph input with a default"),
+                Source::Sparse(_) => Some("sparse initializer"),
+                _ if value.is_output => Some("graph output"),
+                _ => None,
+            };
+            let thawed = thaw.contains(&value.name);
+            if let Some(why) = why.filter(|_| !thawed) {
+                for &axis in axes.iter().flatten() {
+                    self.unifier.freeze(axis, Reason::new(value.name.as_str(), why));
+                }
+            }
+            for &node in &value.captured_by {
+                let reason = Reason::new(self.graph.node(node).name.as_str(), "captured by a subgraph");
+                for &axis in axes.iter().flatten() {
+                    self.unifier.freeze(axis, reason.clone());
+                }
+            }
+        }
+    }
+
+    /// Exporters give equal small constants one name: each use of one gets axes of its own.
+    fn is_private(&self, value: ValueId) -> bool {
+        let root = self.graph.behind_identity(value);
+        let constant = match self.graph.at(root).source {
+            Source::Initializer { overridable, .. } => !overridable,
+            Source::Node(node, _) => self.graph.node(node).op == "Constant",
+            _ => false,
+        };
+        constant && !self.graph.at(root).is_output && self.facts.rank(root).is_some_and(|rank| rank <= 1)
+    }
+
+    fn operands(&mut self, id: NodeId) -> Vec<Option<Vec<Var>>> {
+        let inputs = self.graph.node(id).inputs.clone();
+        let mut operands = Vec::with_capacity(inputs.len());
+        for (slot, input) in inputs.into_iter().enumerate() {
+            let Some(value) = input else {
+                operands.push(None);
+                continue;
+            };
+            if self.is_private(value) {
+                let root = self.graph.behind_identity(value);
+                let extents = self.facts.at(root).extents.clone().unwrap_or_default();
+                let axes: Vec<Var> = extents.into_iter().map(|extent| self.unifier.factor(extent)).collect();
+                self.private.insert((id, slot), axes.clone());
+                operands.push(Some(axes));
+            } else {
+                operands.push(self.values[value.0].clone());
+            }
+        }
+        operands
+    }
+
+    fn visit(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let inputs = self.operands(id);
+        let outputs: Vec<Option<Vec<Var>>> =
+            node.outputs.iter().map(|output| self.values[output.as_ref()?.0].clone()).collect();
+        let touched: Vec<Var> = inputs.iter().chain(&outputs).flatten().flatten().copied().collect();
+        let domain = node.domain.as_str();
+        let mut site = Site {
+            node,
+            proto: &self.proto.node[id.0],
+            facts: self.facts,
+            opset: self.opsets.get(domain).copied().unwrap_or(0),
+            constants: &self.constants,
+            unifier: &mut self.unifier,
+            inputs,
+            outputs,
+            relation: Relation::default(),
+        };
+        let outcome = match rule(domain, &node.op) {
+            Some(rule) => relate(&mut site, rule),
+            None => Err(Refusal(format!("operator {} has no rule", operator_name(domain, &node.op)))),
+        };
+        self.relations[id.0] = site.relation;
+        if let Err(Refusal(why)) = outcome {
+            for axis in touched {
+                self.unifier.freeze(axis, Reason::new(node.name.as_str(), why.as_str()));
+            }
+            self.relations[id.0] = Relation::default();
+            self.refusals.push((id, why));
+        }
+    }
+
+    fn solve(self) -> Network {
+        let mut solver = Solver::new(&self.unifier);
+        let mut exprs = |axes: &Vec<Var>| axes.iter().map(|&axis| solver.expr(axis)).collect::<Vec<Expr>>();
+        let values = self.values.iter().map(|axes| axes.as_ref().map(&mut exprs)).collect();
+        let private = self.private.iter().map(|(&at, axes)| (at, exprs(axes))).collect();
+        let relations = self.relations.iter().map(|r| r.map(&mut |&axis| solver.expr(axis))).collect();
+        Network { solution: solver.finish(), relations, refusals: self.refusals, values, private }
+    }
+}
+
+fn relate(site: &mut Site<'_>, rule: &Rule) -> Result<(), Refusal> {
+    match rule.relate {
+        Relate::Elementwise => {
+            let operands: Vec<Vec<Var>> = site.inputs.iter().flatten().cloned().collect();
+            for index in 0..site.outputs.len() {
+                let Some(result) = site.outputs[index].clone() else {
+                    if site.node.outputs[index].is_some() {
+                        return Err(Refusal::new("the shape of its result is not known"));
+                    }
+                    continue;
+                };
+                operands.iter().try_for_each(|operand| site.broadcast(operand, &result))?;
+            }
+            let known = site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
+            if known { Ok(()) } else { Err(Refusal::new("the shape of an operand is not known")) }
+        }
+        Relate::Row(text) => site.row(text, &[]).map(drop),
+        Relate::Rule(apply) => apply(site),
+        Relate::Frozen(why) => {
+            let axes: Vec<Var> = site.inputs.iter().chain(&site.outputs).flatten().flatten().copied().collect();
+            axes.into_iter().for_each(|axis| site.freeze(axis, why));
+            Ok(())
+        }
+    }
+}
+
+/// `Conv`, or `com.microsoft.Attention`.
+pub fn operator_name(domain: &str, op: &str) -> String {
+    if domain.is_empty() { op.to_owned() } else { format!("{domain}.{op}") }
+}
+
+/// Whether a factor may be pruned at all, and under `--allow-shifts`.
+pub fn is_prunable(role: &Role, size: usize, allow_shifts: bool) -> bool {
+    let allowed = match role {
+        Role::Free => true,
+        Role::Shifts(_) => allow_shifts,
+        Role::Frozen(_) => false,
+    };
+    allowed && size > 1
+}

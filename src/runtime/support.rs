@@ -61,7 +61,8 @@ pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
     missing
 }
 
-fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool {
+/// Whether tract implements the operator of `node`, its domain taken into account.
+pub(crate) fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool {
     let op = node.op_type();
     let in_domain = match node.domain() {
         "" | "ai.onnx" => {

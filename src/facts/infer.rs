@@ -1,0 +1,411 @@
+//! One topological walk per binding, each operator's facts by tract's rules.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use prost::Message;
+use tract_onnx::model::ParsingContext;
+use tract_onnx::pb;
+use tract_onnx::prelude::{DatumType, InferenceFact, IntoTensor, TDim, Tensor, tvec};
+use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
+
+use super::bindings::Dim;
+use super::{DimSizes, Fact, Facts, Fallback, InputShape};
+use crate::axes::{BINDINGS, Extent};
+use crate::error::Error;
+use crate::graph::{Graph, NodeId, Source, ValueId};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
+
+/// Largest tensor, in elements, whose value is followed through the graph.
+const CONSTANT_LIMIT: u64 = 1 << 14;
+
+/// Sizes of one value under one binding.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    element: Option<DatumType>,
+    raw_element: Option<i32>,
+    shape: Option<Vec<u64>>,
+    value: Option<Arc<Tensor>>,
+}
+
+pub(super) fn infer(
+    model: &ModelProto,
+    proto: &GraphProto,
+    graph: &Graph,
+    inputs: &[InputShape],
+    sizes: &[DimSizes; BINDINGS],
+    fallback: Fallback<'_>,
+) -> crate::Result<Facts> {
+    let mut walks = Vec::with_capacity(BINDINGS);
+    let stationary = sizes.iter().all(DimSizes::is_empty);
+    let operators = Operators::new(model);
+    for binding in sizes {
+        let mut walk = Walk {
+            proto,
+            graph,
+            operators: &operators,
+            sizes: binding,
+            known: vec![Known::default(); graph.values.len()],
+            gaps: BTreeMap::new(),
+            fallback,
+        };
+        walk.sources(inputs)?;
+        for &node in &graph.order {
+            walk.visit(node);
+        }
+        walks.push((walk.known, walk.gaps));
+        if stationary {
+            break;
+        }
+    }
+    while walks.len() < BINDINGS {
+        walks.push(walks[0].clone());
+    }
+    let facts = (0..graph.values.len()).map(|v| merge(&walks, v)).collect();
+    let mut gaps = BTreeMap::new();
+    walks.iter_mut().for_each(|(_, found)| gaps.append(found));
+    Ok(Facts { facts, gaps: gaps.into_iter().collect(), sizes: sizes.clone() })
+}
+
+/// One value's facts under all bindings.
+fn merge(walks: &[(Vec<Known>, BTreeMap<NodeId, String>)], value: usize) -> Fact {
+    let known: Vec<&Known> = walks.iter().map(|(known, _)| &known[value]).collect();
+    let shapes: Option<Vec<&Vec<u64>>> = known.iter().map(|k| k.shape.as_ref()).collect();
+    let extents = shapes.filter(|s| s.iter().all(|shape| shape.len() == s[0].len())).map(|shapes| {
+        (0..shapes[0].len())
+            .map(|axis| {
+                let mut sizes = [0; BINDINGS];
+                sizes.iter_mut().zip(&shapes).for_each(|(size, shape)| *size = shape[axis]);
+                Extent::sampled(sizes)
+            })
+            .collect()
+    });
+    let mut constants: [Option<Arc<Tensor>>; BINDINGS] = Default::default();
+    constants.iter_mut().zip(&known).for_each(|(slot, k)| slot.clone_from(&k.value));
+    Fact { element: known[0].raw_element.or_else(|| known[0].element.and_then(onnx_element)), extents, constants }
+}
+
+/// tract's operators, and the context in which it builds them.
+struct Operators {
+    framework: tract_onnx::Onnx,
+    header: pb::ModelProto,
+    opset: i64,
+}
+
+impl Operators {
+    fn new(model: &ModelProto) -> Self {
+        let opset = model
+            .opset_import
+            .iter()
+            .find(|import| matches!(import.domain(), "" | "ai.onnx"))
+            .map_or(0, |import| import.version());
+        let header = pb::ModelProto { ir_version: model.ir_version(), ..pb::ModelProto::default() };
+        Self { framework: tract_onnx::onnx(), header, opset }
+    }
+
+    fn context(&self) -> ParsingContext<'_> {
+        ParsingContext {
+            onnx_operator_set_version: self.opset,
+            framework: &self.framework,
+            model: &self.header,
+            parent_graphs: vec![],
+            model_dir: None,
+            template: Default::default(),
+        }
+    }
+
+    /// The operator of a node, and the names that its subgraphs capture.
+    fn build(&self, node: &NodeProto) -> Result<(Box<dyn InferenceOp>, Vec<String>), String> {
+        let builder = self.framework.op_register.0.get(node.op_type());
+        let builder = builder.ok_or_else(|| format!("unknown operator {}", node.op_type()))?;
+        let node = pb::NodeProto::decode(&*node.encode_to_vec()).map_err(|e| e.to_string())?;
+        builder(&self.context(), &node).map_err(|e| format!("{e:#}"))
+    }
+
+    fn load(&self, tensor: &TensorProto) -> Option<Tensor> {
+        let tensor = pb::TensorProto::decode(&*tensor.encode_to_vec()).ok()?;
+        self.context().load_tensor(&tensor).ok()
+    }
+}
+
+struct Walk<'a> {
+    proto: &'a GraphProto,
+    graph: &'a Graph,
+    operators: &'a Operators,
+    sizes: &'a DimSizes,
+    known: Vec<Known>,
+    gaps: BTreeMap<NodeId, String>,
+    fallback: Fallback<'a>,
+}
+
+impl Walk<'_> {
+    fn sources(&mut self, inputs: &[InputShape]) -> crate::Result<()> {
+        for (index, value) in self.graph.values.iter().enumerate() {
+            self.known[index] = match value.source {
+                Source::Initializer { index, overridable } => {
+                    let mut known = self.tensor(&self.proto.initializer[index])?;
+                    if overridable {
+                        known.value = None;
+                    }
+                    known
+                }
+                Source::Input(_) => self.input(inputs, &value.name),
+                Source::Sparse(_) | Source::Node(..) => Known::default(),
+            };
+        }
+        Ok(())
+    }
+
+    fn input(&self, inputs: &[InputShape], name: &str) -> Known {
+        let Some(input) = inputs.iter().find(|input| input.name == name) else { return Known::default() };
+        let shape = input.dims.as_ref().map(|dims| {
+            let size = |dim: &Dim| match dim {
+                Dim::Fixed(size) => *size,
+                Dim::Dynamic(name) => self.sizes.get(name).copied().unwrap_or(1),
+            };
+            dims.iter().map(size).collect()
+        });
+        Known { element: datum_type(input.element), raw_element: Some(input.element), shape, value: None }
+    }
+
+    fn tensor(&self, tensor: &TensorProto) -> crate::Result<Known> {
+        let dims: Option<Vec<u64>> = tensor.dims.iter().map(|&d| u64::try_from(d).ok()).collect();
+        let shape = dims.ok_or_else(|| Error::input(format!("tensor '{}' has a negative dimension", tensor.name())))?;
+        let volume = shape.iter().try_fold(1_u64, |n, &d| n.checked_mul(d));
+        let small = volume.is_some_and(|n| n <= CONSTANT_LIMIT);
+        let value = if small { self.operators.load(tensor).map(Arc::new) } else { None };
+        let element = datum_type(tensor.data_type());
+        Ok(Known { element, raw_element: Some(tensor.data_type()), shape: Some(shape), value })
+    }
+
+    fn visit(&mut self, id: NodeId) {
+        let node = &self.graph.nodes[id.0];
+        let proto = &self.proto.node[id.0];
+        let outcome = match (node.domain.as_str(), node.op.as_str()) {
+            ("", "Constant") => self.constant(proto),
+            ("", "Shape") => self.shape(id, proto),
+            ("", "Identity") => self.first_input(id).map(|known| vec![known]),
+            _ => self.by_tract(id, proto),
+        };
+        let mut results = match outcome {
+            Ok(results) => results,
+            Err(why) => {
+                self.gaps.insert(id, why);
+                Vec::new()
+            }
+        };
+        results.resize(node.outputs.len(), Known::default());
+        if results.iter().zip(&node.outputs).any(|(known, output)| output.is_some() && known.shape.is_none()) {
+            self.fill_in(id, &mut results);
+        }
+        let complete = results.iter().zip(&node.outputs).all(|(k, output)| output.is_none() || k.shape.is_some());
+        if complete {
+            self.gaps.remove(&id);
+        } else {
+            self.gaps.entry(id).or_insert_with(|| "its output shape is not known".to_owned());
+        }
+        for (output, known) in node.outputs.iter().zip(results) {
+            if let Some(output) = output {
+                self.known[output.0] = known;
+            }
+        }
+    }
+
+    fn first_input(&self, id: NodeId) -> Result<Known, String> {
+        let input = self.graph.node(id).inputs.first().copied().flatten().ok_or("an operand is missing")?;
+        Ok(self.known[input.0].clone())
+    }
+
+    fn constant(&self, node: &NodeProto) -> Result<Vec<Known>, String> {
+        match node.attribute.iter().find_map(|a| a.t.as_ref()) {
+            Some(tensor) => Ok(vec![self.tensor(tensor).map_err(|e| e.to_string())?]),
+            None => {
+                let (op, _) = self.operators.build(node)?;
+                let value = op.eval_out_of_plan(tvec![]).map_err(|e| format!("{e:#}"))?;
+                let value = value.and_then(|mut v| v.pop()).ok_or("the constant has no value")?;
+                Ok(vec![known_value(value.into_tensor())])
+            }
+        }
+    }
+
+    fn shape(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {
+        let shape = self.first_input(id)?.shape.ok_or("its operand's shape is not known")?;
+        let rank = shape.len();
+        let bound = |name: &str, default: usize| {
+            let given = proto.attribute.iter().find(|a| a.name() == name).map(|a| a.i());
+            given.map_or(default, |i| {
+                let rank = i64::try_from(rank).unwrap_or(i64::MAX);
+                usize::try_from(if i < 0 { i.saturating_add(rank) } else { i }.clamp(0, rank)).unwrap_or(0)
+            })
+        };
+        let (start, end) = (bound("start", 0), bound("end", rank));
+        let dims: Option<Vec<i64>> = shape[start..end.max(start)].iter().map(|&d| i64::try_from(d).ok()).collect();
+        let dims = dims.ok_or("a size is too large")?;
+        Ok(vec![known_value(tract_onnx::prelude::tensor1(&dims))])
+    }
+
+    fn by_tract(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {
+        let node = self.graph.node(id);
+        if !crate::runtime::is_supported(&self.operators.framework.op_register, proto) {
+            return Err(format!("unknown operator {}", qualified(&node.domain, &node.op)));
+        }
+        let attempt = || {
+            let (mut op, captured) = self.operators.build(proto)?;
+            let mut inputs: Vec<InferenceFact> = Vec::new();
+            let mut operands: Vec<ValueId> = node.inputs.iter().copied().flatten().collect();
+            for name in &captured {
+                operands.push(self.graph.value(name).ok_or("a captured value is not defined")?);
+            }
+            for operand in &operands {
+                inputs.push(fact_of(&self.known[operand.0]));
+            }
+            let outputs = vec![InferenceFact::default(); node.outputs.iter().flatten().count()];
+            let (_, inferred, _) = op
+                .infer_facts(inputs.iter().collect(), outputs.iter().collect(), tvec![])
+                .map_err(|e| format!("{:#}", e.root_cause()))?;
+            let mut results: Vec<Known> = inferred.iter().map(known_of).collect();
+            self.fold(&*op, &operands, &mut results);
+            Ok::<_, String>(spread(results, &node.outputs))
+        };
+        catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| Err("tract gave up on its shapes".to_owned()))
+    }
+
+    /// Evaluates an operator whose operands are all known and whose results are small.
+    fn fold(&self, op: &dyn InferenceOp, operands: &[ValueId], results: &mut [Known]) {
+        let small = |k: &Known| {
+            let volume = k.shape.as_ref().and_then(|s| s.iter().try_fold(1_u64, |n, &d| n.checked_mul(d)));
+            volume.is_some_and(|n| n <= CONSTANT_LIMIT)
+        };
+        if operands.is_empty() || results.iter().all(|k| k.value.is_some()) || !results.iter().all(small) {
+            return;
+        }
+        let values: Option<_> =
+            operands.iter().map(|o| self.known[o.0].value.as_ref().map(|v| Tensor::clone(v).into())).collect();
+        let Some(values) = values else { return };
+        if let Ok(Some(values)) = op.eval_out_of_plan(values) {
+            for (result, value) in results.iter_mut().zip(values) {
+                *result = known_value(value.into_tensor());
+            }
+        }
+    }
+
+    /// Shapes that tract does not give: from the rule table, else as declared.
+    fn fill_in(&self, id: NodeId, results: &mut [Known]) {
+        let node = self.graph.node(id);
+        let fixed = |shape: &Vec<u64>| shape.iter().map(|&d| Extent::fixed(d)).collect();
+        let operands: Vec<Option<Vec<Extent>>> = node
+            .inputs
+            .iter()
+            .map(|input| input.and_then(|v| self.known[v.0].shape.as_ref()).map(fixed))
+            .collect();
+        let by_rule = (self.fallback)(id, &operands).unwrap_or_default();
+        let element = node.inputs.iter().flatten().map(|v| &self.known[v.0]).find(|k| k.element.is_some());
+        for (slot, result) in results.iter_mut().enumerate() {
+            if result.shape.is_some() {
+                continue;
+            }
+            let ruled = by_rule.get(slot).and_then(Option::as_ref);
+            result.shape = ruled.map(|extents| extents.iter().map(|e| e.under(0)).collect());
+            let declared = node.outputs.get(slot).copied().flatten().and_then(|v| self.declared(v));
+            if let Some((declared_element, shape)) = declared {
+                result.element = result.element.or(datum_type(declared_element));
+                result.raw_element = result.raw_element.or(Some(declared_element));
+                result.shape = result.shape.take().or(shape);
+            }
+            if let (None, Some(like)) = (result.element, element) {
+                result.element = like.element;
+                result.raw_element = like.raw_element;
+            }
+        }
+    }
+
+    fn declared(&self, value: ValueId) -> Option<(i32, Option<Vec<u64>>)> {
+        let name = &self.graph.at(value).name;
+        let mut infos = self.proto.value_info.iter().chain(&self.proto.output);
+        let info: &ValueInfoProto = infos.find(|info| info.name() == name)?;
+        let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()? else { return None };
+        let size = |dim: &tensor_shape_proto::Dimension| match dim.value.as_ref()? {
+            tensor_shape_proto::dimension::Value::DimValue(size) => u64::try_from(*size).ok(),
+            tensor_shape_proto::dimension::Value::DimParam(name) => self.sizes.get(name).copied(),
+        };
+        let shape = tensor.shape.as_ref().and_then(|shape| shape.dim.iter().map(size).collect());
+        Some((tensor.elem_type(), shape))
+    }
+}
+
+/// Results of the outputs that are present, with gaps for those left out.
+fn spread(results: Vec<Known>, outputs: &[Option<ValueId>]) -> Vec<Known> {
+    let mut results = results.into_iter();
+    outputs.iter().map(|o| o.and_then(|_| results.next()).unwrap_or_default()).collect()
+}
+
+fn known_value(tensor: Tensor) -> Known {
+    let tensor = match tensor.datum_type() {
+        DatumType::TDim => tensor.cast_to::<i64>().map(std::borrow::Cow::into_owned).unwrap_or(tensor),
+        _ => tensor,
+    };
+    let shape = tensor.shape().iter().map(|&d| d as u64).collect();
+    Known { element: Some(tensor.datum_type()), raw_element: None, shape: Some(shape), value: Some(Arc::new(tensor)) }
+}
+
+fn known_of(fact: &InferenceFact) -> Known {
+    if let Some(value) = fact.value.concretize() {
+        if value.len() as u64 <= CONSTANT_LIMIT {
+            return known_value(Tensor::clone(&value));
+        }
+    }
+    let dims = fact.shape.concretize();
+    let shape = dims.and_then(|dims| dims.iter().map(|d| d.to_i64().ok().and_then(|d| u64::try_from(d).ok())).collect());
+    let element = match fact.datum_type.concretize() {
+        Some(DatumType::TDim) => Some(DatumType::I64),
+        other => other,
+    };
+    Known { element, raw_element: None, shape, value: None }
+}
+
+fn fact_of(known: &Known) -> InferenceFact {
+    if let Some(value) = &known.value {
+        if let Ok(fact) = InferenceFact::try_from(value.clone()) {
+            return fact;
+        }
+    }
+    let mut fact = InferenceFact::default();
+    if let Some(element) = known.element {
+        fact = fact.with_datum_type(element);
+    }
+    if let Some(shape) = &known.shape {
+        let dims: Vec<TDim> = shape.iter().map(|&d| TDim::from(i64::try_from(d).unwrap_or(i64::MAX))).collect();
+        fact = fact.with_shape(dims);
+    }
+    fact
+}
+
+fn qualified(domain: &str, op: &str) -> String {
+    if domain.is_empty() { op.to_owned() } else { format!("{domain}.{op}") }
+}
+
+fn datum_type(element: i32) -> Option<DatumType> {
+    let element = pb::tensor_proto::DataType::try_from(element).ok()?;
+    DatumType::try_from(element).ok()
+}
+
+fn onnx_element(datum: DatumType) -> Option<i32> {
+    use crate::onnx::proto::tensor_proto::DataType as Onnx;
+    Some(match datum {
+        DatumType::Bool => Onnx::Bool,
+        DatumType::U8 => Onnx::Uint8,
+        DatumType::U16 => Onnx::Uint16,
+        DatumType::U32 => Onnx::Uint32,
+        DatumType::U64 => Onnx::Uint64,
+        DatumType::I8 => Onnx::Int8,
+        DatumType::I16 => Onnx::Int16,
+        DatumType::I32 => Onnx::Int32,
+        DatumType::I64 => Onnx::Int64,
+        DatumType::F16 => Onnx::Float16,
+        DatumType::F32 => Onnx::Float,
+        DatumType::F64 => Onnx::Double,
+        DatumType::String => Onnx::String,
+        _ => return None,
+    } as i32)
+}

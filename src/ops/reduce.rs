@@ -1,0 +1,184 @@
+//! Reductions, softmax and normalizations: what a statistic is taken over.
+
+use super::site::{Outcome, Refusal, Site};
+use crate::axes::Var;
+
+/// Axes of a reduction and whether they are kept with size one.
+fn reduced_axes(site: &Site<'_>, rank: usize) -> Outcome<Vec<usize>> {
+    let listed = match site.ints_attribute("axes") {
+        Some(axes) => Some(axes),
+        None if site.has_input(1) => {
+            Some(site.ints(1).ok_or_else(|| Refusal::new("the reduced axes are computed at run time"))?)
+        }
+        None => None,
+    };
+    match listed.filter(|axes| !axes.is_empty()) {
+        Some(axes) => axes.iter().map(|&a| site.axis(a, rank)).collect(),
+        None if site.int("noop_with_empty_axes", 0) != 0 => Ok(Vec::new()),
+        None => Ok((0..rank).collect()),
+    }
+}
+
+/// Reductions over `axes`: the others tie, kept ones in place.
+fn tie_reduced(site: &mut Site<'_>, axes: &[usize]) -> Outcome<Vec<Var>> {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    let mut targets = result.into_iter();
+    let keep = site.int("keepdims", 1) != 0;
+    let mut reduced = Vec::new();
+    for (number, &axis) in data.iter().enumerate() {
+        if axes.contains(&number) {
+            reduced.push(axis);
+            if keep {
+                targets.next();
+            }
+        } else {
+            let target = targets.next().ok_or_else(|| Refusal::new("ranks do not fit"))?;
+            site.tie(axis, target)?;
+        }
+    }
+    Ok(reduced)
+}
+
+/// `ReduceSum`, `ReduceL1`, `ReduceL2`, `ReduceSumSquare`: a masked index contributes nothing, so removal is exact.
+pub(super) fn sum(site: &mut Site<'_>) -> Outcome {
+    let rank = site.input(0)?.len();
+    let axes = reduced_axes(site, rank)?;
+    tie_reduced(site, &axes)?;
+    site.relation.masks.extend(axes.into_iter().map(|axis| (0, axis)));
+    Ok(())
+}
+
+/// Other reductions: the statistic moves.
+pub(super) fn statistic(site: &mut Site<'_>) -> Outcome {
+    let rank = site.input(0)?.len();
+    let axes = reduced_axes(site, rank)?;
+    for axis in tie_reduced(site, &axes)? {
+        let why = format!("{} over this axis", site.node.op);
+        site.shift(axis, &why);
+    }
+    Ok(())
+}
+
+/// `ArgMax`, `ArgMin`: positions along the axis change their meaning.
+pub(super) fn arg(site: &mut Site<'_>) -> Outcome {
+    let rank = site.input(0)?.len();
+    let axis = site.axis(site.int("axis", 0), rank)?;
+    for axis in tie_reduced(site, &[axis])? {
+        let why = format!("{} over this axis", site.node.op);
+        site.shift(axis, &why);
+    }
+    Ok(())
+}
+
+/// `TopK`: shifts along its axis; how many are taken stays.
+pub(super) fn top_k(site: &mut Site<'_>) -> Outcome {
+    let data = site.input(0)?;
+    let axis = site.axis(site.int("axis", -1), data.len())?;
+    for index in 0..site.node.outputs.len() {
+        let result = site.output(index)?;
+        for (number, (&from, &to)) in data.iter().zip(&result).enumerate() {
+            if number == axis {
+                site.freeze(to, "how many TopK takes");
+            } else {
+                site.tie(from, to)?;
+            }
+        }
+    }
+    site.shift(data[axis], "TopK over this axis");
+    Ok(())
+}
+
+/// Softmax and its kin normalize over one axis; before opset 13 over that and all later ones.
+pub(super) fn softmax(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    let flattens = site.opset < 13;
+    let axis = site.axis(site.int("axis", if flattens { 1 } else { -1 }), data.len())?;
+    let end = if flattens { data.len() } else { axis + 1 };
+    for &var in &data[axis..end] {
+        let why = format!("{} over this axis", site.node.op);
+        site.shift(var, &why);
+    }
+    Ok(())
+}
+
+/// `LayerNormalization` and `RMSNormalization` over the axes from `axis` on; per-index parameters follow.
+pub(super) fn layer_norm(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    let axis = site.axis(site.int("axis", -1), data.len())?;
+    for &var in &data[axis..] {
+        let why = format!("{} over this axis", site.node.op);
+        site.shift(var, &why);
+    }
+    for index in 1..site.node.inputs.len() {
+        if site.has_input(index) {
+            let parameter = site.input(index)?;
+            site.broadcast(&parameter, &data)?;
+        }
+    }
+    for index in 1..site.node.outputs.len() {
+        if let Some(Some(statistics)) = site.outputs.get(index).cloned() {
+            site.broadcast(&statistics, &data)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removal of a whole group is exact, removal of a channel inside the groups shifts their statistics.
+pub(super) fn group_norm(site: &mut Site<'_>) -> Outcome {
+    let per_channel = site.opset >= 21;
+    let row = if per_channel {
+        "n# (g c!) s..!, (g c), (g c) -> n (g c) s.."
+    } else {
+        "n# (g c!) s..!, g, g -> n (g c) s.."
+    };
+    site.row(row, &[("g", "num_groups", 1)]).map(drop)
+}
+
+/// Scale and zero point are one number, or one for each index of `axis`.
+pub(super) fn quantize(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    if site.int("block_size", 0) != 0 {
+        return Err(Refusal::new("blocked quantization is not supported"));
+    }
+    for index in 1..site.node.inputs.len() {
+        if !site.has_input(index) {
+            continue;
+        }
+        let parameter = site.input(index)?;
+        if let &[scale] = &parameter[..] {
+            if !site.extent(scale).is_one() {
+                let axis = site.axis(site.int("axis", 1), data.len())?;
+                site.tie(scale, data[axis])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A running sum: its axis keeps every index.
+pub(super) fn scan_axis(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    let axis = site.ints(1).and_then(|axes| axes.first().copied());
+    match axis {
+        Some(axis) => {
+            let axis = site.axis(axis, data.len())?;
+            site.freeze(data[axis], "a running sum over this axis");
+        }
+        None => data.iter().for_each(|&axis| site.freeze(axis, "a running sum over an axis known at run time")),
+    }
+    Ok(())
+}
+
+/// The last two axes form a triangle.
+pub(super) fn triangle(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    for &axis in data.iter().rev().take(2) {
+        site.freeze(axis, "a triangle of this axis is taken");
+    }
+    Ok(())
+}
