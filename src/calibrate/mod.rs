@@ -1,1 +1,3 @@
-//! Work in progress.
+//! Calibration: reads data, runs models on it, accumulates statistics.
+
+pub mod data;

@@ -6,12 +6,15 @@ use half::f16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::inputs::DeclaredInput;
+use super::inputs::{DeclaredInput, DimSizes, declared_inputs};
 use super::runnable::NamedTensor;
 use super::tensor::{Tensor, element_count};
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::{Error, Result};
+
+/// Largest input that is made up, in elements.
+const LARGEST_INPUT: usize = 1 << 28;
 
 /// Operators through which integer ids stay the same ids.
 const CARRIERS: &[&str] =
@@ -20,52 +23,82 @@ const CARRIERS: &[&str] =
 /// Operators through which a table keeps its axes.
 const TABLE_CARRIERS: &[&str] = &["Cast", "DequantizeLinear", "Identity"];
 
-/// Seeded inputs for `shapes` (as [`DimSizes::resolve`](super::inputs::DimSizes::resolve) gives them), in graph order.
+/// Makes up inputs for a graph, sample by sample.
 ///
-/// Floats are drawn from N(0, 1), ids uniformly from `0..bounds[name]`, bytes from their whole range. Masks (booleans,
-/// inputs whose name contains `mask`) and integers of unknown meaning are ones. The same seed gives the same values,
-/// and sample i of a batch is the same whatever the size of the batch.
-///
-/// # Errors
-/// [`ErrorKind::Input`](crate::ErrorKind::Input) when an input has an element type that cannot be made up (strings, complex numbers)
-/// or is too large.
-pub fn probe_inputs(
-    inputs: &[DeclaredInput],
-    shapes: &[(String, Vec<usize>)],
-    bounds: &BTreeMap<String, usize>,
+/// Floats are drawn from N(0, 1), ids uniformly from the rows of the table that they index, bytes from their whole
+/// range. Masks (booleans, inputs whose name contains `mask`) and integers of unknown meaning are ones. The same seed gives the
+/// same values, and a sample (a row of axis 0) has the same values whatever batch it is in.
+#[derive(Debug, Clone)]
+pub struct Prober {
+    inputs: Vec<DeclaredInput>,
+    sizes: DimSizes,
+    bounds: BTreeMap<String, usize>,
     seed: u64,
-) -> Result<Vec<NamedTensor>> {
-    let each = inputs.iter().zip(shapes).enumerate();
-    each.map(|(index, (input, (name, shape)))| {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(index as u64);
-        let tensor = draw(input, shape, bounds.get(name).copied(), &mut random)?;
-        Ok((name.clone(), tensor))
-    })
-    .collect()
 }
 
-fn draw(input: &DeclaredInput, shape: &[usize], bound: Option<usize>, random: &mut ChaCha8Rng) -> Result<Tensor> {
-    /// Largest input that is made up, in elements.
-    const LARGEST: usize = 1 << 28;
-    let count = element_count(shape).filter(|&count| count <= LARGEST).ok_or_else(|| {
-        Error::input(format!(
-            "input '{}' of shape {shape:?} is too large to make up; pass smaller sizes with --dim",
-            input.name
-        ))
-    })?;
+impl Prober {
+    /// For the inputs of `graph`, their open axes sized by `sizes`.
+    ///
+    /// # Errors
+    /// As [`declared_inputs`] and [`DimSizes::resolve`].
+    pub fn new(graph: &GraphProto, sizes: &DimSizes, seed: u64) -> Result<Self> {
+        let inputs = declared_inputs(graph)?;
+        sizes.resolve(&inputs)?;
+        Ok(Self { inputs, sizes: sizes.clone(), bounds: index_bounds(graph), seed })
+    }
+
+    /// Samples `first..first + count`, or as many as a fixed batch axis wants.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when an input has an element type that cannot be made up (strings, complex
+    /// numbers) or is too large.
+    pub fn batch(&self, first: usize, count: usize) -> Result<Vec<NamedTensor>> {
+        let shapes = self.sizes.clone().with_batch(count).resolve(&self.inputs)?;
+        let each = self.inputs.iter().zip(shapes).enumerate();
+        each.map(|(index, (input, (name, shape)))| {
+            let bound = self.bounds.get(&name).copied();
+            let tensor = draw(input, &shape, bound, |row| {
+                let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+                random.set_stream((index as u64) << 40 | (first + row) as u64);
+                random
+            })?;
+            Ok((name, tensor))
+        })
+        .collect()
+    }
+}
+
+/// At least `samples` made-up samples for `graph` in batches of two, or of as many as a fixed batch axis wants.
+///
+/// # Errors
+/// As [`Prober`].
+pub fn probe_batches(graph: &GraphProto, sizes: &DimSizes, samples: usize, seed: u64) -> Result<Vec<Vec<NamedTensor>>> {
+    let prober = Prober::new(graph, sizes, seed)?;
+    let mut batches = Vec::new();
+    let mut drawn = 0;
+    while drawn < samples {
+        let batch = prober.batch(drawn, 2)?;
+        let rows = batch.first().and_then(|(_, tensor)| tensor.shape().first().copied());
+        drawn += rows.unwrap_or(1).max(1);
+        batches.push(batch);
+    }
+    Ok(batches)
+}
+
+/// What the elements of an input are drawn from.
+enum Values {
+    Normal,
+    Uniform { low: i64, width: u64 },
+    Ones,
+}
+
+fn values_of(input: &DeclaredInput, bound: Option<usize>) -> Option<Values> {
     let is_mask = input.name.to_lowercase().contains("mask");
     match input.element {
-        DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16 => {
-            let values: Vec<f32> =
-                if is_mask { vec![1.0; count] } else { (0..count).map(|_| normal(random)).collect() };
-            match input.element {
-                DataType::Double => Tensor::new(shape, &values)?.cast::<f64>(),
-                DataType::Float16 => Tensor::new(shape, &values)?.cast::<f16>(),
-                _ => Tensor::new(shape, &values),
-            }
+        DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16 if !is_mask => Some(Values::Normal),
+        DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16 | DataType::Bool => {
+            Some(Values::Ones)
         }
-        DataType::Bool => Tensor::new(shape, &vec![true; count]),
         DataType::Int8
         | DataType::Uint8
         | DataType::Int16
@@ -73,38 +106,69 @@ fn draw(input: &DeclaredInput, shape: &[usize], bound: Option<usize>, random: &m
         | DataType::Int32
         | DataType::Uint32
         | DataType::Int64
-        | DataType::Uint64 => {
-            let range = match (bound, input.element) {
-                _ if is_mask => None,
-                (Some(bound), _) => Some((0, bound.max(1) as u64)),
-                (None, DataType::Uint8) => Some((0, 256)),
-                (None, DataType::Int8) => Some((-128, 256)),
-                (None, _) => None,
-            };
-            let values: Vec<i64> = match range {
-                Some((low, width)) => (0..count).map(|_| low + uniform(random, width)).collect(),
-                None => vec![1; count],
-            };
-            integers(input.element, shape, &values)
-        }
-        other => Err(Error::input(format!(
-            "no values can be made up for input '{}' of type {other:?}; pass --data",
-            input.name
-        ))),
+        | DataType::Uint64 => Some(match (bound, input.element) {
+            _ if is_mask => Values::Ones,
+            (Some(bound), _) => Values::Uniform { low: 0, width: bound.max(1) as u64 },
+            (None, DataType::Uint8) => Values::Uniform { low: 0, width: 256 },
+            (None, DataType::Int8) => Values::Uniform { low: -128, width: 256 },
+            (None, _) => Values::Ones,
+        }),
+        _ => None,
     }
 }
 
-fn integers(element: DataType, shape: &[usize], values: &[i64]) -> Result<Tensor> {
-    let wide = Tensor::new(shape, values)?;
+/// An input of `shape`, each row of axis 0 drawn from its own source of randomness.
+fn draw(
+    input: &DeclaredInput,
+    shape: &[usize],
+    bound: Option<usize>,
+    random: impl Fn(usize) -> ChaCha8Rng,
+) -> Result<Tensor> {
+    let count = element_count(shape).filter(|&count| count <= LARGEST_INPUT).ok_or_else(|| {
+        let message =
+            format!("input '{}' of shape {shape:?} is too large to make up; pass smaller sizes with --dim", input.name);
+        Error::input(message)
+    })?;
+    let values = values_of(input, bound).ok_or_else(|| {
+        let message =
+            format!("no values can be made up for input '{}' of type {:?}; pass --data", input.name, input.element);
+        Error::input(message)
+    })?;
+    let rows = shape.first().copied().unwrap_or(1).max(1);
+    let in_rows = |row: usize| (random(row), count / rows);
+    match values {
+        Values::Ones => elements(input.element, &Tensor::new(shape, &vec![1_i64; count])?),
+        Values::Uniform { low, width } => {
+            let row =
+                |(mut random, length): (ChaCha8Rng, usize)| (0..length).map(move |_| low + uniform(&mut random, width));
+            let drawn: Vec<i64> = (0..rows).map(in_rows).flat_map(row).collect();
+            elements(input.element, &Tensor::new(shape, &drawn)?)
+        }
+        Values::Normal => {
+            let row = |(mut random, length): (ChaCha8Rng, usize)| (0..length).map(move |_| normal(&mut random));
+            let drawn: Vec<f32> = (0..rows).map(in_rows).flat_map(row).collect();
+            elements(input.element, &Tensor::new(shape, &drawn)?)
+        }
+    }
+}
+
+/// `tensor` with elements of type `element`.
+pub(crate) fn elements(element: DataType, tensor: &Tensor) -> Result<Tensor> {
     match element {
-        DataType::Int8 => wide.cast::<i8>(),
-        DataType::Uint8 => wide.cast::<u8>(),
-        DataType::Int16 => wide.cast::<i16>(),
-        DataType::Uint16 => wide.cast::<u16>(),
-        DataType::Int32 => wide.cast::<i32>(),
-        DataType::Uint32 => wide.cast::<u32>(),
-        DataType::Uint64 => wide.cast::<u64>(),
-        _ => Ok(wide),
+        DataType::Double => tensor.cast::<f64>(),
+        DataType::Float16 => tensor.cast::<f16>(),
+        // tract has no bfloat16: such inputs are fed as float32.
+        DataType::Float | DataType::Bfloat16 => tensor.cast::<f32>(),
+        DataType::Bool => tensor.cast::<bool>(),
+        DataType::Int8 => tensor.cast::<i8>(),
+        DataType::Uint8 => tensor.cast::<u8>(),
+        DataType::Int16 => tensor.cast::<i16>(),
+        DataType::Uint16 => tensor.cast::<u16>(),
+        DataType::Int32 => tensor.cast::<i32>(),
+        DataType::Uint32 => tensor.cast::<u32>(),
+        DataType::Int64 => tensor.cast::<i64>(),
+        DataType::Uint64 => tensor.cast::<u64>(),
+        other => Err(Error::input(format!("elements of type {other:?} cannot be run"))),
     }
 }
 
@@ -187,13 +251,11 @@ fn table_dims(graph: &GraphProto) -> BTreeMap<&str, Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::inputs::{DimSizes, declared_inputs};
     use crate::runtime::sample_models::*;
 
     fn probe(graph: &GraphProto, batch: usize, seed: u64) -> Vec<NamedTensor> {
-        let inputs = declared_inputs(graph).unwrap();
-        let sizes = DimSizes { other: 5, ..DimSizes::default() }.with_batch(batch);
-        probe_inputs(&inputs, &sizes.resolve(&inputs).unwrap(), &index_bounds(graph), seed).unwrap()
+        let sizes = DimSizes { other: 5, ..DimSizes::default() };
+        Prober::new(graph, &sizes, seed).unwrap().batch(0, batch).unwrap()
     }
 
     #[test]
@@ -229,8 +291,22 @@ mod tests {
         let graph = mlp().graph.unwrap();
         let (few, many) = (probe(&graph, 2, 7), probe(&graph, 6, 7));
         assert_eq!(few[0].1, many[0].1.rows(0, 2).unwrap());
+        let later = Prober::new(&graph, &DimSizes::default(), 7).unwrap().batch(4, 2).unwrap();
+        assert_eq!(later[0].1, many[0].1.rows(4, 6).unwrap());
         assert_ne!(few, probe(&graph, 2, 8));
         assert_ne!(many[0].1.rows(0, 1).unwrap(), many[0].1.rows(1, 2).unwrap());
+    }
+
+    #[test]
+    fn batches_respect_a_fixed_batch_axis() {
+        let mut graph = mlp().graph.unwrap();
+        let rows = |graph: &GraphProto| -> Vec<usize> {
+            let batches = probe_batches(graph, &DimSizes::default(), 7, 1).unwrap();
+            batches.iter().map(|batch| batch[0].1.shape()[0]).collect()
+        };
+        assert_eq!(rows(&graph), [2; 4]);
+        graph.input[0] = tensor_value("x", DataType::Float, &["3", "3"]);
+        assert_eq!(rows(&graph), [3; 3]);
     }
 
     #[test]

@@ -125,6 +125,11 @@ impl Tensor {
             .map_err(|e| Error::input(e.to_string()))
     }
 
+    /// The elements in memory, row-major and little-endian where the machine is.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     pub(super) fn cast_to(&self, target: DatumType) -> Result<Self> {
         if self.0.datum_type() == target {
             return Ok(self.clone());

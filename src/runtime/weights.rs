@@ -1,6 +1,8 @@
 //! From a `TensorProto` to tract's tensor, its declared size checked against the data that is there.
 
-use tract_onnx::prelude::{Datum, Tensor};
+use std::sync::Arc;
+
+use tract_onnx::prelude::{Datum, DatumType, Tensor};
 use tract_onnx::tract_hir::internal::ensure;
 
 use super::promote::{half_values, promoted_type};
@@ -27,6 +29,14 @@ pub(super) fn tract_tensor(tensor: &TensorProto, promote: bool) -> Result<Tensor
         of_elements(&shape, &half_values(tensor))
     };
     built.map_err(|e| e.at_node(tensor.name()))
+}
+
+/// The values of `tensor` in its own type; bfloat16 as float32.
+///
+/// # Errors
+/// As [`tract_tensor`].
+pub(crate) fn tensor_of(tensor: &TensorProto) -> Result<crate::runtime::Tensor> {
+    Ok(crate::runtime::Tensor::from_tract(Arc::new(tract_tensor(tensor, false)?)))
 }
 
 fn shape_of(tensor: &TensorProto) -> Result<Vec<usize>> {
@@ -73,7 +83,7 @@ fn native(tensor: &TensorProto, shape: &[usize]) -> Result<Tensor> {
 }
 
 /// Elements of a fixed-width type from their little-endian bytes.
-fn from_bytes(dt: tract_onnx::prelude::DatumType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
+fn from_bytes(dt: DatumType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
     let expected = element_count(shape).and_then(|count| count.checked_mul(dt.size_of()));
     if expected != Some(bytes.len()) {
         return Err(Error::input(format!("{} bytes of data cannot have shape {shape:?} of {dt:?}", bytes.len())));

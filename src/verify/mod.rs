@@ -1,1 +1,74 @@
-//! Work in progress.
+//! Proves a rewrite by running it in tract: valid, exact, faithful, and how fast.
+//!
+//! * [`signature`] and [`valid`]: the file loads, runs, and keeps the names, types and shapes of inputs and outputs;
+//! * [`exactness`]: the removal itself changed nothing, measured against the masked original on unrepaired weights;
+//! * [`faithful`]: how far the final file is from the original, on given or made-up inputs;
+//! * [`latency`]: tract's median time for one run of each.
+//!
+//! [`VerifyReport`] is what becomes of all this in the report.
+
+mod exactness;
+mod faithful;
+mod latency;
+mod signature;
+
+use serde::{Deserialize, Serialize};
+
+pub use exactness::{Exactness, OutputExactness, exactness};
+pub use faithful::{Faithfulness, FaithfulnessMeter, faithful};
+pub use latency::{Latency, LatencyBudget, latency};
+pub use signature::{signature, valid};
+
+/// The `verify` part of the report; `None` is `null`: not measured, or not defined for this model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// tract loads and runs the written file, and its signature is the original's.
+    pub valid: Option<bool>,
+    /// Largest deviation from the masked original, relative to how much the output varies over samples.
+    pub exact_max_rel: Option<f64>,
+    /// ‖Δ‖₂ / ‖y‖₂ over all samples and float outputs.
+    pub rel_l2: Option<f64>,
+    /// Cosine of the angle between the outputs of all samples.
+    pub cosine: Option<f64>,
+    /// max |Δ|.
+    pub max_abs: Option<f64>,
+    /// Share of samples whose largest class is the same.
+    pub top1_agreement: Option<f64>,
+    /// Share of samples classified as their label says.
+    pub accuracy: Accuracy,
+}
+
+/// Accuracy on labelled data, as fractions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Of the original.
+    pub before: Option<f64>,
+    /// Of the rewritten model.
+    pub after: Option<f64>,
+}
+
+impl VerifyReport {
+    /// Enters what [`faithful`] measured.
+    pub fn set_faithfulness(&mut self, measured: &Faithfulness) {
+        self.rel_l2 = Some(measured.rel_l2);
+        self.cosine = Some(measured.cosine);
+        self.max_abs = Some(measured.max_abs);
+        self.top1_agreement = measured.top1_agreement;
+        self.accuracy = measured.accuracy;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_has_the_keys_of_the_contract() {
+        let json = serde_json::to_string(&VerifyReport { valid: Some(true), ..VerifyReport::default() }).unwrap();
+        let expected = concat!(
+            r#"{"valid":true,"exact_max_rel":null,"rel_l2":null,"cosine":null,"max_abs":null,"#,
+            r#""top1_agreement":null,"accuracy":{"before":null,"after":null}}"#
+        );
+        assert_eq!(json, expected);
+    }
+}

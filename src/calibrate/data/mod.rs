@@ -1,0 +1,275 @@
+//! Samples to calibrate and to judge a model on, a batch at a time.
+//!
+//! | given | is |
+//! |---|---|
+//! | `.npz` | arrays named as the graph's inputs, first axis = samples, and perhaps integer `labels` |
+//! | `.npy` | the samples of the only input |
+//! | a directory of those | each file one batch; sizes of open axes may differ between files |
+//! | `test_data_set_*` | ONNX's test data: `input_0.pb` …, by name or in order |
+//! | a directory of images | see [`images`] |
+//! | nothing | made up: [`Dataset::synthetic`] |
+//!
+//! Everything is checked against the graph and read once when a data set is opened: a wrong name, shape or type, a
+//! value that is not a number, a label below zero are errors then, not later. Memory holds one batch.
+
+mod archive;
+mod convert;
+pub mod images;
+mod npy;
+mod part;
+mod schema;
+mod test_sets;
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use crate::onnx::proto::GraphProto;
+use crate::runtime::NamedTensor;
+use crate::runtime::inputs::DimSizes;
+use crate::runtime::probes::Prober;
+use crate::{Error, Result};
+use images::ImageOptions;
+use part::{Part, Rows, Synthetic};
+use schema::Schema;
+
+/// Rows that are read at once while a data set is checked.
+const CHECKED_ROWS: usize = 64;
+
+/// Some samples: a tensor for each input of the graph, in graph order, axis 0 = samples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Inputs by name.
+    pub inputs: Vec<NamedTensor>,
+    /// The class of each sample.
+    pub labels: Option<Vec<i64>>,
+}
+
+/// Where samples come from, checked against a graph.
+#[derive(Debug)]
+pub struct Dataset {
+    schema: Schema,
+    /// Each part and the number of its rows.
+    parts: Vec<(Part, usize)>,
+    /// The part that was read last, which is most often the one to be read next.
+    open: Mutex<Option<(usize, Arc<dyn Rows>)>>,
+    hash: String,
+    has_labels: bool,
+    is_synthetic: bool,
+    warnings: Vec<String>,
+}
+
+impl Dataset {
+    /// The samples at `path` for the inputs of `graph`: a file, a directory of files, or ONNX test data.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input), naming file and array, when something does not fit the graph, cannot be read, contains
+    /// NaN or infinity, or holds no sample.
+    pub fn open(path: &Path, graph: &GraphProto) -> Result<Self> {
+        let parts = parts_at(path).map_err(|e| e.in_file(path))?;
+        Self::check(parts, Schema::new(graph)?).map_err(|e| e.in_file(path))
+    }
+
+    /// The images in the directory `path`, for a graph with one input.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) when the options do not fit the input.
+    pub fn images(path: &Path, graph: &GraphProto, options: &ImageOptions) -> Result<Self> {
+        let schema = Schema::new(graph)?;
+        let images = images::open(path, &schema.inputs, options).map_err(|e| e.in_file(path))?;
+        Self::check(vec![Part::Images(Arc::new(images))], schema).map_err(|e| e.in_file(path))
+    }
+
+    /// `samples` made-up samples, open axes sized by `sizes`; see [`Prober`] for how.
+    ///
+    /// # Errors
+    /// As [`Prober::new`] and [`Prober::batch`].
+    pub fn synthetic(graph: &GraphProto, sizes: &DimSizes, samples: usize, seed: u64) -> Result<Self> {
+        let synthetic = Synthetic { prober: Prober::new(graph, sizes, seed)?, samples };
+        let mut made_up = Self::check(vec![Part::Synthetic(Arc::new(synthetic))], Schema::new(graph)?)?;
+        made_up.is_synthetic = true;
+        Ok(made_up)
+    }
+
+    /// Reads every part once: counts rows, checks values, hashes contents.
+    fn check(parts: Vec<Part>, schema: Schema) -> Result<Self> {
+        let fixed = schema.fixed_batch()?;
+        let mut warnings = Vec::new();
+        let mut hasher = Sha256::new();
+        let mut counted = Vec::new();
+        let mut labelled = 0_usize;
+        for part in parts {
+            let (rows, labels) = check_part(&part, &schema, &mut hasher, &mut warnings)?;
+            labelled += usize::from(labels);
+            let whole = rows - rows % fixed.unwrap_or(1);
+            if whole < rows {
+                warnings.push(format!(
+                    "{} samples are left over: the model runs {} at a time",
+                    rows - whole,
+                    fixed.unwrap_or(1)
+                ));
+            }
+            counted.push((part, whole));
+        }
+        if counted.iter().all(|(_, rows)| *rows == 0) {
+            let wanted = fixed.map(|n| format!(": the model runs {n} at a time")).unwrap_or_default();
+            return Err(Error::input(format!("there are no samples{wanted}")));
+        }
+        if labelled > 0 && labelled < counted.len() {
+            return Err(Error::input("some files have labels and some do not; give all of them labels or none"));
+        }
+        let has_labels = labelled > 0;
+        warnings.sort();
+        warnings.dedup();
+        let hash = hasher.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        Ok(Self { schema, parts: counted, open: Mutex::new(None), hash, has_labels, is_synthetic: false, warnings })
+    }
+
+    /// Number of samples that [`Dataset::batches`] gives.
+    pub fn samples(&self) -> usize {
+        self.parts.iter().map(|(_, rows)| rows).sum()
+    }
+
+    /// The first 16 hexadecimal digits of the SHA-256 of the contents: names, types, shapes, values, labels.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Whether batches have labels.
+    pub fn has_labels(&self) -> bool {
+        self.has_labels
+    }
+
+    /// Whether the samples are made up.
+    pub fn is_synthetic(&self) -> bool {
+        self.is_synthetic
+    }
+
+    /// What the user should know: ignored arrays, samples left over.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// All samples in order, at most `size` at a time; exactly as many as the graph wants where it fixes its batch axis.
+    pub fn batches(&self, size: usize) -> Batches<'_> {
+        self.batches_of(0..self.samples(), size)
+    }
+
+    /// The samples of `range` in order, as [`Dataset::batches`]; with a fixed batch axis, whole batches that lie in the range.
+    pub fn batches_of(&self, range: Range<usize>, size: usize) -> Batches<'_> {
+        let fixed = self.schema.fixed_batch().ok().flatten();
+        let next = fixed.map_or(range.start, |fixed| range.start.div_ceil(fixed) * fixed);
+        Batches {
+            dataset: self,
+            next,
+            end: range.end.min(self.samples()),
+            size: fixed.unwrap_or(size.max(1)),
+            fixed: fixed.is_some(),
+        }
+    }
+
+    fn read(&self, part: usize, start: usize, end: usize) -> Result<Batch> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = match &*open {
+            Some((index, rows)) if *index == part => rows.clone(),
+            _ => {
+                let rows: Arc<dyn Rows> = self.parts[part].0.open(&self.schema)?.0;
+                *open = Some((part, rows.clone()));
+                rows
+            }
+        };
+        drop(open);
+        rows.read(start, end)
+    }
+}
+
+/// Rows of `part` and whether it has labels, its contents added to `hasher`.
+fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut Vec<String>) -> Result<(usize, bool)> {
+    let (rows, noted) = part.open(schema)?;
+    warnings.extend(noted);
+    let mut has_labels = false;
+    let step = schema.fixed_batch()?.unwrap_or(CHECKED_ROWS);
+    let mut start = 0;
+    while start < rows.count() {
+        let end = rows.count().min(start + step);
+        let batch = rows.read(start, end).map_err(|e| part.locate(e))?;
+        schema.check_labels(batch.labels.as_deref(), start).map_err(|e| part.locate(e))?;
+        has_labels |= batch.labels.is_some();
+        for (name, tensor) in &batch.inputs {
+            hasher.update(format!("{name} {} {:?}\n", tensor.type_name(), tensor.shape().get(1..)));
+            hasher.update(tensor.as_bytes());
+        }
+        for label in batch.labels.iter().flatten() {
+            hasher.update(label.to_le_bytes());
+        }
+        start = end;
+    }
+    Ok((rows.count(), has_labels))
+}
+
+/// The parts that a path stands for.
+fn parts_at(path: &Path) -> Result<Vec<Part>> {
+    if path.is_file() {
+        return match archive::extension(path).as_str() {
+            "npz" | "npy" => Ok(vec![Part::Arrays(path.to_owned())]),
+            "png" | "jpg" | "jpeg" | "bmp" => Err(Error::input("is an image; give the directory with --images")),
+            _ => Err(Error::input("is no data that paredown reads: .npz, .npy, or a directory of them")),
+        };
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| Error::input(format!("cannot be read: {e}")))?;
+    let mut entries: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    entries.sort();
+    if entries.iter().any(|entry| test_sets::is_input(entry)) {
+        return Ok(vec![Part::TestSet(path.to_owned())]);
+    }
+    let sets = entries.iter().filter(|entry| entry.is_dir() && test_sets::is_set(entry));
+    let arrays = entries.iter().filter(|entry| matches!(archive::extension(entry).as_str(), "npz" | "npy"));
+    let parts: Vec<Part> = sets.cloned().map(Part::TestSet).chain(arrays.cloned().map(Part::Arrays)).collect();
+    if !parts.is_empty() {
+        return Ok(parts);
+    }
+    let is_image = |entry: &PathBuf| images::is_image(entry);
+    let hint = if entries.iter().any(is_image) { "; for a directory of images use --images" } else { "" };
+    Err(Error::input(format!("has no .npz, .npy or test_data_set_* inside{hint}")))
+}
+
+/// Iterator over the batches of a [`Dataset`].
+#[derive(Debug)]
+pub struct Batches<'a> {
+    dataset: &'a Dataset,
+    next: usize,
+    end: usize,
+    size: usize,
+    fixed: bool,
+}
+
+impl Iterator for Batches<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Result<Batch>> {
+        let mut first = 0;
+        for (index, (_, rows)) in self.dataset.parts.iter().enumerate() {
+            if self.next < first + rows {
+                let start = self.next - first;
+                let end = rows.min(&(start + self.size)).to_owned().min(self.end.saturating_sub(first));
+                if end <= start || (self.fixed && end - start < self.size) {
+                    return None;
+                }
+                self.next = first + end;
+                return Some(self.dataset.read(index, start, end));
+            }
+            first += rows;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

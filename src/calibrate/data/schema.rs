@@ -1,0 +1,141 @@
+//! What a graph demands of its data.
+
+use std::collections::BTreeMap;
+
+use super::convert::is_convertible;
+use super::npy::NpyArray;
+use crate::onnx::proto::GraphProto;
+use crate::onnx::proto::{tensor_shape_proto::dimension::Value, type_proto};
+use crate::runtime::inputs::{DeclaredInput, Dim, declared_inputs};
+use crate::{Error, Result};
+
+/// Name of the array that holds the class of each sample.
+pub(super) const LABELS: &str = "labels";
+
+/// The inputs of a graph, and how many classes it tells apart.
+#[derive(Debug, Clone)]
+pub(super) struct Schema {
+    pub(super) inputs: Vec<DeclaredInput>,
+    classes: Option<usize>,
+}
+
+impl Schema {
+    pub(super) fn new(graph: &GraphProto) -> Result<Self> {
+        let inputs = declared_inputs(graph)?;
+        if inputs.is_empty() {
+            return Err(Error::input("the model has no inputs to feed data to"));
+        }
+        Ok(Self { inputs, classes: classes(graph) })
+    }
+
+    /// How many samples the graph runs at once, if it fixes that.
+    pub(super) fn fixed_batch(&self) -> Result<Option<usize>> {
+        let mut fixed: Option<(usize, &str)> = None;
+        for input in &self.inputs {
+            match (input.fixed_batch(), fixed) {
+                (Some(size), Some((known, name))) if size != known => {
+                    return Err(Error::input(format!(
+                        "inputs '{name}' and '{}' have {known} and {size} rows: they have no common axis of samples",
+                        input.name
+                    )));
+                }
+                (Some(0), _) => return Err(Error::input(format!("input '{}' has no rows", input.name))),
+                (Some(size), _) => fixed = Some((size, &input.name)),
+                (None, _) => {}
+            }
+        }
+        Ok(fixed.map(|(size, _)| size))
+    }
+
+    pub(super) fn is_input(&self, name: &str) -> bool {
+        self.inputs.iter().any(|input| input.name == name)
+    }
+
+    /// Checks that `array` fits the declaration of `input` on all axes but the first; sizes of symbols go to `symbols`.
+    pub(super) fn check_array(
+        &self,
+        array: &NpyArray,
+        input: &DeclaredInput,
+        symbols: &mut BTreeMap<String, (usize, String)>,
+    ) -> Result<()> {
+        if !is_convertible(array.element, input.element) {
+            let message =
+                format!("array '{}' is {}, the model wants {:?}", array.name, array.element.name(), input.element);
+            return Err(Error::input(message));
+        }
+        self.check_shape(&array.shape, input, symbols)
+    }
+
+    /// Checks `shape`, samples first, against the declaration of `input`.
+    pub(super) fn check_shape(
+        &self,
+        shape: &[usize],
+        input: &DeclaredInput,
+        symbols: &mut BTreeMap<String, (usize, String)>,
+    ) -> Result<()> {
+        let Some(dims) = &input.dims else { return Ok(()) };
+        let differs = || {
+            let message = format!("array '{}' has shape {shape:?}, the model wants {}", input.name, written(dims));
+            Error::input(message)
+        };
+        if shape.len() != dims.len() {
+            return Err(differs());
+        }
+        for (&size, dim) in shape.iter().zip(dims).skip(1) {
+            match dim {
+                Dim::Fixed(fixed) if *fixed != size => return Err(differs()),
+                Dim::Symbol(symbol) => {
+                    let (known, by) = symbols.entry(symbol.clone()).or_insert_with(|| (size, input.name.clone()));
+                    if *known != size {
+                        return Err(Error::input(format!(
+                            "'{symbol}' is {known} in array '{by}' and {size} in array '{}'",
+                            input.name
+                        )));
+                    }
+                }
+                Dim::Fixed(_) | Dim::Unknown => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that `labels`, whose first belongs to sample `first`, are classes of the graph.
+    pub(super) fn check_labels(&self, labels: Option<&[i64]>, first: usize) -> Result<()> {
+        let classes = self.classes.and_then(|classes| i64::try_from(classes).ok()).unwrap_or(i64::MAX);
+        let wrong = labels.into_iter().flatten().enumerate().find(|(_, label)| !(0..classes).contains(*label));
+        match wrong {
+            None => Ok(()),
+            Some((index, label)) => {
+                let range = self
+                    .classes
+                    .map_or("not negative".to_owned(), |classes| format!("0 to {}", classes.saturating_sub(1)));
+                Err(Error::input(format!("the label of sample {} is {label}; classes are {range}", first + index)))
+            }
+        }
+    }
+}
+
+/// The fixed last axis of the first output of rank 2.
+fn classes(graph: &GraphProto) -> Option<usize> {
+    graph.output.iter().find_map(|output| {
+        let Some(type_proto::Value::TensorType(tensor)) = output.r#type.as_ref()?.value.as_ref() else { return None };
+        match tensor.shape.as_ref()?.dim.as_slice() {
+            [_, last] => match last.value {
+                Some(Value::DimValue(size)) if size > 1 => usize::try_from(size).ok(),
+                _ => None,
+            },
+            _ => None,
+        }
+    })
+}
+
+/// A declared shape, the axis of samples as `N`.
+fn written(dims: &[Dim]) -> String {
+    let size = |(axis, dim): (usize, &Dim)| match dim {
+        _ if axis == 0 => "N".to_owned(),
+        Dim::Fixed(size) => size.to_string(),
+        Dim::Symbol(symbol) => symbol.clone(),
+        Dim::Unknown => "?".to_owned(),
+    };
+    format!("[{}]", dims.iter().enumerate().map(size).collect::<Vec<_>>().join(", "))
+}

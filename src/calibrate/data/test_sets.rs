@@ -1,0 +1,100 @@
+//! ONNX's own test data: `test_data_set_0/input_0.pb`, each file one `TensorProto`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+use super::Batch;
+use super::part::Rows;
+use super::schema::Schema;
+use crate::onnx::proto::TensorProto;
+use crate::onnx::proto::tensor_proto::DataType;
+use crate::runtime::{NamedTensor, Tensor, elements_as, tensor_of};
+use crate::{Error, Result};
+
+/// Whether `path` is called `input_*.pb`.
+pub(super) fn is_input(path: &Path) -> bool {
+    index_of(path).is_some()
+}
+
+/// Whether `path` is called `test_data_set_*`.
+pub(super) fn is_set(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("test_data_set_"))
+}
+
+fn index_of(path: &Path) -> Option<usize> {
+    path.file_name()?.to_str()?.strip_prefix("input_")?.strip_suffix(".pb")?.parse().ok()
+}
+
+/// One set, wholly in memory.
+#[derive(Debug)]
+pub(super) struct TestSet {
+    inputs: Vec<NamedTensor>,
+    count: usize,
+}
+
+/// The set in the directory `path`: tensors go to the inputs that they are named after, else in order.
+pub(super) fn open(path: &Path, schema: &Schema) -> Result<TestSet> {
+    let unreadable = |e: std::io::Error| Error::input(format!("cannot be read: {e}"));
+    let entries = std::fs::read_dir(path).map_err(unreadable)?;
+    let files: BTreeMap<usize, PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter_map(|file| Some((index_of(&file)?, file)))
+        .collect();
+    let mut tensors = Vec::new();
+    for file in files.values() {
+        let proto = TensorProto::decode(bytes::Bytes::from(std::fs::read(file).map_err(unreadable)?))
+            .map_err(|e| Error::input(format!("is not a tensor: {e}")).in_file(file))?;
+        tensors.push((proto.name().to_owned(), tensor_of(&proto).map_err(|e| e.in_file(file))?));
+    }
+    let mut symbols = BTreeMap::new();
+    let mut inputs = Vec::new();
+    for (index, input) in schema.inputs.iter().enumerate() {
+        let named = tensors.iter().find(|(name, _)| *name == input.name).or_else(|| tensors.get(index));
+        let (_, tensor) =
+            named.ok_or_else(|| Error::input(format!("has no input_{index}.pb for input '{}'", input.name)))?;
+        schema.check_shape(tensor.shape(), input, &mut symbols)?;
+        inputs.push((input.name.clone(), checked(&input.name, tensor, input.element)?));
+    }
+    let count = inputs.first().and_then(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1);
+    match inputs.iter().find(|(_, tensor)| tensor.shape().first().is_some_and(|&rows| rows != count)) {
+        Some((name, tensor)) => {
+            Err(Error::input(format!("input '{name}' has {} samples, the first input has {count}", tensor.shape()[0])))
+        }
+        None => Ok(TestSet { inputs, count }),
+    }
+}
+
+/// `tensor` as `element`, which must be its own type or the same kind of number without loss, and finite.
+fn checked(name: &str, tensor: &Tensor, element: DataType) -> Result<Tensor> {
+    let cast = elements_as(element, tensor)?;
+    let same_kind = cast.is_float() == tensor.is_float() && cast.is::<bool>() == tensor.is::<bool>();
+    if !same_kind {
+        return Err(Error::input(format!("input '{name}' is {}, the model wants {element:?}", tensor.type_name())));
+    }
+    let fits = if tensor.is_float() {
+        cast.to_vec::<f64>()?.iter().all(|value| value.is_finite())
+    } else {
+        cast.is::<bool>() || cast.to_vec::<i64>()? == tensor.to_vec::<i64>()?
+    };
+    if fits {
+        Ok(cast)
+    } else {
+        Err(Error::input(format!("input '{name}' has values that are not finite or do not fit {element:?}")))
+    }
+}
+
+impl Rows for TestSet {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn read(&self, start: usize, end: usize) -> Result<Batch> {
+        let rows = |(name, tensor): &NamedTensor| {
+            let is_whole = tensor.shape().is_empty() || (start, end) == (0, self.count);
+            Ok((name.clone(), if is_whole { tensor.clone() } else { tensor.rows(start, end)? }))
+        };
+        Ok(Batch { inputs: self.inputs.iter().map(rows).collect::<Result<_>>()?, labels: None })
+    }
+}

@@ -1,0 +1,214 @@
+//! How far a rewritten model is from the original, sample by sample.
+
+use super::Accuracy;
+use super::exactness::batch_size;
+use crate::calibrate::data::Batch;
+use crate::runtime::{NamedTensor, Runnable, Tensor};
+use crate::{Error, Result};
+
+/// Distance between the outputs of two models over all samples and float outputs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Faithfulness {
+    /// Samples compared.
+    pub samples: usize,
+    /// √(Σ‖Δ‖² / Σ‖y‖²); infinite when y is zero and Δ is not.
+    pub rel_l2: f64,
+    /// Σ y·y' / √(Σ‖y‖² Σ‖y'‖²); 1 when both are zero.
+    pub cosine: f64,
+    /// max |Δ|.
+    pub max_abs: f64,
+    /// Share of rows with the same largest class; `None` when no output has the form `[samples, classes]`.
+    pub top1_agreement: Option<f64>,
+    /// Against the labels, where they are given.
+    pub accuracy: Accuracy,
+}
+
+/// Accumulates [`Faithfulness`] batch by batch, in float64.
+#[derive(Debug, Clone, Default)]
+pub struct FaithfulnessMeter {
+    samples: usize,
+    delta: f64,
+    before: f64,
+    after: f64,
+    dot: f64,
+    max_abs: f64,
+    classified: usize,
+    agreed: usize,
+    labelled: usize,
+    right_before: usize,
+    right_after: usize,
+}
+
+impl FaithfulnessMeter {
+    /// Adds the outputs of both models for one batch of `rows` samples.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Verification`](crate::ErrorKind::Verification) when the outputs differ in number or shape.
+    pub fn add(
+        &mut self,
+        original: &[NamedTensor],
+        rewritten: &[NamedTensor],
+        rows: usize,
+        labels: Option<&[i64]>,
+    ) -> Result<()> {
+        if original.len() != rewritten.len() {
+            return Err(Error::verification("the rewritten model has another number of outputs"));
+        }
+        for ((name, y), (_, other)) in original.iter().zip(rewritten) {
+            if y.shape() != other.shape() {
+                let message = format!("output '{name}' of shape {:?} now has shape {:?}", y.shape(), other.shape());
+                return Err(Error::verification(message));
+            }
+            if y.is_float() {
+                self.add_values(&y.to_vec::<f32>()?, &other.to_vec::<f32>()?);
+            }
+        }
+        self.samples += rows;
+        self.add_classes(classes(original, rows)?, classes(rewritten, rows)?, labels);
+        Ok(())
+    }
+
+    fn add_values(&mut self, y: &[f32], other: &[f32]) {
+        for (&a, &b) in y.iter().zip(other) {
+            let (a, b) = (f64::from(a), f64::from(b));
+            // Equal infinities, as attention masks leave them, are no difference.
+            let delta = if a == b { 0.0 } else { (a - b).abs() };
+            // A comparison with NaN is false: once there, it stays.
+            if delta.is_nan() || delta > self.max_abs {
+                self.max_abs = delta;
+            }
+            self.delta += delta * delta;
+            if a.is_finite() || a != b {
+                self.before += a * a;
+                self.after += b * b;
+                self.dot += a * b;
+            }
+        }
+    }
+
+    fn add_classes(&mut self, before: Option<Vec<i64>>, after: Option<Vec<i64>>, labels: Option<&[i64]>) {
+        let (Some(before), Some(after)) = (before, after) else { return };
+        let equal = |a: &[i64], b: &[i64]| a.iter().zip(b).filter(|(a, b)| a == b).count();
+        self.classified += before.len();
+        self.agreed += equal(&before, &after);
+        if let Some(labels) = labels {
+            self.labelled += labels.len().min(before.len());
+            self.right_before += equal(&before, labels);
+            self.right_after += equal(&after, labels);
+        }
+    }
+
+    /// What was measured, or `None` without any sample.
+    pub fn finish(&self) -> Option<Faithfulness> {
+        let share = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
+        let norms = (self.before * self.after).sqrt();
+        (self.samples > 0).then(|| Faithfulness {
+            samples: self.samples,
+            rel_l2: if self.delta == 0.0 { 0.0 } else { (self.delta / self.before).sqrt() },
+            cosine: if norms == 0.0 && self.delta == 0.0 { 1.0 } else { (self.dot / norms).clamp(-1.0, 1.0) },
+            max_abs: self.max_abs,
+            top1_agreement: share(self.agreed, self.classified),
+            accuracy: Accuracy {
+                before: share(self.right_before, self.labelled),
+                after: share(self.right_after, self.labelled),
+            },
+        })
+    }
+}
+
+/// The class of each sample: the index of the largest element in the first float output of shape `[rows, classes]`, else
+/// the first integer output of shape `[rows]`.
+fn classes(outputs: &[NamedTensor], rows: usize) -> Result<Option<Vec<i64>>> {
+    let scores =
+        |tensor: &Tensor| tensor.is_float() && matches!(tensor.shape(), &[n, classes] if n == rows && classes > 1);
+    if let Some((_, tensor)) = outputs.iter().find(|(_, tensor)| scores(tensor)) {
+        let width = tensor.shape().last().copied().unwrap_or(1);
+        return Ok(Some(tensor.to_vec::<f32>()?.chunks(width).map(largest).collect()));
+    }
+    let is_class = |tensor: &Tensor| !tensor.is_float() && !tensor.is::<bool>() && tensor.shape() == [rows];
+    outputs.iter().find(|(_, tensor)| is_class(tensor)).map(|(_, tensor)| tensor.to_vec::<i64>()).transpose()
+}
+
+/// Index of the first largest element; −1, which is no class, when nothing compares.
+fn largest(scores: &[f32]) -> i64 {
+    let mut best = (-1_i64, f32::NEG_INFINITY);
+    for (index, &score) in scores.iter().enumerate() {
+        if score > best.1 || (best.0 < 0 && score == best.1) {
+            best = (index as i64, score);
+        }
+    }
+    best.0
+}
+
+/// Runs both models over all batches and measures their distance.
+///
+/// # Errors
+/// What reading a batch or running a model returns, and [`FaithfulnessMeter::add`]; [`ErrorKind::Input`](crate::ErrorKind::Input)
+/// when there is no batch.
+pub fn faithful(
+    original: &Runnable,
+    rewritten: &Runnable,
+    batches: impl IntoIterator<Item = Result<Batch>>,
+) -> Result<Faithfulness> {
+    let mut meter = FaithfulnessMeter::default();
+    for batch in batches {
+        let batch = batch?;
+        let (before, after) = rayon::join(|| original.run(&batch.inputs), || rewritten.run(&batch.inputs));
+        meter.add(&before?, &after?, batch_size(&batch.inputs), batch.labels.as_deref())?;
+    }
+    meter.finish().ok_or_else(|| Error::input("there are no samples to compare the models on"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outputs(rows: &[[f32; 3]]) -> Vec<NamedTensor> {
+        vec![("y".into(), Tensor::new(&[rows.len(), 3], rows.as_flattened()).unwrap())]
+    }
+
+    fn measure(before: &[[f32; 3]], after: &[[f32; 3]], labels: Option<&[i64]>) -> Faithfulness {
+        let mut meter = FaithfulnessMeter::default();
+        for (index, (a, b)) in before.iter().zip(after).enumerate() {
+            let label = labels.map(|labels| &labels[index..=index]);
+            meter.add(&outputs(&[*a]), &outputs(&[*b]), 1, label).unwrap();
+        }
+        meter.finish().unwrap()
+    }
+
+    #[test]
+    fn distances_follow_their_definitions_over_batches() {
+        let found = measure(&[[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]], &[[3.0, 0.0, 0.0], [0.0, 4.0, 5.0]], Some(&[0, 1]));
+        assert!((found.rel_l2 - 1.0).abs() < 1e-12 && (found.max_abs - 5.0).abs() < 1e-12);
+        assert!((found.cosine - 25.0 / (5.0 * 50_f64.sqrt())).abs() < 1e-12);
+        assert_eq!((found.samples, found.top1_agreement), (2, Some(0.5)));
+        assert_eq!(found.accuracy, Accuracy { before: Some(1.0), after: Some(0.5) });
+    }
+
+    #[test]
+    fn equal_models_are_at_distance_zero_even_when_zero_or_masked() {
+        for row in [[0.0; 3], [f32::NEG_INFINITY, 1.0, 2.0]] {
+            let found = measure(&[row], &[row], None);
+            assert_eq!((found.rel_l2, found.cosine, found.max_abs), (0.0, 1.0, 0.0));
+            assert_eq!(found.accuracy, Accuracy::default());
+        }
+    }
+
+    #[test]
+    fn a_result_that_is_not_a_number_is_not_hidden() {
+        let found = measure(&[[1.0, 2.0, 3.0]], &[[1.0, f32::NAN, 3.0]], None);
+        assert!(found.rel_l2.is_nan() && found.max_abs.is_nan() && found.cosine.is_nan());
+        let later = measure(&[[1.0, 2.0, 3.0]; 2], &[[1.0, f32::NAN, 3.0], [1.0, 2.0, 3.0]], None);
+        assert!(later.max_abs.is_nan());
+    }
+
+    #[test]
+    fn integer_classes_count_too() {
+        let classes = |values: &[i64]| vec![("label".to_owned(), Tensor::new(&[values.len()], values).unwrap())];
+        let mut meter = FaithfulnessMeter::default();
+        meter.add(&classes(&[1, 2]), &classes(&[1, 3]), 2, Some(&[1, 2])).unwrap();
+        let found = meter.finish().unwrap();
+        assert_eq!(found.top1_agreement, Some(0.5));
+        assert_eq!(found.accuracy, Accuracy { before: Some(1.0), after: Some(0.5) });
+    }
+}
