@@ -100,7 +100,7 @@ impl<'a> Kernel<'a> {
             self.stacked(groups.iter().map(|f| reshaped(f.a.t().iter(), &first))),
             self.stacked(groups.iter().map(|f| reshaped(f.b.t().iter(), &second))),
         ];
-        self.chain(kernels, groups)
+        chain(kernels, groups)
     }
 
     /// The kernel of each group as (i k₁)×(o k₂).
@@ -131,7 +131,7 @@ impl<'a> Kernel<'a> {
                 b.permuted_axes(IxDyn(&[1, 0, 2, 3]))
             })),
         ];
-        self.chain(kernels, groups)
+        chain(kernels, groups)
     }
 
     fn require_plane(&self) -> Result<[usize; 2]> {
@@ -169,16 +169,17 @@ impl<'a> Kernel<'a> {
             .map_err(|e| Error::input(format!("kernel '{}': {e}", self.name)))?;
         Ok(whole.as_standard_layout().into_owned())
     }
+}
 
-    fn chain(&self, kernels: [Result<ArrayD<f64>>; 2], groups: &[LowRank]) -> Result<ConvSplit> {
-        let shifts: Option<Vec<_>> =
-            groups.iter().map(|f| f.bias_shift.as_ref().map(|x| x.view())).collect();
-        Ok(ConvSplit {
-            kernels: kernels.into_iter().collect::<Result<_>>()?,
-            bias_shift: shifts.and_then(|parts| concatenate(Axis(0), &parts).ok()),
-            error: groups.iter().map(|f| f.error).sum(),
-        })
-    }
+/// Two convolutions, with the changes of bias of all groups in a row.
+fn chain(kernels: [Result<ArrayD<f64>>; 2], groups: &[LowRank]) -> Result<ConvSplit> {
+    let shifts: Option<Vec<_>> =
+        groups.iter().map(|f| f.bias_shift.as_ref().map(|x| x.view())).collect();
+    Ok(ConvSplit {
+        kernels: kernels.into_iter().collect::<Result<_>>()?,
+        bias_shift: shifts.and_then(|parts| concatenate(Axis(0), &parts).ok()),
+        error: groups.iter().map(|f| f.error).sum(),
+    })
 }
 
 /// Axis orders of a group's kernel.

@@ -110,7 +110,7 @@ fn chosen_ranks_beat_uniform_ones_at_equal_cost() {
             .iter()
             .map(|layer| {
                 let dense = layer.choices.iter().map(|c| c.cost).max().unwrap();
-                *layer.choices.iter().filter(|c| c.cost * 10 <= dense * share).next_back().unwrap()
+                *layer.choices.iter().rfind(|c| c.cost * 10 <= dense * share).unwrap()
             })
             .collect();
         let budget = uniform.iter().map(|c| c.cost).sum();
