@@ -4,7 +4,8 @@
     python bench/check.py original.onnx rewritten.onnx --data eval.npz --max-rel 1e-4
 
 A pruned file is not equal to its original (compare it with the masked original for that): without --max-rel the
-distances are printed and only validity decides. Exit code 1: invalid, does not run, other inputs or outputs, or too far.
+distances are printed and only validity decides.
+Exit code 1: invalid, does not run, other inputs or outputs, or too far.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import inputs
 import numpy as np
-import onnx
 import onnxruntime
-from onnx import TensorProto, helper
+
+import onnx
+from onnx import TensorProto
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 BIG = 1_900_000_000
@@ -93,7 +95,7 @@ def signature_changes(original: onnx.ModelProto, rewritten: onnx.ModelProto) -> 
         old, new = inputs.signature(list(before)), inputs.signature(list(after))
         if len(old) != len(new):
             changes.append(f"{len(old)} {kind}s became {len(new)}")
-        changes += [f"{kind} {o} became {n}" for o, n in zip(old, new) if o != n]
+        changes += [f"{kind} {o} became {n}" for o, n in zip(old, new, strict=False) if o != n]
     return changes
 
 
@@ -106,7 +108,7 @@ def compare(original: Path, rewritten: Path, feeds: list[dict[str, np.ndarray]])
     names = [output.name for output in before.get_outputs()]
     rows = []
     for feed in feeds:
-        for name, expected, actual in zip(names, before.run(names, feed), after.run(names, feed)):
+        for name, expected, actual in zip(names, before.run(names, feed), after.run(names, feed), strict=True):
             if expected.shape != actual.shape or expected.dtype != actual.dtype:
                 raise ValueError(
                     f"{name}: {expected.dtype}{list(expected.shape)} became {actual.dtype}{list(actual.shape)}"

@@ -56,7 +56,13 @@ def export(path: Path, attention: str, dynamo: bool) -> None:
     if dynamo:
         axes = {0: "batch", 1: "sequence"}
         program = torch.onnx.export(
-            model, sample(), dynamo=True, opset_version=18, dynamic_shapes=dict.fromkeys(INPUTS, axes), verbose=False, **names
+            model,
+            sample(),
+            dynamo=True,
+            opset_version=18,
+            dynamic_shapes=dict.fromkeys(INPUTS, axes),
+            verbose=False,
+            **names,
         )
         program.save(str(path), external_data=False)
         return

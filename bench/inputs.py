@@ -7,6 +7,7 @@ some trailing zeros, position ids count up, other integers are zero or one.
 import re
 
 import numpy as np
+
 import onnx
 from onnx import helper
 
@@ -43,23 +44,44 @@ def symbols(model: onnx.ModelProto) -> list[str]:
 def dimension_sets(model: onnx.ModelProto, fixed: dict[str, list[int]], count: int = 3) -> list[dict[str, int]]:
     """`count` assignments of sizes to symbols; `fixed` overrides, its last size repeating.
 
-    A product or sum such as `2*batch` is left to `inputs`.
+    A product or sum of symbols such as `past_sequence + sequence` follows from its parts.
     """
+    names = symbols(model)
+    unnamed = not any("batch" in name.lower() for name in names)
     sets = []
     for i in range(count):
         sizes = {}
-        for position, symbol in enumerate(symbols(model)):
+        for position, symbol in enumerate(names):
+            if is_expression(symbol):
+                continue
             if symbol in fixed:
                 sizes[symbol] = fixed[symbol][min(i, len(fixed[symbol]) - 1)]
-            elif "batch" in symbol.lower() or symbol.endswith(":0") or position == 0:
+            elif "batch" in symbol.lower() or symbol.endswith(":0") or (unnamed and position == 0):
                 sizes[symbol] = BATCH_SIZES[i % 3]
             elif re.search("height|width", symbol.lower()):
                 sizes[symbol] = (224, 256, 192)[i % 3]
+            elif symbol == "samples":
+                sizes[symbol] = (4000, 3200, 5120)[i % 3]
             else:
                 sizes[symbol] = OTHER_SIZES[i % 3]
+        sizes.update({symbol: evaluate(symbol, sizes) for symbol in names if is_expression(symbol)})
         if sizes or i == 0:
             sets.append(sizes)
     return sets
+
+
+def is_expression(symbol: str) -> bool:
+    return re.search(r"[-+*/]", symbol) is not None and ":" not in symbol
+
+
+def evaluate(expression: str, sizes: dict[str, int]) -> int:
+    """Value of sums, differences and products of symbols and integers, left to right in each term."""
+    total = 0
+    for sign, term in re.findall(r"([-+]?)\s*([^-+]+)", expression):
+        factors = [factor.strip() for factor in term.split("*")]
+        value = int(np.prod([int(f) if f.isdigit() else sizes[f] for f in factors]))
+        total += -value if sign == "-" else value
+    return total
 
 
 def embedding_rows(model: onnx.ModelProto) -> dict[str, int]:

@@ -29,7 +29,7 @@ def embed(session: onnxruntime.InferenceSession, encodings: list) -> np.ndarray:
         (hidden,) = session.run(None, {k: v for k, v in feed.items() if k in wanted})[:1]
         mask = feed["attention_mask"][:, :, None]
         pooled = (hidden.astype(np.float64) * mask).sum(1) / mask.sum(1)
-        for i, row in zip(chosen, pooled / np.linalg.norm(pooled, axis=1, keepdims=True)):
+        for i, row in zip(chosen, pooled / np.linalg.norm(pooled, axis=1, keepdims=True), strict=True):
             rows[i] = row
     return np.stack(rows)
 

@@ -4,6 +4,7 @@
 //! or mapped into.
 
 pub mod model;
+pub mod tensor;
 
 /// The messages of `proto/onnx.proto`, as `prost` generates them; `bytes` fields are [`bytes::Bytes`].
 #[allow(clippy::all, clippy::pedantic, missing_docs)]

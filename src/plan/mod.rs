@@ -1,1 +1,14 @@
-//! Work in progress.
+//! What to remove: prunable groups, what they cost, which of their units stay.
+//!
+//! A *unit* is a factor and one of its indices. A [`Plan`] is the kept indices of each group, by stable names; it can
+//! be saved, edited by hand and replayed on another file of the same architecture.
+
+mod cost;
+mod file;
+mod groups;
+mod select;
+
+pub use cost::{Cost, CostModel};
+pub use file::{Plan, PlannedGroup};
+pub use groups::{Filter, Group, Kind, Member, Units, groups};
+pub use select::{Budget, Quota, Request, Scope, Scored, select};

@@ -1,0 +1,134 @@
+//! The plan file: kept indices by group name, readable and editable by hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::groups::Group;
+use super::select::{Request, Scored};
+use crate::axes::Selection;
+use crate::error::{Error, Result};
+
+/// Version of the plan file that this program writes.
+const VERSION: u32 = 1;
+
+/// What stays of each group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of the format.
+    pub version: u32,
+    /// The groups that lose something.
+    pub groups: Vec<PlannedGroup>,
+    /// Ranks of factorized layers, by node name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ranks: BTreeMap<String, usize>,
+}
+
+/// What stays of one group: either the kept indices, or a ratio of what goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedGroup {
+    /// Name of the group, as `inspect` shows it.
+    pub name: String,
+    /// Number of indices before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+    /// Indices that stay, ascending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Vec<usize>>,
+    /// Share of the indices that goes; the least important ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+}
+
+impl Plan {
+    /// The plan that `selection` carries out.
+    pub fn of(groups: &[Group], selection: &Selection) -> Self {
+        let planned = groups.iter().filter_map(|group| {
+            let flags = selection.flags(group.factor)?;
+            let kept = flags.iter().enumerate().filter_map(|(i, &keep)| keep.then_some(i)).collect();
+            Some(PlannedGroup { name: group.name.clone(), size: Some(group.size), kept: Some(kept), ratio: None })
+        });
+        Self { version: VERSION, groups: planned.collect(), ranks: BTreeMap::new() }
+    }
+
+    /// Reads a plan file.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if it cannot be read or is not a plan of this version.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).in_file(path))?;
+        let plan: Self = serde_json::from_str(&text)
+            .map_err(|e| Error::input(format!("this is not a plan: {e}")).in_file(path))?;
+        if plan.version != VERSION {
+            let message = format!("plan version {} is not supported; this program reads version {VERSION}", plan.version);
+            return Err(Error::input(message).in_file(path));
+        }
+        Ok(plan)
+    }
+
+    /// The plan as text, one group a line.
+    pub fn to_text(&self) -> String {
+        let groups: Vec<String> =
+            self.groups.iter().map(|g| format!("    {}", serde_json::to_string(g).unwrap_or_default())).collect();
+        let ranks = match self.ranks.is_empty() {
+            true => String::new(),
+            false => format!(",\n  \"ranks\": {}", serde_json::to_string(&self.ranks).unwrap_or_default()),
+        };
+        format!("{{\n  \"version\": {},\n  \"groups\": [\n{}\n  ]{ranks}\n}}\n", self.version, groups.join(",\n"))
+    }
+
+    /// Whether some group is given by a ratio, so that scores are needed to carry the plan out.
+    pub fn needs_scores(&self) -> bool {
+        self.groups.iter().any(|group| group.kept.is_none())
+    }
+
+    /// The selection that the plan describes, on a model with these groups.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if a group is unknown, frozen, of another size, or would lose everything.
+    pub fn selection(&self, groups: &[Group], scored: &[Scored<'_>], request: &Request, allow_shifts: bool) -> Result<Selection> {
+        let mut selection = Selection::all();
+        let mut seen = BTreeSet::new();
+        for planned in &self.groups {
+            let fail = |why: String| Error::input(format!("group '{}' of the plan: {why}", planned.name));
+            if !seen.insert(&planned.name) {
+                return Err(fail("it is named twice".to_owned()));
+            }
+            let group = groups.iter().find(|group| group.name == planned.name);
+            let group = group.ok_or_else(|| fail("the model has no such group; `paredown inspect` lists them".to_owned()))?;
+            if planned.size.is_some_and(|size| size != group.size) {
+                return Err(fail(format!("its size is {}, not {}", group.size, planned.size.unwrap_or(0))));
+            }
+            let allowed = crate::ops::is_prunable(&group.role, group.size, allow_shifts);
+            if !allowed {
+                let reason = group.role.reason().map_or_else(|| "it has one index".to_owned(), ToString::to_string);
+                return Err(fail(format!("it is {} ({reason})", group.role.name())));
+            }
+            let flags = match (&planned.kept, planned.ratio) {
+                (Some(kept), None) => flags_of(kept, group.size).map_err(fail)?,
+                (None, Some(ratio)) if (0.0..1.0).contains(&ratio) => {
+                    let scored = scored.iter().find(|s| s.group.factor == group.factor);
+                    let scored = scored.ok_or_else(|| fail(group.excluded.clone().unwrap_or_default()))?;
+                    super::select::flags_by_ratio(scored, ratio, request)
+                }
+                (None, Some(ratio)) => return Err(fail(format!("ratio {ratio} is not in 0..1"))),
+                _ => return Err(fail("give either 'kept' or 'ratio'".to_owned())),
+            };
+            selection.keep(group.factor, flags);
+        }
+        Ok(selection)
+    }
+}
+
+fn flags_of(kept: &[usize], size: usize) -> Result<Vec<bool>, String> {
+    let mut flags = vec![false; size];
+    for &index in kept {
+        let flag = flags.get_mut(index).ok_or_else(|| format!("index {index} is beyond its size {size}"))?;
+        if std::mem::replace(flag, true) {
+            return Err(format!("index {index} is kept twice"));
+        }
+    }
+    if kept.is_empty() { Err("at least one index must stay".to_owned()) } else { Ok(flags) }
+}

@@ -1,0 +1,356 @@
+//! The coupled groups of a model: what each factor is, which tensors it slices, whether it may be pruned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use super::cost::{Cost, CostModel};
+use crate::axes::{Expr, FactorId, Role};
+use crate::error::{Error, Result};
+use crate::graph::{NodeId, ValueId};
+use crate::ops::{Edit, is_prunable};
+use crate::rewrite::Subject;
+
+/// What the indices of a factor are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Attention heads: batch axis of a product of two activations, merged with a head width.
+    Heads,
+    /// Indices inside every head.
+    HeadDims,
+    /// Groups of a grouped or depthwise convolution.
+    ConvGroups,
+    /// Channels of a convolution.
+    Channels,
+    /// Neurons of a dense layer.
+    Neurons,
+    /// Units of a recurrent layer.
+    HiddenUnits,
+    /// Anything else.
+    Indices,
+}
+
+impl Kind {
+    /// The field's word for it, plural.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Heads => "heads",
+            Kind::HeadDims => "head dims",
+            Kind::ConvGroups => "conv groups",
+            Kind::Channels => "channels",
+            Kind::Neurons => "neurons",
+            Kind::HiddenUnits => "hidden units",
+            Kind::Indices => "indices",
+        }
+    }
+}
+
+/// An axis of a stored tensor.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// Name of the initializer, or of a `Constant` node's result.
+    pub tensor: String,
+    /// Number of the axis.
+    pub axis: usize,
+}
+
+/// A factor and everything coupled by it.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// The factor.
+    pub factor: FactorId,
+    /// Stable name: the node that makes it, and what its indices are.
+    pub name: String,
+    /// What its indices are.
+    pub kind: Kind,
+    /// Strongest role of the factor.
+    pub role: Role,
+    /// Number of indices.
+    pub size: usize,
+    /// Axes of stored tensors that mention it.
+    pub members: Vec<Member>,
+    /// Parameters and multiply–accumulates of everything that mentions it.
+    pub controls: Cost,
+    /// Why it is left alone although its role would allow removal.
+    pub excluded: Option<String>,
+}
+
+impl Group {
+    /// Whether units of it may be removed.
+    pub fn is_open(&self, allow_shifts: bool) -> bool {
+        self.excluded.is_none() && is_prunable(&self.role, self.size, allow_shifts)
+    }
+}
+
+/// Which factor of a merged axis `(heads dims)` is pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Units {
+    /// Whole heads.
+    #[default]
+    Heads,
+    /// Indices inside each head.
+    Dims,
+    /// Both.
+    Both,
+}
+
+/// Which groups the user wants pruned, by name or by the names of their members.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    include: Option<GlobSet>,
+    exclude: Option<GlobSet>,
+    /// Which factor of merged axes is pruned.
+    pub units: Units,
+    /// Whether factors whose removal shifts a statistic may be pruned.
+    pub allow_shifts: bool,
+}
+
+impl Filter {
+    /// Groups that match one of `include` (all, if empty) and none of `exclude`.
+    ///
+    /// # Errors
+    /// If a pattern is malformed.
+    pub fn new(include: &[String], exclude: &[String], units: Units, allow_shifts: bool) -> Result<Self> {
+        Ok(Self { include: globs(include)?, exclude: globs(exclude)?, units, allow_shifts })
+    }
+
+    fn verdict(&self, group: &Group) -> Option<String> {
+        let matches = |set: &GlobSet| {
+            set.is_match(&group.name) || group.members.iter().any(|member| set.is_match(&member.tensor))
+        };
+        if self.include.as_ref().is_some_and(|set| !matches(set)) {
+            return Some("not matched by --include".to_owned());
+        }
+        if self.exclude.as_ref().is_some_and(matches) {
+            return Some("matched by --exclude".to_owned());
+        }
+        None
+    }
+}
+
+fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).map_err(|e| Error::usage(format!("'{pattern}' is not a pattern: {e}")))?);
+    }
+    set.build().map(Some).map_err(|e| Error::usage(e.to_string()))
+}
+
+/// All groups of a model that slice a stored tensor, in graph order.
+pub fn groups(subject: Subject<'_>, cost: &CostModel<'_>, filter: &Filter) -> Vec<Group> {
+    let survey = Survey::new(subject);
+    let mut groups: Vec<Group> = Vec::new();
+    let mut names: BTreeMap<String, usize> = BTreeMap::new();
+    for factor in &survey.order {
+        let Some(members) = survey.members.get(factor) else { continue };
+        let solved = subject.network.solution.factor(*factor);
+        let Some(size) = solved.extent.as_fixed() else { continue };
+        let kind = survey.kind(*factor);
+        let maker = survey.makers.get(factor).map_or("network", String::as_str);
+        let stem = format!("{} {}", maker.trim_start_matches('/'), kind.name());
+        let count = names.entry(stem.clone()).or_insert(0);
+        *count += 1;
+        groups.push(Group {
+            factor: *factor,
+            name: if *count == 1 { stem } else { format!("{stem} {count}") },
+            kind,
+            role: solved.role.clone(),
+            size,
+            members: members.iter().cloned().collect(),
+            controls: cost.controlled_by(*factor),
+            excluded: None,
+        });
+    }
+    let alternates = survey.alternates(&groups, filter);
+    for group in &mut groups {
+        let alternate = alternates.get(&group.factor);
+        group.excluded = filter.verdict(group).or_else(|| alternate.cloned());
+    }
+    groups
+}
+
+/// One walk over the graph: which factors there are, where they come from, how they are used.
+struct Survey<'a> {
+    subject: Subject<'a>,
+    order: Vec<FactorId>,
+    members: BTreeMap<FactorId, BTreeSet<Member>>,
+    makers: BTreeMap<FactorId, String>,
+    kinds: BTreeMap<FactorId, Kind>,
+    /// Axes of stored tensors.
+    axes: Vec<(String, Expr)>,
+}
+
+impl<'a> Survey<'a> {
+    fn new(subject: Subject<'a>) -> Self {
+        let mut survey = Self {
+            subject,
+            order: Vec::new(),
+            members: BTreeMap::new(),
+            makers: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+            axes: Vec::new(),
+        };
+        for &node in &subject.graph.order {
+            survey.visit(node);
+        }
+        survey
+    }
+
+    fn visit(&mut self, id: NodeId) {
+        let node = self.subject.graph.node(id);
+        let relation = &self.subject.network.relations[id.0];
+        for edit in &relation.edits {
+            if let Edit::Attribute { name: "group", axis } = edit {
+                axis.factors().into_iter().for_each(|f| self.note_kind(f, Kind::ConvGroups));
+            }
+        }
+        let weighed = relation.contraction.as_ref().and_then(|c| c.linear);
+        if let Some(linear) = weighed {
+            let kind = if node.op.starts_with("Conv") { Kind::Channels } else { Kind::Neurons };
+            let axes = self.subject.network.operand(self.subject.graph, id, linear.weight);
+            for factor in axes.and_then(|axes| axes.get(linear.weight_out)).map(Expr::factors).unwrap_or_default() {
+                self.note_maker(factor, &node.name);
+                self.note_kind(factor, kind);
+            }
+        } else if relation.contraction.is_some() {
+            self.note_attention(id);
+        }
+        for (slot, input) in node.inputs.iter().enumerate() {
+            let Some(value) = *input else { continue };
+            let root = self.subject.graph.behind_identity(value);
+            if self.subject.constant(root).is_none() {
+                continue;
+            }
+            let Some(axes) = self.subject.network.operand(self.subject.graph, id, slot) else { continue };
+            self.note_stored(root, axes, &node.name);
+        }
+        if matches!(node.op.as_str(), "LSTM" | "GRU" | "RNN") && node.domain.is_empty() {
+            for edit in &relation.edits {
+                if let Edit::Attribute { axis, .. } = edit {
+                    axis.factors().into_iter().for_each(|f| {
+                        self.note_maker(f, &node.name);
+                        self.kinds.insert(f, Kind::HiddenUnits);
+                    });
+                }
+            }
+        }
+    }
+
+    fn note_stored(&mut self, root: ValueId, axes: &[Expr], node: &str) {
+        let tensor = &self.subject.graph.at(root).name;
+        for (axis, expr) in axes.iter().enumerate() {
+            for factor in expr.factors() {
+                if !self.members.contains_key(&factor) {
+                    self.order.push(factor);
+                }
+                let member = Member { tensor: tensor.clone(), axis };
+                self.members.entry(factor).or_default().insert(member);
+                self.note_maker(factor, node);
+            }
+            if !matches!(expr, Expr::One | Expr::Factor(_)) {
+                self.axes.push((tensor.clone(), expr.clone()));
+            }
+        }
+    }
+
+    fn note_maker(&mut self, factor: FactorId, node: &str) {
+        self.makers.entry(factor).or_insert_with(|| node.to_owned());
+    }
+
+    /// The first kind stands, but heads and groups outweigh the layer that they were first seen in.
+    fn note_kind(&mut self, factor: FactorId, kind: Kind) {
+        let slot = self.kinds.entry(factor).or_insert(kind);
+        if kind <= Kind::ConvGroups && *slot > kind {
+            *slot = kind;
+        }
+    }
+
+    /// A product of two activations: its static batch axes are heads, what it contracts are head dimensions.
+    fn note_attention(&mut self, id: NodeId) {
+        let relation = &self.subject.network.relations[id.0];
+        let graph = self.subject.graph;
+        let contracted: BTreeSet<FactorId> = relation
+            .masks
+            .iter()
+            .filter_map(|&(slot, axis)| self.subject.network.operand(graph, id, slot)?.get(axis))
+            .flat_map(Expr::factors)
+            .collect();
+        let operands: Vec<BTreeSet<FactorId>> = (0..graph.node(id).inputs.len())
+            .filter_map(|slot| self.subject.network.operand(graph, id, slot))
+            .map(|axes| axes.iter().flat_map(Expr::factors).collect())
+            .collect();
+        let [first, second, ..] = &operands[..] else { return };
+        for &factor in first.intersection(second) {
+            let kind = if contracted.contains(&factor) { Kind::HeadDims } else { Kind::Heads };
+            self.note_kind(factor, kind);
+        }
+        // What only one operand of the product with the values has is a head dimension too.
+        for &factor in second.difference(first).filter(|f| !contracted.contains(f)) {
+            self.note_kind(factor, Kind::HeadDims);
+        }
+    }
+
+    fn kind(&self, factor: FactorId) -> Kind {
+        let kind = self.kinds.get(&factor).copied().unwrap_or(Kind::Indices);
+        // A head that is merged with nothing is an ordinary axis.
+        let merged = self.axes.iter().any(|(_, expr)| expr.mentions(factor));
+        match kind {
+            Kind::Heads | Kind::HeadDims if !merged => Kind::Indices,
+            kind => kind,
+        }
+    }
+
+    /// Factors that share a merged axis with the one that is pruned in their place.
+    fn alternates(&self, groups: &[Group], filter: &Filter) -> BTreeMap<FactorId, String> {
+        let open: BTreeMap<FactorId, &Group> = groups
+            .iter()
+            .filter(|g| is_prunable(&g.role, g.size, filter.allow_shifts))
+            .map(|g| (g.factor, g))
+            .collect();
+        let mut alternates = BTreeMap::new();
+        if filter.units == Units::Both {
+            return alternates;
+        }
+        for (_, expr) in &self.axes {
+            let mut products = Vec::new();
+            products_in(expr, &mut products);
+            for parts in products {
+                let candidates: Vec<&Group> =
+                    parts.iter().filter_map(|f| open.get(f).copied()).collect();
+                let Some(chosen) = choose(&candidates, filter.units) else { continue };
+                for other in candidates.iter().filter(|g| g.factor != chosen.factor) {
+                    let why = format!("merged with '{}', which is pruned instead", chosen.name);
+                    alternates.entry(other.factor).or_insert(why);
+                }
+            }
+        }
+        alternates
+    }
+}
+
+/// Which factor of a merged axis is pruned: heads before their dims, channels inside convolution groups before the
+/// groups, else the outermost one.
+fn choose<'g>(candidates: &[&'g Group], units: Units) -> Option<&'g Group> {
+    let preference = |group: &Group| match (group.kind, units) {
+        (Kind::Heads, Units::Heads) | (Kind::HeadDims, Units::Dims) => 0,
+        (Kind::ConvGroups, _) => 3,
+        (Kind::HeadDims, _) | (Kind::Heads, Units::Dims) => 2,
+        _ => 1,
+    };
+    candidates.iter().copied().min_by_key(|group| preference(group))
+}
+
+/// Factors that are multiplied with each other somewhere in an axis.
+fn products_in(expr: &Expr, into: &mut Vec<Vec<FactorId>>) {
+    match expr {
+        Expr::Product(parts) => {
+            into.push(parts.iter().flat_map(Expr::factors).collect());
+            parts.iter().for_each(|part| products_in(part, into));
+        }
+        Expr::Sum(terms) => terms.iter().for_each(|term| products_in(term, into)),
+        Expr::One | Expr::Factor(_) | Expr::Spelled(_) => {}
+    }
+}

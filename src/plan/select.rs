@@ -1,0 +1,283 @@
+//! Which units stay: a share of each group, or as many as a budget allows.
+
+use super::cost::{Cost, CostModel};
+use super::groups::Group;
+use crate::axes::Selection;
+use crate::error::{Error, Result};
+
+/// A limit on the whole model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// Parameters that remain.
+    Params(u64),
+    /// Multiply–accumulates that remain.
+    Macs(u64),
+    /// Bytes of stored tensors that remain.
+    Bytes(u64),
+}
+
+impl Budget {
+    /// The figure of `cost` that this budget limits.
+    pub fn of(self, cost: Cost) -> u64 {
+        match self {
+            Budget::Params(_) => cost.params,
+            Budget::Macs(_) => cost.macs,
+            Budget::Bytes(_) => cost.bytes,
+        }
+    }
+
+    /// The limit.
+    pub fn limit(self) -> u64 {
+        match self {
+            Budget::Params(limit) | Budget::Macs(limit) | Budget::Bytes(limit) => limit,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Budget::Params(_) => "parameters",
+            Budget::Macs(_) => "MACs",
+            Budget::Bytes(_) => "bytes",
+        }
+    }
+}
+
+/// Whether groups are compared with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Every group loses the same share.
+    Layer,
+    /// The least important units of the whole network go.
+    Global,
+}
+
+/// How much is to go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Quota {
+    /// This share of the units.
+    Ratio(f64),
+    /// As many as the budget demands.
+    Budget(Budget),
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// How much is to go.
+    pub quota: Quota,
+    /// Whether groups are compared.
+    pub scope: Scope,
+    /// Fewest units that stay in a group.
+    pub min_keep: usize,
+    /// Kept units are a multiple of this, unless the group is smaller.
+    pub align: usize,
+}
+
+/// A group whose units have scores.
+#[derive(Debug, Clone)]
+pub struct Scored<'g> {
+    /// The group.
+    pub group: &'g Group,
+    /// Importance of each unit, least first to go.
+    pub scores: Vec<f64>,
+}
+
+impl Scored<'_> {
+    /// Units, least important first; of equal ones, the last index first.
+    fn ranking(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.group.size).collect();
+        order.sort_by(|&a, &b| self.scores[a].total_cmp(&self.scores[b]).then(b.cmp(&a)));
+        order
+    }
+
+    fn keep(&self, ranking: &[usize], removed: usize, selection: &mut Selection) {
+        let mut flags = vec![true; self.group.size];
+        ranking.iter().take(removed).for_each(|&unit| flags[unit] = false);
+        selection.keep(self.group.factor, flags);
+    }
+}
+
+/// How many of `size` units stay when `ratio` of them are to go.
+fn kept_of(size: usize, ratio: f64, request: &Request) -> usize {
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let wanted = (size as f64 * (1.0 - ratio)).round() as usize;
+    aligned(wanted.max(request.min_keep).max(1), size, request.align)
+}
+
+/// The next multiple of `align`, at most `size`.
+fn aligned(kept: usize, size: usize, align: usize) -> usize {
+    kept.next_multiple_of(align.max(1)).min(size)
+}
+
+/// A block of units of one group that go together.
+struct Step {
+    group: usize,
+    /// Units removed from the group once this block is gone.
+    removed: usize,
+    priority: f64,
+}
+
+/// Chooses the units that stay.
+///
+/// # Errors
+/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if a budget is out of reach, with the smallest reachable figure.
+pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) -> Result<Selection> {
+    let rankings: Vec<Vec<usize>> = scored.iter().map(Scored::ranking).collect();
+    let by_ratio = |ratio: f64| {
+        let mut selection = Selection::all();
+        for (scored, ranking) in scored.iter().zip(&rankings) {
+            let size = scored.group.size;
+            scored.keep(ranking, size - kept_of(size, ratio, request), &mut selection);
+        }
+        selection
+    };
+    match (request.quota, request.scope) {
+        (Quota::Ratio(ratio), Scope::Layer) => Ok(by_ratio(ratio)),
+        (Quota::Ratio(ratio), Scope::Global) => {
+            let steps = global_steps(scored, &rankings, cost, None, request);
+            let total: usize = scored.iter().map(|s| s.group.size).sum();
+            let target = total - kept_of(total, ratio, &Request { min_keep: 1, align: 1, ..*request });
+            Ok(apply(scored, &rankings, &steps, prefix_of_units(scored, &steps, target)))
+        }
+        (Quota::Budget(budget), Scope::Layer) => {
+            let fits = |selection: &Selection| budget.of(cost.cost(selection)) <= budget.limit();
+            reachable(budget, cost, &by_ratio(1.0))?;
+            let (mut low, mut high) = (0.0, 1.0);
+            for _ in 0..40 {
+                let middle = f64::midpoint(low, high);
+                if fits(&by_ratio(middle)) { high = middle } else { low = middle }
+            }
+            Ok(by_ratio(high))
+        }
+        (Quota::Budget(budget), Scope::Global) => {
+            let steps = global_steps(scored, &rankings, cost, Some(budget), request);
+            let at = |count: usize| apply(scored, &rankings, &steps, count);
+            reachable(budget, cost, &at(steps.len()))?;
+            let (mut low, mut high) = (0, steps.len());
+            while low < high {
+                let middle = usize::midpoint(low, high);
+                if budget.of(cost.cost(&at(middle))) <= budget.limit() { high = middle } else { low = middle + 1 }
+            }
+            Ok(give_back(scored, &rankings, &steps, low, cost, budget))
+        }
+    }
+}
+
+fn reachable(budget: Budget, cost: &CostModel<'_>, least: &Selection) -> Result<()> {
+    let least = budget.of(cost.cost(least));
+    if least <= budget.limit() {
+        return Ok(());
+    }
+    Err(Error::nothing(format!(
+        "the budget of {} {} is out of reach: the smallest reachable figure is {least}",
+        budget.limit(),
+        budget.name()
+    )))
+}
+
+/// All blocks of all groups, least important first: a block's share of its group's total score, divided by what it
+/// saves of the budget. Blocks of one group keep their order.
+fn global_steps(
+    scored: &[Scored<'_>],
+    rankings: &[Vec<usize>],
+    cost: &CostModel<'_>,
+    budget: Option<Budget>,
+    request: &Request,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (group, (scored, ranking)) in scored.iter().zip(rankings).enumerate() {
+        let size = scored.group.size;
+        let total: f64 = scored.scores.iter().sum();
+        #[allow(clippy::cast_precision_loss)]
+        let saved = budget.map_or(1.0, |b| (b.of(cost.of_unit(scored.group.factor)) as f64).max(1e-9));
+        let least = aligned(request.min_keep.max(1), size, request.align);
+        let mut removed = 0;
+        let mut floor = 0.0_f64;
+        while size - removed > least {
+            let next = (size - removed - 1) / request.align.max(1) * request.align.max(1);
+            let next = next.max(least);
+            let block = &ranking[removed..size - next];
+            let share: f64 = block.iter().map(|&unit| scored.scores[unit]).sum::<f64>() / total.max(f64::MIN_POSITIVE);
+            #[allow(clippy::cast_precision_loss)]
+            let priority = (share / block.len() as f64 / saved).max(floor);
+            floor = priority;
+            removed = size - next;
+            steps.push(Step { group, removed, priority });
+        }
+    }
+    steps.sort_by(|a, b| a.priority.total_cmp(&b.priority).then(a.group.cmp(&b.group)).then(a.removed.cmp(&b.removed)));
+    steps
+}
+
+/// How many blocks it takes to remove `target` units.
+fn prefix_of_units(scored: &[Scored<'_>], steps: &[Step], target: usize) -> usize {
+    let mut removed = vec![0; scored.len()];
+    let mut total = 0;
+    for (index, step) in steps.iter().enumerate() {
+        if total >= target {
+            return index;
+        }
+        total += step.removed - removed[step.group];
+        removed[step.group] = step.removed;
+    }
+    steps.len()
+}
+
+fn apply(scored: &[Scored<'_>], rankings: &[Vec<usize>], steps: &[Step], count: usize) -> Selection {
+    let mut removed = vec![0; scored.len()];
+    for step in &steps[..count] {
+        removed[step.group] = removed[step.group].max(step.removed);
+    }
+    let mut selection = Selection::all();
+    for ((scored, ranking), removed) in scored.iter().zip(rankings).zip(removed) {
+        scored.keep(ranking, removed, &mut selection);
+    }
+    selection
+}
+
+/// The prefix that fits, with later blocks put back where the budget still allows: the last block overshoots it.
+fn give_back(
+    scored: &[Scored<'_>],
+    rankings: &[Vec<usize>],
+    steps: &[Step],
+    count: usize,
+    cost: &CostModel<'_>,
+    budget: Budget,
+) -> Selection {
+    let mut removed = vec![0; scored.len()];
+    let mut previous = vec![Vec::new(); scored.len()];
+    for step in &steps[..count] {
+        previous[step.group].push(removed[step.group]);
+        removed[step.group] = step.removed;
+    }
+    let build = |removed: &[usize]| {
+        let mut selection = Selection::all();
+        for ((scored, ranking), &count) in scored.iter().zip(rankings).zip(removed) {
+            scored.keep(ranking, count, &mut selection);
+        }
+        selection
+    };
+    let mut order: Vec<usize> = Vec::new();
+    for step in steps[..count].iter().rev() {
+        if !order.contains(&step.group) {
+            order.push(step.group);
+        }
+    }
+    for group in order {
+        let Some(&before) = previous[group].last() else { continue };
+        let now = std::mem::replace(&mut removed[group], before);
+        if budget.of(cost.cost(&build(&removed))) > budget.limit() {
+            removed[group] = now;
+        }
+    }
+    build(&removed)
+}
+
+/// Kept flags of one group when `ratio` of it goes.
+pub(super) fn flags_by_ratio(scored: &Scored<'_>, ratio: f64, request: &Request) -> Vec<bool> {
+    let size = scored.group.size;
+    let mut flags = vec![true; size];
+    let removed = size - kept_of(size, ratio, request);
+    scored.ranking().into_iter().take(removed).for_each(|unit| flags[unit] = false);
+    flags
+}

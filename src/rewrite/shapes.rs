@@ -1,0 +1,92 @@
+//! `Shape` and `Size` of a pruned value go on telling the old sizes.
+//!
+//! Which literal of a chain of shape arithmetic belongs to a pruned axis is undecidable. So the arithmetic keeps its
+//! old values, a head width stays `64` under the square root of an attention scale, and every operand that lays out a
+//! touched tensor has been rebuilt by [`edits`](super::edits).
+
+use crate::axes::{Expr, Selection};
+use crate::error::Result;
+use crate::graph::NodeId;
+
+use super::Patch;
+
+impl Patch<'_> {
+    pub(super) fn keep_shape_values(&mut self, selection: &Selection) -> Result<()> {
+        let subject = self.subject;
+        for (index, node) in subject.graph.nodes.iter().enumerate() {
+            if !node.domain.is_empty() || !matches!(node.op.as_str(), "Shape" | "Size") {
+                continue;
+            }
+            let id = NodeId(index);
+            let Some(axes) = subject.network.operand(subject.graph, id, 0) else { continue };
+            let touched = axes.iter().any(|axis| subject.network.solution.is_touched(axis, selection));
+            if touched {
+                self.keep_shape(id, axes, selection)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces a `Shape` by the old sizes where they are static and the new ones where they are dynamic.
+    fn keep_shape(&mut self, id: NodeId, axes: &[Expr], selection: &Selection) -> Result<()> {
+        let subject = self.subject;
+        let node = subject.graph.node(id);
+        let proto = &subject.proto()?.node[id.0];
+        let rank = i64::try_from(axes.len()).unwrap_or(i64::MAX);
+        let bound = |name: &str, default: i64| {
+            let given = proto.attribute.iter().find(|a| a.name() == name).map_or(default, |a| a.i());
+            usize::try_from(if given < 0 { given + rank } else { given }.clamp(0, rank)).unwrap_or(0)
+        };
+        let (start, end) = if node.op == "Shape" { (bound("start", 0), bound("end", rank)) } else { (0, axes.len()) };
+        let shape = self.wire(id, "Shape", vec![proto.input[0].clone()], &format!("{}_sizes", node.name));
+        let mut parts = Vec::new();
+        for (number, axis) in axes.iter().enumerate().take(end).skip(start) {
+            let whole = subject.network.solution.extent(axis, &Selection::all());
+            let old = whole.and_then(crate::axes::Extent::as_fixed);
+            let stem = format!("{}_axis", node.name);
+            parts.push(match (old, subject.network.solution.is_touched(axis, selection)) {
+                (Some(old), _) => self.add_ints(&stem, &[i64::try_from(old).unwrap_or(i64::MAX)]),
+                (None, false) => {
+                    let at = self.add_ints(&stem, &[i64::try_from(number).unwrap_or(0)]);
+                    self.wire(id, "Gather", vec![shape.clone(), at], &stem)
+                }
+                (None, true) => {
+                    let at = self.add_ints(&stem, &[i64::try_from(number).unwrap_or(0)]);
+                    let size = self.wire(id, "Gather", vec![shape.clone(), at], &stem);
+                    let (new, old) = self.static_sizes(axis, selection);
+                    let old = self.add_ints(&stem, &[old]);
+                    let new = self.add_ints(&stem, &[new]);
+                    let grown = self.wire(id, "Mul", vec![size, old], &stem);
+                    self.wire(id, "Div", vec![grown, new], &stem)
+                }
+            });
+        }
+        let is_size = node.op == "Size";
+        let target = self.node_mut(id)?;
+        target.op_type = Some("Concat".to_owned());
+        target.attribute = vec![super::edits::int_attribute("axis", 0)];
+        target.input = parts;
+        if is_size {
+            let list = self.fresh(&format!("{}_list", node.name));
+            let mut concat = self.node_mut(id)?.clone();
+            concat.output = vec![list.clone()];
+            concat.name = Some(list.clone());
+            self.before.entry(id).or_default().push(concat);
+            let target = self.node_mut(id)?;
+            target.op_type = Some("ReduceProd".to_owned());
+            target.attribute = vec![super::edits::int_attribute("keepdims", 0)];
+            target.input = vec![list];
+        }
+        self.orphans.insert(shape);
+        self.orphans.extend(node.outputs.iter().flatten().map(|v| subject.graph.at(*v).name.clone()));
+        Ok(())
+    }
+
+    fn static_sizes(&self, axis: &Expr, selection: &Selection) -> (i64, i64) {
+        let size = |selection: &Selection| {
+            let extent = self.subject.network.solution.extent(axis, selection);
+            extent.and_then(|e| i64::try_from(e.under(0)).ok()).unwrap_or(1).max(1)
+        };
+        (size(selection), size(&Selection::all()))
+    }
+}
