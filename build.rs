@@ -26,7 +26,7 @@ fn schema_table(pool: &DescriptorPool) -> String {
     let mut messages: Vec<MessageDescriptor> = pool.all_messages().collect();
     messages.sort_by(|a, b| a.full_name().cmp(b.full_name()));
     let index_of = |wanted: &MessageDescriptor| messages.iter().position(|message| message == wanted);
-    let mut table = String::from("pub(super) static MESSAGES: &[MessageSchema] = &[\n");
+    let mut table = String::from("static MESSAGES: &[MessageSchema] = &[\n");
     for message in &messages {
         let mut fields: Vec<(u32, Option<usize>)> = message
             .fields()

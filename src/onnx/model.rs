@@ -1,79 +1,160 @@
-//! A model in memory: [`Model::load`], [`Model::from_bytes`], [`Model::save`].
+//! A model in memory: what the file holds, checked once, and where it came from.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::onnx::proto::ModelProto;
+use super::external::{self, Files};
+use super::wire::{self, Survey};
+use super::{buffer, tensor, visit};
+use crate::onnx::proto::{ModelProto, Version};
 use crate::{Error, Result};
+
+/// Decoded messages may take this many bytes of memory plus [`MEMORY_PER_BYTE`] for each byte of the file. Real
+/// models stay far below; a file made of empty messages does not.
+const MEMORY_ALLOWANCE: usize = 64 << 20;
+
+/// See [`MEMORY_ALLOWANCE`].
+const MEMORY_PER_BYTE: usize = 64;
 
 /// An ONNX model and what is known about the file that it came from.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// The decoded file. External data is in place as `raw_data`.
+    /// The decoded file. External data is in place as `raw_data`, so that every tensor has its elements.
     pub proto: ModelProto,
-    /// What the user should know about the file, for instance fields that the schema does not know.
+    /// What the user should know about the file, for instance fields that the schema does not know and that a
+    /// saved model therefore lacks.
     pub warnings: Vec<String>,
     file_bytes: u64,
-}
-
-/// How [`Model::save`] writes.
-#[derive(Debug, Clone, Default)]
-pub struct SaveOptions {
-    /// Put large tensors into `<file name>.data` beside the model.
-    pub external_data: bool,
-    /// Replace an existing file.
-    pub force: bool,
+    sources: Vec<PathBuf>,
+    external_data: bool,
 }
 
 impl Model {
-    /// Reads the model file at `path`.
+    /// Reads the model file at `path` and the external data that it refers to. Big files are mapped into memory;
+    /// they must not be changed by others while the model is in use.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if the file cannot be read or is not an ONNX model.
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a file cannot be read, is not an ONNX model with a graph, is
+    /// damaged, or holds a tensor whose data does not fit its shape; if external data is missing, too short or not
+    /// inside the model's folder.
     pub fn load(path: &Path) -> Result<Self> {
-        let buffer = fs::read(path).map_err(|e| Error::input(format!("cannot be read: {e}")).in_file(path))?;
-        Self::from_bytes(Bytes::from(buffer)).map_err(|e| e.in_file(path))
+        let load = || {
+            let buffer = buffer::file_bytes(path)?;
+            Self::decode(buffer, Some(path))
+        };
+        load().map_err(|e| e.in_file(path))
     }
 
     /// Decodes a model whose weights stay slices of `buffer`.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if `buffer` is not an ONNX model with a graph.
+    /// As [`Model::load`]; external data is refused, because it has no folder to be in.
     pub fn from_bytes(buffer: Bytes) -> Result<Self> {
-        let file_bytes = buffer.len() as u64;
-        let proto = ModelProto::decode(buffer).map_err(|e| Error::input(format!("not an ONNX model: {e}")))?;
-        if proto.graph.is_none() {
-            return Err(Error::input("not an ONNX model: it holds no graph"));
-        }
-        Ok(Self { proto, warnings: Vec::new(), file_bytes })
+        Self::decode(buffer, None)
     }
 
-    /// Size of the model file and of the external data that it uses, in bytes.
+    /// A model that was made in memory.
+    pub fn from_proto(proto: ModelProto) -> Self {
+        let file_bytes = proto.encoded_len() as u64;
+        Self { proto, warnings: Vec::new(), file_bytes, sources: Vec::new(), external_data: false }
+    }
+
+    /// The same origin with other content: a rewritten model, whose [`Model::save`] still refuses to overwrite the
+    /// files that the original came from.
+    #[must_use]
+    pub fn with_proto(&self, proto: ModelProto) -> Self {
+        let file_bytes = proto.encoded_len() as u64;
+        let (sources, external_data) = (self.sources.clone(), self.external_data);
+        Self { proto, warnings: Vec::new(), file_bytes, sources, external_data }
+    }
+
+    /// Size of the model file and of the external files that it uses, in bytes. For a model made in memory: its size
+    /// as one protobuf.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
 
+    /// Whether the file kept tensors in external files.
+    pub fn used_external_data(&self) -> bool {
+        self.external_data
+    }
+
+    /// The files that the model was read from, links resolved.
+    pub fn sources(&self) -> &[PathBuf] {
+        &self.sources
+    }
+
     /// The version of the operator set imported for `domain` (`""` and `"ai.onnx"` are the same).
     pub fn opset(&self, domain: &str) -> Option<i64> {
-        let canonical = |name: &str| if name == "ai.onnx" { String::new() } else { name.to_owned() };
-        let found = self.proto.opset_import.iter().find(|set| canonical(set.domain()) == canonical(domain));
+        let wanted = canonical_domain(domain);
+        let found = self.proto.opset_import.iter().find(|set| canonical_domain(set.domain()) == wanted);
         found.map(|set| set.version())
     }
 
-    /// Writes the model to `path` and returns the number of bytes written.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Output`](crate::ErrorKind::Output) if the file exists and `options.force` is not set, or if
-    /// it cannot be written.
-    pub fn save(&self, path: &Path, options: &SaveOptions) -> Result<u64> {
-        if path.exists() && !options.force {
-            return Err(Error::output("exists already; pass --force to replace it").in_file(path));
-        }
-        let encoded = self.proto.encode_to_vec();
-        fs::write(path, &encoded).map_err(|e| Error::output(format!("cannot be written: {e}")).in_file(path))?;
-        Ok(encoded.len() as u64)
+    fn decode(buffer: Bytes, path: Option<&Path>) -> Result<Self> {
+        let (mut proto, mut warnings) = parse(&buffer).map_err(|e| recognised(&buffer).unwrap_or(e))?;
+        let files = external::attach(&mut proto, path, &mut warnings)?;
+        visit::tensors(&mut proto, &mut |_, tensor| tensor::check(tensor))?;
+        Ok(Self {
+            proto,
+            warnings,
+            file_bytes: total_bytes(&buffer, &files),
+            sources: path.and_then(|path| path.canonicalize().ok()).into_iter().chain(files.keys().cloned()).collect(),
+            external_data: !files.is_empty(),
+        })
     }
+}
+
+/// Decodes the protobuf; also gives the warnings.
+fn parse(buffer: &Bytes) -> Result<(ModelProto, Vec<String>)> {
+    let survey = wire::survey(buffer, "ModelProto")?;
+    let allowed = buffer.len().saturating_mul(MEMORY_PER_BYTE).saturating_add(MEMORY_ALLOWANCE);
+    if survey.message_bytes() > allowed {
+        let count = survey.messages;
+        return Err(Error::input(format!("{count} messages are too many for {} bytes of file", buffer.len())));
+    }
+    let proto = ModelProto::decode(buffer.clone()).map_err(|e| Error::input(format!("not an ONNX model: {e}")))?;
+    if proto.graph.is_none() {
+        return Err(Error::input("not an ONNX model: it holds no graph"));
+    }
+    if proto.opset_import.is_empty() {
+        return Err(Error::input("no operator set is imported; the file is probably truncated"));
+    }
+    let warnings = warnings(&proto, &survey);
+    Ok((proto, warnings))
+}
+
+fn canonical_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+fn total_bytes(buffer: &Bytes, files: &Files) -> u64 {
+    files.values().chain([buffer]).map(|bytes| bytes.len() as u64).sum()
+}
+
+/// A better word for files that are obviously something else.
+fn recognised(buffer: &Bytes) -> Option<Error> {
+    if buffer.is_empty() {
+        return Some(Error::input("is empty"));
+    }
+    if buffer.starts_with(b"version https://git-lfs") {
+        return Some(Error::input("is a Git LFS pointer, not the model itself; run `git lfs pull`"));
+    }
+    let start = buffer.get(..buffer.len().min(512))?;
+    let text = start.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    text.then(|| Error::input("is a text file, not an ONNX model"))
+}
+
+/// What the user should know about the file.
+fn warnings(proto: &ModelProto, survey: &Survey) -> Vec<String> {
+    let unknown = survey.unknown.iter().map(|((message, number), count)| {
+        format!("field {number} of {message} is unknown to this version and dropped (found {count} times)")
+    });
+    let newest = Version::IrVersion as i64;
+    let newer = (proto.ir_version() > newest).then(|| {
+        format!("IR version {} is newer than {newest}, the newest that this version knows", proto.ir_version())
+    });
+    newer.into_iter().chain(unknown).collect()
 }

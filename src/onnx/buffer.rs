@@ -1,0 +1,74 @@
+//! The bytes of a file: small files are read, big ones are mapped into memory.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use crate::{Error, Result};
+
+/// Files of at least this many bytes are mapped: below, reading is as fast and holds no tie to the file.
+const MAP_FROM: u64 = 4 << 20;
+
+/// The bytes of the regular file at `path`.
+///
+/// # Errors
+/// [`ErrorKind::Input`](crate::ErrorKind::Input), naming the file, if it is not there, not a regular file (a folder, a
+/// pipe), or cannot be read.
+pub(super) fn file_bytes(path: &Path) -> Result<Bytes> {
+    let fail = |e: std::io::Error| Error::input(format!("cannot be read: {e}")).in_file(path);
+    // Asked before opening, because opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(fail)?.is_file() {
+        return Err(Error::input("is not a regular file").in_file(path));
+    }
+    let mut file = File::open(path).map_err(fail)?;
+    let len = file.metadata().map_err(fail)?.len();
+    if len < MAP_FROM {
+        let mut buffer = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+        file.read_to_end(&mut buffer).map_err(fail)?;
+        return Ok(Bytes::from(buffer));
+    }
+    Ok(Bytes::from_owner(map(&file).map_err(fail)?))
+}
+
+/// Maps the whole file, read-only.
+#[allow(unsafe_code)]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the mapping is private and read-only, so nothing in this process can change the bytes behind the
+    // shared references that `Mmap` hands out, and `Bytes` keeps the mapping alive for as long as any slice of
+    // it. What remains is an assumption that no program can check: nobody else changes or shortens the file
+    // while it is mapped. paredown keeps its own side of it: it never writes into an existing file but renames
+    // a finished one over it (`save`), which leaves a mapped file as it was, and it refuses to write over a
+    // file that the model came from. Bytes changed by someone else would be read as other numbers, and a file
+    // shortened by someone else ends the process with SIGBUS; both are documented limits.
+    unsafe { Mmap::map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_big_files_give_the_same_bytes_as_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        for len in [0, 10, MAP_FROM - 1, MAP_FROM, MAP_FROM + 4097] {
+            let path = folder.path().join(len.to_string());
+            let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(file_bytes(&path).unwrap() == bytes, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_folder_and_a_missing_file_are_named_in_the_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = file_bytes(folder.path()).unwrap_err();
+        assert!(error.to_string().ends_with("is not a regular file"), "{error}");
+        let missing = folder.path().join("missing.onnx");
+        let error = file_bytes(&missing).unwrap_err();
+        assert_eq!(error.file(), Some(missing.as_path()));
+        assert!(error.to_string().contains("cannot be read: No such file"), "{error}");
+    }
+}
