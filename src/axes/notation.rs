@@ -361,6 +361,9 @@ fn size_of(term: &Term, sizes: &BTreeMap<String, Extent>) -> Option<Extent> {
 }
 
 fn parse_operands(text: &str) -> Result<Vec<Operand>, NotationError> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
     text.split(',').map(|operand| parse_operand(operand.trim())).collect()
 }
 

@@ -177,7 +177,7 @@ impl Report {
             verify: VerifyReport::default(),
             calibration: None,
             seconds: BTreeMap::new(),
-            notes: analysis.model.warnings.clone(),
+            notes: Vec::new(),
         }
     }
 
