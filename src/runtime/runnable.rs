@@ -19,6 +19,9 @@ pub type NamedTensor = (String, Tensor);
 /// Plans that are kept; each holds the weights once more, packed for its kernels.
 const CACHED_PLANS: usize = 4;
 
+/// Integer inputs of at most so many elements may be shapes.
+const SHAPE_ELEMENTS: usize = 16;
+
 /// Above so many nodes the search for a memory-saving order, quadratic at worst, is skipped.
 const ORDERED_NODES: usize = 4000;
 
@@ -53,11 +56,25 @@ impl RunOptions {
 pub struct Runnable {
     parsed: Parsed,
     options: RunOptions,
-    plans: Mutex<Vec<(Shapes, Arc<TypedSimplePlan>)>>,
+    plans: Mutex<Vec<CachedPlan>>,
 }
 
-/// Shape of each input in graph order.
-type Shapes = Vec<Vec<usize>>;
+/// A plan, and the inputs that it was made for.
+#[derive(Debug)]
+struct CachedPlan {
+    /// Shape of each input in graph order.
+    shapes: Vec<Vec<usize>>,
+    /// Inputs that the plan takes for constants; `None` for those that may vary.
+    constants: Vec<Option<Tensor>>,
+    plan: Arc<TypedSimplePlan>,
+}
+
+impl CachedPlan {
+    fn is_for(&self, inputs: &[Tensor]) -> bool {
+        let same_shapes = self.shapes.iter().zip(inputs).all(|(shape, input)| shape == input.shape());
+        same_shapes && self.constants.iter().zip(inputs).all(|(known, input)| known.as_ref().is_none_or(|k| k == input))
+    }
+}
 
 impl Runnable {
     /// Hands `model`, its external data loaded, to tract.
@@ -68,8 +85,9 @@ impl Runnable {
     /// where tract tells.
     pub fn new(model: &ModelProto, options: &RunOptions) -> Result<Self> {
         if let Some(missing) = unsupported_nodes(model).into_iter().next() {
-            let message =
-                format!("tract has no operator {}; pass --no-verify to write the file without running it", missing.op);
+            let what =
+                if missing.is_function { "does not run functions of the model such as" } else { "has no operator" };
+            let message = format!("tract {what} {}; pass --no-verify to write the file without running it", missing.op);
             return Err(Error::verification(message).at_node(missing.node));
         }
         let parsed = on_deep_stack(|| parse(model, &options.taps, options.promote_halves))?;
@@ -141,25 +159,44 @@ impl Runnable {
             .collect()
     }
 
-    /// The cached plan for these input shapes, or a new one.
+    /// The cached plan for these inputs, or a new one.
+    ///
+    /// A plan is made for shapes. Where that fails because an input *is* a shape (the operand of a Reshape, say), the
+    /// values of small integer inputs are made part of the plan.
     fn plan(&self, inputs: &[Tensor]) -> Result<Arc<TypedSimplePlan>> {
-        let shapes: Shapes = inputs.iter().map(|tensor| tensor.shape().to_vec()).collect();
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, plan)) = plans.iter().find(|(known, _)| *known == shapes) {
-            return Ok(plan.clone());
+        if let Some(cached) = plans.iter().find(|cached| cached.is_for(inputs)) {
+            return Ok(cached.plan.clone());
         }
-        let plan = self.compile(&shapes).map_err(|e| self.parsed.names.explain("plan", &e))?;
+        let is_shape = |tensor: &&Tensor| tensor.datum_type().is_integer() && tensor.len() <= SHAPE_ELEMENTS;
+        let shape_inputs: Vec<Option<Tensor>> =
+            inputs.iter().map(|tensor| Some(tensor).filter(is_shape).cloned()).collect();
+        let none = vec![None; inputs.len()];
+        let (constants, plan) = match self.compile(inputs, &none) {
+            Ok(plan) => (none, plan),
+            Err(error) if shape_inputs == none => return Err(self.parsed.names.explain("plan", &error)),
+            Err(_) => {
+                let plan = self.compile(inputs, &shape_inputs).map_err(|e| self.parsed.names.explain("plan", &e))?;
+                (shape_inputs, plan)
+            }
+        };
         if plans.len() == CACHED_PLANS {
             plans.remove(0);
         }
-        plans.push((shapes, plan.clone()));
+        let shapes = inputs.iter().map(|tensor| tensor.shape().to_vec()).collect();
+        plans.push(CachedPlan { shapes, constants, plan: plan.clone() });
         Ok(plan)
     }
 
-    fn compile(&self, shapes: &[Vec<usize>]) -> TractResult<Arc<TypedSimplePlan>> {
+    /// A plan for the shapes of `inputs`, some of which are `constants`.
+    fn compile(&self, inputs: &[Tensor], constants: &[Option<Tensor>]) -> TractResult<Arc<TypedSimplePlan>> {
         let mut model = self.parsed.model.clone();
-        for (index, ((_, datum_type), shape)) in self.parsed.inputs.iter().zip(shapes).enumerate() {
-            model.set_input_fact(index, InferenceFact::dt_shape(*datum_type, shape))?;
+        for (index, (input, constant)) in inputs.iter().zip(constants).enumerate() {
+            let fact = match constant {
+                Some(value) => InferenceFact::try_from(value.as_tract().clone())?,
+                None => InferenceFact::dt_shape(input.datum_type(), input.shape()),
+            };
+            model.set_input_fact(index, fact)?;
         }
         analyse_within(&mut model, self.options.max_value_bytes)?;
         let typed = model.into_typed()?;
@@ -195,6 +232,7 @@ impl Prepared<'_> {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::onnx::proto::FunctionProto;
     use crate::onnx::proto::tensor_proto::DataType;
     use crate::runtime::sample_models::*;
 
@@ -307,6 +345,32 @@ mod tests {
         assert!(run(&same, &[("x", floats(&[1, 3]))]).is_ok());
         let error = run(&same, &[("x", floats(&[1, 4]))]).unwrap_err();
         assert!(error.to_string().contains("node 'w1': tract cannot plan this Gemm"), "{error}");
+    }
+
+    #[test]
+    fn an_input_may_be_a_shape() {
+        let model = model(
+            vec![tensor_value("x", DataType::Float, &["n", "6"]), tensor_value("s", DataType::Int64, &["2"])],
+            vec![node("Reshape", &["x", "s"], &["y"], vec![])],
+            vec![],
+            vec![tensor_value("y", DataType::Float, &["a", "b"])],
+        );
+        let runnable = Runnable::new(&model, &RunOptions::default()).unwrap();
+        for shape in [[3, 4], [2, 6], [3, 4]] {
+            let s = Tensor::new(&[2], &shape.map(|size| i64::try_from(size).unwrap())).unwrap();
+            let outputs = runnable.run(&[("x".into(), floats(&[2, 6])), ("s".into(), s)]).unwrap();
+            assert_eq!(outputs[0].1, floats(&shape));
+        }
+    }
+
+    #[test]
+    fn a_function_of_the_model_is_not_run() {
+        let mut local = mlp();
+        let function = FunctionProto { name: Some("Relu".into()), domain: Some(String::new()), ..Default::default() };
+        local.functions.push(function);
+        let error = Runnable::new(&local, &RunOptions::default()).unwrap_err();
+        assert_eq!(error.node(), Some("Relu_r"));
+        assert!(error.to_string().contains("does not run functions of the model such as Relu"), "{error}");
     }
 
     #[test]

@@ -210,6 +210,12 @@ fn make_constant(model: &mut InferenceModel, outlet: OutletId, tensor: Tensor) -
 }
 
 fn undefined(graph: &GraphProto, name: &str) -> Error {
+    if graph.sparse_initializer.iter().any(|sparse| sparse.values.as_ref().is_some_and(|values| values.name() == name))
+    {
+        return Error::verification(format!(
+            "initializer '{name}' is sparse, which tract does not run; pass --no-verify"
+        ));
+    }
     let user = graph.node.iter().find(|node| node.input.iter().any(|input| input == name));
     let error =
         Error::input(format!("value '{name}' is used but never defined; is an initializer missing from the file?"));

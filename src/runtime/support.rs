@@ -38,6 +38,8 @@ pub struct UnsupportedNode {
     pub node: String,
     /// Domain and operator: `com.example.Fancy`, or the bare name for the standard domain.
     pub op: String,
+    /// Whether it calls a function that the model itself defines.
+    pub is_function: bool,
 }
 
 /// The nodes of `model`, those of subgraphs included, whose operator tract lacks, in graph order.
@@ -51,9 +53,9 @@ pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
     let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
     while let Some(graph) = graphs.pop() {
         for node in &graph.node {
-            let is_local = local.contains(&(node.domain(), node.op_type()));
-            if is_local || !is_supported(&registry, node) {
-                missing.push(UnsupportedNode { node: node_label(node), op: qualified_name(node) });
+            let is_function = local.contains(&(node.domain(), node.op_type()));
+            if is_function || !is_supported(&registry, node) {
+                missing.push(UnsupportedNode { node: node_label(node), op: qualified_name(node), is_function });
             }
             graphs.extend(node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)));
         }
