@@ -32,7 +32,7 @@ const SPAN: f64 = 1e-12;
 pub struct InputMoments<'a> {
     /// K×K: the covariance E[(x − μ)(x − μ)ᵀ] if `mean` is given, else E[x xᵀ].
     pub matrix: ArrayView2<'a, f64>,
-    /// μ = E[x]. Without it no bias is corrected, for layers that must stay without one.
+    /// μ, the expectation of x. Without it no bias is corrected, for layers that must stay without one.
     pub mean: Option<&'a Array1<f64>>,
 }
 
@@ -41,7 +41,7 @@ pub struct InputMoments<'a> {
 pub struct Target<'a> {
     /// K×N: E[(x − E x)(y − E y)ᵀ], or E[x yᵀ] where moments are not centred.
     pub cross: ArrayView2<'a, f64>,
-    /// E[y] without the layer's bias, N values; present exactly if the input's mean is.
+    /// The expectation of y without the layer's bias, N values; present exactly if the input's mean is.
     pub mean: Option<&'a Array1<f64>>,
     /// E‖y − E y‖², or E‖y‖² where moments are not centred.
     pub energy: f64,
