@@ -2,8 +2,8 @@
 
     python bench/export_quantized.py --models models --data stsb-en-train.csv --out models/quant
 
-For resnet18 and minilm: NAME_qdq (static, QuantizeLinear/DequantizeLinear, int8 per tensor), NAME_qdq_channel (weights per
-channel), NAME_fp16, NAME_fp16_io (float16 inside, float32 inputs and outputs), NAME_bf16 and NAME_f64. With integer
+For resnet18 and minilm: NAME_qdq (static, QuantizeLinear/DequantizeLinear, int8 per tensor), NAME_qdq_channel (weights
+per channel), NAME_fp16, NAME_fp16_io (float16 inside, float32 inputs and outputs), NAME_bf16 and NAME_f64. With integer
 operators: resnet18_qoperator (QLinearConv), minilm_integer (MatMulInteger), minilm_nbits (MatMulNBits, 4 bits).
 """
 

@@ -1,5 +1,6 @@
 //! paredown makes a trained ONNX model smaller and faster, file in, file out.
 
+pub mod analysis;
 pub mod axes;
 pub mod calibrate;
 pub mod cli;

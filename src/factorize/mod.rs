@@ -1,1 +1,29 @@
-//! Work in progress.
+//! Splitting a weight W (K×N, rows = inputs) into A (K×r) and B (r×N): one layer becomes two smaller
+//! ones, which pays when r < K·N / (K + N).
+//!
+//! | module | finds |
+//! |---|---|
+//! | [`svd`] | the best rank-r approximation of W itself |
+//! | [`data`] | the best rank-r approximation of the layer's *outputs* on calibration data |
+//! | [`randomized`] | the leading part of a large SVD, for small ranks |
+//! | [`nmf`] | nonnegative A and B, for W ≥ 0 |
+//! | [`semi_nmf`] | a nonnegative B, for any W |
+//! | [`conv`] | the same for convolution kernels: channel, spatial and Tucker-2 splits |
+//! | [`ranks`] | which rank each layer gets under a budget |
+//!
+//! Every split carries its squared error as theory predicts it, so that a plan can be priced before
+//! anything is written. All arithmetic is in f64 unless a function says otherwise.
+
+pub mod conv;
+pub mod data;
+mod low_rank;
+pub mod nmf;
+pub mod randomized;
+pub mod ranks;
+#[cfg(test)]
+mod sample;
+pub mod semi_nmf;
+pub mod svd;
+mod tucker2;
+
+pub use low_rank::{ErrorCurve, LowRank, paying_rank};

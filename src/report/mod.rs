@@ -1,1 +1,224 @@
-//! Work in progress.
+//! One structure of results; terminal and JSON are views of it. Fractions, not percents; `None` is `null`.
+
+mod terminal;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::analysis::Analysis;
+use crate::axes::Selection;
+use crate::plan::{Cost, Group};
+use crate::verify::VerifyReport;
+
+pub use terminal::{human_bytes, human_count, terminal};
+
+/// Version of the JSON report.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What was found, done and proved.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this structure.
+    pub schema_version: u32,
+    /// Figures of the whole model.
+    pub model: BeforeAfter,
+    /// Every coupled group.
+    pub groups: Vec<GroupReport>,
+    /// Axes of stored tensors and values that no group may touch, with the node that holds them.
+    pub frozen: Vec<FrozenReport>,
+    /// Every layer that was considered for factorization.
+    pub layers: Vec<LayerReport>,
+    /// Proofs and measurements.
+    pub verify: VerifyReport,
+    /// Calibration data and repair.
+    pub calibration: Option<CalibrationReport>,
+    /// Where the time went, in seconds, by phase.
+    pub seconds: BTreeMap<String, f64>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// The model before and after.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct BeforeAfter {
+    /// The original.
+    pub before: ModelFigures,
+    /// The result.
+    pub after: ModelFigures,
+}
+
+/// Figures of a model.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct ModelFigures {
+    /// Elements of weights.
+    pub params: u64,
+    /// Multiply–accumulates at the sample sizes.
+    pub macs: u64,
+    /// Bytes of the file, external data included.
+    pub bytes: u64,
+    /// Nodes of the main graph.
+    pub nodes: usize,
+    /// tract's median time for one run.
+    pub latency_ms: Option<f64>,
+}
+
+/// A coupled group.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// Stable name.
+    pub name: String,
+    /// `free`, `shifts` or `frozen`.
+    pub role: String,
+    /// What its indices are: heads, channels, …
+    pub axis: String,
+    /// Number of indices.
+    pub size: usize,
+    /// Indices that stay.
+    pub kept: usize,
+    /// Axes of stored tensors.
+    pub members: Vec<MemberReport>,
+    /// Parameters of everything that mentions it.
+    pub params: u64,
+    /// Multiply–accumulates of everything that mentions it.
+    pub macs: u64,
+    /// Why it is left alone or limited: node and reason.
+    pub reason: Option<String>,
+}
+
+/// An axis of a stored tensor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MemberReport {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// Number of the axis.
+    pub axis: usize,
+}
+
+/// A node that no rule could handle, or whose results have no known shape.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FrozenReport {
+    /// Name of the node.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Why everything that it touches is frozen.
+    pub reason: String,
+}
+
+/// A layer and what factorization decided about it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Name of the node.
+    pub name: String,
+    /// Operator.
+    pub op: String,
+    /// Shape of the weight, inputs × outputs.
+    pub shape: Vec<usize>,
+    /// Rank after the split.
+    pub rank: Option<usize>,
+    /// Parameters after.
+    pub params: u64,
+    /// Multiply–accumulates after.
+    pub macs: u64,
+    /// Relative squared error of the layer's output (or weight, without data).
+    pub error: Option<f64>,
+    /// `split` or `kept`.
+    pub decision: String,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Calibration data, and what repair did with it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CalibrationReport {
+    /// Samples used.
+    pub samples: usize,
+    /// Start of the data's SHA-256.
+    pub hash: String,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Whether the data was made up.
+    pub synthetic: bool,
+    /// Repaired layers.
+    pub layers: Vec<RepairReport>,
+}
+
+/// Error of one repaired layer's output, relative to its variance.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepairReport {
+    /// Name of the node.
+    pub name: String,
+    /// Relative squared error with the kept weights as they were.
+    pub before: f64,
+    /// Relative squared error after repair, on held-out data.
+    pub after: f64,
+    /// Why the weights were left alone.
+    pub reason: Option<String>,
+}
+
+impl Report {
+    /// The report of an analysed model of which `selection` stays.
+    pub fn new(analysis: &Analysis<'_>, groups: &[Group], selection: &Selection, before: Cost, after: Cost) -> Self {
+        let nodes = analysis.graph.nodes.len();
+        let figures = |cost: Cost| ModelFigures {
+            params: cost.params,
+            macs: cost.macs,
+            bytes: analysis.model.file_bytes() - (before.bytes.min(analysis.model.file_bytes()) - cost.bytes.min(before.bytes).min(analysis.model.file_bytes())),
+            nodes,
+            latency_ms: None,
+        };
+        Self {
+            schema_version: SCHEMA_VERSION,
+            model: BeforeAfter { before: figures(before), after: figures(after) },
+            groups: groups.iter().map(|group| GroupReport::new(group, selection)).collect(),
+            frozen: frozen(analysis),
+            layers: Vec::new(),
+            verify: VerifyReport::default(),
+            calibration: None,
+            seconds: BTreeMap::new(),
+            notes: analysis.model.warnings.clone(),
+        }
+    }
+
+    /// The report as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+impl GroupReport {
+    fn new(group: &Group, selection: &Selection) -> Self {
+        let reason = group.role.reason().map(ToString::to_string).or_else(|| group.excluded.clone());
+        Self {
+            name: group.name.clone(),
+            role: group.role.name().to_owned(),
+            axis: group.kind.name().to_owned(),
+            size: group.size,
+            kept: selection.count(group.factor, group.size),
+            members: group
+                .members
+                .iter()
+                .map(|member| MemberReport { tensor: member.tensor.clone(), axis: member.axis })
+                .collect(),
+            params: group.controls.params,
+            macs: group.controls.macs,
+            reason,
+        }
+    }
+}
+
+/// Nodes that freeze what they touch because paredown does not understand them.
+fn frozen(analysis: &Analysis<'_>) -> Vec<FrozenReport> {
+    let gaps = analysis.facts.gaps.iter().map(|(node, why)| (node, format!("its shapes are not known: {why}")));
+    let refusals = analysis.network.refusals.iter().map(|(node, why)| (node, why.clone()));
+    let mut all: BTreeMap<_, String> = gaps.collect();
+    all.extend(refusals);
+    all.into_iter()
+        .map(|(&node, reason)| {
+            let node = analysis.graph.node(node);
+            let op = crate::ops::operator_name(&node.domain, &node.op);
+            FrozenReport { node: node.name.clone(), op, reason }
+        })
+        .collect()
+}

@@ -4,19 +4,33 @@ use tract_onnx::prelude::TractError;
 
 use super::support::node_label;
 use crate::Error;
-use crate::onnx::proto::GraphProto;
+use crate::onnx::proto::{GraphProto, NodeProto};
 
 /// Longest message that is passed on; tract prints whole tensors and patches into some of its own.
 const LONGEST: usize = 240;
 
 /// Which node, if any, a failure of tract concerns, found by name in the text of its context.
 #[derive(Debug, Clone, Default)]
-pub(super) struct NodeNames(Vec<(String, String)>);
+pub(super) struct NodeNames(Vec<NodeName>);
+
+#[derive(Debug, Clone)]
+struct NodeName {
+    /// What tract calls it.
+    unique: String,
+    /// What the file calls it.
+    label: String,
+    op: String,
+}
 
 impl NodeNames {
     /// Names and operators of the nodes of `graph`.
     pub(super) fn of(graph: &GraphProto) -> Self {
-        Self(graph.node.iter().map(|node| (node_label(node), node.op_type().to_owned())).collect())
+        let names = graph.node.iter().enumerate().map(|(index, node)| NodeName {
+            unique: unique_name(index, node),
+            label: node_label(node),
+            op: node.op_type().to_owned(),
+        });
+        Self(names.collect())
     }
 
     /// `error` as an [`Error`] of the kind [`Verification`](crate::ErrorKind::Verification).
@@ -24,22 +38,24 @@ impl NodeNames {
         let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
         let cause = shorten(chain.last().map_or("unknown reason", String::as_str));
         let named = chain.iter().flat_map(|context| names_in(context)).find_map(|name| self.find(name));
-        match named {
-            Some((node, op)) => Error::verification(format!("tract cannot {doing} this {op}: {cause}")).at_node(node),
-            None => {
-                let context =
-                    chain.first().filter(|_| chain.len() > 1).map(|c| format!("{}: ", shorten(c))).unwrap_or_default();
-                Error::verification(format!("tract cannot {doing} this model: {context}{cause}"))
-            }
+        if let Some((node, op)) = named {
+            return Error::verification(format!("tract cannot {doing} this {op}: {cause}")).at_node(node);
         }
+        let context = chain.first().filter(|_| chain.len() > 1).map(|context| format!("{}: ", shorten(context)));
+        Error::verification(format!("tract cannot {doing} this model: {}{cause}", context.unwrap_or_default()))
     }
 
     /// The node of that name, or the one from which tract derived the name (`conv1.bias`, `conv1.split-2`).
     fn find(&self, name: &str) -> Option<(&str, &str)> {
         let derived = |node: &str| name.strip_prefix(node).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-        let best = self.0.iter().filter(|(node, _)| derived(node)).max_by_key(|(node, _)| node.len())?;
-        Some((&best.0, &best.1))
+        let best = self.0.iter().filter(|node| derived(&node.unique)).max_by_key(|node| node.unique.len())?;
+        Some((&best.label, &best.op))
     }
+}
+
+/// What tract is to call node number `index`: its first output, for names of values are unique and those of nodes need not be.
+pub(super) fn unique_name(index: usize, node: &NodeProto) -> String {
+    node.output.iter().find(|output| !output.is_empty()).cloned().unwrap_or_else(|| format!("node {index}"))
 }
 
 /// The names in a context such as `Evaluating #12 "conv1" Conv` or `Building node conv1 (Conv)`.
@@ -65,21 +81,22 @@ mod tests {
     use tract_onnx::tract_hir::internal::anyhow;
 
     fn names() -> NodeNames {
-        NodeNames(vec![("conv".into(), "Conv".into()), ("conv.1".into(), "Relu".into())])
+        let name = |unique: &str, op: &str| NodeName { unique: unique.into(), label: format!("{op}_7"), op: op.into() };
+        NodeNames(vec![name("conv", "Conv"), name("conv.1", "Relu")])
     }
 
     #[test]
     fn the_longest_node_name_in_the_context_is_named() {
         let error = anyhow!("bad size").context("Evaluating #3 \"conv.1.low\" Clip");
         let explained = names().explain("run", &error);
-        assert_eq!(explained.node(), Some("conv.1"));
+        assert_eq!(explained.node(), Some("Relu_7"));
         assert!(explained.to_string().contains("cannot run this Relu: bad size"), "{explained}");
     }
 
     #[test]
     fn a_parser_context_is_understood() {
         let error = anyhow!("no kernel").context("Building node conv (Conv)");
-        assert_eq!(names().explain("read", &error).node(), Some("conv"));
+        assert_eq!(names().explain("read", &error).node(), Some("Conv_7"));
     }
 
     #[test]

@@ -54,13 +54,10 @@ pub fn declared_inputs(graph: &GraphProto) -> Result<Vec<DeclaredInput>> {
 
 fn declared_input(input: &ValueInfoProto) -> Result<DeclaredInput> {
     let name = input.name().to_owned();
-    let tensor = match input.r#type.as_ref().and_then(|r#type| r#type.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => tensor,
-        _ => {
-            return Err(Error::input(format!(
-                "input '{name}' is not a tensor; paredown runs models with tensor inputs only"
-            )));
-        }
+    let value = input.r#type.as_ref().and_then(|r#type| r#type.value.as_ref());
+    let Some(type_proto::Value::TensorType(tensor)) = value else {
+        let message = format!("input '{name}' is not a tensor; paredown runs models with tensor inputs only");
+        return Err(Error::input(message));
     };
     let element = tensor.elem_type.and_then(|code| DataType::try_from(code).ok()).filter(|&e| e != DataType::Undefined);
     let element = element.ok_or_else(|| Error::input(format!("input '{name}' has no known element type")))?;

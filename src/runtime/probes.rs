@@ -10,7 +10,7 @@ use super::inputs::{DeclaredInput, DimSizes, declared_inputs};
 use super::runnable::NamedTensor;
 use super::tensor::{Tensor, element_count};
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::{Error, Result};
 
 /// Largest input that is made up, in elements.
@@ -172,6 +172,7 @@ pub(crate) fn elements(element: DataType, tensor: &Tensor) -> Result<Tensor> {
     }
 }
 
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // 53 bits fit a double; the draw is a float32
 /// One draw from N(0, 1) by the method of Box and Muller.
 fn normal(random: &mut ChaCha8Rng) -> f32 {
     /// 2⁻⁵³: 53 random bits make a double in [0, 1).
@@ -181,6 +182,7 @@ fn normal(random: &mut ChaCha8Rng) -> f32 {
     ((-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
 }
 
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // below `width`, an axis size
 /// One draw from `0..width`; the bias of the multiplication, below 2⁻³² for every table, does not matter here.
 fn uniform(random: &mut ChaCha8Rng, width: u64) -> i64 {
     let scaled = (u128::from(random.next_u64()) * u128::from(width)) >> 64;
@@ -225,7 +227,7 @@ fn table_look_up<'a>(node: &'a NodeProto, tables: &BTreeMap<&str, Vec<usize>>) -
         return None;
     }
     let dims = tables.get(table.as_str())?;
-    let axis = node.attribute.iter().find(|attribute| attribute.name() == "axis").map_or(0, |attribute| attribute.i());
+    let axis = node.attribute.iter().find(|attribute| attribute.name() == "axis").map_or(0, AttributeProto::i);
     let axis = if axis < 0 { axis.checked_add(i64::try_from(dims.len()).ok()?)? } else { axis };
     Some((*dims.get(usize::try_from(axis).ok()?)?, indices))
 }

@@ -66,9 +66,14 @@ pub(super) fn half_values(tensor: &TensorProto) -> Vec<f32> {
         _ => return Vec::new(),
     };
     if tensor.raw_data().is_empty() {
-        // ONNX keeps 16-bit patterns in the low half of `int32_data`.
-        tensor.int32_data.iter().map(|&word| to_f32((word & 0xffff) as u16)).collect()
+        tensor.int32_data.iter().map(|&word| to_f32(low_half(word))).collect()
     } else {
         tensor.raw_data().chunks_exact(2).map(|pair| to_f32(u16::from_le_bytes([pair[0], pair[1]]))).collect()
     }
+}
+
+/// The 16-bit pattern that ONNX keeps in the low half of an `int32_data` word.
+pub(super) fn low_half(word: i32) -> u16 {
+    let [low, high, ..] = word.to_le_bytes();
+    u16::from_le_bytes([low, high])
 }

@@ -301,6 +301,15 @@ mod tests {
     }
 
     #[test]
+    fn nodes_may_share_a_name() {
+        let mut same = mlp();
+        same.graph.as_mut().unwrap().node.iter_mut().for_each(|node| node.name = Some("w1".into()));
+        assert!(run(&same, &[("x", floats(&[1, 3]))]).is_ok());
+        let error = run(&same, &[("x", floats(&[1, 4]))]).unwrap_err();
+        assert!(error.to_string().contains("node 'w1': tract cannot plan this Gemm"), "{error}");
+    }
+
+    #[test]
     fn long_constants_are_weights() {
         let table = node("Constant", &[], &["w"], vec![value(weight("", &[300, 2], wavy))]);
         let model = model(

@@ -12,7 +12,7 @@ use tract_onnx::Onnx;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::ops::konst::Const;
 
-use super::failure::NodeNames;
+use super::failure::{NodeNames, unique_name};
 use super::promote::{promote_node, promoted_type};
 use super::weights::tract_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
@@ -164,13 +164,14 @@ fn skeleton(
 ) -> ModelProto {
     let is_hoisted =
         |node: &NodeProto| node.output.first().is_some_and(|output| weights.hoisted.contains(output.as_str()));
-    let mut nodes: Vec<NodeProto> = graph.node.iter().filter(|node| !is_hoisted(node)).cloned().collect();
-    nodes.iter_mut().for_each(|node| {
-        node.doc_string = None;
-        promote_node(node, promote);
+    let numbered = graph.node.iter().enumerate().filter(|(_, node)| !is_hoisted(node));
+    let nodes = numbered.map(|(index, node)| {
+        let mut node = NodeProto { name: Some(unique_name(index, node)), doc_string: None, ..node.clone() };
+        promote_node(&mut node, promote);
+        node
     });
     let graph = GraphProto {
-        node: nodes,
+        node: nodes.collect(),
         name: graph.name.clone(),
         initializer: weights.kept.iter().map(|&tensor| tensor.clone()).collect(),
         input: graph

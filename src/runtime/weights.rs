@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tract_onnx::prelude::{Datum, DatumType, Tensor};
 use tract_onnx::tract_hir::internal::ensure;
 
-use super::promote::{half_values, promoted_type};
+use super::promote::{half_values, low_half, promoted_type};
 use super::skeleton::datum_type;
 use super::tensor::element_count;
 use crate::onnx::proto::TensorProto;
@@ -67,7 +67,7 @@ fn native(tensor: &TensorProto, shape: &[usize]) -> Result<Tensor> {
         DataType::Uint32 => of_elements(shape, &tensor.uint64_data).and_then(|t| cast(&t, dt)),
         DataType::Float16 => {
             let halves: Vec<half::f16> =
-                tensor.int32_data.iter().map(|&word| half::f16::from_bits((word & 0xffff) as u16)).collect();
+                tensor.int32_data.iter().map(|&word| half::f16::from_bits(low_half(word))).collect();
             of_elements(shape, &halves)
         }
         DataType::Bool if !tensor.raw_data().is_empty() => {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::runtime::{NamedTensor, Runnable, on_deep_stack};
+use crate::runtime::{NamedTensor, Prepared, Runnable, on_deep_stack};
 
 /// Median time of one run, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +40,7 @@ pub fn latency(before: &Runnable, after: &Runnable, inputs: &[NamedTensor], budg
     let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
     on_deep_stack(|| {
         for _ in 0..budget.warm_up {
-            prepared.iter().try_for_each(|model| model.run_once())?;
+            prepared.iter().try_for_each(Prepared::run_once)?;
         }
         let start = Instant::now();
         for round in 0..budget.rounds.max(1) {
@@ -55,7 +55,7 @@ pub fn latency(before: &Runnable, after: &Runnable, inputs: &[NamedTensor], budg
         }
         Ok(())
     })?;
-    let [before_ms, after_ms] = times.map(|times| median_ms(times));
+    let [before_ms, after_ms] = times.map(median_ms);
     Ok(Latency { before_ms, after_ms })
 }
 
@@ -63,7 +63,7 @@ fn median_ms(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     let ms = |index: usize| times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e3);
     let middle = times.len() / 2;
-    if times.len() % 2 == 1 { ms(middle) } else { (ms(middle.saturating_sub(1)) + ms(middle)) / 2.0 }
+    if times.len() % 2 == 1 { ms(middle) } else { f64::midpoint(ms(middle.saturating_sub(1)), ms(middle)) }
 }
 
 #[cfg(test)]

@@ -35,14 +35,14 @@ fn unsigned(chunk: &[u8]) -> u64 {
 }
 
 fn signed(chunk: &[u8]) -> i64 {
-    let unused = 64 - 8 * chunk.len() as u32;
+    let unused = 64_usize.saturating_sub(8 * chunk.len());
     (unsigned(chunk) << unused).cast_signed() >> unused
 }
 
 fn float(chunk: &[u8]) -> f64 {
-    match chunk.len() {
-        2 => f16::from_bits(unsigned(chunk) as u16).to_f64(),
-        4 => f64::from(f32::from_bits(unsigned(chunk) as u32)),
+    match *chunk {
+        [a, b] => f16::from_le_bytes([a, b]).to_f64(),
+        [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
         _ => f64::from_bits(unsigned(chunk)),
     }
 }

@@ -65,32 +65,50 @@ pub(super) fn open(path: &Path, inputs: &[DeclaredInput], options: &ImageOptions
         return Err(Error::usage(format!("--images feeds a model with one input, this one has {}", inputs.len())));
     };
     let entries = std::fs::read_dir(path).map_err(|e| Error::input(format!("cannot be read: {e}")))?;
-    let mut files: Vec<PathBuf> =
-        entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).filter(|file| is_image(file)).collect();
+    let entries = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let mut files: Vec<PathBuf> = entries.filter(|file| is_image(file)).collect();
     files.sort();
     if files.is_empty() {
         return Err(Error::input("has no images (.png, .jpg, .bmp) inside"));
     }
+    check_element(input, options)?;
+    let (channels, height, width) = geometry(input, options)?;
+    let mean = per_channel("--mean", &options.mean, channels, 0.0)?;
+    let std = per_channel("--std", &options.std, channels, 1.0)?;
+    if std.iter().any(|&std| std <= 0.0 || !std.is_finite()) {
+        return Err(Error::usage("--std must be positive"));
+    }
+    let (input, resize, layout) = (input.clone(), options.resize, options.layout);
+    Ok(Images { files, input, channels, height, width, mean, std, resize, layout })
+}
+
+/// Refuses an input that is neither floats nor bytes, and a normalization of bytes.
+fn check_element(input: &DeclaredInput, options: &ImageOptions) -> Result<()> {
+    let is_plain = options.mean.is_empty() && options.std.is_empty();
+    match input.element {
+        DataType::Float | DataType::Float16 | DataType::Double | DataType::Bfloat16 => Ok(()),
+        DataType::Uint8 if is_plain => Ok(()),
+        DataType::Uint8 => Err(Error::usage(format!("'{}' takes bytes: leave --mean and --std away", input.name))),
+        other => Err(Error::usage(format!("images cannot feed '{}' of type {other:?}", input.name))),
+    }
+}
+
+/// Channels, height and width of the images that `input` takes.
+fn geometry(input: &DeclaredInput, options: &ImageOptions) -> Result<(usize, u32, u32)> {
     let dims = input.dims.as_deref().unwrap_or_default();
-    let (channels, height, width) = match (dims, options.layout) {
-        ([_, c, h, w], Layout::Nchw) | ([_, h, w, c], Layout::Nhwc) => (c, h, w),
-        _ => {
-            return Err(Error::usage(format!(
-                "--images feeds inputs of rank 4, '{}' has rank {}",
-                input.name,
-                dims.len()
-            )));
-        }
+    let (([_, channels, height, width], Layout::Nchw) | ([_, height, width, channels], Layout::Nhwc)) =
+        (dims, options.layout)
+    else {
+        let message = format!("--images feeds inputs of rank 4, '{}' has rank {}", input.name, dims.len());
+        return Err(Error::usage(message));
     };
     let channels = match channels {
         Dim::Fixed(channels @ (1 | 3)) => *channels,
-        Dim::Fixed(other) => {
-            return Err(Error::usage(format!(
-                "images have 1 or 3 channels, '{}' has {other}; see --layout",
-                input.name
-            )));
-        }
         Dim::Symbol(_) | Dim::Unknown => 3,
+        Dim::Fixed(other) => {
+            let message = format!("images have 1 or 3 channels, '{}' has {other}; see --layout", input.name);
+            return Err(Error::usage(message));
+        }
     };
     let side = |dim: &Dim, given: Option<u32>| match dim {
         Dim::Fixed(size) => u32::try_from(*size).ok(),
@@ -98,34 +116,10 @@ pub(super) fn open(path: &Path, inputs: &[DeclaredInput], options: &ImageOptions
     };
     let height = side(height, options.size.map(|(height, _)| height)).filter(|&side| side > 0);
     let width = side(width, options.size.map(|(_, width)| width)).filter(|&side| side > 0);
-    let (Some(height), Some(width)) = (height, width) else {
-        return Err(Error::usage("the model leaves the size of images open; pass --resize"));
-    };
-    let (mean, std) =
-        (per_channel("--mean", &options.mean, channels, 0.0)?, per_channel("--std", &options.std, channels, 1.0)?);
-    if std.iter().any(|&std| std <= 0.0 || !std.is_finite()) {
-        return Err(Error::usage("--std must be positive"));
+    match (height, width) {
+        (Some(height), Some(width)) => Ok((channels, height, width)),
+        _ => Err(Error::usage("the model leaves the size of images open; pass --resize")),
     }
-    let takes_pixels = input.element == DataType::Uint8;
-    if takes_pixels && !(options.mean.is_empty() && options.std.is_empty()) {
-        return Err(Error::usage(format!("'{}' takes bytes: leave --mean and --std away", input.name)));
-    }
-    if !takes_pixels
-        && !matches!(input.element, DataType::Float | DataType::Float16 | DataType::Double | DataType::Bfloat16)
-    {
-        return Err(Error::usage(format!("images cannot feed '{}' of type {:?}", input.name, input.element)));
-    }
-    Ok(Images {
-        files,
-        input: input.clone(),
-        channels,
-        height,
-        width,
-        mean,
-        std,
-        resize: options.resize,
-        layout: options.layout,
-    })
 }
 
 fn per_channel(option: &str, given: &[f32], channels: usize, default: f32) -> Result<Vec<f32>> {

@@ -1,4 +1,4 @@
-//! NumPy arrays on disk, read some rows at a time.
+//! `.npy` arrays on disk, read some rows at a time.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,7 +10,7 @@ use ndarray_npy::npy::header::{Header, Layout};
 use crate::runtime::{element_count, on_deep_stack};
 use crate::{Error, Result};
 
-/// Longest header that is parsed; NumPy's own are about a hundred bytes.
+/// Longest header that is parsed, in bytes; `numpy.save` writes about a hundred.
 const LONGEST_HEADER: usize = 1 << 16;
 
 /// Arrays up to this size that have to be unpacked stay in memory; larger ones go to a temporary file.
@@ -47,7 +47,7 @@ impl NpyType {
         }
     }
 
-    /// NumPy's name of the type.
+    /// Its name in `numpy`.
     pub(super) fn name(self) -> String {
         match self {
             Self::Float { bytes } => format!("float{}", 8 * bytes),
@@ -156,6 +156,7 @@ impl NpyArray {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // the signature that `map_err` wants
 fn unreadable(error: std::io::Error) -> Error {
     Error::input(format!("cannot be read: {error}"))
 }
@@ -195,11 +196,8 @@ fn element_of(name: &str, header: &Header) -> Result<NpyType> {
 
 /// Bytes of all elements.
 fn byte_length(name: &str, header: &Header) -> Result<u64> {
-    let bytes =
-        element_count(&header.shape).and_then(|count| count.checked_mul(element_of(name, header).ok()?.bytes()));
-    match bytes {
-        Some(bytes) => Ok(bytes as u64),
-        None => element_of(name, header)
-            .and_then(|_| Err(Error::input(format!("the size of array '{name}' overflows: {:?}", header.shape)))),
-    }
+    let width = element_of(name, header)?.bytes();
+    let bytes = element_count(&header.shape).and_then(|count| count.checked_mul(width));
+    let overflows = || Error::input(format!("the size of array '{name}' overflows: {:?}", header.shape));
+    bytes.map(|bytes| bytes as u64).ok_or_else(overflows)
 }

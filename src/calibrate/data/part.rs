@@ -9,7 +9,7 @@ use super::archive::open_arrays;
 use super::convert::{Elements, convert, read_elements};
 use super::images::Images;
 use super::npy::{NpyArray, NpyType};
-use super::schema::{LABELS, Schema};
+use super::schema::{LABELS, Schema, check_array};
 use super::{Batch, test_sets};
 use crate::runtime::inputs::DeclaredInput;
 use crate::runtime::probes::Prober;
@@ -98,7 +98,7 @@ impl ArrayRows {
         let mut inputs = Vec::new();
         for input in &schema.inputs {
             let array = take(&input.name).ok_or_else(|| missing(&input.name, &names))?;
-            schema.check_array(&array, input, &mut symbols)?;
+            check_array(&array, input, &mut symbols)?;
             inputs.push((input.clone(), array));
         }
         let labels = if schema.is_input(LABELS) { None } else { take(LABELS) };

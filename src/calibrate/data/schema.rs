@@ -51,54 +51,6 @@ impl Schema {
         self.inputs.iter().any(|input| input.name == name)
     }
 
-    /// Checks that `array` fits the declaration of `input` on all axes but the first; sizes of symbols go to `symbols`.
-    pub(super) fn check_array(
-        &self,
-        array: &NpyArray,
-        input: &DeclaredInput,
-        symbols: &mut BTreeMap<String, (usize, String)>,
-    ) -> Result<()> {
-        if !is_convertible(array.element, input.element) {
-            let message =
-                format!("array '{}' is {}, the model wants {:?}", array.name, array.element.name(), input.element);
-            return Err(Error::input(message));
-        }
-        self.check_shape(&array.shape, input, symbols)
-    }
-
-    /// Checks `shape`, samples first, against the declaration of `input`.
-    pub(super) fn check_shape(
-        &self,
-        shape: &[usize],
-        input: &DeclaredInput,
-        symbols: &mut BTreeMap<String, (usize, String)>,
-    ) -> Result<()> {
-        let Some(dims) = &input.dims else { return Ok(()) };
-        let differs = || {
-            let message = format!("array '{}' has shape {shape:?}, the model wants {}", input.name, written(dims));
-            Error::input(message)
-        };
-        if shape.len() != dims.len() {
-            return Err(differs());
-        }
-        for (&size, dim) in shape.iter().zip(dims).skip(1) {
-            match dim {
-                Dim::Fixed(fixed) if *fixed != size => return Err(differs()),
-                Dim::Symbol(symbol) => {
-                    let (known, by) = symbols.entry(symbol.clone()).or_insert_with(|| (size, input.name.clone()));
-                    if *known != size {
-                        return Err(Error::input(format!(
-                            "'{symbol}' is {known} in array '{by}' and {size} in array '{}'",
-                            input.name
-                        )));
-                    }
-                }
-                Dim::Fixed(_) | Dim::Unknown => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Checks that `labels`, whose first belongs to sample `first`, are classes of the graph.
     pub(super) fn check_labels(&self, labels: Option<&[i64]>, first: usize) -> Result<()> {
         let classes = self.classes.and_then(|classes| i64::try_from(classes).ok()).unwrap_or(i64::MAX);
@@ -113,6 +65,52 @@ impl Schema {
             }
         }
     }
+}
+
+/// Checks that `array` fits the declaration of `input` on all axes but the first; sizes of symbols go to `symbols`.
+pub(super) fn check_array(
+    array: &NpyArray,
+    input: &DeclaredInput,
+    symbols: &mut BTreeMap<String, (usize, String)>,
+) -> Result<()> {
+    if !is_convertible(array.element, input.element) {
+        let message =
+            format!("array '{}' is {}, the model wants {:?}", array.name, array.element.name(), input.element);
+        return Err(Error::input(message));
+    }
+    check_shape(&array.shape, input, symbols)
+}
+
+/// Checks `shape`, samples first, against the declaration of `input`.
+pub(super) fn check_shape(
+    shape: &[usize],
+    input: &DeclaredInput,
+    symbols: &mut BTreeMap<String, (usize, String)>,
+) -> Result<()> {
+    let Some(dims) = &input.dims else { return Ok(()) };
+    let differs = || {
+        let message = format!("array '{}' has shape {shape:?}, the model wants {}", input.name, written(dims));
+        Error::input(message)
+    };
+    if shape.len() != dims.len() {
+        return Err(differs());
+    }
+    for (&size, dim) in shape.iter().zip(dims).skip(1) {
+        match dim {
+            Dim::Fixed(fixed) if *fixed != size => return Err(differs()),
+            Dim::Symbol(symbol) => {
+                let (known, by) = symbols.entry(symbol.clone()).or_insert_with(|| (size, input.name.clone()));
+                if *known != size {
+                    return Err(Error::input(format!(
+                        "'{symbol}' is {known} in array '{by}' and {size} in array '{}'",
+                        input.name
+                    )));
+                }
+            }
+            Dim::Fixed(_) | Dim::Unknown => {}
+        }
+    }
+    Ok(())
 }
 
 /// The fixed last axis of the first output of rank 2.

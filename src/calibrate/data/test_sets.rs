@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::Batch;
 use super::part::Rows;
-use super::schema::Schema;
+use super::schema::{Schema, check_shape};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::{NamedTensor, Tensor, elements_as, tensor_of};
@@ -54,7 +54,7 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<TestSet> {
         let named = tensors.iter().find(|(name, _)| *name == input.name).or_else(|| tensors.get(index));
         let (_, tensor) =
             named.ok_or_else(|| Error::input(format!("has no input_{index}.pb for input '{}'", input.name)))?;
-        schema.check_shape(tensor.shape(), input, &mut symbols)?;
+        check_shape(tensor.shape(), input, &mut symbols)?;
         inputs.push((input.name.clone(), checked(&input.name, tensor, input.element)?));
     }
     let count = inputs.first().and_then(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1);

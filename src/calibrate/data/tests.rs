@@ -14,6 +14,9 @@ use crate::ErrorKind;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::sample_models::{embedding, integers, mlp, model, tensor_value, weight};
 
+/// Name and `.npy` bytes of an array.
+type NamedBytes = (&'static str, Vec<u8>);
+
 fn npy<T: WritableElement>(array: &ArrayD<T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     array.write_npy(&mut bytes).unwrap();
@@ -108,7 +111,7 @@ fn every_misfit_says_which_array_and_what_is_wanted() {
     let labels = |values: &[i64]| ("labels", npy(&Array1::from(values.to_vec()).into_dyn()));
     let mut broken = Array2::<f32>::zeros((100, 3));
     broken[[77, 1]] = f32::NAN;
-    let cases: Vec<(Vec<(&str, Vec<u8>)>, &str)> = vec![
+    let cases: Vec<(Vec<NamedBytes>, &str)> = vec![
         (vec![("input", rows(4, 3))], "has no array for input 'x'; it has arrays input"),
         (vec![("x", rows(4, 5))], "array 'x' has shape [4, 5], the model wants [N, 3]"),
         (vec![("x", npy(&Array1::<f32>::zeros(3).into_dyn()))], "array 'x' has shape [3], the model wants [N, 3]"),

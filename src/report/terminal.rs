@@ -1,0 +1,146 @@
+//! The report as tables for a terminal.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{GroupReport, Report};
+
+/// A count with a unit: `774.0 k`, `11.69 M`.
+pub fn human_count(count: u64) -> String {
+    scaled(count, &["", " k", " M", " G", " T"])
+}
+
+/// Bytes with a decimal unit: `46.8 MB`.
+pub fn human_bytes(bytes: u64) -> String {
+    scaled(bytes, &[" B", " kB", " MB", " GB", " TB"])
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn scaled(count: u64, units: &[&str]) -> String {
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = if unit == 0 || value >= 99.95 { 0 } else { 2 };
+    format!("{value:.digits$}{}", units[unit])
+}
+
+/// The whole report. With `all`, frozen groups and their reasons too.
+pub fn terminal(report: &Report, all: bool) -> String {
+    let mut text = groups_table(report, all);
+    if !report.layers.is_empty() {
+        text += &format!("\n{}\n", layers_table(report));
+    }
+    text += &format!("\n{}\n", summary_table(report));
+    for frozen in &report.frozen {
+        text += &format!("frozen: {} ({}): {}\n", frozen.node, frozen.op, frozen.reason);
+    }
+    for note in &report.notes {
+        text += &format!("note: {note}\n");
+    }
+    text
+}
+
+fn table(header: &[&str], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    for &column in right {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn groups_table(report: &Report, all: bool) -> String {
+    let mut table = table(&["group", "axis", "role", "size", "kept", "params", "MACs", "why"], &[3, 4, 5, 6]);
+    let mut quiet = 0;
+    for group in &report.groups {
+        if !all && group.kept == group.size && group.role == "frozen" {
+            quiet += 1;
+            continue;
+        }
+        table.add_row(row(group));
+    }
+    let hidden = match quiet {
+        0 => String::new(),
+        n => format!("{n} frozen groups are not shown; `paredown inspect` lists them with their reasons\n"),
+    };
+    format!("{table}\n{hidden}")
+}
+
+fn row(group: &GroupReport) -> Vec<String> {
+    vec![
+        group.name.clone(),
+        group.axis.clone(),
+        group.role.clone(),
+        group.size.to_string(),
+        group.kept.to_string(),
+        human_count(group.params),
+        human_count(group.macs),
+        group.reason.clone().unwrap_or_default(),
+    ]
+}
+
+fn layers_table(report: &Report) -> Table {
+    let mut table = table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "decision", "why"], &[3, 4, 5, 6]);
+    for layer in &report.layers {
+        let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
+        table.add_row(vec![
+            layer.name.clone(),
+            layer.op.clone(),
+            shape.join("×"),
+            layer.rank.map(|rank| rank.to_string()).unwrap_or_default(),
+            human_count(layer.params),
+            human_count(layer.macs),
+            layer.error.map(|error| format!("{error:.2e}")).unwrap_or_default(),
+            layer.decision.clone(),
+            layer.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+fn summary_table(report: &Report) -> Table {
+    let (before, after) = (&report.model.before, &report.model.after);
+    let mut table = table(&["", "before", "after", "change"], &[1, 2, 3]);
+    let counts: [(&str, u64, u64, fn(u64) -> String); 3] = [
+        ("parameters", before.params, after.params, human_count),
+        ("MACs", before.macs, after.macs, human_count),
+        ("file", before.bytes, after.bytes, human_bytes),
+    ];
+    for (what, old, new, show) in counts {
+        table.add_row(vec![what.to_owned(), show(old), show(new), change(old, new)]);
+    }
+    if let (Some(old), Some(new)) = (before.latency_ms, after.latency_ms) {
+        let speed = format!("{:.2}× as fast", old / new.max(1e-9));
+        table.add_row(vec!["latency (tract)".to_owned(), format!("{old:.3} ms"), format!("{new:.3} ms"), speed]);
+    }
+    let accuracy = &report.verify.accuracy;
+    if let (Some(old), Some(new)) = (accuracy.before, accuracy.after) {
+        let points = format!("{:+.2} points", 100.0 * (new - old));
+        table.add_row(vec!["accuracy".to_owned(), percent(old), percent(new), points]);
+    }
+    let mut single = |what: &str, value: Option<String>, meaning: &str| {
+        if let Some(value) = value {
+            table.add_row(vec![what.to_owned(), String::new(), value, meaning.to_owned()]);
+        }
+    };
+    let verify = &report.verify;
+    single("valid", verify.valid.map(|v| v.to_string()), "tract loads and runs it");
+    single("exactness", verify.exact_max_rel.map(|x| format!("{x:.1e}")), "removal against masking, ≤ 1e-4");
+    single("relative L2", verify.rel_l2.map(|x| format!("{x:.3}")), "distance from the original's output");
+    single("cosine", verify.cosine.map(|x| format!("{x:.4}")), "");
+    single("top-1 agreement", verify.top1_agreement.map(percent), "");
+    table
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn change(old: u64, new: u64) -> String {
+    if old == 0 { String::new() } else { format!("{:+.1} %", 100.0 * (new as f64 / old as f64 - 1.0)) }
+}
