@@ -285,11 +285,11 @@ impl<W: Write> Encoder<'_, W> {
 
     /// Field `number`, once for each of `messages`, encoded as a whole.
     fn whole<'m, M: Message + 'm>(&mut self, number: usize, messages: impl IntoIterator<Item = &'m M>) -> io::Result<()> {
-        self.nested(number, messages, |encoder, message| encoder.fields(message))
+        self.nested(number, messages, Self::fields)
     }
 
     /// The fields of `message`, without a length before them.
-    fn fields(&mut self, message: &impl Message) -> io::Result<()> {
+    fn fields<M: Message>(&mut self, message: &M) -> io::Result<()> {
         self.scratch.clear();
         message.encode(&mut self.scratch).map_err(io::Error::other)?;
         self.out.write_all(&self.scratch)?;

@@ -60,7 +60,7 @@ struct Reference {
 
 impl Reference {
     fn of(tensor: &TensorProto, warnings: &mut Vec<String>) -> Result<Self> {
-        let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
+        let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(StringStringEntryProto::value);
         let number = |key: &str| match entry(key) {
             None => Ok(None),
             Some(text) => {
@@ -87,14 +87,10 @@ impl Reference {
     fn read(&self, model_path: Option<&Path>, files: &mut Files) -> Result<Bytes> {
         let model_path = model_path.ok_or_else(|| Error::input("the model has no folder; load it from its path"))?;
         let path = resolve(model_path, &self.location)?;
-        let bytes = match files.get(&path) {
-            Some(bytes) => bytes.clone(),
-            None => {
-                let bytes = buffer::file_bytes(&path)?;
-                files.insert(path.clone(), bytes.clone());
-                bytes
-            }
-        };
+        if !files.contains_key(&path) {
+            files.insert(path.clone(), buffer::file_bytes(&path)?);
+        }
+        let bytes = files.get(&path).cloned().unwrap_or_default();
         let range = usize::try_from(self.offset).ok().zip(self.offset.checked_add(self.length)).and_then(|(start, end)| {
             let end = usize::try_from(end).ok()?;
             (end <= bytes.len()).then_some(start..end)

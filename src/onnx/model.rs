@@ -8,7 +8,7 @@ use prost::Message as _;
 use super::external::{self, Files};
 use super::wire::{self, Survey};
 use super::{buffer, tensor, visit};
-use crate::onnx::proto::{ModelProto, Version};
+use crate::onnx::proto::{ModelProto, OperatorSetIdProto, Version};
 use crate::{Error, Result};
 
 /// Decoded messages may take this many bytes of memory plus [`MEMORY_PER_BYTE`] for each byte of the file. Real
@@ -42,7 +42,7 @@ impl Model {
     pub fn load(path: &Path) -> Result<Self> {
         let load = || {
             let buffer = buffer::file_bytes(path)?;
-            Self::decode(buffer, Some(path))
+            Self::decode(&buffer, Some(path))
         };
         load().map_err(|e| e.in_file(path))
     }
@@ -51,8 +51,9 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::load`]; external data is refused, because it has no folder to be in.
+    #[allow(clippy::needless_pass_by_value)] // whoever gives a buffer away shares it with the model
     pub fn from_bytes(buffer: Bytes) -> Result<Self> {
-        Self::decode(buffer, None)
+        Self::decode(&buffer, None)
     }
 
     /// A model that was made in memory.
@@ -90,17 +91,17 @@ impl Model {
     pub fn opset(&self, domain: &str) -> Option<i64> {
         let wanted = canonical_domain(domain);
         let found = self.proto.opset_import.iter().find(|set| canonical_domain(set.domain()) == wanted);
-        found.map(|set| set.version())
+        found.map(OperatorSetIdProto::version)
     }
 
-    fn decode(buffer: Bytes, path: Option<&Path>) -> Result<Self> {
-        let (mut proto, mut warnings) = parse(&buffer).map_err(|e| recognised(&buffer).unwrap_or(e))?;
+    fn decode(buffer: &Bytes, path: Option<&Path>) -> Result<Self> {
+        let (mut proto, mut warnings) = parse(buffer).map_err(|e| recognised(buffer).unwrap_or(e))?;
         let files = external::attach(&mut proto, path, &mut warnings)?;
         visit::tensors(&mut proto, &mut |_, tensor| tensor::check(tensor))?;
         Ok(Self {
             proto,
             warnings,
-            file_bytes: total_bytes(&buffer, &files),
+            file_bytes: total_bytes(buffer, &files),
             sources: path.and_then(|path| path.canonicalize().ok()).into_iter().chain(files.keys().cloned()).collect(),
             external_data: !files.is_empty(),
         })

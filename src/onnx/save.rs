@@ -224,3 +224,70 @@ fn is_same_file(source: &Path, target: &Path, _: &Metadata) -> bool {
 fn cannot_write(path: &Path, e: &io::Error) -> Error {
     Error::output(format!("cannot be written: {e}")).in_file(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::onnx::proto::{GraphProto, NodeProto, OperatorSetIdProto};
+    use crate::onnx::{attributes, tensor};
+
+    const FORCE: SaveOptions = SaveOptions { external_data: false, force: true };
+
+    /// An initializer and a `Constant` of 4000 bytes each.
+    fn model() -> Model {
+        let mut constant = NodeProto { op_type: Some("Constant".into()), ..NodeProto::default() };
+        attributes::set_tensor(&mut constant, "value", tensor::from_f32("c", &[1000], &[0.5; 1000]).unwrap());
+        let initializer = vec![tensor::from_f32("w", &[1000], &[1.5; 1000]).unwrap()];
+        let graph = GraphProto { node: vec![constant], initializer, ..GraphProto::default() };
+        let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(17) }];
+        Model::from_proto(ModelProto { graph: Some(graph), opset_import, ..ModelProto::default() })
+    }
+
+    /// Above the limit of a protobuf, data goes out by itself: initializers first, attributes only if that was not
+    /// enough. Two gigabytes are played by a smaller limit.
+    #[test]
+    fn too_large_for_a_protobuf_means_external_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.onnx");
+        for (limit, data_bytes) in [(10_000, None), (5_000, Some(4_000)), (1_000, Some(4_096 + 4_000))] {
+            let written = save(&model(), &path, FORCE, limit).unwrap();
+            let data = fs::metadata(folder.path().join("m.onnx.data")).ok().map(|data| data.len());
+            assert_eq!(data, data_bytes, "limit {limit}");
+            assert_eq!(written, fs::metadata(&path).unwrap().len() + data.unwrap_or(0));
+            assert!(fs::metadata(&path).unwrap().len() <= limit);
+            assert!(Model::load(&path).unwrap().proto == model().proto, "limit {limit}");
+        }
+        let before = fs::read(&path).unwrap();
+        let error = save(&model(), &path, FORCE, 100).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Output);
+        assert!(error.to_string().contains("exceeds the 2 GiB"), "{error}");
+        assert!(fs::read(&path).unwrap() == before);
+    }
+
+    /// Two files cannot appear in one step; if the second cannot, the first goes back to what it was.
+    #[test]
+    fn a_failure_between_both_files_restores_the_data_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let staged = |name: &str| {
+            let mut file = temporary(folder.path()).unwrap();
+            file.write_all(b"new").unwrap();
+            Staged { file, target: at(name) }
+        };
+        fs::create_dir(at("m.onnx")).unwrap(); // a file cannot be renamed over a folder
+        fs::write(at("m.onnx.data"), "old").unwrap();
+        assert!(publish_both(staged("m.onnx.data"), staged("m.onnx"), true).is_err());
+        assert_eq!(fs::read(at("m.onnx.data")).unwrap(), b"old");
+
+        assert!(publish_both(staged("fresh.data"), staged("m.onnx"), true).is_err());
+        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["m.onnx", "m.onnx.data"]);
+
+        fs::remove_dir(at("m.onnx")).unwrap();
+        publish_both(staged("m.onnx.data"), staged("m.onnx"), true).unwrap();
+        assert_eq!(fs::read(at("m.onnx.data")).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

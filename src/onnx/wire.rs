@@ -29,12 +29,20 @@ struct MessageSchema {
     fields: &'static [(u32, Option<usize>)],
 }
 
+/// What the schema says of a field number.
+enum Field {
+    Unknown,
+    Scalar,
+    Message(&'static MessageSchema),
+}
+
 impl MessageSchema {
-    /// Whether the message has field `number`, and the message that the field holds.
-    fn field(&self, number: u32) -> Option<Option<&'static MessageSchema>> {
-        let at = self.fields.binary_search_by_key(&number, |field| field.0).ok()?;
-        let child = self.fields.get(at)?.1;
-        Some(child.and_then(|child| MESSAGES.get(child)))
+    fn field(&self, number: u32) -> Field {
+        let at = self.fields.binary_search_by_key(&number, |field| field.0);
+        match at.ok().and_then(|at| self.fields.get(at)) {
+            None => Field::Unknown,
+            Some((_, child)) => child.and_then(|child| MESSAGES.get(child)).map_or(Field::Scalar, Field::Message),
+        }
     }
 }
 
@@ -81,9 +89,9 @@ fn walk(mut rest: &[u8], schema: &MessageSchema, depth: usize, survey: &mut Surv
         let (number, wire_type) = key(&mut rest, schema)?;
         let content = skip(&mut rest, (number, wire_type), schema, depth)?;
         match schema.field(number) {
-            Some(Some(child)) if wire_type == LENGTH_DELIMITED => walk(content, child, depth, survey)?,
-            Some(_) => {}
-            None => *survey.unknown.entry((schema.name, number)).or_default() += 1,
+            Field::Message(child) if wire_type == LENGTH_DELIMITED => walk(content, child, depth, survey)?,
+            Field::Message(_) | Field::Scalar => {}
+            Field::Unknown => *survey.unknown.entry((schema.name, number)).or_default() += 1,
         }
     }
     Ok(())

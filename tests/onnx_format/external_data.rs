@@ -13,8 +13,10 @@ use crate::samples::{entry, everything, linear, ramp};
 
 const EXTERNAL: SaveOptions = SaveOptions { external_data: true, force: false };
 
+type Entries<'a> = &'a [(&'a str, &'a str)];
+
 /// A model with one external tensor "outside" of shape [4].
-fn referring(entries: &[(&str, &str)]) -> ModelProto {
+fn referring(entries: Entries) -> ModelProto {
     let mut proto = linear(2, 2);
     proto.graph.as_mut().unwrap().initializer.push(TensorProto {
         raw_data: None,
@@ -44,7 +46,7 @@ fn a_reference_is_replaced_by_the_bytes_it_stands_for() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("sub")).unwrap();
     fs::write(folder.path().join("sub/weights"), little_endian(&ramp(8))).unwrap();
-    let cases: [(&[(&str, &str)], &[f32]); 3] = [
+    let cases: [(Entries, &[f32]); 3] = [
         (&[("location", "sub/weights")], &ramp(8)[..4]),
         (&[("location", "./sub/weights"), ("offset", "16"), ("length", "16")], &ramp(8)[4..]),
         (&[("location", "sub/weights"), ("offset", "4"), ("checksum", "0")], &ramp(8)[1..5]),
@@ -70,7 +72,7 @@ fn wrong_references_are_refused_with_tensor_and_reason() {
     fs::create_dir_all(folder.join("sub")).unwrap();
     fs::write(folder.join("weights"), [0; 15]).unwrap();
     let absolute = outer.path().join("secret");
-    let cases: [(&[(&str, &str)], &str); 14] = [
+    let cases: [(Entries, &str); 14] = [
         (&[], "no location is given"),
         (&[("location", "")], "is not inside the model's folder"),
         (&[("location", ".")], "is not inside the model's folder"),

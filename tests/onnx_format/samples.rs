@@ -9,6 +9,7 @@ use paredown::onnx::proto::type_proto::{self, Value};
 use paredown::onnx::proto::*;
 use paredown::onnx::tensor;
 
+#[allow(clippy::unnecessary_wraps)] // what the fields of messages want
 fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
@@ -17,7 +18,7 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-pub fn entry(key: &str, value: &str) -> StringStringEntryProto {
+pub(crate) fn entry(key: &str, value: &str) -> StringStringEntryProto {
     StringStringEntryProto { key: text(key), value: text(value) }
 }
 
@@ -29,7 +30,7 @@ fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
     OperatorSetIdProto { domain: text(domain), version: Some(version) }
 }
 
-pub fn node(op_type: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+pub(crate) fn node(op_type: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     NodeProto {
         name: Some(format!("{op_type}_of_{}", outputs.join("_"))),
         op_type: text(op_type),
@@ -58,12 +59,12 @@ fn value(name: &str, value_type: TypeProto) -> ValueInfoProto {
 }
 
 /// Numbers that differ from one another.
-pub fn ramp(len: usize) -> Vec<f32> {
+pub(crate) fn ramp(len: usize) -> Vec<f32> {
     (0..len).map(|i| i as f32 * 0.25 - 3.0).collect()
 }
 
 /// `y = x W + b`, x of shape batch × `rows`, W of shape `rows` × `columns`.
-pub fn linear(rows: usize, columns: usize) -> ModelProto {
+pub(crate) fn linear(rows: usize, columns: usize) -> ModelProto {
     let weight = tensor::from_f32("W", &[rows, columns], &ramp(rows * columns)).unwrap();
     let bias = tensor::from_f32("b", &[columns], &ramp(columns)).unwrap();
     ModelProto {
@@ -82,7 +83,7 @@ pub fn linear(rows: usize, columns: usize) -> ModelProto {
 }
 
 /// Every message and every field of the format at least once. Raw data of the larger tensors has `len` elements.
-pub fn everything(len: usize) -> ModelProto {
+pub(crate) fn everything(len: usize) -> ModelProto {
     let mut graph = linear(4, len).graph.unwrap();
     graph.node.push(every_attribute(len));
     graph.node.push(sharded_node());
@@ -247,7 +248,7 @@ fn every_tensor_field() -> Vec<TensorProto> {
 }
 
 /// A tensor in segments, which the format has and no tool writes.
-pub fn segmented() -> TensorProto {
+pub(crate) fn segmented() -> TensorProto {
     TensorProto { segment: Some(Segment { begin: Some(0), end: Some(1) }), ..tensor::scalar_f32("segmented", 1.0) }
 }
 
