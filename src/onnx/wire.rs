@@ -60,12 +60,8 @@ pub(super) struct Survey {
 impl Survey {
     /// Upper bound of the memory that the decoded messages take, in bytes, their contents not included.
     pub(super) fn message_bytes(&self) -> usize {
-        let largest = [
-            size_of::<AttributeProto>(),
-            size_of::<GraphProto>(),
-            size_of::<NodeProto>(),
-            size_of::<TensorProto>(),
-        ];
+        let largest =
+            [size_of::<AttributeProto>(), size_of::<GraphProto>(), size_of::<NodeProto>(), size_of::<TensorProto>()];
         self.messages.saturating_mul(largest.into_iter().max().unwrap_or(0))
     }
 }
