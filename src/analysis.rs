@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::facts::{DimSizes, Facts};
 use crate::graph::Graph;
 use crate::onnx::Model;
-use crate::ops::{Network, output_extents};
+use crate::ops::Network;
 use crate::rewrite::Subject;
 use crate::runtime::on_deep_stack;
 
@@ -33,10 +33,7 @@ impl<'m> Analysis<'m> {
         on_deep_stack(|| {
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
-            let fallback =
-                |node, operands: &[_]| output_extents(&model.proto, &graph, node, operands);
-            let facts = Facts::infer(&model.proto, &graph, dims, &fallback)?;
-            let network = Network::solve(&model.proto, &graph, &facts, thaw)?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, dims, thaw)?;
             Ok(Self { model, graph, facts, network })
         })
     }
