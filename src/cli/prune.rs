@@ -154,8 +154,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let bar = spinner(args.quiet, "analysing and rewriting");
     let model = Model::load(&args.model)?;
     let located = |e: Error| e.in_file(&args.model);
-    let data = args.data.open(&model, &dims, args.seed)?;
-    let mut pruned = crate::prune::prune(&model, &options, data.as_ref()).map_err(located)?;
+    let samples = args.data.open(&model, &dims, args.seed)?;
+    let mut pruned = crate::prune::prune(&model, &options, samples.calibration.as_ref()).map_err(located)?;
     if !args.no_verify {
         bar.set_message("proving");
         let Pruned { analysis, groups, selection, model: rewritten, report, .. } = &mut pruned;
@@ -165,7 +165,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             selection,
             rewritten: &rewritten.proto,
             thaw: &args.thaw,
-            data: data.as_ref(),
+            data: samples.to_measure(),
             dims: &dims,
             seed: args.seed,
         };

@@ -42,8 +42,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let bar = spinner(args.quiet, "proving");
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
     let plan = args.plan.as_deref().map(Plan::load).transpose()?;
-    let data = args.data.open(&original, &dims, args.seed)?;
-    let report = verify(&original, &rewritten, plan.as_ref(), data.as_ref(), &dims, args.seed)
+    let samples = args.data.open(&original, &dims, args.seed)?;
+    let report = verify(&original, &rewritten, plan.as_ref(), samples.to_measure(), &dims, args.seed)
         .map_err(|e| e.in_file(&args.rewritten))?;
     write_report(&report, args.report.as_deref())?;
     bar.finish_and_clear();
