@@ -12,6 +12,7 @@ pub mod linalg;
 pub mod onnx;
 pub mod ops;
 pub mod plan;
+pub mod prune;
 pub mod repair;
 pub mod report;
 pub mod rewrite;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::ModelProto;
 
-pub use bindings::{DimSizes, InputShape, input_shapes};
+pub use bindings::{Dim, DimSizes, InputShape, input_shapes};
 
 /// What is known about one value.
 #[derive(Debug, Clone, Default)]

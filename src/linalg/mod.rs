@@ -1,6 +1,6 @@
 //! Dense linear algebra on `ndarray` arrays, behind one small trait.
 //!
-//! [`Faer`] is the embedded default, pure Rust; [`Lapack`] (feature `lapack`) calls the system's
+//! [`Faer`] is the embedded default, pure Rust; `Lapack` (feature `lapack`) calls the system's
 //! OpenBLAS. Both are sequential inside a call, so a result never depends on how many threads run:
 //! callers run in parallel over layers instead.
 //!

@@ -8,15 +8,8 @@ use crate::axes::Var;
 /// Depthwise convolution needs no case of its own: `i` has size one and `g` is the factor.
 pub(super) fn conv(site: &mut Site<'_>) -> Outcome {
     site.row("n# (g i) _..#, (g o) i _..#, (g o)? -> n (g o) _..#", &[("g", "group", 1)])?;
-    let linear = Linear {
-        data: 0,
-        data_axis: 1,
-        weight: 1,
-        weight_in: 1,
-        weight_out: 0,
-        bias: Some(2),
-        result_axis: 1,
-    };
+    let linear =
+        Linear { data: 0, data_axis: 1, weight: 1, weight_in: 1, weight_out: 0, bias: Some(2), result_axis: 1 };
     let (mut macs, result) = (site.input(1)?, site.output(0)?);
     macs.extend(result.iter().enumerate().filter(|&(axis, _)| axis != 1).map(|(_, &var)| var));
     site.relation.contraction = Some(Contraction { macs: vec![macs], linear: Some(linear) });
@@ -25,15 +18,8 @@ pub(super) fn conv(site: &mut Site<'_>) -> Outcome {
 
 pub(super) fn conv_transpose(site: &mut Site<'_>) -> Outcome {
     site.row("n# (g i) _..#, (g i) o _..#, (g o)? -> n (g o) _..#", &[("g", "group", 1)])?;
-    let linear = Linear {
-        data: 0,
-        data_axis: 1,
-        weight: 1,
-        weight_in: 0,
-        weight_out: 1,
-        bias: Some(2),
-        result_axis: 1,
-    };
+    let linear =
+        Linear { data: 0, data_axis: 1, weight: 1, weight_in: 0, weight_out: 1, bias: Some(2), result_axis: 1 };
     let (mut macs, data) = (site.input(1)?, site.input(0)?);
     macs.extend(data.iter().enumerate().filter(|&(axis, _)| axis != 1).map(|(_, &var)| var));
     site.relation.contraction = Some(Contraction { macs: vec![macs], linear: Some(linear) });
@@ -102,7 +88,8 @@ pub(super) fn matmul(site: &mut Site<'_>) -> Outcome {
     site.relation.masks.push((0, ak));
     let mut macs = y.clone();
     macs.push(a[ak]);
-    site.relation.contraction = Some(Contraction { macs: vec![macs], linear: linear_of_matmul(site, a_rank, b_rank, ak, bk) });
+    site.relation.contraction =
+        Some(Contraction { macs: vec![macs], linear: linear_of_matmul(site, a_rank, b_rank, ak, bk) });
     Ok(())
 }
 

@@ -72,7 +72,12 @@ impl Network {
 }
 
 /// Output sizes of a node by its row of the table, for operators that tract lacks.
-pub fn output_extents(model: &ModelProto, graph: &Graph, id: NodeId, operands: &[Option<Vec<Extent>>]) -> Option<Vec<Option<Vec<Extent>>>> {
+pub fn output_extents(
+    model: &ModelProto,
+    graph: &Graph,
+    id: NodeId,
+    operands: &[Option<Vec<Extent>>],
+) -> Option<Vec<Option<Vec<Extent>>>> {
     let node = graph.node(id);
     let proto = model.graph.as_ref()?.node.get(id.0)?;
     match (rule(&node.domain, &node.op)?.relate, node.op.as_str()) {
@@ -258,7 +263,8 @@ fn relate(site: &mut Site<'_>, rule: &Rule) -> Result<(), Refusal> {
                 };
                 operands.iter().try_for_each(|operand| site.broadcast(operand, &result))?;
             }
-            let known = site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
+            let known =
+                site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
             if known { Ok(()) } else { Err(Refusal::new("the shape of an operand is not known")) }
         }
         Relate::Row(text) => site.row(text, &[]).map(drop),

@@ -318,8 +318,7 @@ impl<'a> Survey<'a> {
             let mut products = Vec::new();
             products_in(expr, &mut products);
             for parts in products {
-                let candidates: Vec<&Group> =
-                    parts.iter().filter_map(|f| open.get(f).copied()).collect();
+                let candidates: Vec<&Group> = parts.iter().filter_map(|f| open.get(f).copied()).collect();
                 let Some(chosen) = choose(&candidates, filter.units) else { continue };
                 for other in candidates.iter().filter(|g| g.factor != chosen.factor) {
                     let why = format!("merged with '{}', which is pruned instead", chosen.name);

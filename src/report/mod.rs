@@ -164,7 +164,7 @@ impl Report {
         let figures = |cost: Cost| ModelFigures {
             params: cost.params,
             macs: cost.macs,
-            bytes: analysis.model.file_bytes() - (before.bytes.min(analysis.model.file_bytes()) - cost.bytes.min(before.bytes).min(analysis.model.file_bytes())),
+            bytes: analysis.model.file_bytes() - before.bytes.min(analysis.model.file_bytes()) + cost.bytes,
             nodes,
             latency_ms: None,
         };
@@ -177,7 +177,7 @@ impl Report {
             verify: VerifyReport::default(),
             calibration: None,
             seconds: BTreeMap::new(),
-            notes: Vec::new(),
+            notes: analysis.model.warnings.clone(),
         }
     }
 

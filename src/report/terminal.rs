@@ -84,7 +84,8 @@ fn row(group: &GroupReport) -> Vec<String> {
 }
 
 fn layers_table(report: &Report) -> Table {
-    let mut table = table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "decision", "why"], &[3, 4, 5, 6]);
+    let mut table =
+        table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "decision", "why"], &[3, 4, 5, 6]);
     for layer in &report.layers {
         let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
         table.add_row(vec![

@@ -120,7 +120,10 @@ fn tensors_that_contradict_themselves_are_refused_by_name() {
         (TensorProto { data_type: Some(0), ..good() }, "unknown element type 0"),
         (TensorProto { data_type: None, ..good() }, "unknown element type 0"),
         (TensorProto { data_type: Some(99), ..good() }, "unknown element type 99"),
-        (TensorProto { data_type: Some(8), ..good() }, "holds strings in raw_data, where the format does not allow them"),
+        (
+            TensorProto { data_type: Some(8), ..good() },
+            "holds strings in raw_data, where the format does not allow them",
+        ),
         (TensorProto { raw_data: None, ..good() }, "shape [2, 3] of float32 needs 6 values, found 0"),
         (
             TensorProto { dims: vec![i64::MAX, i64::MAX], ..good() },
@@ -130,7 +133,10 @@ fn tensors_that_contradict_themselves_are_refused_by_name() {
             TensorProto { dims: vec![0, 1 << 40, 1 << 40], raw_data: None, ..good() },
             "shape [0, 1099511627776, 1099511627776] has more elements than memory can hold",
         ),
-        (TensorProto { dims: vec![1 << 59, 2], ..good() }, "shape [576460752303423488, 2] has more elements than memory can hold"),
+        (
+            TensorProto { dims: vec![1 << 59, 2], ..good() },
+            "shape [576460752303423488, 2] has more elements than memory can hold",
+        ),
     ];
     for (tensor, reason) in cases {
         assert_eq!(refuse_tensor(tensor), format!("tensor 'bad': {reason}"));

@@ -36,8 +36,11 @@ use images::ImageOptions;
 use part::{Part, Rows, Synthetic};
 use schema::Schema;
 
-/// Rows that are read at once while a data set is checked.
-const CHECKED_ROWS: usize = 64;
+/// Rows that are read first while a data set is checked; then as many as fill [`CHECKED_BYTES`].
+const CHECKED_ROWS: usize = 16;
+
+/// Bytes of inputs that are read at once while a data set is checked, where one row is not more.
+const CHECKED_BYTES: usize = 4 << 20;
 
 /// Some samples: a tensor for each input of the graph, in graph order, axis 0 = samples.
 #[derive(Debug, Clone, PartialEq)]
@@ -195,7 +198,8 @@ fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut 
     let (rows, noted) = part.open(schema)?;
     warnings.extend(noted);
     let mut has_labels = false;
-    let step = schema.fixed_batch()?.unwrap_or(CHECKED_ROWS);
+    let fixed = schema.fixed_batch()?;
+    let mut step = fixed.unwrap_or(CHECKED_ROWS);
     let mut start = 0;
     while start < rows.count() {
         let end = rows.count().min(start + step);
@@ -208,6 +212,10 @@ fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut 
         }
         for label in batch.labels.iter().flatten() {
             hasher.update(label.to_le_bytes());
+        }
+        if fixed.is_none() {
+            let bytes: usize = batch.inputs.iter().map(|(_, tensor)| tensor.as_bytes().len()).sum();
+            step = (CHECKED_BYTES / (bytes / (end - start)).max(1)).max(1);
         }
         start = end;
     }

@@ -214,6 +214,20 @@ fn test_data_of_onnx_goes_by_name_or_in_order() {
 }
 
 #[test]
+fn a_large_packed_array_is_read_from_a_temporary_file() {
+    // 72 MB unpacked, above the 64 MB that are kept in memory.
+    let count = 6_000_000;
+    let mut samples = Array2::<f32>::zeros((count, 3));
+    samples[[count - 1, 2]] = 7.0;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.npz");
+    std::fs::write(&path, npz(&[("x", npy(&samples.into_dyn()))], CompressionMethod::Deflated)).unwrap();
+    let dataset = Dataset::open(&path, &mlp().graph.unwrap()).unwrap();
+    let last = dataset.batches_of(count - 1..count, 5).next().unwrap().unwrap();
+    assert_eq!(last.inputs[0].1.as_slice::<f32>().unwrap(), [0.0, 0.0, 7.0]);
+}
+
+#[test]
 fn damaged_archives_are_errors_at_every_cut() {
     let whole = npz(&[("x", rows(6, 3))], CompressionMethod::Deflated);
     let folder = TempDir::new().unwrap();
