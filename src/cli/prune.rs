@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Plan, Scope, Units};
 use crate::prune::{Options, Proof, Pruned, Remaining, Target, prove};
-use crate::report::terminal;
+use crate::report::result;
 use crate::runtime::inputs::DimSizes;
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
@@ -182,5 +182,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     write_report(&pruned.report, args.report.as_deref())?;
     bar.finish_and_clear();
-    if args.quiet { Ok(()) } else { super::print(&terminal(&pruned.report, false)) }
+    if args.quiet { Ok(()) } else { super::print(&result(&pruned.report)) }
 }
