@@ -88,15 +88,11 @@ fn network(layers: usize) -> Vec<Layer> {
             let k: usize = 64 * rng.random_range(3..25);
             let n: usize = 64 * rng.random_range(3..25);
             let decay: f64 = rng.random_range(0.4..1.6);
-            let components: Vec<f64> =
-                (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect();
+            let components: Vec<f64> = (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect();
             let curve = ErrorCurve::from_components(components.into_iter());
             let weight = 10_f64.powf(rng.random_range(-1.0..1.0)) / curve.total();
             let costs = ((k + n) as u64, (k * n) as u64);
-            Layer {
-                name: format!("fc{i}"),
-                choices: matrix_choices(&curve, (k, n), costs, weight, 8),
-            }
+            Layer { name: format!("fc{i}"), choices: matrix_choices(&curve, (k, n), costs, weight, 8) }
         })
         .collect()
 }

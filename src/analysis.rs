@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
-use crate::facts::{DimSizes, Facts};
+use crate::facts::{Dim, Facts, input_shapes};
 use crate::graph::Graph;
 use crate::onnx::Model;
 use crate::ops::Network;
 use crate::rewrite::Subject;
+use crate::runtime::inputs::{DimSizes, declared_inputs};
 use crate::runtime::on_deep_stack;
 
 /// A model's graph, facts and solved axes.
@@ -28,12 +29,15 @@ impl<'m> Analysis<'m> {
     /// be pruned.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if the graph is malformed.
+    /// [`Input`](crate::ErrorKind::Input) if the graph is malformed, [`Usage`](crate::ErrorKind::Usage) if a dimension name is
+    /// unknown.
     pub fn new(model: &'m Model, dims: &DimSizes, thaw: &BTreeSet<String>) -> Result<Self> {
         on_deep_stack(|| {
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+            dims.check_names(&declared_inputs(proto)?)?;
+            let given = dims.named.iter().map(|(name, &size)| (name.clone(), size as u64)).collect();
             let graph = Graph::new(proto, model.proto.ir_version())?;
-            let (facts, network) = Network::analyse(&model.proto, &graph, dims, thaw)?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, &given, thaw)?;
             Ok(Self { model, graph, facts, network })
         })
     }
@@ -41,5 +45,23 @@ impl<'m> Analysis<'m> {
     /// The model as the other modules see it.
     pub fn subject(&self) -> Subject<'_> {
         Subject { model: &self.model.proto, graph: &self.graph, facts: &self.facts, network: &self.network }
+    }
+
+    /// Sizes for probes: those given, and for the other dynamic axes but the batch those that the analysis found to work.
+    pub fn probe_sizes(&self, given: &DimSizes) -> DimSizes {
+        let mut sizes = given.clone();
+        let inputs = self.model.proto.graph.as_ref().map(input_shapes).unwrap_or_default();
+        let mut batches = BTreeSet::new();
+        for input in &inputs {
+            if let Some(Dim::Dynamic(name)) = input.dims.as_ref().and_then(|dims| dims.first()) {
+                batches.insert(name.clone());
+            }
+        }
+        for (name, &size) in &self.facts.sizes[0] {
+            if !batches.contains(name) {
+                sizes.named.entry(name.clone()).or_insert(usize::try_from(size).unwrap_or(1));
+            }
+        }
+        sizes
     }
 }

@@ -88,8 +88,7 @@ impl Row {
     /// # Errors
     /// [`NotationError::Syntax`] with the text that could not be read.
     pub fn parse(text: &str) -> Result<Self, NotationError> {
-        let (inputs, outputs) =
-            text.split_once("->").ok_or_else(|| NotationError::Syntax(text.to_owned()))?;
+        let (inputs, outputs) = text.split_once("->").ok_or_else(|| NotationError::Syntax(text.to_owned()))?;
         Ok(Self { inputs: parse_operands(inputs)?, outputs: parse_operands(outputs)? })
     }
 
@@ -164,11 +163,7 @@ impl Row {
 }
 
 /// Input axes of which some unfrozen name occurs in no output.
-fn contracted(
-    inputs: &[Expanded],
-    present: &[Option<Vec<Var>>],
-    outputs: &[Expanded],
-) -> Vec<(usize, usize)> {
+fn contracted(inputs: &[Expanded], present: &[Option<Vec<Var>>], outputs: &[Expanded]) -> Vec<(usize, usize)> {
     let mut kept = Vec::new();
     outputs.iter().flatten().for_each(|(term, _)| term.names(Mark::None, &mut |name, _| kept.push(name)));
     let mut found = Vec::new();
@@ -351,9 +346,7 @@ fn size_of(term: &Term, sizes: &BTreeMap<String, Extent>) -> Option<Extent> {
     match term {
         Term::Anonymous => None,
         Term::Name(name) => sizes.get(name).copied(),
-        Term::Product(parts) => {
-            parts.iter().try_fold(Extent::ONE, |n, (part, _)| n.checked_mul(size_of(part, sizes)?))
-        }
+        Term::Product(parts) => parts.iter().try_fold(Extent::ONE, |n, (part, _)| n.checked_mul(size_of(part, sizes)?)),
         Term::Sum(parts) => {
             parts.iter().try_fold(Extent::fixed(0), |n, (part, _)| n.checked_add(size_of(part, sizes)?))
         }

@@ -119,9 +119,9 @@ impl Solution {
             Expr::Product(parts) => {
                 parts.iter().try_fold(Extent::ONE, |n, p| n.checked_mul(self.extent(p, selection)?))
             }
-            Expr::Sum(terms) => terms
-                .iter()
-                .try_fold(Extent::fixed(0), |n, t| n.checked_add(self.extent(t, selection)?)),
+            Expr::Sum(terms) => {
+                terms.iter().try_fold(Extent::fixed(0), |n, t| n.checked_add(self.extent(t, selection)?))
+            }
             Expr::Spelled(positions) => {
                 let kept = positions.iter().filter(|(id, i)| selection.keeps(*id, *i as usize)).count();
                 Some(Extent::fixed(kept as u64))
@@ -201,9 +201,7 @@ impl Solution {
                 }
                 Some(all)
             }
-            Expr::Spelled(positions) => {
-                Some(positions.iter().map(|(id, i)| (*id == factor).then_some(*i)).collect())
-            }
+            Expr::Spelled(positions) => Some(positions.iter().map(|(id, i)| (*id == factor).then_some(*i)).collect()),
         }
     }
 }

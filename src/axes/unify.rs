@@ -343,12 +343,7 @@ impl Unifier {
     }
 
     /// A cut at a multiple of the inner size cuts the outermost factor; any other one is spelled out.
-    fn cut_product(
-        &mut self,
-        root: Var,
-        parts: &[Var],
-        at: Extent,
-    ) -> Result<(Var, Var), Misfit> {
+    fn cut_product(&mut self, root: Var, parts: &[Var], at: Extent) -> Result<(Var, Var), Misfit> {
         let Some((&outer, inner)) = parts.split_first() else { return Err(Misfit::Degenerate) };
         let inner = self.product(inner)?;
         match at.div_exact(self.extent(inner)) {
@@ -396,8 +391,7 @@ impl Unifier {
     fn spell_product(&mut self, parts: &[Var], size: usize) -> Result<Vec<Atom>, Misfit> {
         let mut parts_flat = Vec::new();
         parts.iter().for_each(|&part| self.flatten_product(part, &mut parts_flat));
-        let sizes: Vec<usize> =
-            parts_flat.iter().map(|&p| self.extent(p).as_fixed().unwrap_or(0)).collect();
+        let sizes: Vec<usize> = parts_flat.iter().map(|&p| self.extent(p).as_fixed().unwrap_or(0)).collect();
         let largest = (0..sizes.len()).max_by_key(|&i| (sizes[i], std::cmp::Reverse(i)));
         let Some(largest) = largest else { return Err(Misfit::Degenerate) };
         for (i, &part) in parts_flat.iter().enumerate() {

@@ -165,16 +165,14 @@ impl<'a> Kernel<'a> {
     pub(super) fn stacked(&self, parts: impl Iterator<Item = ArrayD<f64>>) -> Result<ArrayD<f64>> {
         let parts: Vec<_> = parts.collect();
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        let whole = concatenate(Axis(0), &views)
-            .map_err(|e| Error::input(format!("kernel '{}': {e}", self.name)))?;
+        let whole = concatenate(Axis(0), &views).map_err(|e| Error::input(format!("kernel '{}': {e}", self.name)))?;
         Ok(whole.as_standard_layout().into_owned())
     }
 }
 
 /// Two convolutions, with the changes of bias of all groups in a row.
 fn chain(kernels: [Result<ArrayD<f64>>; 2], groups: &[LowRank]) -> Result<ConvSplit> {
-    let shifts: Option<Vec<_>> =
-        groups.iter().map(|f| f.bias_shift.as_ref().map(|x| x.view())).collect();
+    let shifts: Option<Vec<_>> = groups.iter().map(|f| f.bias_shift.as_ref().map(|x| x.view())).collect();
     Ok(ConvSplit {
         kernels: kernels.into_iter().collect::<Result<_>>()?,
         bias_shift: shifts.and_then(|parts| concatenate(Axis(0), &parts).ok()),

@@ -23,18 +23,12 @@ fn compose(backend: &dyn Backend, split: &ConvSplit, groups: usize) -> Result<Ar
 }
 
 /// The kernel of `inner` followed by `outer`, where at most one of them is larger than 1 on each axis.
-fn after(
-    backend: &dyn Backend,
-    inner: &ArrayD<f64>,
-    outer: &ArrayD<f64>,
-    groups: usize,
-) -> Result<ArrayD<f64>> {
+fn after(backend: &dyn Backend, inner: &ArrayD<f64>, outer: &ArrayD<f64>, groups: usize) -> Result<ArrayD<f64>> {
     let (outputs, rank) = (outer.shape()[0] / groups, outer.shape()[1]);
     if inner.ndim() != outer.ndim() || inner.shape()[0] != rank * groups {
         return Err(Error::input("kernels of a chain do not follow each other"));
     }
-    let window: Vec<usize> =
-        inner.shape()[2..].iter().zip(&outer.shape()[2..]).map(|(a, b)| a * b).collect();
+    let window: Vec<usize> = inner.shape()[2..].iter().zip(&outer.shape()[2..]).map(|(a, b)| a * b).collect();
     let mut shape = vec![outputs * groups, inner.shape()[1]];
     shape.extend(&window);
     let mut whole = ArrayD::zeros(IxDyn(&shape));
@@ -67,10 +61,7 @@ fn distance(a: &ArrayD<f64>, b: &ArrayD<f64>) -> f64 {
 }
 
 fn split_all(matrices: &[Array2<f64>], rank: usize) -> Vec<LowRank> {
-    matrices
-        .iter()
-        .map(|m| WeightSvd::new(default_backend(), m.view(), "k").unwrap().split(rank).unwrap())
-        .collect()
+    matrices.iter().map(|m| WeightSvd::new(default_backend(), m.view(), "k").unwrap().split(rank).unwrap()).collect()
 }
 
 const KERNELS: [(&[usize], usize); 6] = [
@@ -127,16 +118,11 @@ fn tucker2_has_the_predicted_error_and_reproduces_at_full_rank() {
             let kernel = Kernel::new(w.view(), groups, "k").unwrap();
             let (full_in, full_out) = (kernel.inputs(), kernel.outputs());
             for ranks in [(1, 1), (2, 3), (full_in, 2), (1, full_out), (full_in, full_out)] {
-                let ranks =
-                    Tucker2 { inputs: ranks.0.min(full_in), outputs: ranks.1.min(full_out) };
+                let ranks = Tucker2 { inputs: ranks.0.min(full_in), outputs: ranks.1.min(full_out) };
                 let split = tucker2(backend, &kernel, ranks).unwrap();
                 assert_eq!(split.kernels[1].shape()[..2], [ranks.outputs * groups, ranks.inputs]);
                 let error = distance(&compose(backend, &split, groups).unwrap(), &w);
-                assert!(
-                    (error - split.error).abs() <= 1e-4 * split.error + 1e-12,
-                    "{error} {}",
-                    split.error
-                );
+                assert!((error - split.error).abs() <= 1e-4 * split.error + 1e-12, "{error} {}", split.error);
             }
         }
     }
@@ -146,13 +132,10 @@ fn tucker2_has_the_predicted_error_and_reproduces_at_full_rank() {
 fn tucker2_is_bounded_by_the_two_unfoldings() {
     let w = kernel(&[10, 8, 3, 3], 4);
     let kernel = Kernel::new(w.view(), 1, "k").unwrap();
-    let tail = |m: Array2<f64>, r| {
-        WeightSvd::new(default_backend(), m.view(), "k").unwrap().curve().error(r)
-    };
+    let tail = |m: Array2<f64>, r| WeightSvd::new(default_backend(), m.view(), "k").unwrap().curve().error(r);
     let by_output = tail(matrix(w.view(), 10, 72), 4);
     let by_input = tail(matrix(w.view().permuted_axes(IxDyn(&[1, 0, 2, 3])), 8, 90), 3);
-    let error =
-        tucker2(default_backend(), &kernel, Tucker2 { inputs: 3, outputs: 4 }).unwrap().error;
+    let error = tucker2(default_backend(), &kernel, Tucker2 { inputs: 3, outputs: 4 }).unwrap().error;
     assert!(error >= by_output.max(by_input) && error <= by_output + by_input);
 }
 
@@ -195,9 +178,7 @@ fn data_aware_channel_split_predicts_the_error_of_the_convolution() {
     let (w, x) = (kernel(&[8, 4, 3, 3], 7), kernel(&[4, 20, 20], 8));
     let kernel = Kernel::new(w.view(), 1, "k").unwrap();
     // im2col: rows are positions, columns (i, row, column) as in the channel matrix
-    let columns = Array2::from_shape_fn((18 * 18, 36), |(p, c)| {
-        x[[c / 9, p / 18 + c % 9 / 3, p % 18 + c % 3]]
-    });
+    let columns = Array2::from_shape_fn((18 * 18, 36), |(p, c)| x[[c / 9, p / 18 + c % 9 / 3, p % 18 + c % 3]]);
     let mean = columns.mean_axis(Axis(0)).unwrap();
     let centred = &columns - &mean;
     let covariance = centred.t().dot(&centred) / 324.0;

@@ -65,12 +65,7 @@ impl OutputPca {
     ///
     /// # Errors
     /// Moments that do not fit W; entries that are not finite; no convergence.
-    pub fn new(
-        backend: &dyn Backend,
-        w: ArrayView2<'_, f64>,
-        inputs: InputMoments<'_>,
-        name: &str,
-    ) -> Result<Self> {
+    pub fn new(backend: &dyn Backend, w: ArrayView2<'_, f64>, inputs: InputMoments<'_>, name: &str) -> Result<Self> {
         let (k, _) = w.dim();
         require_shape(inputs.matrix.dim(), (k, k), "input covariance", name)?;
         let (basis, energies) = principal_outputs(backend, w, inputs.matrix, name)?;
@@ -103,9 +98,7 @@ impl OutputPca {
         require_shape(inputs.matrix.dim(), (k, k), "input covariance", name)?;
         require_shape(target.cross.dim(), (k, n), "cross covariance", name)?;
         if inputs.mean.is_some() != target.mean.is_some() {
-            return Err(Error::input(format!(
-                "'{name}': give the means of both sides or of neither"
-            )));
+            return Err(Error::input(format!("'{name}': give the means of both sides or of neither")));
         }
         let map = regression(backend, w, inputs.matrix, target.cross, damping, name)?;
         let (basis, energies) = principal_outputs(backend, map.view(), inputs.matrix, name)?;
@@ -118,13 +111,7 @@ impl OutputPca {
         if let Some((_, mean)) = &means {
             require_shape((1, mean.len()), (1, n), "mean output", name)?;
         }
-        Ok(Self {
-            curve: ErrorCurve::from_gains(target.energy, gains),
-            map,
-            basis,
-            means,
-            name: name.to_owned(),
-        })
+        Ok(Self { curve: ErrorCurve::from_gains(target.energy, gains), map, basis, means, name: name.to_owned() })
     }
 
     /// Expected squared error of one sample's outputs at every rank.
@@ -139,8 +126,7 @@ impl OutputPca {
     pub fn split(&self, backend: &dyn Backend, rank: usize) -> Result<LowRank> {
         require_rank(rank, self.curve.full_rank(), &self.name)?;
         let v = self.basis.slice(s![.., ..rank]);
-        let bias_shift =
-            self.means.as_ref().map(|(given, wanted)| wanted - &v.dot(&v.t().dot(given)));
+        let bias_shift = self.means.as_ref().map(|(given, wanted)| wanted - &v.dot(&v.t().dot(given)));
         let split = LowRank {
             a: backend.matmul(self.map.view(), v),
             b: v.t().to_owned(),
@@ -152,17 +138,11 @@ impl OutputPca {
 }
 
 /// Wᵀ μ, N values.
-fn mean_output(
-    w: ArrayView2<'_, f64>,
-    mean: Option<&Array1<f64>>,
-    name: &str,
-) -> Result<Option<Array1<f64>>> {
+fn mean_output(w: ArrayView2<'_, f64>, mean: Option<&Array1<f64>>, name: &str) -> Result<Option<Array1<f64>>> {
     let Some(mean) = mean else { return Ok(None) };
     require_shape((1, mean.len()), (1, w.nrows()), "input mean", name)?;
     if mean.iter().any(|x| !x.is_finite()) {
-        return Err(Error::input(format!(
-            "the input mean of '{name}' is not finite; check the data"
-        )));
+        return Err(Error::input(format!("the input mean of '{name}' is not finite; check the data")));
     }
     Ok(Some(w.t().dot(mean)))
 }
@@ -195,11 +175,8 @@ fn principal_outputs(
     if full == 0 {
         return Err(Error::input(format!("'{name}' is {k}×{n}: there is nothing to split")));
     }
-    let (v, energies) = if n <= k {
-        narrow(backend, w, covariance, name)?
-    } else {
-        wide(backend, w, covariance, name)?
-    };
+    let (v, energies) =
+        if n <= k { narrow(backend, w, covariance, name)? } else { wide(backend, w, covariance, name)? };
     let largest = energies.first().copied().unwrap_or(0.0);
     let spanned = energies.iter().take_while(|&&x| x > SPAN * largest && x > 0.0).count();
     if spanned == full {
@@ -251,8 +228,7 @@ fn completed(
     let svd = backend.svd_f64(residual.view(), name)?;
     let missing = full - spanned.ncols();
     let rest = svd.vt.slice(s![..missing, ..]);
-    let columns = concatenate(Axis(1), &[spanned, rest.t()])
-        .map_err(|e| Error::input(format!("'{name}': {e}")))?;
+    let columns = concatenate(Axis(1), &[spanned, rest.t()]).map_err(|e| Error::input(format!("'{name}': {e}")))?;
     // Where W has less than full rank, the last singular vectors are arbitrary and may lie in
     // `spanned`; QR keeps the columns that are independent and replaces the others.
     let qr = backend.qr(columns.view(), name)?;

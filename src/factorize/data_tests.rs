@@ -51,11 +51,7 @@ fn output_error_is_the_trailing_eigenvalues() {
                 let split = pca.split(backend, rank).unwrap();
                 let error = measured(&d.x, &y, &split);
                 let allowed = 1e-4 * split.error + 1e-20 * pca.curve().total();
-                assert!(
-                    (error - split.error).abs() <= allowed,
-                    "{k}×{n} {rank}: {error} {}",
-                    split.error
-                );
+                assert!((error - split.error).abs() <= allowed, "{k}×{n} {rank}: {error} {}", split.error);
             }
         }
     }
@@ -100,8 +96,7 @@ fn full_rank_reproduces_the_weight_however_little_the_data_spans() {
                 let (w, d) = (uniform(k, n, 7), data(samples, k, 8));
                 let pca = OutputPca::new(backend, w.view(), d.moments(), "w").unwrap();
                 let split = pca.split(backend, k.min(n)).unwrap();
-                let worst =
-                    (split.product(backend) - &w).iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+                let worst = (split.product(backend) - &w).iter().fold(0.0_f64, |m, x| m.max(x.abs()));
                 assert!(worst < 1e-9, "{k}×{n}, {samples} samples: {worst}");
                 assert!(split.bias_shift.unwrap().iter().all(|x| x.abs() < 1e-8));
                 assert!(split.error <= 1e-12 * pca.curve().total());
@@ -155,9 +150,7 @@ fn correction_with_unchanged_inputs_is_the_plain_output_pca() {
         let same = OutputPca::corrected(backend, w.view(), d.moments(), target, 1e-2, "w").unwrap();
         for rank in [1, 4, 9] {
             let (x, y) = (pca.split(backend, rank).unwrap(), same.split(backend, rank).unwrap());
-            let gap = (x.product(backend) - y.product(backend))
-                .iter()
-                .fold(0.0_f64, |m, x| m.max(x.abs()));
+            let gap = (x.product(backend) - y.product(backend)).iter().fold(0.0_f64, |m, x| m.max(x.abs()));
             assert!(gap < 1e-8, "{gap}");
             assert!((x.error - y.error).abs() < 1e-9 * pca.curve().total());
         }
@@ -177,8 +170,7 @@ fn correction_predicts_its_error_and_beats_the_uncorrected_split() {
         let covariance = xc.t().dot(&xc) / 400.0;
         let cross = xc.t().dot(&yc) / 400.0;
         let inputs = InputMoments { matrix: covariance.view(), mean: Some(&mean) };
-        let target =
-            Target { cross: cross.view(), mean: Some(&wanted), energy: energy(&yc) / 400.0 };
+        let target = Target { cross: cross.view(), mean: Some(&wanted), energy: energy(&yc) / 400.0 };
         let fixed = OutputPca::corrected(backend, w.view(), inputs, target, 1e-6, "w").unwrap();
         let naive = OutputPca::new(backend, w.view(), inputs, "w").unwrap();
         for rank in 1..=k.min(n) {

@@ -35,9 +35,7 @@ impl LowRank {
     /// arXiv:1906.04721, section 4.1).
     #[must_use]
     pub fn balanced(mut self) -> Self {
-        let largest = |values: ndarray::ArrayView1<'_, f64>| {
-            values.iter().fold(0.0_f64, |m, x| m.max(x.abs()))
-        };
+        let largest = |values: ndarray::ArrayView1<'_, f64>| values.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
         for (mut column, mut row) in self.a.axis_iter_mut(Axis(1)).zip(self.b.rows_mut()) {
             let (left, right) = (largest(column.view()), largest(row.view()));
             if left > 0.0 && right > 0.0 {
@@ -104,9 +102,7 @@ impl ErrorCurve {
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when `share` is not in (0, 1].
     pub fn rank_for_energy(&self, share: f64) -> Result<usize> {
         if !(share > 0.0 && share <= 1.0) {
-            return Err(Error::usage(format!(
-                "the energy to keep is {share}; choose one in (0, 1]"
-            )));
+            return Err(Error::usage(format!("the energy to keep is {share}; choose one in (0, 1]")));
         }
         // Slack for the rounding of 1 − share; at share 1 only an error of exactly zero is enough.
         let allowed = (1.0 - share) * self.total() * (1.0 + 1e-12);
@@ -129,12 +125,7 @@ pub(super) fn require_rank(rank: usize, full: usize, name: &str) -> Result<()> {
 }
 
 /// Refuses operands that do not fit together.
-pub(super) fn require_shape(
-    actual: (usize, usize),
-    expected: (usize, usize),
-    what: &str,
-    name: &str,
-) -> Result<()> {
+pub(super) fn require_shape(actual: (usize, usize), expected: (usize, usize), what: &str, name: &str) -> Result<()> {
     if actual == expected {
         return Ok(());
     }
@@ -158,14 +149,9 @@ mod tests {
     #[test]
     fn curve_counts_tails_and_energies() {
         let curve = ErrorCurve::from_components([4.0, 3.0, 2.0, 1.0].into_iter());
-        assert_eq!(
-            (0..=5).map(|r| curve.error(r)).collect::<Vec<_>>(),
-            [10.0, 6.0, 3.0, 1.0, 0.0, 0.0]
-        );
+        assert_eq!((0..=5).map(|r| curve.error(r)).collect::<Vec<_>>(), [10.0, 6.0, 3.0, 1.0, 0.0, 0.0]);
         assert_eq!(curve.full_rank(), 4);
-        for (share, rank) in
-            [(1e-9, 1), (0.4, 1), (0.41, 2), (0.7, 2), (0.9, 3), (0.91, 4), (1.0, 4)]
-        {
+        for (share, rank) in [(1e-9, 1), (0.4, 1), (0.41, 2), (0.7, 2), (0.9, 3), (0.91, 4), (1.0, 4)] {
             assert_eq!(curve.rank_for_energy(share).unwrap(), rank, "{share}");
         }
         for share in [0.0, -0.1, 1.01, f64::NAN] {

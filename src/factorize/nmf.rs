@@ -78,9 +78,7 @@ pub fn split_from(
         return Err(Error::input(format!("the start factors of '{name}' do not fit {k}×{n}")));
     }
     if a.iter().chain(&b).any(|x| !x.is_finite() || *x < 0.0) {
-        return Err(Error::input(format!(
-            "the start factors of '{name}' are not all ≥ 0 and finite"
-        )));
+        return Err(Error::input(format!("the start factors of '{name}' are not all ≥ 0 and finite")));
     }
     Ok(descend(backend, w, a, b.reversed_axes(), options))
 }
@@ -94,9 +92,7 @@ fn require_nonnegative(w: ArrayView2<'_, f64>, name: &str) -> Result<()> {
         )));
     }
     if w.iter().any(|x| !x.is_finite()) {
-        return Err(Error::input(format!(
-            "'{name}' holds NaN or infinite values; repair or exclude it"
-        )));
+        return Err(Error::input(format!("'{name}' holds NaN or infinite values; repair or exclude it")));
     }
     Ok(())
 }
@@ -142,13 +138,7 @@ fn norm(x: &[f64]) -> f64 {
 }
 
 /// Sweeps A (K×r) and Bᵀ (N×r) until the projected gradient is small.
-fn descend(
-    backend: &dyn Backend,
-    w: ArrayView2<'_, f64>,
-    a: Array2<f64>,
-    bt: Array2<f64>,
-    options: NmfOptions,
-) -> Nmf {
+fn descend(backend: &dyn Backend, w: ArrayView2<'_, f64>, a: Array2<f64>, bt: Array2<f64>, options: NmfOptions) -> Nmf {
     let mut a = a.as_standard_layout().to_owned();
     let mut bt = bt.as_standard_layout().to_owned();
     let total: f64 = w.iter().map(|x| x * x).sum();
@@ -293,12 +283,8 @@ mod tests {
             (wave + 0.5 * (0.37 * i * j).sin()).abs()
         });
         for (rank, given, given_sweeps, found, found_sweeps) in REFERENCE {
-            let a = Array2::from_shape_fn((60, rank), |(i, t)| {
-                0.5 + 0.4 * (i as f64 * (t + 1) as f64).sin()
-            });
-            let b = Array2::from_shape_fn((rank, 40), |(t, j)| {
-                0.5 + 0.4 * (j as f64 * (t + 1) as f64).cos()
-            });
+            let a = Array2::from_shape_fn((60, rank), |(i, t)| 0.5 + 0.4 * (i as f64 * (t + 1) as f64).sin());
+            let b = Array2::from_shape_fn((rank, 40), |(t, j)| 0.5 + 0.4 * (j as f64 * (t + 1) as f64).cos());
             let options = NmfOptions::default();
             let ours = split_from(default_backend(), w.view(), a, b, options, "w").unwrap();
             assert!((ours.split.error / given - 1.0).abs() < 1e-6, "{} {given}", ours.split.error);

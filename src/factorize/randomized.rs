@@ -108,8 +108,7 @@ mod tests {
         for backend in backends() {
             for w in [uniform(200, 150, 1), uniform(150, 200, 2), decaying(200, 160, 0.95, 3)] {
                 let best = WeightSvd::new(backend, w.view(), "w").unwrap().curve().error(15);
-                let split =
-                    split(backend, w.view(), 15, RandomizedOptions::default(), "w").unwrap();
+                let split = split(backend, w.view(), 15, RandomizedOptions::default(), "w").unwrap();
                 let measured = energy(&(&w - &split.product(backend)));
                 assert!((measured - split.error).abs() < 1e-9 * energy(&w));
                 assert!(split.error >= best * (1.0 - 1e-9) && split.error < best * 1.01);
@@ -142,9 +141,7 @@ mod tests {
         let w = uniform(100, 80, 6);
         let few = RandomizedOptions { power_iterations: 3, seed: 0 };
         let good = RandomizedOptions::default();
-        for (rank, options, text) in
-            [(9, good, "above 8"), (0, good, "1 to 80"), (8, few, "at least 4")]
-        {
+        for (rank, options, text) in [(9, good, "above 8"), (0, good, "1 to 80"), (8, few, "at least 4")] {
             let error = split(backends()[0], w.view(), rank, options, "w").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.to_string().contains(text), "{error}");

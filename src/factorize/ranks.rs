@@ -72,11 +72,7 @@ pub fn matrix_choices(
     let last = paying_rank(inputs, outputs).min(curve.full_rank());
     let split = (1..=last / step).map(|i| {
         let rank = i * step;
-        Choice {
-            rank: Some(rank),
-            cost: cost_per_rank * rank as u64,
-            error: weight * curve.error(rank),
-        }
+        Choice { rank: Some(rank), cost: cost_per_rank * rank as u64, error: weight * curve.error(rank) }
     });
     split
         .filter(|choice| choice.cost < dense_cost)
@@ -130,9 +126,8 @@ fn front(layer: &Layer) -> Result<Vec<Point>> {
             layer.name
         )));
     }
-    let mut points: Vec<Point> = (layer.choices.iter().enumerate())
-        .map(|(index, c)| Point { cost: c.cost, error: c.error, index })
-        .collect();
+    let mut points: Vec<Point> =
+        (layer.choices.iter().enumerate()).map(|(index, c)| Point { cost: c.cost, error: c.error, index }).collect();
     points.sort_by(|a, b| a.cost.cmp(&b.cost).then(a.error.total_cmp(&b.error)));
     let mut best = f64::INFINITY;
     points.retain(|p| {
@@ -198,8 +193,7 @@ impl Relaxation {
             chosen[layer] = to;
         }
         let multiplier = multiplier.unwrap_or(0.0);
-        let bound = fronts.iter().map(|front| reduced(front, multiplier)).sum::<f64>()
-            - multiplier * budget as f64;
+        let bound = fronts.iter().map(|front| reduced(front, multiplier)).sum::<f64>() - multiplier * budget as f64;
         Self { chosen, multiplier, bound }
     }
 }
@@ -226,8 +220,7 @@ fn improved(fronts: &[Vec<Point>], mut chosen: Vec<usize>, budget: u64) -> Answe
         let mut best: Option<(f64, usize, usize)> = None;
         for (layer, front) in fronts.iter().enumerate() {
             let now = at(&chosen, layer);
-            let affordable =
-                front.partition_point(|p| p.cost - now.cost.min(p.cost) <= budget - cost);
+            let affordable = front.partition_point(|p| p.cost - now.cost.min(p.cost) <= budget - cost);
             let gain = now.error - front[affordable - 1].error;
             if gain > best.map_or(0.0, |b| b.0) {
                 best = Some((gain, layer, affordable - 1));
@@ -260,14 +253,12 @@ struct Found {
 /// Goes through all partial answers that can still beat the start.
 fn enumerate(fronts: &[Vec<Point>], relaxed: &Relaxation, start: &Answer, budget: u64) -> Found {
     let rest = Remaining::new(fronts, relaxed.multiplier);
-    let bound = |p: &Partial, layer: usize| {
-        p.error + relaxed.multiplier * (p.cost as f64 - budget as f64) + rest.priced[layer]
-    };
+    let bound =
+        |p: &Partial, layer: usize| p.error + relaxed.multiplier * (p.cost as f64 - budget as f64) + rest.priced[layer];
     // Rounding of sums in another order must not drop the optimum.
     let limit = start.error + 1e-12 * (start.error + relaxed.multiplier * budget as f64);
     let mut dropped = f64::INFINITY;
-    let mut stages: Vec<Vec<Partial>> =
-        vec![vec![Partial { cost: 0, error: 0.0, parent: 0, choice: 0 }]];
+    let mut stages: Vec<Vec<Partial>> = vec![vec![Partial { cost: 0, error: 0.0, parent: 0, choice: 0 }]];
     for (layer, front) in fronts.iter().enumerate() {
         // A choice whose own bound is above the limit is in no better answer.
         let margin = limit - relaxed.bound + reduced(front, relaxed.multiplier);
@@ -296,9 +287,8 @@ fn enumerate(fronts: &[Vec<Point>], relaxed: &Relaxation, start: &Answer, budget
         }
         stages.push(next);
     }
-    let last = stages.last().and_then(|stage| {
-        (0..stage.len()).min_by(|&a, &b| stage[a].error.total_cmp(&stage[b].error))
-    });
+    let last =
+        stages.last().and_then(|stage| (0..stage.len()).min_by(|&a, &b| stage[a].error.total_cmp(&stage[b].error)));
     let best = last.map_or(f64::INFINITY, |i| stages[fronts.len()][i].error);
     let better = last.filter(|_| best < start.error).map(|i| traced(&stages, i));
     let lower_bound = dropped.min(best).min(start.error).max(relaxed.bound);

@@ -65,15 +65,11 @@ fn network(layers: usize, seed: u64) -> Vec<Layer> {
             let mut side = || 64 * rng.random_range(3_usize..25);
             let (k, n) = (side(), side());
             let decay = rng.random_range(0.4..1.6_f64);
-            let components =
-                (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect::<Vec<_>>();
+            let components = (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect::<Vec<_>>();
             let curve = ErrorCurve::from_components(components.into_iter());
             let weight = 10_f64.powf(rng.random_range(-1.0..1.0)) / curve.total();
             let cost = ((k + n) as u64, (k * n) as u64);
-            Layer {
-                name: format!("fc{i}"),
-                choices: matrix_choices(&curve, (k, n), cost, weight, 8),
-            }
+            Layer { name: format!("fc{i}"), choices: matrix_choices(&curve, (k, n), cost, weight, 8) }
         })
         .collect()
 }

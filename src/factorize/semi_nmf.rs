@@ -5,7 +5,7 @@
 //! Kumar 2015, arXiv:1410.7220, theorem 3). Alternating least squares for A and coordinate descent for B
 //! only improve on it, so rank r is never worse than the SVD at rank r − 1.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2};
 
 use super::low_rank::{LowRank, energy, require_rank};
 use super::nmf::sweep;
@@ -28,12 +28,7 @@ const RIDGE: f64 = 1e-12;
 ///
 /// # Errors
 /// Entries that are not finite; rank 0 or above full.
-pub fn split(
-    backend: &dyn Backend,
-    w: ArrayView2<'_, f64>,
-    rank: usize,
-    name: &str,
-) -> Result<LowRank> {
+pub fn split(backend: &dyn Backend, w: ArrayView2<'_, f64>, rank: usize, name: &str) -> Result<LowRank> {
     require_rank(rank, w.nrows().min(w.ncols()), name)?;
     let mut best = shifted_svd(backend, w, rank, name)?;
     best.error = residual(backend, w, &best);
@@ -63,12 +58,7 @@ fn residual(backend: &dyn Backend, w: ArrayView2<'_, f64>, split: &LowRank) -> f
 }
 
 /// The best split of rank r − 1, written with inner size r and B ≥ 0.
-fn shifted_svd(
-    backend: &dyn Backend,
-    w: ArrayView2<'_, f64>,
-    rank: usize,
-    name: &str,
-) -> Result<LowRank> {
+fn shifted_svd(backend: &dyn Backend, w: ArrayView2<'_, f64>, rank: usize, name: &str) -> Result<LowRank> {
     let (k, n) = w.dim();
     let svd = backend.svd_f64(w, name)?;
     let mut a = Array2::zeros((k, rank));
@@ -77,8 +67,7 @@ fn shifted_svd(
         let (u, v) = (svd.u.column(i), svd.vt.row(i));
         let root = svd.sigma[i].sqrt();
         // The sign that needs the smaller shift.
-        let (low, high) =
-            v.iter().fold((0.0_f64, 0.0_f64), |(low, high), &x| (low.min(x), high.max(x)));
+        let (low, high) = v.iter().fold((0.0_f64, 0.0_f64), |(low, high), &x| (low.min(x), high.max(x)));
         let sign = if -low <= high { root } else { -root };
         let shift = (-low).min(high) * root;
         a.column_mut(i).assign(&(&u * sign));
@@ -89,19 +78,12 @@ fn shifted_svd(
 }
 
 /// A = W Bᵀ (B Bᵀ)⁻¹, for Bᵀ (N×r).
-fn least_squares(
-    backend: &dyn Backend,
-    w: ArrayView2<'_, f64>,
-    bt: &Array2<f64>,
-    name: &str,
-) -> Result<Array2<f64>> {
+fn least_squares(backend: &dyn Backend, w: ArrayView2<'_, f64>, bt: &Array2<f64>, name: &str) -> Result<Array2<f64>> {
     let mut gram = backend.matmul(bt.t(), bt.view());
     let ridge = RIDGE * gram.diag().mean().unwrap_or(0.0);
     gram.diag_mut().iter_mut().for_each(|x| *x += ridge);
     let right = backend.matmul(bt.t(), w.t());
-    let at = backend.solve_spd(gram.view(), right.view(), name)?;
-    debug_assert_eq!(at.len_of(Axis(0)), bt.ncols());
-    Ok(at.slice(s![.., ..]).reversed_axes().to_owned())
+    Ok(backend.solve_spd(gram.view(), right.view(), name)?.reversed_axes())
 }
 
 #[cfg(test)]

@@ -85,11 +85,7 @@ mod tests {
                     assert_eq!((split.a.dim(), split.b.dim()), ((k, rank), (rank, n)));
                     let measured = energy(&(&w - &split.product(backend)));
                     let allowed = 1e-4 * split.error + 1e-22 * energy(&w);
-                    assert!(
-                        (measured - split.error).abs() <= allowed,
-                        "{measured} {}",
-                        split.error
-                    );
+                    assert!((measured - split.error).abs() <= allowed, "{measured} {}", split.error);
                 }
                 let whole = svd.split(k.min(n)).unwrap().product(backend);
                 assert!((&whole - &w).iter().all(|x| x.abs() < 1e-12));

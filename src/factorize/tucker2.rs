@@ -35,8 +35,7 @@ pub fn tucker2(backend: &dyn Backend, kernel: &Kernel<'_>, ranks: Tucker2) -> Re
         .into_iter()
         .collect::<Result<_>>()?;
     let ones: Vec<usize> = kernel.window().iter().map(|_| 1).collect();
-    let shape =
-        |outputs: usize, inputs: usize, window: &[usize]| [&[outputs, inputs], window].concat();
+    let shape = |outputs: usize, inputs: usize, window: &[usize]| [&[outputs, inputs], window].concat();
     let first = shape(ranks.inputs, kernel.inputs(), &ones);
     let core = shape(ranks.outputs, ranks.inputs, kernel.window());
     let last = shape(kernel.outputs(), ranks.outputs, &ones);
@@ -60,12 +59,7 @@ struct Decomposed {
 }
 
 impl Decomposed {
-    fn new(
-        backend: &dyn Backend,
-        w: ArrayViewD<'_, f64>,
-        ranks: Tucker2,
-        name: &str,
-    ) -> Result<Self> {
+    fn new(backend: &dyn Backend, w: ArrayViewD<'_, f64>, ranks: Tucker2, name: &str) -> Result<Self> {
         let (o, i) = (w.shape()[0], w.shape()[1]);
         let area = w.len() / (o * i);
         let by_output = matrix(w.view(), o, i * area);

@@ -40,8 +40,7 @@ pub fn input_shapes(graph: &GraphProto) -> Vec<InputShape> {
         if initialized.contains(input.name()) {
             continue;
         }
-        let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref())
-        else {
+        let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
             continue;
         };
         let dims = tensor.shape.as_ref().map(|shape| {

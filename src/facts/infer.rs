@@ -15,7 +15,9 @@ use super::{DimSizes, Fact, Facts, Fallback, InputShape};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
 use crate::graph::{Graph, NodeId, Source, ValueId};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::onnx::proto::{
+    GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
+};
 
 /// Largest tensor, in elements, whose value is followed through the graph.
 const CONSTANT_LIMIT: u64 = 1 << 14;
@@ -294,11 +296,8 @@ impl Walk<'_> {
     fn fill_in(&self, id: NodeId, results: &mut [Known]) {
         let node = self.graph.node(id);
         let fixed = |shape: &Vec<u64>| shape.iter().map(|&d| Extent::fixed(d)).collect();
-        let operands: Vec<Option<Vec<Extent>>> = node
-            .inputs
-            .iter()
-            .map(|input| input.and_then(|v| self.known[v.0].shape.as_ref()).map(fixed))
-            .collect();
+        let operands: Vec<Option<Vec<Extent>>> =
+            node.inputs.iter().map(|input| input.and_then(|v| self.known[v.0].shape.as_ref()).map(fixed)).collect();
         let by_rule = (self.fallback)(id, &operands).unwrap_or_default();
         let element = node.inputs.iter().flatten().map(|v| &self.known[v.0]).find(|k| k.element.is_some());
         for (slot, result) in results.iter_mut().enumerate() {
@@ -356,7 +355,8 @@ fn known_of(fact: &InferenceFact) -> Known {
         }
     }
     let dims = fact.shape.concretize();
-    let shape = dims.and_then(|dims| dims.iter().map(|d| d.to_i64().ok().and_then(|d| u64::try_from(d).ok())).collect());
+    let shape =
+        dims.and_then(|dims| dims.iter().map(|d| d.to_i64().ok().and_then(|d| u64::try_from(d).ok())).collect());
     let element = match fact.datum_type.concretize() {
         Some(DatumType::TDim) => Some(DatumType::I64),
         other => other,

@@ -32,9 +32,7 @@ pub fn sweep_dead_nodes(graph: &mut GraphProto, candidates: &BTreeSet<String>) -
         });
         let dead_initializer = |name: &str| suspects.contains(name) && !uses.contains_key(name);
         let inputs: BTreeSet<String> = graph.input.iter().map(|input| input.name().to_owned()).collect();
-        removed.extend(
-            graph.initializer.iter().map(|t| t.name()).filter(|n| dead_initializer(n)).map(str::to_owned),
-        );
+        removed.extend(graph.initializer.iter().map(|t| t.name()).filter(|n| dead_initializer(n)).map(str::to_owned));
         graph.initializer.retain(|t| !dead_initializer(t.name()) || inputs.contains(t.name()));
         if dead_nodes.is_empty() {
             return removed;

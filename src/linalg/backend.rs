@@ -75,12 +75,7 @@ pub trait Backend: Sync {
     ///
     /// # Errors
     /// Entries that are not finite; A is not positive definite.
-    fn solve_spd(
-        &self,
-        a: ArrayView2<'_, f64>,
-        b: ArrayView2<'_, f64>,
-        name: &str,
-    ) -> Result<Array2<f64>>;
+    fn solve_spd(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, name: &str) -> Result<Array2<f64>>;
 
     /// A⁻¹, both triangles, for a symmetric positive definite A (lower triangle read).
     ///

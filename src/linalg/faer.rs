@@ -18,8 +18,7 @@ use faer::{Accum, Auto, Col, Conj, Mat, MatMut, MatRef, Par};
 use ndarray::{Array1, Array2, ArrayView2, ShapeBuilder};
 
 use super::backend::{
-    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite,
-    require_square,
+    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_square,
 };
 use crate::Result;
 
@@ -48,8 +47,7 @@ impl Backend for Faer {
         let mut values = Col::<f64>::zeros(n);
         let mut vectors = Mat::<f64>::zeros(n, n);
         let yes = ComputeEigenvectors::Yes;
-        let mut scratch =
-            MemBuffer::new(self_adjoint_evd_scratch::<f64>(n, yes, Par::Seq, Default::default()));
+        let mut scratch = MemBuffer::new(self_adjoint_evd_scratch::<f64>(n, yes, Par::Seq, Default::default()));
         self_adjoint_evd(
             held.mat(),
             values.as_diagonal_mut(),
@@ -71,19 +69,13 @@ impl Backend for Faer {
         Ok(filled(l.nrows(), l.ncols(), |mut out| out.copy_from_triangular_lower(&l)))
     }
 
-    fn solve_spd(
-        &self,
-        a: ArrayView2<'_, f64>,
-        b: ArrayView2<'_, f64>,
-        name: &str,
-    ) -> Result<Array2<f64>> {
+    fn solve_spd(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, name: &str) -> Result<Array2<f64>> {
         require_finite(b, name)?;
         let l = lower_factor(a, name)?;
         let rhs = Dense::new(b);
         Ok(filled(b.nrows(), b.ncols(), |mut out| {
             out.copy_from(rhs.mat());
-            let request =
-                llt::solve::solve_in_place_scratch::<f64>(l.nrows(), out.ncols(), Par::Seq);
+            let request = llt::solve::solve_in_place_scratch::<f64>(l.nrows(), out.ncols(), Par::Seq);
             let mut scratch = MemBuffer::new(request);
             llt::solve::solve_in_place(l.as_ref(), out, Par::Seq, MemStack::new(&mut scratch));
         }))
@@ -177,11 +169,7 @@ impl<'a, T: Copy> Dense<'a, T> {
 }
 
 /// A new rows×columns array in column order (what faer is fastest on), written by `fill`.
-fn filled<T: Copy + Default>(
-    rows: usize,
-    columns: usize,
-    fill: impl FnOnce(MatMut<'_, T>),
-) -> Array2<T> {
+fn filled<T: Copy + Default>(rows: usize, columns: usize, fill: impl FnOnce(MatMut<'_, T>)) -> Array2<T> {
     let mut values = vec![T::default(); rows * columns];
     fill(MatMut::from_column_major_slice_mut(&mut values, rows, columns));
     Array2::from_shape_vec((rows, columns).f(), values).expect("values holds rows × columns")
@@ -219,8 +207,7 @@ where
     let k = m.min(n);
     let held = Dense::new(a);
     let thin = ComputeSvdVectors::Thin;
-    let params =
-        SvdParams { recursion_threshold: SVD_RECURSION, ..<SvdParams as Auto<T>>::auto() }.into();
+    let params = SvdParams { recursion_threshold: SVD_RECURSION, ..<SvdParams as Auto<T>>::auto() }.into();
     let mut sigma = vec![T::default(); k];
     let mut v = Mat::<T>::zeros(n, k);
     let mut converged = Ok(());

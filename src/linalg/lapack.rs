@@ -8,8 +8,7 @@ use ndarray_linalg::{Cholesky, Diag, Eigh as _, InverseC, JobSvd, Lapack as Scal
 use ndarray_linalg::{QR, SVDDC, Scalar as _, SolveTriangular, UPLO};
 
 use super::backend::{
-    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite,
-    require_square,
+    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_square,
 };
 use crate::Result;
 
@@ -47,8 +46,7 @@ impl Backend for Lapack {
         require_square(a, name)?;
         require_finite(a, name)?;
         sequential();
-        let (values, vectors) =
-            lower(a).eigh(UPLO::Lower).map_err(|_| no_convergence("eigendecomposition", name))?;
+        let (values, vectors) = lower(a).eigh(UPLO::Lower).map_err(|_| no_convergence("eigendecomposition", name))?;
         // LAPACK sorts from small to large.
         Ok(Eigh {
             values: values.slice(s![..;-1]).to_owned(),
@@ -63,21 +61,12 @@ impl Backend for Lapack {
         lower(a).cholesky(UPLO::Lower).map_err(|_| not_positive_definite(name))
     }
 
-    fn solve_spd(
-        &self,
-        a: ArrayView2<'_, f64>,
-        b: ArrayView2<'_, f64>,
-        name: &str,
-    ) -> Result<Array2<f64>> {
+    fn solve_spd(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, name: &str) -> Result<Array2<f64>> {
         require_finite(b, name)?;
         let l = self.cholesky(a, name)?;
-        let half = l
-            .solve_triangular(UPLO::Lower, Diag::NonUnit, &b.to_owned())
-            .map_err(|_| not_positive_definite(name))?;
-        l.t()
-            .to_owned()
-            .solve_triangular(UPLO::Upper, Diag::NonUnit, &half)
-            .map_err(|_| not_positive_definite(name))
+        let half =
+            l.solve_triangular(UPLO::Lower, Diag::NonUnit, &b.to_owned()).map_err(|_| not_positive_definite(name))?;
+        l.t().to_owned().solve_triangular(UPLO::Upper, Diag::NonUnit, &half).map_err(|_| not_positive_definite(name))
     }
 
     fn inverse_spd(&self, a: ArrayView2<'_, f64>, name: &str) -> Result<Array2<f64>> {

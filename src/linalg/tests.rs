@@ -134,8 +134,7 @@ fn products_accept_any_memory_layout() {
     for backend in backends() {
         let (a, b) = (random(30, 20, 9), random(20, 25, 10));
         let expected = a.dot(&b);
-        let (at, bt) =
-            (a.t().as_standard_layout().to_owned(), b.t().as_standard_layout().to_owned());
+        let (at, bt) = (a.t().as_standard_layout().to_owned(), b.t().as_standard_layout().to_owned());
         close(&backend.matmul(a.view(), b.view()), &expected, 1e-13);
         close(&backend.matmul(at.t(), bt.t()), &expected, 1e-13);
         let (wide, high) = (random(60, 40, 11), random(40, 50, 12));

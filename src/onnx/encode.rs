@@ -10,7 +10,9 @@ use std::io::{self, Write};
 
 use prost::Message;
 
-use crate::onnx::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TrainingInfoProto};
+use crate::onnx::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TrainingInfoProto,
+};
 
 /// Messages of at least this many encoded bytes are taken apart.
 const STREAM_FROM: usize = 16 << 10;
@@ -144,13 +146,7 @@ impl<W: Write> Encoder<'_, W> {
             sparse_tensor,
             sparse_tensors,
         } = attribute;
-        self.fields(&AttributeProto {
-            name: name.clone(),
-            f: *f,
-            i: *i,
-            s: s.clone(),
-            ..AttributeProto::default()
-        })?;
+        self.fields(&AttributeProto { name: name.clone(), f: *f, i: *i, s: s.clone(), ..AttributeProto::default() })?;
         self.nested(5, t, Self::tensor)?;
         self.nested(6, g, Self::graph)?;
         self.fields(&AttributeProto {
@@ -284,7 +280,11 @@ impl<W: Write> Encoder<'_, W> {
     }
 
     /// Field `number`, once for each of `messages`, encoded as a whole.
-    fn whole<'m, M: Message + 'm>(&mut self, number: usize, messages: impl IntoIterator<Item = &'m M>) -> io::Result<()> {
+    fn whole<'m, M: Message + 'm>(
+        &mut self,
+        number: usize,
+        messages: impl IntoIterator<Item = &'m M>,
+    ) -> io::Result<()> {
         self.nested(number, messages, Self::fields)
     }
 

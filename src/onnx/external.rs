@@ -60,15 +60,21 @@ struct Reference {
 
 impl Reference {
     fn of(tensor: &TensorProto, warnings: &mut Vec<String>) -> Result<Self> {
-        let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(StringStringEntryProto::value);
+        let entry =
+            |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(StringStringEntryProto::value);
         let number = |key: &str| match entry(key) {
             None => Ok(None),
-            Some(text) => {
-                text.parse::<u64>().map(Some).map_err(|_| Error::input(format!("{key} '{text}' is not a number of bytes")))
-            }
+            Some(text) => text
+                .parse::<u64>()
+                .map(Some)
+                .map_err(|_| Error::input(format!("{key} '{text}' is not a number of bytes"))),
         };
         for unknown in tensor.external_data.iter().filter(|entry| !KNOWN_KEYS.contains(&entry.key())) {
-            warnings.push(format!("tensor '{}': external data key '{}' is unknown and dropped", tensor.name(), unknown.key()));
+            warnings.push(format!(
+                "tensor '{}': external data key '{}' is unknown and dropped",
+                tensor.name(),
+                unknown.key()
+            ));
         }
         let element = ElementType::from_code(tensor.data_type())?;
         let needed = stored_bytes(&tensor.dims, element)? as u64;
@@ -91,13 +97,15 @@ impl Reference {
             files.insert(path.clone(), buffer::file_bytes(&path)?);
         }
         let bytes = files.get(&path).cloned().unwrap_or_default();
-        let range = usize::try_from(self.offset).ok().zip(self.offset.checked_add(self.length)).and_then(|(start, end)| {
-            let end = usize::try_from(end).ok()?;
-            (end <= bytes.len()).then_some(start..end)
-        });
+        let range =
+            usize::try_from(self.offset).ok().zip(self.offset.checked_add(self.length)).and_then(|(start, end)| {
+                let end = usize::try_from(end).ok()?;
+                (end <= bytes.len()).then_some(start..end)
+            });
         let too_short = || {
             let (offset, length, size) = (self.offset, self.length, bytes.len());
-            Error::input(format!("{length} bytes from offset {offset} are needed, the file has only {size}")).in_file(&path)
+            Error::input(format!("{length} bytes from offset {offset} are needed, the file has only {size}"))
+                .in_file(&path)
         };
         range.map(|range| bytes.slice(range)).ok_or_else(too_short)
     }

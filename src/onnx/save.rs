@@ -138,10 +138,7 @@ impl Target {
     }
 
     /// Writes a temporary file in the same folder and waits until it is on disk. Dropped, it is gone.
-    fn stage(
-        self,
-        content: impl FnOnce(&mut BufWriter<&File>) -> io::Result<u64>,
-    ) -> Result<(Staged, u64)> {
+    fn stage(self, content: impl FnOnce(&mut BufWriter<&File>) -> io::Result<u64>) -> Result<(Staged, u64)> {
         let write = || -> io::Result<(NamedTempFile, u64)> {
             let file = temporary(&self.folder)?;
             if let Some(permissions) = &self.permissions {

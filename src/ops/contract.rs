@@ -17,15 +17,8 @@ pub(super) fn fused_conv(site: &mut Site<'_>) -> Outcome {
 
 fn conv_by(site: &mut Site<'_>, row: &str) -> Outcome {
     site.row(row, &[("g", "group", 1)])?;
-    let linear = Linear {
-        data: 0,
-        data_axis: 1,
-        weight: 1,
-        weight_in: 1,
-        weight_out: 0,
-        bias: Some(2),
-        result_axis: 1,
-    };
+    let linear =
+        Linear { data: 0, data_axis: 1, weight: 1, weight_in: 1, weight_out: 0, bias: Some(2), result_axis: 1 };
     let (mut macs, result) = (site.input(1)?, site.output(0)?);
     macs.extend(result.iter().enumerate().filter(|&(axis, _)| axis != 1).map(|(_, &var)| var));
     site.relation.contraction = Some(Contraction { macs: vec![macs], linear: Some(linear) });
@@ -34,15 +27,8 @@ fn conv_by(site: &mut Site<'_>, row: &str) -> Outcome {
 
 pub(super) fn conv_transpose(site: &mut Site<'_>) -> Outcome {
     site.row("n# (g i) _..#, (g i) o _..#, (g o)? -> n (g o) _..#", &[("g", "group", 1)])?;
-    let linear = Linear {
-        data: 0,
-        data_axis: 1,
-        weight: 1,
-        weight_in: 0,
-        weight_out: 1,
-        bias: Some(2),
-        result_axis: 1,
-    };
+    let linear =
+        Linear { data: 0, data_axis: 1, weight: 1, weight_in: 0, weight_out: 1, bias: Some(2), result_axis: 1 };
     let (mut macs, data) = (site.input(1)?, site.input(0)?);
     macs.extend(data.iter().enumerate().filter(|&(axis, _)| axis != 1).map(|(_, &var)| var));
     site.relation.contraction = Some(Contraction { macs: vec![macs], linear: Some(linear) });
@@ -111,7 +97,8 @@ pub(super) fn matmul(site: &mut Site<'_>) -> Outcome {
     site.relation.masks.push((0, ak));
     let mut macs = y.clone();
     macs.push(a[ak]);
-    site.relation.contraction = Some(Contraction { macs: vec![macs], linear: linear_of_matmul(site, a_rank, b_rank, ak, bk) });
+    site.relation.contraction =
+        Some(Contraction { macs: vec![macs], linear: linear_of_matmul(site, a_rank, b_rank, ak, bk) });
     Ok(())
 }
 

@@ -226,6 +226,10 @@ impl<'a> Builder<'a> {
 
     fn visit(&mut self, id: NodeId) {
         let node = self.graph.node(id);
+        let alias = node.inputs.first().copied().flatten().is_some_and(|value| self.is_private(value));
+        if alias && node.op == "Identity" && node.domain.is_empty() {
+            return; // another name of a small constant: its readers look behind it
+        }
         let inputs = self.operands(id);
         let outputs: Vec<Option<Vec<Var>>> =
             node.outputs.iter().map(|output| self.values[output.as_ref()?.0].clone()).collect();
@@ -266,7 +270,14 @@ impl<'a> Builder<'a> {
         let values = self.values.iter().map(|axes| axes.as_ref().map(&mut exprs)).collect();
         let private = self.private.iter().map(|(&at, axes)| (at, exprs(axes))).collect();
         let relations = self.relations.iter().map(|r| r.map(&mut |&axis| solver.expr(axis))).collect();
-        Network { solution: solver.finish(), relations, refusals: self.refusals, misfits: self.misfits, values, private }
+        Network {
+            solution: solver.finish(),
+            relations,
+            refusals: self.refusals,
+            misfits: self.misfits,
+            values,
+            private,
+        }
     }
 }
 
@@ -284,7 +295,8 @@ fn relate(site: &mut Site<'_>, rule: &Rule) -> Result<(), Refusal> {
                 };
                 operands.iter().try_for_each(|operand| site.broadcast(operand, &result))?;
             }
-            let known = site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
+            let known =
+                site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
             if known { Ok(()) } else { Err(Refusal::new("the shape of an operand is not known")) }
         }
         Relate::Row(text) => site.row(text, &[]).map(drop),

@@ -23,9 +23,8 @@ pub(super) fn recurrent(site: &mut Site<'_>) -> Outcome {
     let known = [("k", gates), ("e", 2), ("p", 3)];
     let applied = site.row_with(row, &[("h", "hidden_size", 1)], &known)?;
     site.relation.masks.push((2, 2));
-    let var = |name: &str| {
-        applied.vars.get(name).copied().ok_or_else(|| Refusal::new(format!("size '{name}' is not known")))
-    };
+    let var =
+        |name: &str| applied.vars.get(name).copied().ok_or_else(|| Refusal::new(format!("size '{name}' is not known")));
     let step = [var("s")?, var("b")?, var("d")?, var("k")?, var("h")?];
     let with = |last| step.iter().copied().chain([last]).collect();
     let macs = vec![with(var("i")?), with(var("h")?)];

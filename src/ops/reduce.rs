@@ -128,11 +128,8 @@ pub(super) fn layer_norm(site: &mut Site<'_>) -> Outcome {
 /// Removal of a whole group is exact, removal of a channel inside the groups shifts their statistics.
 pub(super) fn group_norm(site: &mut Site<'_>) -> Outcome {
     let per_channel = site.opset >= 21;
-    let row = if per_channel {
-        "n# (g c!) s..!, (g c), (g c) -> n (g c) s.."
-    } else {
-        "n# (g c!) s..!, g, g -> n (g c) s.."
-    };
+    let row =
+        if per_channel { "n# (g c!) s..!, (g c), (g c) -> n (g c) s.." } else { "n# (g c!) s..!, g, g -> n (g c) s.." };
     site.row(row, &[("g", "num_groups", 1)]).map(drop)
 }
 

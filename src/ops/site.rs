@@ -342,7 +342,8 @@ impl Site<'_> {
             known.push((name, size));
         }
         let applied = row.apply(self.unifier, &known, &self.inputs, &self.outputs, &self.node.name);
-        let applied = applied.map_err(|e| Refusal { is_misfit: matches!(e, NotationError::Shapes(_)), why: e.to_string() })?;
+        let applied =
+            applied.map_err(|e| Refusal { is_misfit: matches!(e, NotationError::Shapes(_)), why: e.to_string() })?;
         self.relation.masks.extend(&applied.contracted);
         for &(name, attribute, _) in attributes {
             if let (Some(&axis), true) = (applied.vars.get(name), self.attribute(attribute).is_some()) {

@@ -59,10 +59,11 @@ impl Plan {
     /// [`Input`](crate::ErrorKind::Input) if it cannot be read or is not a plan of this version.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).in_file(path))?;
-        let plan: Self = serde_json::from_str(&text)
-            .map_err(|e| Error::input(format!("this is not a plan: {e}")).in_file(path))?;
+        let plan: Self =
+            serde_json::from_str(&text).map_err(|e| Error::input(format!("this is not a plan: {e}")).in_file(path))?;
         if plan.version != VERSION {
-            let message = format!("plan version {} is not supported; this program reads version {VERSION}", plan.version);
+            let message =
+                format!("plan version {} is not supported; this program reads version {VERSION}", plan.version);
             return Err(Error::input(message).in_file(path));
         }
         Ok(plan)
@@ -88,7 +89,13 @@ impl Plan {
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if a group is unknown, frozen, of another size, or would lose everything.
-    pub fn selection(&self, groups: &[Group], scored: &[Scored<'_>], request: &Request, allow_shifts: bool) -> Result<Selection> {
+    pub fn selection(
+        &self,
+        groups: &[Group],
+        scored: &[Scored<'_>],
+        request: &Request,
+        allow_shifts: bool,
+    ) -> Result<Selection> {
         let mut selection = Selection::all();
         let mut seen = BTreeSet::new();
         for planned in &self.groups {
@@ -97,7 +104,8 @@ impl Plan {
                 return Err(fail("it is named twice".to_owned()));
             }
             let group = groups.iter().find(|group| group.name == planned.name);
-            let group = group.ok_or_else(|| fail("the model has no such group; `paredown inspect` lists them".to_owned()))?;
+            let group =
+                group.ok_or_else(|| fail("the model has no such group; `paredown inspect` lists them".to_owned()))?;
             if planned.size.is_some_and(|size| size != group.size) {
                 return Err(fail(format!("its size is {}, not {}", group.size, planned.size.unwrap_or(0))));
             }

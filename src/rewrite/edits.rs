@@ -12,7 +12,12 @@ use super::Patch;
 enum Entry {
     Known(i64),
     /// Entry of the old operand, times `new` over `old`.
-    Old { operand: usize, index: usize, new: i64, old: i64 },
+    Old {
+        operand: usize,
+        index: usize,
+        new: i64,
+        old: i64,
+    },
 }
 
 impl Patch<'_> {
@@ -28,9 +33,7 @@ impl Patch<'_> {
                 Edit::Attributes { name, axes } => self.edit_attributes(node, name, axes, selection),
                 Edit::Parts { axes } => self.edit_parts(node, axes, selection),
                 Edit::Bounds { cuts } => self.edit_bounds(node, cuts, selection),
-                Edit::Indices { operand, axis, result } => {
-                    self.edit_indices(node, *operand, (axis, result), selection)
-                }
+                Edit::Indices { operand, axis, result } => self.edit_indices(node, *operand, (axis, result), selection),
             };
             outcome.map_err(|e| e.at_node(subject.graph.node(node).name.as_str()))?;
         }
@@ -273,10 +276,9 @@ impl Patch<'_> {
         let rank_signed = i64::try_from(rank).unwrap_or(i64::MAX);
         Ok(match listed {
             None => (0..count).collect(),
-            Some(axes) => axes
-                .iter()
-                .filter_map(|&a| usize::try_from(if a < 0 { a + rank_signed } else { a }).ok())
-                .collect(),
+            Some(axes) => {
+                axes.iter().filter_map(|&a| usize::try_from(if a < 0 { a + rank_signed } else { a }).ok()).collect()
+            }
         })
     }
 

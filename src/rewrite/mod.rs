@@ -293,8 +293,6 @@ fn resize_declared(info: &mut ValueInfoProto, axes: &[Expr], network: &Network, 
             continue;
         }
         let size = network.solution.extent(expr, selection).and_then(crate::axes::Extent::as_fixed);
-        dim.value = size
-            .and_then(|size| i64::try_from(size).ok())
-            .map(tensor_shape_proto::dimension::Value::DimValue);
+        dim.value = size.and_then(|size| i64::try_from(size).ok()).map(tensor_shape_proto::dimension::Value::DimValue);
     }
 }

@@ -75,12 +75,12 @@ fn flipped_bits_are_refused_or_harmless() {
 /// Two bytes of file stand for an empty node of hundreds of bytes in memory.
 #[test]
 fn a_file_of_empty_messages_is_refused_before_memory_is_taken() {
-    let nodes = 4_000_000;
+    let nodes = 8_000_000;
     let body: Vec<u8> = [0x0a, 0x00].into_iter().cycle().take(2 * nodes).collect();
     let mut encoded = vec![0x3a];
     prost::encode_length_delimiter(body.len(), &mut encoded).unwrap();
     encoded.extend(body);
-    assert!(refuse(encoded).to_string().contains("4000002 messages are too many for 8000005 bytes of file"));
+    assert!(refuse(encoded).to_string().contains("8000002 messages are too many for 16000005 bytes of file"));
 }
 
 /// Subgraphs in subgraphs: past the depth that the decoder accepts it must refuse, not overflow the stack.
@@ -120,7 +120,10 @@ fn tensors_that_contradict_themselves_are_refused_by_name() {
         (TensorProto { data_type: Some(0), ..good() }, "unknown element type 0"),
         (TensorProto { data_type: None, ..good() }, "unknown element type 0"),
         (TensorProto { data_type: Some(99), ..good() }, "unknown element type 99"),
-        (TensorProto { data_type: Some(8), ..good() }, "holds strings in raw_data, where the format does not allow them"),
+        (
+            TensorProto { data_type: Some(8), ..good() },
+            "holds strings in raw_data, where the format does not allow them",
+        ),
         (TensorProto { raw_data: None, ..good() }, "shape [2, 3] of float32 needs 6 values, found 0"),
         (
             TensorProto { dims: vec![i64::MAX, i64::MAX], ..good() },
@@ -130,7 +133,10 @@ fn tensors_that_contradict_themselves_are_refused_by_name() {
             TensorProto { dims: vec![0, 1 << 40, 1 << 40], raw_data: None, ..good() },
             "shape [0, 1099511627776, 1099511627776] has more elements than memory can hold",
         ),
-        (TensorProto { dims: vec![1 << 59, 2], ..good() }, "shape [576460752303423488, 2] has more elements than memory can hold"),
+        (
+            TensorProto { dims: vec![1 << 59, 2], ..good() },
+            "shape [576460752303423488, 2] has more elements than memory can hold",
+        ),
     ];
     for (tensor, reason) in cases {
         assert_eq!(refuse_tensor(tensor), format!("tensor 'bad': {reason}"));

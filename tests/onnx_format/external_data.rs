@@ -165,7 +165,8 @@ fn large_initializers_go_out_on_page_boundaries_and_small_tensors_stay() {
 
     let raw = ModelProto::decode(fs::read(&path).unwrap().as_slice()).unwrap();
     let [weight, bias, typed] = raw.graph.unwrap().initializer.try_into().unwrap();
-    let entries = |offset: &str| vec![entry("location", "m.onnx.data"), entry("offset", offset), entry("length", "1024")];
+    let entries =
+        |offset: &str| vec![entry("location", "m.onnx.data"), entry("offset", offset), entry("length", "1024")];
     assert_eq!(weight.external_data, entries("0"));
     assert_eq!(typed.external_data, entries("4096"));
     assert_eq!((weight.raw_data, typed.float_data.len()), (None, 0));

@@ -38,7 +38,8 @@ fn every_type_is_sliced_in_its_own_type() {
         let taken = TensorView::new(&tensor).unwrap().take(1, &[2, 0]).unwrap();
         let view = TensorView::new(&taken).unwrap();
         assert_eq!((view.name(), view.element_type(), view.dims()), ("w", element, [2, 2, 4].as_slice()));
-        let expected: Vec<f64> = [8..12, 0..4, 20..24, 12..16].into_iter().flat_map(|run| checkerboard()[run].to_vec()).collect();
+        let expected: Vec<f64> =
+            [8..12, 0..4, 20..24, 12..16].into_iter().flat_map(|run| checkerboard()[run].to_vec()).collect();
         assert_eq!(view.to_f64().unwrap(), expected, "{element}");
     }
 }
@@ -111,9 +112,18 @@ fn typed_fields_read_as_raw_data_does() {
         (TensorProto { int32_data: vec![65535, 5], ..typed(DataType::Uint16, &[2]) }, vec![65535.0, 5.0]),
         (TensorProto { int32_data: vec![i32::MIN, 5], ..typed(DataType::Int32, &[2]) }, vec![-2_147_483_648.0, 5.0]),
         (TensorProto { int32_data: vec![1, 0], ..typed(DataType::Bool, &[2]) }, vec![1.0, 0.0]),
-        (TensorProto { int64_data: vec![-7, 1 << 40], ..typed(DataType::Int64, &[2]) }, vec![-7.0, 1_099_511_627_776.0]),
-        (TensorProto { uint64_data: vec![4_294_967_295, 0], ..typed(DataType::Uint32, &[2]) }, vec![4_294_967_295.0, 0.0]),
-        (TensorProto { uint64_data: vec![1 << 63, 0], ..typed(DataType::Uint64, &[2]) }, vec![9_223_372_036_854_775_808.0, 0.0]),
+        (
+            TensorProto { int64_data: vec![-7, 1 << 40], ..typed(DataType::Int64, &[2]) },
+            vec![-7.0, 1_099_511_627_776.0],
+        ),
+        (
+            TensorProto { uint64_data: vec![4_294_967_295, 0], ..typed(DataType::Uint32, &[2]) },
+            vec![4_294_967_295.0, 0.0],
+        ),
+        (
+            TensorProto { uint64_data: vec![1 << 63, 0], ..typed(DataType::Uint64, &[2]) },
+            vec![9_223_372_036_854_775_808.0, 0.0],
+        ),
     ];
     for (tensor, expected) in cases {
         let view = TensorView::new(&tensor).unwrap();

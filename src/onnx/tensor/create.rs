@@ -116,4 +116,3 @@ fn integer_range(element: ElementType) -> Option<Range<i128>> {
         _ => None,
     }
 }
-

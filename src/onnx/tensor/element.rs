@@ -119,9 +119,18 @@ impl ElementType {
     pub fn is_float(self) -> bool {
         matches!(
             self,
-            Self::Float | Self::Double | Self::Float16 | Self::Bfloat16 |
-            Self::Float8E4M3Fn | Self::Float8E4M3Fnuz | Self::Float8E5M2 | Self::Float8E5M2Fnuz | Self::Float8E8M0 |
-            Self::Float6E2M3 | Self::Float6E3M2 | Self::Float4E2M1
+            Self::Float
+                | Self::Double
+                | Self::Float16
+                | Self::Bfloat16
+                | Self::Float8E4M3Fn
+                | Self::Float8E4M3Fnuz
+                | Self::Float8E5M2
+                | Self::Float8E5M2Fnuz
+                | Self::Float8E8M0
+                | Self::Float6E2M3
+                | Self::Float6E3M2
+                | Self::Float4E2M1
         )
     }
 
@@ -167,7 +176,11 @@ mod tests {
 
     #[test]
     fn floats_are_told_from_integers_and_complex_numbers() {
-        assert!(ElementType::Bfloat16.is_float() && ElementType::Double.is_float() && ElementType::Float4E2M1.is_float());
-        assert!(!ElementType::Complex64.is_float() && !ElementType::Int64.is_float() && !ElementType::String.is_float());
+        assert!(
+            ElementType::Bfloat16.is_float() && ElementType::Double.is_float() && ElementType::Float4E2M1.is_float()
+        );
+        assert!(
+            !ElementType::Complex64.is_float() && !ElementType::Int64.is_float() && !ElementType::String.is_float()
+        );
     }
 }

@@ -55,4 +55,3 @@ fn runs(indices: &[usize]) -> Vec<Range<usize>> {
     }
     runs
 }
-

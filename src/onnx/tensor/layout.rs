@@ -141,4 +141,3 @@ fn pack_six_bits(codes: &[i32], len: usize) -> Vec<u8> {
     }
     packed
 }
-

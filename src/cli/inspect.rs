@@ -1,0 +1,40 @@
+//! `paredown inspect`: every group, and why the frozen ones are.
+
+use std::path::PathBuf;
+
+use super::options::{Dims, spinner};
+use crate::error::Result;
+use crate::onnx::Model;
+use crate::report::inspection;
+
+/// Lists every coupled group of a model: what its indices are, which tensors it slices, what it costs, and which node
+/// freezes it
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The ONNX file
+    model: PathBuf,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    dims: Dims,
+    /// Count groups whose removal shifts a statistic as prunable
+    #[arg(long)]
+    allow_shifts: bool,
+    /// A graph output (or input) whose axes may be pruned; may be repeated
+    #[arg(long, value_name = "NAME")]
+    thaw: Vec<String>,
+    /// No progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let dims = args.dims.sizes()?;
+    let bar = spinner(args.quiet || args.json, "analysing");
+    let model = Model::load(&args.model)?;
+    let report =
+        crate::prune::inspect(&model, &dims, args.allow_shifts, &args.thaw).map_err(|e| e.in_file(&args.model))?;
+    bar.finish_and_clear();
+    super::print(&if args.json { report.to_json() } else { inspection(&report) })
+}

@@ -1,0 +1,204 @@
+//! Options that several subcommands share, and how typed figures are read.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::calibrate::data::Dataset;
+use crate::calibrate::data::images::{ImageOptions, Layout};
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::prune::Remaining;
+use crate::report::Report;
+use crate::runtime::inputs::DimSizes;
+
+/// Where samples come from.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Data {
+    /// Samples: an .npz with arrays named as the graph's inputs (and optionally `labels`), an .npy for one input, a
+    /// directory of either, an ONNX test_data_set directory, or `synthetic`
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Samples kept out of all decisions, on which fidelity and accuracy are measured [default: those of --data]
+    #[arg(long, value_name = "PATH")]
+    eval: Option<PathBuf>,
+    /// A directory of images instead of --data
+    #[arg(long, value_name = "DIR", conflicts_with = "data")]
+    images: Option<PathBuf>,
+    /// Subtracted from each image channel, in units of full brightness
+    #[arg(long, value_name = "X,…", value_delimiter = ',', requires = "images")]
+    mean: Vec<f32>,
+    /// Divides each image channel
+    #[arg(long, value_name = "X,…", value_delimiter = ',', requires = "images")]
+    std: Vec<f32>,
+    /// Shorter side of an image before its middle is cut out, in pixels
+    #[arg(long, value_name = "PIXELS", requires = "images")]
+    resize: Option<u32>,
+    /// Order of the image axes
+    #[arg(long, value_enum, default_value = "nchw")]
+    layout: TypedLayout,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum TypedLayout {
+    Nchw,
+    Nhwc,
+}
+
+/// Samples to decide on, and samples to measure on.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    pub(super) calibration: Option<Dataset>,
+    eval: Option<Dataset>,
+}
+
+impl Samples {
+    /// What fidelity and accuracy are measured on.
+    pub(super) fn to_measure(&self) -> Option<&Dataset> {
+        self.eval.as_ref().or(self.calibration.as_ref())
+    }
+}
+
+impl Data {
+    pub(super) fn open(&self, model: &Model, sizes: &DimSizes, seed: u64) -> Result<Samples> {
+        let graph = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let open = |path: &PathBuf| {
+            if path.as_os_str() == "synthetic" {
+                return Dataset::synthetic(graph, sizes, 256, seed);
+            }
+            Dataset::open(path, graph)
+        };
+        let calibration = match (&self.data, &self.images) {
+            (Some(path), _) => Some(open(path)?),
+            (None, Some(folder)) => Some(Dataset::images(folder, graph, &self.image_options())?),
+            (None, None) => None,
+        };
+        Ok(Samples { calibration, eval: self.eval.as_ref().map(open).transpose()? })
+    }
+
+    fn image_options(&self) -> ImageOptions {
+        let layout = match self.layout {
+            TypedLayout::Nchw => Layout::Nchw,
+            TypedLayout::Nhwc => Layout::Nhwc,
+        };
+        let (mean, std) = (self.mean.clone(), self.std.clone());
+        ImageOptions { mean, std, resize: self.resize, layout, ..ImageOptions::default() }
+    }
+}
+
+/// Sizes of dynamic dimensions.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Dims {
+    /// Size of a dynamic dimension for MACs and probes, by name or as input:axis; may be repeated
+    #[arg(long = "dim", value_name = "NAME=SIZE")]
+    dims: Vec<String>,
+}
+
+impl Dims {
+    pub(super) fn sizes(&self) -> Result<DimSizes> {
+        let mut sizes = DimSizes::default();
+        self.dims.iter().try_for_each(|typed| sizes.add(typed))?;
+        if let Some((name, _)) = sizes.named.iter().find(|&(_, &size)| size == 0) {
+            return Err(Error::usage(format!("--dim {name}=0: a size is at least one")));
+        }
+        Ok(sizes)
+    }
+}
+
+/// `0.5` or `50%`, in 0..=1.
+pub(super) fn share(typed: &str) -> Result<f64, String> {
+    let wrong = || format!("'{typed}' is not a share between 0 and 1, nor a percentage");
+    let share = match typed.trim().strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map_err(|_| wrong())? / 100.0,
+        None => typed.trim().parse::<f64>().map_err(|_| wrong())?,
+    };
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(wrong()) }
+}
+
+/// The share that is removed: less than everything.
+pub(super) fn ratio(typed: &str) -> Result<f64, String> {
+    let ratio = share(typed)?;
+    if ratio < 1.0 {
+        Ok(ratio)
+    } else {
+        Err("--ratio is the share that is removed; 1 would remove everything".to_owned())
+    }
+}
+
+/// What remains: `50%`, `12.5M` (10⁶), `40MB` (10⁶ bytes), or a plain number.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub(super) fn remaining(typed: &str) -> Result<Remaining, String> {
+    let wrong = || format!("'{typed}' is not an amount such as 50%, 12.5M or 40MB");
+    let text = typed.trim();
+    if text.ends_with('%') {
+        return share(text).map(Remaining::Share);
+    }
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text[number.len()..].to_ascii_uppercase();
+    let scale = match unit.strip_suffix('B').unwrap_or(&unit) {
+        "" => 1.0,
+        "K" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    let figure = number * scale;
+    if figure.is_finite() && (0.0..1.8e19).contains(&figure) {
+        Ok(Remaining::Absolute(figure as u64))
+    } else {
+        Err(wrong())
+    }
+}
+
+/// A spinner on a terminal, nothing when piped or `--quiet`.
+pub(super) fn spinner(quiet: bool, message: &'static str) -> ProgressBar {
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(message);
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
+}
+
+/// Writes the JSON report, if one was asked for.
+pub(super) fn write_report(report: &Report, path: Option<&Path>) -> Result<()> {
+    match path {
+        None => Ok(()),
+        Some(path) => write_text(path, &report.to_json()),
+    }
+}
+
+/// Writes a text file through a temporary one beside it.
+pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
+    let fail = |error: std::io::Error| Error::output(error.to_string()).in_file(path);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(fail)?;
+    file.persist(path).map(drop).map_err(|e| fail(e.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_read_as_documented() {
+        assert_eq!(remaining("50%"), Ok(Remaining::Share(0.5)));
+        assert_eq!(remaining("12.5M"), Ok(Remaining::Absolute(12_500_000)));
+        assert_eq!(remaining("40MB"), Ok(Remaining::Absolute(40_000_000)));
+        assert_eq!(remaining("123"), Ok(Remaining::Absolute(123)));
+        for wrong in ["", "M", "-3", "40MiB", "110%", "nan", "1e400"] {
+            assert!(remaining(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_of_one_is_refused() {
+        assert_eq!(ratio("0.5"), Ok(0.5));
+        assert_eq!(ratio("25%"), Ok(0.25));
+        assert!(ratio("1").is_err() && ratio("-0.1").is_err() && ratio("x").is_err());
+    }
+}

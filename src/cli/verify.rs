@@ -1,0 +1,60 @@
+//! `paredown verify`: repeat the proof later.
+
+use std::path::PathBuf;
+
+use super::options::{Data, Dims, spinner, write_report};
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::plan::Plan;
+use crate::prune::verify;
+use crate::report::result;
+
+/// Proves a rewritten file against its original: valid, exact (with the plan), faithful, and how fast
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The original ONNX file
+    original: PathBuf,
+    /// The rewritten ONNX file
+    rewritten: PathBuf,
+    /// The plan that was carried out, for the exactness proof
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    dims: Dims,
+    /// Fail if the relative L2 distance of the outputs is larger
+    #[arg(long, value_name = "X")]
+    max_rel_l2: Option<f64>,
+    /// Seed of made-up inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let dims = args.dims.sizes()?;
+    let bar = spinner(args.quiet, "proving");
+    let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
+    let plan = args.plan.as_deref().map(Plan::load).transpose()?;
+    let samples = args.data.open(&original, &dims, args.seed)?;
+    let report = verify(&original, &rewritten, plan.as_ref(), samples.to_measure(), &dims, args.seed)
+        .map_err(|e| e.in_file(&args.rewritten))?;
+    write_report(&report, args.report.as_deref())?;
+    bar.finish_and_clear();
+    if !args.quiet {
+        super::print(&result(&report))?;
+    }
+    match (args.max_rel_l2, report.verify.rel_l2) {
+        (Some(limit), Some(found)) if found > limit || found.is_nan() => {
+            Err(Error::verification(format!("the relative L2 distance is {found:.4}, more than --max-rel-l2 {limit}"))
+                .in_file(&args.rewritten))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,192 @@
+//! Every write is proved: valid, exact, faithful, and how fast.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use crate::analysis::Analysis;
+use crate::axes::{Role, Selection};
+use crate::calibrate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
+use crate::plan::{CostModel, Filter, Group, Plan, Quota, Request, Scope, groups};
+use crate::report::Report;
+use crate::rewrite;
+use crate::runtime::inputs::DimSizes;
+use crate::runtime::probes::probe_batches;
+use crate::runtime::{RunOptions, Runnable};
+use crate::verify::{Exactness, LatencyBudget, exactness, faithful, latency, signature};
+
+/// Samples that probes are made of.
+const PROBES: usize = 8;
+/// Samples of one batch when data is given.
+const BATCH: usize = 64;
+
+/// What is to be proved about which models.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof<'a> {
+    /// The original and what is known about it.
+    pub analysis: &'a Analysis<'a>,
+    /// Its groups.
+    pub groups: &'a [Group],
+    /// What stays.
+    pub selection: &'a Selection,
+    /// The rewritten model.
+    pub rewritten: &'a ModelProto,
+    /// Outputs that may have shrunk.
+    pub thaw: &'a [String],
+    /// Data to measure fidelity and accuracy on; made-up inputs otherwise.
+    pub data: Option<&'a Dataset>,
+    /// Sizes of dynamic dimensions.
+    pub dims: &'a DimSizes,
+    /// Seed of made-up inputs.
+    pub seed: u64,
+}
+
+/// Proves the rewrite and enters what was measured into the report.
+///
+/// # Errors
+/// [`Verification`](crate::ErrorKind::Verification) if the rewritten model is not valid or the removal was not exact.
+pub fn prove(proof: &Proof<'_>, report: &mut Report) -> Result<()> {
+    let started = Instant::now();
+    let original = &proof.analysis.model.proto;
+    let thawed: BTreeSet<String> = proof.thaw.iter().cloned().collect();
+    signature(original, proof.rewritten, &thawed)?;
+    let sizes = proof.analysis.probe_sizes(proof.dims);
+    let graph = proof.analysis.subject().proto()?;
+    let probes = probe_batches(graph, &sizes, PROBES, proof.seed)?;
+    let options = RunOptions::default();
+    let (before, after) =
+        rayon::join(|| Runnable::new(original, &options), || Runnable::new(proof.rewritten, &options));
+    let (before, after) = (before?, after?);
+    let first = probes.first().ok_or_else(|| Error::verification("there are no probes"))?;
+    after.run(first)?;
+    report.verify.valid = Some(true);
+    prove_exact(proof, &after, &probes, report)?;
+    if thawed.is_empty() {
+        let measured = match proof.data {
+            Some(data) => faithful(&before, &after, data.batches(BATCH))?,
+            None => faithful(&before, &after, Dataset::synthetic(graph, &sizes, PROBES, proof.seed)?.batches(2))?,
+        };
+        report.verify.set_faithfulness(&measured);
+        if proof.data.is_none() {
+            report.notes.push("fidelity was measured on made-up inputs; give --data for a figure to trust".to_owned());
+        }
+    }
+    let single = probe_batches(graph, &sizes, 1, proof.seed)?;
+    if let Some(inputs) = single.first() {
+        let measured = latency(&before, &after, inputs, LatencyBudget::default())?;
+        report.model.before.latency_ms = Some(measured.before_ms);
+        report.model.after.latency_ms = Some(measured.after_ms);
+    }
+    report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The exact part of the selection on unrepaired weights, against the masked original.
+fn prove_exact(
+    proof: &Proof<'_>,
+    after: &Runnable,
+    probes: &[Vec<(String, crate::runtime::Tensor)>],
+    report: &mut Report,
+) -> Result<()> {
+    let mut free = proof.selection.clone();
+    let mut all_free = true;
+    for group in proof.groups {
+        if !matches!(group.role, Role::Free) && !free.keeps_all(group.factor) {
+            free.keep(group.factor, vec![true; group.size]);
+            all_free = false;
+        }
+    }
+    if !proof.thaw.is_empty() {
+        report
+            .notes
+            .push("outputs were thawed: their values cannot be compared, so exactness is not proved".to_owned());
+        return Ok(());
+    }
+    if proof.selection.touched().next().is_none() {
+        report.notes.push("without a plan there is no removal whose exactness could be proved; give --plan".to_owned());
+        return Ok(());
+    }
+    if free.touched().next().is_none() {
+        report.notes.push("every removal shifts a statistic: there is no exact part to prove".to_owned());
+        return Ok(());
+    }
+    let subject = proof.analysis.subject();
+    let masked = Runnable::new(&rewrite::masked(subject, &free)?, &RunOptions::default())?;
+    let unrepaired = report.calibration.is_none() && all_free;
+    let measured = if unrepaired {
+        exactness(&masked, after, probes)?
+    } else {
+        let exact = rewrite::prune(subject, &free)?;
+        exactness(&masked, &Runnable::new(&exact, &RunOptions::default())?, probes)?
+    };
+    report.verify.exact_max_rel = Some(measured.max_rel());
+    judge(&measured, report)
+}
+
+fn judge(measured: &Exactness, report: &mut Report) -> Result<()> {
+    if measured.max_rel() <= Exactness::TOLERANCE {
+        if !measured.proves() {
+            report.notes.push(
+                "the output barely reacts to made-up inputs, so the exactness check proves little; give --data"
+                    .to_owned(),
+            );
+        }
+        return Ok(());
+    }
+    if !measured.proves() {
+        let silent: Vec<&str> = measured.silent_outputs().collect();
+        report.notes.push(format!(
+            "the exactness check proves nothing: output {} barely reacts to made-up inputs (deviation {:.1e}); give --data",
+            silent.join(", "),
+            measured.max_rel()
+        ));
+        return Ok(());
+    }
+    Err(Error::verification(format!(
+        "the pruned model differs from the masked original by {:.1e} (allowed: {:.0e}); this is a defect of paredown, please report it",
+        measured.max_rel(),
+        Exactness::TOLERANCE
+    )))
+}
+
+/// Proves `rewritten` against `original`, with the exactness proof if the plan is given.
+///
+/// # Errors
+/// [`Verification`](crate::ErrorKind::Verification) if the rewritten model is not valid, or the plan was not carried out exactly;
+/// [`Input`](crate::ErrorKind::Input) if a model or the plan is malformed.
+pub fn verify(
+    original: &Model,
+    rewritten: &Model,
+    plan: Option<&Plan>,
+    data: Option<&Dataset>,
+    dims: &DimSizes,
+    seed: u64,
+) -> Result<Report> {
+    let analysis = Analysis::new(original, dims, &BTreeSet::new())?;
+    let after = Analysis::new(rewritten, dims, &BTreeSet::new())?;
+    let cost = CostModel::new(analysis.subject());
+    let groups = groups(analysis.subject(), &cost, &Filter::default());
+    let request = Request { quota: Quota::Ratio(0.0), scope: Scope::Layer, min_keep: 1, align: 1 };
+    let selection = match plan {
+        Some(plan) => plan.selection(&groups, &[], &request, true)?,
+        None => Selection::all(),
+    };
+    let new_cost = CostModel::new(after.subject()).cost(&Selection::all());
+    let mut report = Report::new(&analysis, &groups, &selection, cost.cost(&Selection::all()), new_cost);
+    report.model.after.bytes = rewritten.file_bytes();
+    report.model.after.nodes = after.graph.nodes.len();
+    let proof = Proof {
+        analysis: &analysis,
+        groups: &groups,
+        selection: &selection,
+        rewritten: &rewritten.proto,
+        thaw: &[],
+        data,
+        dims,
+        seed,
+    };
+    prove(&proof, &mut report)?;
+    Ok(report)
+}
