@@ -153,6 +153,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = args.options(dims.clone())?;
     let bar = spinner(args.quiet, "analysing and rewriting");
     let model = Model::load(&args.model)?;
+    if let (Some(output), false) = (&args.output, args.dry_run) {
+        model.check_output(output, args.force)?;
+    }
     let located = |e: Error| e.in_file(&args.model);
     let samples = args.data.open(&model, &dims, args.seed)?;
     let mut pruned = crate::prune::prune(&model, &options, samples.calibration.as_ref()).map_err(located)?;
