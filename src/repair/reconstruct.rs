@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
-use super::solve::Evidence;
+use super::Method;
 use super::skip::{Skip, skip};
+use super::solve::Evidence;
 use super::stages::{Order, stages};
 use super::write::{self, BiasPlace};
-use super::Method;
 use crate::axes::Selection;
-use crate::calibrate::{Activations, Buffered, Calibration, Layer, Row, Sampler, Stream, bytes, floats, layers, samples_of, stored};
+use crate::calibrate::{
+    Activations, Buffered, Calibration, Layer, Row, Sampler, Stream, bytes, floats, layers, samples_of, stored,
+};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
@@ -83,8 +85,9 @@ pub(super) fn reconstruct(
     for (number, stage) in order.stages.iter().enumerate() {
         let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let chosen = all.iter().filter(|layer| stage.contains(&layer.node));
-        let members: Vec<Member> =
-            chosen.filter_map(|layer| member(subject, selection, graph, layer, (&order, number)).transpose()).collect::<Result<_>>()?;
+        let members: Vec<Member> = chosen
+            .filter_map(|layer| member(subject, selection, graph, layer, (&order, number)).transpose())
+            .collect::<Result<_>>()?;
         if members.is_empty() {
             continue;
         }
@@ -101,7 +104,13 @@ pub(super) fn reconstruct(
 }
 
 /// What is left of a layer; `None` if nothing can be repaired about it.
-fn member(subject: Subject<'_>, selection: &Selection, graph: &GraphProto, layer: &Layer, when: (&Order, usize)) -> Result<Option<Member>> {
+fn member(
+    subject: Subject<'_>,
+    selection: &Selection,
+    graph: &GraphProto,
+    layer: &Layer,
+    when: (&Order, usize),
+) -> Result<Option<Member>> {
     let Some(pruned) = layer.found_in(graph)? else { return Ok(None) };
     let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == pruned.weight);
     if readers.count() != 1 {
@@ -147,7 +156,8 @@ fn collect<'m>(
         all.into_iter().cloned().collect()
     };
     let inputs = names(|m| [&m.pruned.data].into_iter().chain(m.skips.iter().map(|(_, skip)| &skip.value)).collect());
-    let targets = names(|m| [&m.original.result].into_iter().chain(m.skips.iter().map(|(skip, _)| &skip.value)).collect());
+    let targets =
+        names(|m| [&m.original.result].into_iter().chain(m.skips.iter().map(|(skip, _)| &skip.value)).collect());
     let sources = original.segment(subject.model, &names(|m| vec![&m.original.data]), &targets)?;
     let images = repaired.segment(model, &inputs, &inputs)?;
     let mut collectors: Vec<Collector<'m>> = Vec::new();
@@ -181,7 +191,12 @@ fn collect<'m>(
     Ok(collectors)
 }
 
-fn new_collectors<'m>(members: &'m [Member], data: Calibration<'_>, found: &Activations, samples: usize) -> Result<Vec<Collector<'m>>> {
+fn new_collectors<'m>(
+    members: &'m [Member],
+    data: Calibration<'_>,
+    found: &Activations,
+    samples: usize,
+) -> Result<Vec<Collector<'m>>> {
     let total = data.data.samples();
     let mut collectors = Vec::new();
     for member in members {
