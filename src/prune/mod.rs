@@ -16,7 +16,7 @@ use crate::rewrite;
 use crate::runtime::inputs::DimSizes;
 use crate::score::Criterion;
 
-pub use prove::{Proof, prove, verify};
+pub use prove::{Comparison, Loaded, Proof, prove, verify};
 
 /// How much is to go, as the user says it.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,8 +43,9 @@ pub enum Remaining {
 }
 
 impl Remaining {
+    /// What remains of `whole`.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fn of(self, whole: u64) -> u64 {
+    pub(crate) fn of(self, whole: u64) -> u64 {
         match self {
             Remaining::Share(share) => (whole as f64 * share) as u64,
             Remaining::Absolute(figure) => figure,

@@ -1,0 +1,308 @@
+//! Factorization of a whole model: from an analysed file to a rewritten one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use rayon::prelude::*;
+
+use super::candidates::{Candidate, Candidates, Form, Refused, candidates};
+use super::decompose::{ConvMode, Decomposition, Method};
+use super::price::{Price, PriceList};
+use super::rewrite::{Factors, split_layers};
+use super::select::{Decision, Offer, choose};
+use crate::analysis::Analysis;
+use crate::axes::Selection;
+use crate::calibrate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::linalg::default_backend;
+use crate::onnx::Model;
+use crate::plan::{Cost, CostModel, Plan};
+use crate::report::{LayerReport, Report};
+use crate::rewrite::Subject;
+use crate::runtime::inputs::DimSizes;
+
+pub use super::select::Target;
+
+/// Options of [`factorize`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How small the layers are to become.
+    pub target: Target,
+    /// How matrices are split.
+    pub method: Method,
+    /// How kernels are split.
+    pub conv: ConvMode,
+    /// Ranks that are not typed are multiples of this, unless a layer is small.
+    pub align: usize,
+    /// Patterns of layers or tensors to split; all if empty.
+    pub include: Vec<String>,
+    /// Patterns of layers or tensors to leave alone.
+    pub exclude: Vec<String>,
+    /// Sizes of dynamic dimensions.
+    pub dims: DimSizes,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl Options {
+    /// The defaults, for this target.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            method: Method::default(),
+            conv: ConvMode::default(),
+            align: 8,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            dims: DimSizes::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// A factorized model that has not been proved or written yet.
+#[derive(Debug)]
+pub struct Factorized<'m> {
+    /// What is known about the original.
+    pub analysis: Analysis<'m>,
+    /// The ranks, by layer.
+    pub plan: Plan,
+    /// The rewritten model.
+    pub model: Model,
+    /// What was done.
+    pub report: Report,
+}
+
+/// A layer with everything that the choice needs.
+struct Prepared<'c> {
+    candidate: &'c Candidate,
+    mode: ConvMode,
+    decomposition: Decomposition,
+    prices: PriceList,
+    weight: f64,
+}
+
+/// Chooses ranks and rewrites the model.
+///
+/// # Errors
+/// As [`choose`]; [`Input`](crate::ErrorKind::Input) for a malformed model or weights that cannot be decomposed,
+/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if no layer is split; the message names reasons.
+pub fn factorize<'m>(model: &'m Model, options: &Options, _data: Option<&Dataset>) -> Result<Factorized<'m>> {
+    let mut clock = Clock::start();
+    let analysis = Analysis::new(model, &options.dims, &BTreeSet::new())?;
+    let subject = analysis.subject();
+    let mut found = candidates(subject);
+    exclude(&mut found, options)?;
+    clock.lap("analyse");
+    let prepared: Vec<Prepared<'_>> =
+        found.open.par_iter().map(|candidate| prepare(subject, candidate, options)).collect::<Result<_>>()?;
+    clock.lap("decompose");
+    let whole = CostModel::new(subject).cost(&Selection::all());
+    let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
+    let decisions = if offers.is_empty() {
+        Vec::new()
+    } else {
+        choose(&offers, &options.target, whole, options.align)?
+    };
+    let split: Vec<(&Prepared<'_>, usize)> = prepared
+        .iter()
+        .zip(&decisions)
+        .filter_map(|(layer, decision)| match decision {
+            Decision::Split(rank) => Some((layer, *rank)),
+            Decision::Keep(_) => None,
+        })
+        .collect();
+    if split.is_empty() {
+        return Err(nothing(&prepared, &decisions, &found.refused));
+    }
+    clock.lap("select");
+    let factors: Vec<(&Candidate, Factors)> = split
+        .par_iter()
+        .map(|(layer, rank)| Ok((layer.candidate, layer.factors(*rank)?)))
+        .collect::<Result<_>>()?;
+    clock.lap("split");
+    let pairs: Vec<(&Candidate, &Factors)> = factors.iter().map(|(candidate, factors)| (*candidate, factors)).collect();
+    let rewritten = model.with_proto(split_layers(subject, &pairs)?);
+    clock.lap("rewrite");
+    let after = costs(&rewritten, &options.dims)?;
+    let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
+    report.model.after.bytes = rewritten.file_bytes();
+    report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
+    let errors: BTreeMap<&str, f64> = factors.iter().map(|(c, factors)| (c.name.as_str(), factors.error())).collect();
+    report.layers = layer_reports(&prepared, &decisions, &errors, &found.refused);
+    clock.lap("report");
+    report.seconds = clock.laps;
+    let ranks = split.iter().map(|(layer, rank)| (layer.candidate.name.clone(), *rank)).collect();
+    let plan = Plan::of_ranks(ranks);
+    drop(offers);
+    Ok(Factorized { plan, model: rewritten, report, analysis })
+}
+
+impl<'c> Prepared<'c> {
+    fn offer(&self) -> Offer<'_> {
+        Offer {
+            name: &self.candidate.name,
+            curve: self.decomposition.curve(),
+            prices: &self.prices,
+            weight: self.weight,
+        }
+    }
+
+    fn factors(&self, rank: usize) -> Result<Factors> {
+        let name = || self.candidate.name.as_str();
+        self.decomposition.split(default_backend(), self.candidate, self.mode, rank).map_err(|e| e.at_node(name()))
+    }
+}
+
+fn prepare<'c>(subject: Subject<'_>, candidate: &'c Candidate, options: &Options) -> Result<Prepared<'c>> {
+    let mode = match candidate.form {
+        Form::Matrix => ConvMode::Channel,
+        Form::Kernel { .. } => options.conv.on(&candidate.dims[2..]),
+    };
+    let weight = candidate.values(subject)?;
+    let decomposition = Decomposition::new(default_backend(), candidate, weight, (options.method, mode), None)
+        .map_err(|e| e.at_node(candidate.name.as_str()))?;
+    let total = decomposition.curve().total();
+    Ok(Prepared {
+        candidate,
+        mode,
+        prices: PriceList::new(subject, candidate, mode, 0),
+        weight: if total > 0.0 { 1.0 / total } else { 0.0 },
+        decomposition,
+    })
+}
+
+/// Moves layers that the user's patterns leave out to the refused ones.
+fn exclude(found: &mut Candidates, options: &Options) -> Result<()> {
+    let (include, exclude) = (globs(&options.include)?, globs(&options.exclude)?);
+    let is_left_out = |candidate: &Candidate| {
+        let matches = |set: &GlobSet| set.is_match(&candidate.name) || set.is_match(&candidate.tensor);
+        let is_kernel = matches!(candidate.form, Form::Kernel { .. });
+        if include.as_ref().is_some_and(|set| !matches(set)) {
+            Some("not matched by --include")
+        } else if exclude.as_ref().is_some_and(matches) {
+            Some("matched by --exclude")
+        } else if is_kernel && options.conv == ConvMode::None {
+            Some("convolutions stay with --conv none")
+        } else {
+            None
+        }
+    };
+    let (mut open, mut refused) = (Vec::new(), Vec::new());
+    for candidate in std::mem::take(&mut found.open) {
+        match is_left_out(&candidate) {
+            None => open.push(candidate),
+            Some(reason) => refused.push(Refused {
+                node: candidate.nodes[0],
+                name: candidate.name.clone(),
+                op: candidate.op.clone(),
+                dims: candidate.dims.clone(),
+                reason: reason.to_owned(),
+            }),
+        }
+    }
+    found.open = open;
+    found.refused.extend(refused);
+    Ok(())
+}
+
+fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).map_err(|e| Error::usage(format!("'{pattern}' is not a pattern: {e}")))?);
+    }
+    set.build().map(Some).map_err(|e| Error::usage(e.to_string()))
+}
+
+/// Cost of a rewritten model.
+fn costs(model: &Model, dims: &DimSizes) -> Result<Cost> {
+    let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
+    Ok(CostModel::new(analysis.subject()).cost(&Selection::all()))
+}
+
+/// Why no layer is split: a few reasons.
+fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused: &[Refused]) -> Error {
+    let kept = prepared.iter().zip(decisions).filter_map(|(layer, decision)| match decision {
+        Decision::Keep(reason) => Some((layer.candidate.name.as_str(), reason.as_str())),
+        Decision::Split(_) => None,
+    });
+    let reasons = kept.chain(refused.iter().map(|r| (r.name.as_str(), r.reason.as_str())));
+    let mut message = "no layer can be split this way".to_owned();
+    for (name, reason) in reasons.take(5) {
+        message += &format!("\n  {name}: {reason}");
+    }
+    if prepared.is_empty() && refused.is_empty() {
+        message += ": the model has no products with stored matrices";
+    }
+    Error::nothing(message)
+}
+
+fn layer_reports(
+    prepared: &[Prepared<'_>],
+    decisions: &[Decision],
+    errors: &BTreeMap<&str, f64>,
+    refused: &[Refused],
+) -> Vec<LayerReport> {
+    let mut layers: BTreeMap<usize, LayerReport> = BTreeMap::new();
+    for (layer, decision) in prepared.iter().zip(decisions) {
+        let candidate = layer.candidate;
+        let total = layer.decomposition.curve().total();
+        let (rank, price, reason) = match decision {
+            Decision::Split(rank) => (Some(*rank), layer.prices.split(*rank), None),
+            Decision::Keep(reason) => (None, layer.prices.dense(), Some(reason.clone())),
+        };
+        let error = errors.get(candidate.name.as_str()).map(|e| if total > 0.0 { e / total } else { 0.0 });
+        let (k, n) = candidate.matrix_shape();
+        let shape = if candidate.form == Form::Matrix { vec![k, n] } else { candidate.dims.clone() };
+        let report = report(&candidate.name, &candidate.op, shape, price);
+        layers.insert(candidate.nodes[0].0, LayerReport {
+            rank,
+            error,
+            decision: if rank.is_some() { "split" } else { "kept" }.to_owned(),
+            reason,
+            ..report
+        });
+    }
+    for refused in refused {
+        let params = if refused.dims.is_empty() { 0 } else { refused.dims.iter().map(|&d| d as u64).product() };
+        let report = report(&refused.name, &refused.op, refused.dims.clone(), Price { params, macs: 0 });
+        layers.insert(refused.node.0, LayerReport { reason: Some(refused.reason.clone()), ..report });
+    }
+    layers.into_values().collect()
+}
+
+fn report(name: &str, op: &str, shape: Vec<usize>, price: Price) -> LayerReport {
+    LayerReport {
+        name: name.to_owned(),
+        op: op.to_owned(),
+        shape,
+        rank: None,
+        params: price.params,
+        macs: price.macs,
+        error: None,
+        decision: "kept".to_owned(),
+        reason: None,
+    }
+}
+
+/// Wall-clock time of each phase.
+struct Clock {
+    last: Instant,
+    laps: BTreeMap<String, f64>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { last: Instant::now(), laps: BTreeMap::new() }
+    }
+
+    fn lap(&mut self, phase: &str) {
+        let now = Instant::now();
+        *self.laps.entry(phase.to_owned()).or_default() += (now - self.last).as_secs_f64();
+        self.last = now;
+    }
+}
