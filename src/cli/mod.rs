@@ -33,6 +33,7 @@ enum Command {
 /// Runs the command line and returns the exit code: 0 done · 2 usage · 3 bad input · 4 nothing to do or budget out of
 /// reach · 5 verification failed · 6 output could not be written · 130 interrupted.
 pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
+    exit_on_interrupt();
     let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(error) => {
@@ -55,6 +56,16 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// Ctrl-C ends the program with its exit code and leaves no half-written file.
+fn exit_on_interrupt() {
+    let handler = || {
+        crate::onnx::discard_staged();
+        std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
+    };
+    // Without a handler an interrupt still ends the program; only a temporary file may be left.
+    let _ = ctrlc::set_handler(handler);
 }
 
 /// Prints to standard output; a reader that closes it early (`| head`) is no failure.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Plan, Scope, Units};
 use crate::prune::{Options, Proof, Pruned, Remaining, Target, prove};
-use crate::report::terminal;
+use crate::report::result;
 use crate::runtime::inputs::DimSizes;
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
@@ -153,6 +153,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = args.options(dims.clone())?;
     let bar = spinner(args.quiet, "analysing and rewriting");
     let model = Model::load(&args.model)?;
+    if let (Some(output), false) = (&args.output, args.dry_run) {
+        model.check_output(output, args.force)?;
+    }
     let located = |e: Error| e.in_file(&args.model);
     let samples = args.data.open(&model, &dims, args.seed)?;
     let mut pruned = crate::prune::prune(&model, &options, samples.calibration.as_ref()).map_err(located)?;
@@ -182,5 +185,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     write_report(&pruned.report, args.report.as_deref())?;
     bar.finish_and_clear();
-    if args.quiet { Ok(()) } else { super::print(&terminal(&pruned.report, false)) }
+    if args.quiet { Ok(()) } else { super::print(&result(&pruned.report)) }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::Plan;
 use crate::prune::verify;
-use crate::report::terminal;
+use crate::report::result;
 
 /// Proves a rewritten file against its original: valid, exact (with the plan), faithful, and how fast
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     write_report(&report, args.report.as_deref())?;
     bar.finish_and_clear();
     if !args.quiet {
-        super::print(&terminal(&report, false))?;
+        super::print(&result(&report))?;
     }
     match (args.max_rel_l2, report.verify.rel_l2) {
         (Some(limit), Some(found)) if found > limit || found.is_nan() => {

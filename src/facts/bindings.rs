@@ -28,9 +28,9 @@ pub struct InputShape {
     pub dims: Option<Vec<Dim>>,
 }
 
-/// Sizes of dynamic axes other than the batch, in the order in which they are tried: most networks take the first;
-/// vision models may want larger ones, speech models raw audio, and position tables may be short.
-const SAMPLES: [u64; 6] = [128, 224, 32, 8, 4096, 16_000];
+/// Sizes of dynamic axes other than the batch, in the order in which they are tried: position tables may be short,
+/// vision models may want larger ones, speech models raw audio.
+const SAMPLES: [u64; 6] = [32, 128, 224, 8, 4096, 16_000];
 
 /// The inputs of a graph that are not initializers.
 pub fn input_shapes(graph: &GraphProto) -> Vec<InputShape> {
@@ -61,13 +61,15 @@ fn declared_dim(input: &str, axis: usize, dim: Option<&tensor_shape_proto::dimen
     }
 }
 
-/// Candidate bindings, the most likely first. Every dynamic dimension gets different sizes under each binding,
-/// and no two dimensions the same pair.
-pub(super) fn candidates(inputs: &[InputShape], given: &DimSizes) -> Vec<[DimSizes; BINDINGS]> {
+/// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first. `given` fixes some by name. Every
+/// other dimension gets different sizes under each binding, and no two dimensions the same pair.
+pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> Vec<[DimSizes; BINDINGS]> {
     let mut names: Vec<(String, bool)> = Vec::new();
-    for input in inputs {
+    let mut images = false;
+    for input in &input_shapes(graph) {
         for (axis, dim) in input.dims.iter().flatten().enumerate() {
             let Dim::Dynamic(name) = dim else { continue };
+            images |= axis >= 2 && input.dims.as_ref().is_some_and(|dims| dims.len() >= 4);
             match names.iter_mut().find(|(known, _)| known == name) {
                 Some((_, batch)) => *batch |= axis == 0,
                 None => names.push((name.clone(), axis == 0)),
@@ -75,7 +77,11 @@ pub(super) fn candidates(inputs: &[InputShape], given: &DimSizes) -> Vec<[DimSiz
         }
     }
     let dynamic_others = names.iter().any(|(name, batch)| !batch && !given.contains_key(name));
-    let samples = if dynamic_others { &SAMPLES[..] } else { &SAMPLES[..1] };
+    let mut samples = if dynamic_others { SAMPLES.to_vec() } else { SAMPLES[..1].to_vec() };
+    if images {
+        // Images of 32 pixels shrink to a single one, which hides how axes relate.
+        samples.sort_by_key(|&size| size < 224);
+    }
     samples.iter().map(|&sample| bind(&names, given, sample)).collect()
 }
 

@@ -7,7 +7,16 @@ use crate::axes::Var;
 
 /// Depthwise convolution needs no case of its own: `i` has size one and `g` is the factor.
 pub(super) fn conv(site: &mut Site<'_>) -> Outcome {
-    site.row("n# (g i) _..#, (g o) i _..#, (g o)? -> n (g o) _..#", &[("g", "group", 1)])?;
+    conv_by(site, "n# (g i) _..#, (g o) i _..#, (g o)? -> n (g o) _..#")
+}
+
+/// `com.microsoft.FusedConv`: a sum may be added in front of the activation.
+pub(super) fn fused_conv(site: &mut Site<'_>) -> Outcome {
+    conv_by(site, "n# (g i) _..#, (g o) i _..#, (g o)?, n (g o) _..#? -> n (g o) _..#")
+}
+
+fn conv_by(site: &mut Site<'_>, row: &str) -> Outcome {
+    site.row(row, &[("g", "group", 1)])?;
     let linear =
         Linear { data: 0, data_axis: 1, weight: 1, weight_in: 1, weight_out: 0, bias: Some(2), result_axis: 1 };
     let (mut macs, result) = (site.input(1)?, site.output(0)?);
