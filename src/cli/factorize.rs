@@ -149,8 +149,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let bar = spinner(args.quiet, "analysing and splitting");
     let model = Model::load(&args.model)?;
     let located = |e: Error| e.in_file(&args.model);
-    let data = args.data.open(&model, &dims, args.seed)?;
-    let mut factorized = crate::factorize::factorize(&model, &options, data.as_ref()).map_err(located)?;
+    let samples = args.data.open(&model, &dims, args.seed)?;
+    let mut factorized = crate::factorize::factorize(&model, &options, samples.calibration.as_ref()).map_err(located)?;
     if !args.no_verify {
         bar.set_message("proving");
         let started = Instant::now();
@@ -158,7 +158,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             analysis: &factorized.analysis,
             rewritten: &factorized.model.proto,
             thaw: &[],
-            data: data.as_ref(),
+            data: samples.to_measure(),
             dims: &dims,
             seed: args.seed,
         };
