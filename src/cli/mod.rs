@@ -11,6 +11,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -60,12 +62,14 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Ctrl-C ends the program with its exit code and leaves no half-written file.
 fn exit_on_interrupt() {
-    let handler = || {
-        crate::onnx::discard_staged();
-        std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
-    };
     // Without a handler an interrupt still ends the program; only a temporary file may be left.
-    let _ = ctrlc::set_handler(handler);
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            crate::onnx::discard_staged();
+            std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
+        }
+    });
 }
 
 /// Prints to standard output; a reader that closes it early (`| head`) is no failure.

@@ -14,7 +14,7 @@ use crate::plan::{Budget, CostModel, Filter, Group, Plan, Quota, Request, Scope,
 use crate::report::Report;
 use crate::rewrite;
 use crate::runtime::inputs::DimSizes;
-use crate::score::Criterion;
+use crate::score::{Context, Criterion};
 
 pub use prove::{Comparison, Loaded, Proof, prove, verify};
 
@@ -180,7 +180,7 @@ pub fn prune<'m>(model: &'m Model, options: &Options, _data: Option<&Dataset>) -
         _ => true,
     };
     let criterion = Criterion::by_name(&options.criterion)?;
-    let scored = if needs_scores { criterion.score(subject, &open, options.seed)? } else { Vec::new() };
+    let scored = if needs_scores { criterion.score(&Context { subject, groups: &open, seed: options.seed, data: None })? } else { Vec::new() };
     clock.lap("score");
     let selection = match &options.target {
         Target::Plan(plan) => plan.selection(&groups, &scored, &request, options.allow_shifts)?,

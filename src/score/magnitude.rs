@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::Context;
 use crate::axes::{Expr, FactorId};
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId};
@@ -15,12 +16,12 @@ use crate::onnx::tensor::{ElementType, TensorView};
 use crate::plan::Group;
 use crate::rewrite::Subject;
 
-pub(super) fn l1(subject: Subject<'_>, groups: &[&Group], _: u64) -> Result<Vec<Vec<f64>>> {
-    norms(subject, groups, |x| x.abs())
+pub(super) fn l1(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
+    norms(context.subject, context.groups, |x| x.abs())
 }
 
-pub(super) fn l2(subject: Subject<'_>, groups: &[&Group], _: u64) -> Result<Vec<Vec<f64>>> {
-    let mut scores = norms(subject, groups, |x| x * x)?;
+pub(super) fn l2(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
+    let mut scores = norms(context.subject, context.groups, |x| x * x)?;
     scores.iter_mut().flatten().for_each(|score| *score = score.sqrt());
     Ok(scores)
 }

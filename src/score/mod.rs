@@ -1,14 +1,46 @@
 //! Importance of units. Each criterion is a file; [`CRITERIA`] is their table.
+//!
+//! A consumer of a group is a layer that contracts one of its units: input x (K), weight W (K×N), unit u owns the rows
+//! `W_u`. Scores are summed over the consumers of a group. A group without one (query–key width) is scored by `l2`.
 
+mod ablation;
+mod consumers;
+mod diagonal;
 mod magnitude;
+mod obs;
 mod random;
+mod surgeon;
+#[cfg(test)]
+mod surgeon_tests;
 
+use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::plan::{Group, Scored};
 use crate::rewrite::Subject;
 
+pub use surgeon::{Block, Surgeon};
+
+/// What a criterion is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a, 'g> {
+    /// The model.
+    pub subject: Subject<'a>,
+    /// The groups whose units are scored.
+    pub groups: &'a [&'g Group],
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Samples, where there are any.
+    pub data: Option<Calibration<'a>>,
+}
+
+impl<'a> Context<'a, '_> {
+    fn calibration(&self) -> Result<Calibration<'a>> {
+        self.data.ok_or_else(|| Error::usage("this criterion needs data: give some with --data, or choose l2"))
+    }
+}
+
 /// Scores every unit of a group; higher is more important.
-type Score = fn(Subject<'_>, &[&Group], u64) -> Result<Vec<Vec<f64>>>;
+type Score = fn(&Context<'_, '_>) -> Result<Vec<Vec<f64>>>;
 
 /// A line of the table of criteria.
 #[derive(Clone, Copy)]
@@ -17,15 +49,30 @@ pub struct Criterion {
     pub name: &'static str,
     /// One line of help.
     pub about: &'static str,
+    /// Whether it cannot do without samples.
+    pub needs_data: bool,
+    /// Whether scores of different groups have one unit (a share of a layer's output error), so that they compare.
+    pub is_error: bool,
     score: Score,
 }
 
 /// All criteria, sorted by name.
 pub const CRITERIA: &[Criterion] = &[
-    Criterion { name: "l1", about: "sum of absolute weights of the unit's slices", score: magnitude::l1 },
-    Criterion { name: "l2", about: "Euclidean norm of the unit's slices", score: magnitude::l2 },
-    Criterion { name: "random", about: "seeded random numbers, the baseline", score: random::random },
+    row("ablation", "true change of the output with the unit masked", true, true, ablation::ablation),
+    row("activation", "mean square of the unit's activation", true, false, diagonal::activation),
+    row("apoz", "share of the unit's activations that are not zero", true, false, diagonal::apoz),
+    row("fluctuation", "variance of the unit's activation times its weights", true, false, diagonal::fluctuation),
+    row("l1", "sum of absolute weights of the unit's slices", false, false, magnitude::l1),
+    row("l2", "Euclidean norm of the unit's slices", false, false, magnitude::l2),
+    row("obd", "second-order loss without compensation (optimal brain damage)", true, true, diagonal::obd),
+    row("obs", "second-order loss after compensation by the other units (optimal brain surgeon)", true, true, obs::obs),
+    row("random", "seeded random numbers, the baseline", false, false, random::random),
+    row("wanda", "mean square of the unit's activation times its weights", true, false, diagonal::wanda),
 ];
+
+const fn row(name: &'static str, about: &'static str, needs_data: bool, is_error: bool, score: Score) -> Criterion {
+    Criterion { name, about, needs_data, is_error, score }
+}
 
 impl Criterion {
     /// The criterion called `name`.
@@ -42,9 +89,9 @@ impl Criterion {
     /// Scores of all units of the groups.
     ///
     /// # Errors
-    /// If a weight cannot be read.
-    pub fn score<'g>(&self, subject: Subject<'_>, groups: &[&'g Group], seed: u64) -> Result<Vec<Scored<'g>>> {
-        let scores = (self.score)(subject, groups, seed)?;
-        Ok(groups.iter().zip(scores).map(|(&group, scores)| Scored { group, scores }).collect())
+    /// [`Usage`](crate::ErrorKind::Usage) if it needs data and there is none; if a weight cannot be read or the model cannot be run.
+    pub fn score<'g>(&self, context: &Context<'_, 'g>) -> Result<Vec<Scored<'g>>> {
+        let scores = (self.score)(context)?;
+        Ok(context.groups.iter().zip(scores).map(|(&group, scores)| Scored { group, scores }).collect())
     }
 }

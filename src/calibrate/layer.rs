@@ -1,0 +1,177 @@
+//! Linear operators as matrices: `y = Wᵀ x + b` with x of K inputs, W of K×N, once for each convolution group.
+
+use ndarray::Array2;
+
+use super::window::Window;
+use crate::error::Result;
+use crate::graph::NodeId;
+use crate::onnx::attributes::Attributes;
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::ops::Linear;
+use crate::rewrite::Subject;
+
+/// A linear operator with a stored weight: where its data, its weight and its result are, and how they make a matrix.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// The node in the graph that was analysed.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The value that carries the data.
+    pub data: String,
+    /// The stored tensor that is the weight.
+    pub weight: String,
+    /// The value that is the result.
+    pub result: String,
+    /// Operands and axes.
+    pub linear: Linear,
+    /// Convolution groups, each with a matrix of its own.
+    pub groups: usize,
+    /// Input channels of each group.
+    pub channels: usize,
+    /// Kernel positions, one without a convolution.
+    pub taps: usize,
+    /// Output channels of each group (N).
+    pub outputs: usize,
+    /// What the product is multiplied with (`alpha` of a Gemm).
+    pub scale: f64,
+    pub(crate) window: Option<Window>,
+}
+
+/// The layers of the analysed graph whose weight is an initializer of floats (or a `Constant`), in graph order.
+///
+/// # Errors
+/// If an attribute or a weight is malformed.
+pub fn layers(subject: Subject<'_>) -> Result<Vec<Layer>> {
+    let proto = subject.proto()?;
+    let mut found = Vec::new();
+    for &id in &subject.graph.order {
+        let Some(linear) = subject.network.relations[id.0].contraction.as_ref().and_then(|c| c.linear) else { continue };
+        let Some(value) = subject.graph.node(id).inputs.get(linear.weight).copied().flatten() else { continue };
+        let Some(tensor) = subject.constant(value) else { continue };
+        let node = &proto.node[id.0];
+        let layer = Layer::read(node, tensor, linear, id).map_err(|e| e.at_node(subject.graph.node(id).name.as_str()))?;
+        found.extend(layer.map(|layer| Layer { name: subject.graph.node(id).name.clone(), ..layer }));
+    }
+    Ok(found)
+}
+
+impl Layer {
+    /// The layer that `node` is with the weight `tensor`; `None` if it cannot be written as matrices.
+    ///
+    /// # Errors
+    /// If an attribute or the weight is malformed.
+    pub fn read(node: &NodeProto, tensor: &TensorProto, linear: Linear, id: NodeId) -> Result<Option<Self>> {
+        let element = ElementType::from_code(tensor.data_type())?;
+        let operand = |slot: usize| node.input.get(slot).cloned().unwrap_or_default();
+        let view = TensorView::new(tensor)?;
+        let dims = view.dims();
+        let is_readable = element.is_float() && element.bytes().is_some_and(|bytes| bytes >= 2);
+        if !is_readable || dims.len() < 2 || view.is_empty() || node.output.is_empty() {
+            return Ok(None);
+        }
+        let attributes = Attributes::of(node);
+        let is_conv = matches!(node.op_type(), "Conv" | "ConvTranspose");
+        let group = attributes.int_or("group", 1)?;
+        let groups = if is_conv { usize::try_from(group).unwrap_or(1).max(1) } else { 1 };
+        let window = if is_conv { Window::read(node, &dims[2..])? } else { None };
+        if is_conv && window.is_none() {
+            return Ok(None);
+        }
+        let (mut channels, mut outputs) = (dims[linear.weight_in], dims[linear.weight_out]);
+        if node.op_type() == "ConvTranspose" {
+            channels /= groups;
+        } else {
+            outputs /= groups;
+        }
+        Ok(Some(Self {
+            node: id,
+            name: node.name().to_owned(),
+            data: operand(linear.data),
+            weight: operand(linear.weight),
+            result: node.output[0].clone(),
+            linear,
+            groups,
+            channels,
+            taps: window.as_ref().map_or(1, Window::taps),
+            outputs,
+            scale: if is_conv { 1.0 } else { f64::from(attributes.float_or("alpha", 1.0)?) },
+            window,
+        }))
+    }
+
+    /// The same layer in a rewritten graph, found by its result; `None` if it is gone or its weight is not stored.
+    ///
+    /// # Errors
+    /// If an attribute or the weight is malformed.
+    pub fn found_in(&self, graph: &GraphProto) -> Result<Option<Self>> {
+        let node = graph.node.iter().find(|node| node.output.first() == Some(&self.result));
+        let Some(node) = node else { return Ok(None) };
+        let weight = node.input.get(self.linear.weight).and_then(|name| stored(graph, name));
+        let Some(weight) = weight else { return Ok(None) };
+        let layer = Self::read(node, weight, self.linear, self.node)?;
+        Ok(layer.map(|layer| Self { name: self.name.clone(), ..layer }))
+    }
+
+    /// Inputs of each matrix (K): channels times kernel positions, channels outermost.
+    pub fn inputs(&self) -> usize {
+        self.channels * self.taps
+    }
+
+    /// Axes of the result behind its channels, if it is no convolution: one where the weight stands on the left.
+    pub(crate) fn rank_behind_result(&self) -> usize {
+        usize::from(self.linear.data == 1)
+    }
+
+    /// Position in the weight tensor of input channel `c`, kernel position `t`, output `o` of group `g`.
+    fn position(&self, (g, c, t, o): (usize, usize, usize, usize)) -> usize {
+        match (&self.window, self.linear.weight_in) {
+            (Some(_), 1) => ((g * self.outputs + o) * self.channels + c) * self.taps + t,
+            (Some(_), _) => ((g * self.channels + c) * self.outputs + o) * self.taps + t,
+            (None, 0) => c * self.outputs + o,
+            (None, _) => o * self.channels + c,
+        }
+    }
+
+    /// The K×N matrix of each group, `scale` included.
+    ///
+    /// # Errors
+    /// If the weight is not of the size that the layer says.
+    pub fn matrices(&self, weight: &TensorProto) -> Result<Vec<Array2<f64>>> {
+        let values = TensorView::new(weight)?.to_f64()?;
+        let matrix = |g: usize| {
+            Array2::from_shape_fn((self.inputs(), self.outputs), |(k, o)| {
+                let position = self.position((g, k / self.taps, k % self.taps, o));
+                values.get(position).copied().unwrap_or(0.0) * self.scale
+            })
+        };
+        Ok((0..self.groups).map(matrix).collect())
+    }
+
+    /// The weight tensor that [`matrices`](Self::matrices) reads as `matrices`, like `old` in name, type and shape.
+    ///
+    /// # Errors
+    /// If a value does not fit the element type.
+    pub fn tensor(&self, matrices: &[Array2<f64>], old: &TensorProto) -> Result<TensorProto> {
+        let view = TensorView::new(old)?;
+        let mut values = vec![0.0; view.len()];
+        for (g, matrix) in matrices.iter().enumerate() {
+            for ((k, o), &w) in matrix.indexed_iter() {
+                if let Some(slot) = values.get_mut(self.position((g, k / self.taps, k % self.taps, o))) {
+                    *slot = w / self.scale;
+                }
+            }
+        }
+        from_f64_as(view.name(), view.dims(), &values, view.element_type())
+    }
+}
+
+/// The initializer or `Constant` called `name`.
+pub(crate) fn stored<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
+    let initializer = graph.initializer.iter().find(|tensor| tensor.name() == name);
+    initializer.or_else(|| {
+        let node = graph.node.iter().find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == name))?;
+        node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
+    })
+}

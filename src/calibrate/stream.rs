@@ -1,0 +1,226 @@
+//! Activations of a model, stage by stage, without running its beginning again for every stage.
+//!
+//! The values that cross from what has been run to what has not (the *frontier*) are held for all samples, if they fit
+//! in memory; the next stage starts there. Where they do not fit, it starts from the last frontier that did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, Result};
+use crate::graph::captures;
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
+use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
+
+/// Values of a frontier, held for every batch.
+#[derive(Debug, Default)]
+pub struct Checkpoint {
+    names: BTreeSet<String>,
+    batches: Vec<Vec<NamedTensor>>,
+}
+
+impl Checkpoint {
+    fn of(&self, batch: usize) -> &[NamedTensor] {
+        self.batches.get(batch).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// How far a model has been run.
+#[derive(Debug, Default)]
+pub struct Stream {
+    reached: BTreeSet<String>,
+    checkpoint: Checkpoint,
+}
+
+/// The part of a model between a checkpoint and the wanted values.
+#[derive(Debug)]
+pub struct Segment {
+    runnable: Option<Runnable>,
+    /// Values that the frontier needs.
+    frontier: Vec<String>,
+}
+
+/// What a segment gives for one batch.
+#[derive(Debug)]
+pub struct Activations {
+    values: BTreeMap<String, Tensor>,
+    /// The frontier's values.
+    pub frontier: Vec<NamedTensor>,
+}
+
+impl Activations {
+    /// The value called `name`.
+    ///
+    /// # Errors
+    /// If it was not among the wanted ones.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.values.get(name).ok_or_else(|| Error::input(format!("value '{name}' was not computed")))
+    }
+}
+
+impl Stream {
+    /// From the last checkpoint to `wanted`. What `reads` needs is complete then: the frontier lies behind it.
+    ///
+    /// # Errors
+    /// If the model holds no graph or tract cannot take the segment.
+    pub fn segment(&mut self, model: &ModelProto, reads: &[String], wanted: &[String]) -> Result<Segment> {
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let index = Index::new(graph);
+        self.reached.extend(index.ancestors(reads, &BTreeSet::new()).1);
+        self.reached.extend(reads.iter().cloned());
+        let frontier = index.frontier(&self.reached);
+        let mut outputs: BTreeSet<String> = wanted.iter().cloned().collect();
+        outputs.extend(frontier.iter().cloned());
+        let outputs: Vec<String> = outputs.into_iter().collect();
+        let runnable = if outputs.is_empty() { None } else { Some(self.runnable(model, &index, &outputs)?) };
+        Ok(Segment { runnable, frontier })
+    }
+
+    fn runnable(&self, model: &ModelProto, index: &Index<'_>, outputs: &[String]) -> Result<Runnable> {
+        let (nodes, values) = index.ancestors(outputs, &self.checkpoint.names);
+        let graph = index.graph;
+        let mut used: BTreeSet<String> = values;
+        used.extend(outputs.iter().cloned());
+        let held = self.checkpoint.batches.first().into_iter().flatten().filter(|(name, _)| used.contains(name));
+        let held = held.map(|(name, tensor)| input(name, tensor)).collect::<Result<Vec<_>>>()?;
+        let is_wanted = |name: &str| used.contains(name) && !self.checkpoint.names.contains(name);
+        let segment = GraphProto {
+            node: nodes.iter().map(|&node| graph.node[node].clone()).collect(),
+            name: graph.name.clone(),
+            initializer: graph.initializer.iter().filter(|t| used.contains(t.name())).cloned().collect(),
+            sparse_initializer: graph.sparse_initializer.clone(),
+            input: held.into_iter().chain(graph.input.iter().filter(|i| is_wanted(i.name())).cloned()).collect(),
+            ..GraphProto::default()
+        };
+        let model = ModelProto { graph: Some(segment), ..without_graph(model) };
+        Runnable::new(&model, &RunOptions::with_taps(outputs.iter().cloned()))
+    }
+
+    /// Runs a segment on batch number `batch`, whose inputs are `inputs`.
+    ///
+    /// # Errors
+    /// If tract fails.
+    pub fn run(&self, segment: &Segment, batch: usize, inputs: &[NamedTensor]) -> Result<Activations> {
+        let mut feed = self.checkpoint.of(batch).to_vec();
+        feed.extend(inputs.iter().filter(|(name, _)| !self.checkpoint.names.contains(name)).cloned());
+        let outputs = match &segment.runnable {
+            Some(runnable) => runnable.run(&feed)?,
+            None => Vec::new(),
+        };
+        let values: BTreeMap<String, Tensor> = outputs.into_iter().collect();
+        let frontier = segment.frontier.iter().filter_map(|name| Some((name.clone(), values.get(name)?.clone())));
+        let frontier = frontier.collect();
+        Ok(Activations { values, frontier })
+    }
+
+    /// Starts from these frontiers, one for each batch, from now on.
+    pub fn advance(&mut self, segment: &Segment, batches: Vec<Vec<NamedTensor>>) {
+        self.checkpoint = Checkpoint { names: segment.frontier.iter().cloned().collect(), batches };
+    }
+}
+
+/// Bytes of tensors.
+pub(crate) fn bytes(tensors: &[NamedTensor]) -> usize {
+    tensors.iter().map(|(_, tensor)| tensor.as_bytes().len()).sum()
+}
+
+/// `model` without its graph, which is big.
+fn without_graph(model: &ModelProto) -> ModelProto {
+    ModelProto {
+        ir_version: model.ir_version,
+        opset_import: model.opset_import.clone(),
+        functions: model.functions.clone(),
+        ..ModelProto::default()
+    }
+}
+
+fn input(name: &str, tensor: &Tensor) -> Result<ValueInfoProto> {
+    let code = match tensor.type_name().as_str() {
+        "F32" => 1,
+        "U8" => 2,
+        "I8" => 3,
+        "U16" => 4,
+        "I16" => 5,
+        "I32" => 6,
+        "I64" => 7,
+        "Bool" => 9,
+        "F16" => 10,
+        "F64" => 11,
+        "U32" => 12,
+        "U64" => 13,
+        other => return Err(Error::input(format!("value '{name}' is of type {other}, which cannot be fed"))),
+    };
+    let shape: Option<TensorShapeProto> = None;
+    let tensor = type_proto::Tensor { elem_type: Some(code), shape };
+    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    Ok(ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() })
+}
+
+/// Who makes which value.
+struct Index<'g> {
+    graph: &'g GraphProto,
+    makers: BTreeMap<&'g str, usize>,
+    reads: Vec<Vec<String>>,
+}
+
+impl<'g> Index<'g> {
+    fn new(graph: &'g GraphProto) -> Self {
+        let mut makers = BTreeMap::new();
+        for (index, node) in graph.node.iter().enumerate() {
+            makers.extend(node.output.iter().filter(|o| !o.is_empty()).map(|o| (o.as_str(), index)));
+        }
+        Self { graph, makers, reads: graph.node.iter().map(reads).collect() }
+    }
+
+    /// Nodes (in file order) and values that `wanted` is computed from, `wanted` included, back to `known`.
+    fn ancestors(&self, wanted: &[String], known: &BTreeSet<String>) -> (BTreeSet<usize>, BTreeSet<String>) {
+        let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
+        let mut work: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        while let Some(name) = work.pop() {
+            if !values.insert(name.to_owned()) || known.contains(name) {
+                continue;
+            }
+            if let Some(&node) = self.makers.get(name)
+                && nodes.insert(node)
+            {
+                work.extend(self.reads[node].iter().map(String::as_str));
+            }
+        }
+        (nodes, values)
+    }
+
+    /// Values among `reached`, computed from graph inputs, that other nodes or the caller still read.
+    fn frontier(&self, reached: &BTreeSet<String>) -> Vec<String> {
+        let variable = self.variable();
+        let is_done = |node: &NodeProto| node.output.iter().any(|output| reached.contains(output));
+        let mut crossing = BTreeSet::new();
+        for (node, reads) in self.graph.node.iter().zip(&self.reads) {
+            if is_done(node) {
+                continue;
+            }
+            crossing.extend(reads.iter().filter(|&name| reached.contains(name) && variable.contains(name.as_str())));
+        }
+        let mut crossing: Vec<String> = crossing.into_iter().cloned().collect();
+        crossing.sort();
+        crossing
+    }
+
+    /// Values that nodes compute from graph inputs.
+    fn variable(&self) -> BTreeSet<&str> {
+        let stored: BTreeSet<&str> = self.graph.initializer.iter().map(|t| t.name()).collect();
+        let inputs = self.graph.input.iter().map(|input| input.name()).filter(|name| !stored.contains(name));
+        let mut live: BTreeSet<&str> = inputs.collect();
+        let mut made = BTreeSet::new();
+        for (node, reads) in self.graph.node.iter().zip(&self.reads) {
+            if reads.iter().any(|name| live.contains(name.as_str())) {
+                let outputs = node.output.iter().filter(|o| !o.is_empty()).map(String::as_str);
+                live.extend(outputs.clone());
+                made.extend(outputs);
+            }
+        }
+        made
+    }
+}
+
+fn reads(node: &NodeProto) -> Vec<String> {
+    let operands = node.input.iter().filter(|name| !name.is_empty()).cloned();
+    operands.chain(captures(node)).collect()
+}

@@ -1,0 +1,280 @@
+//! `lstsq` and `bias`: layer after layer, inputs from the repaired model, targets from the original.
+
+use ndarray::{Array1, Array2, Axis};
+use rayon::prelude::*;
+
+use super::solve::Evidence;
+use super::stages::stages;
+use super::write::{self, BiasPlace};
+use super::Method;
+use crate::axes::Selection;
+use crate::calibrate::{Activations, Buffered, Calibration, Layer, Row, Sampler, Stream, bytes, floats, layers, samples_of, stored};
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::linalg::default_backend;
+use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::report::RepairReport;
+use crate::rewrite::Subject;
+use crate::runtime::NamedTensor;
+
+/// Bytes of activations that are held between stages, for both models.
+const HELD_BYTES: usize = 1 << 30;
+
+/// Every so-manieth sample (or row, where samples are few) is held out.
+const HELD_OUT: usize = 10;
+
+/// Samples from which on whole samples are held out.
+const MANY_SAMPLES: usize = 20;
+
+/// A layer of the original and what is left of it.
+struct Member {
+    original: Layer,
+    pruned: Layer,
+    /// Channels of the original's result that the pruned layer still makes.
+    kept: Vec<usize>,
+    weights: Vec<Array2<f64>>,
+    bias: Array1<f64>,
+    place: BiasPlace,
+}
+
+/// Evidence for one matrix of a member.
+struct Collector<'m> {
+    member: &'m Member,
+    matrix: usize,
+    sampler: Sampler,
+    by_sample: bool,
+    train: Sink,
+    held_out: Sink,
+}
+
+/// Rows on their way to evidence.
+enum Sink {
+    Sums(Box<Buffered>),
+    Rows(Vec<f64>, Vec<f64>),
+}
+
+/// What became of a matrix: weights, bias, errors on held-out rows before and after, and the targets' spread.
+struct Solved {
+    weights: Array2<f64>,
+    bias: Array1<f64>,
+    before: f64,
+    after: f64,
+    spread: f64,
+    rows: usize,
+}
+
+pub(super) fn reconstruct(
+    subject: Subject<'_>,
+    selection: &Selection,
+    model: &mut ModelProto,
+    data: Calibration<'_>,
+    method: Method,
+) -> Result<Vec<RepairReport>> {
+    let all = layers(subject)?;
+    let nodes: Vec<NodeId> = all.iter().map(|layer| layer.node).collect();
+    let (mut original, mut repaired) = (Stream::default(), Stream::default());
+    let mut reports = Vec::new();
+    for stage in stages(subject, selection, &nodes) {
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let chosen = all.iter().filter(|layer| stage.contains(&layer.node));
+        let members: Vec<Member> =
+            chosen.filter_map(|layer| member(subject, selection, graph, layer).transpose()).collect::<Result<_>>()?;
+        if members.is_empty() {
+            continue;
+        }
+        let collectors = collect(subject, model, data, &members, (&mut original, &mut repaired))?;
+        let solved: Vec<Solved> =
+            collectors.into_par_iter().map(|collector| collector.solve(method)).collect::<Result<_>>()?;
+        let mut solved = solved.into_iter();
+        for member in &members {
+            let matrices: Vec<Solved> = solved.by_ref().take(member.pruned.groups).collect();
+            reports.push(write_back(model, member, &matrices, method)?);
+        }
+    }
+    Ok(reports)
+}
+
+/// What is left of a layer; `None` if nothing can be repaired about it.
+fn member(subject: Subject<'_>, selection: &Selection, graph: &GraphProto, layer: &Layer) -> Result<Option<Member>> {
+    let Some(pruned) = layer.found_in(graph)? else { return Ok(None) };
+    let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == pruned.weight);
+    if readers.count() != 1 {
+        return Ok(None);
+    }
+    let Some(tensor) = stored(graph, &pruned.weight) else { return Ok(None) };
+    let result = subject.graph.value(&layer.result).and_then(|value| subject.network.value(value));
+    let Some(axis) = result.and_then(|axes| axes.get(layer.linear.result_axis)) else { return Ok(None) };
+    let width = layer.groups * layer.outputs;
+    let kept = subject.network.solution.kept(axis, selection).unwrap_or_else(|| (0..width).collect());
+    if kept.len() != pruned.groups * pruned.outputs {
+        return Ok(None);
+    }
+    let weights = pruned.matrices(tensor)?;
+    let (place, bias) = write::bias(graph, &pruned, kept.len())?;
+    Ok(Some(Member { original: layer.clone(), pruned, kept, weights, bias, place }))
+}
+
+/// Runs both models over all data, as far as the members need, and lets them start behind it next time.
+fn collect<'m>(
+    subject: Subject<'_>,
+    model: &ModelProto,
+    data: Calibration<'_>,
+    members: &'m [Member],
+    (original, repaired): (&mut Stream, &mut Stream),
+) -> Result<Vec<Collector<'m>>> {
+    let names = |name: fn(&Member) -> &String| -> Vec<String> {
+        let mut names: Vec<String> = members.iter().map(|member| name(member).clone()).collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    let inputs = names(|m| &m.pruned.data);
+    let sources = original.segment(subject.model, &names(|m| &m.original.data), &names(|m| &m.original.result))?;
+    let images = repaired.segment(model, &inputs, &inputs)?;
+    let mut collectors: Vec<Collector<'m>> = Vec::new();
+    let (mut held, mut held_bytes) = ((Vec::new(), Vec::new()), 0);
+    let mut first = 0;
+    for (index, batch) in data.data.batches(data.batch).enumerate() {
+        let batch = batch?;
+        let samples = samples_of(&batch.inputs);
+        let (targets, found) = rayon::join(
+            || original.run(&sources, index, &batch.inputs),
+            || repaired.run(&images, index, &batch.inputs),
+        );
+        let (targets, found) = (targets?, found?);
+        if collectors.is_empty() {
+            collectors = new_collectors(members, data, &found, samples)?;
+        }
+        collectors.par_iter_mut().try_for_each(|c| c.add(&found, &targets, samples, first))?;
+        first += samples;
+        held_bytes += bytes(&targets.frontier) + bytes(&found.frontier);
+        if held_bytes <= HELD_BYTES {
+            held.0.push(targets.frontier);
+            held.1.push(found.frontier);
+        } else {
+            held = (Vec::<Vec<NamedTensor>>::new(), Vec::<Vec<NamedTensor>>::new());
+        }
+    }
+    if held_bytes <= HELD_BYTES {
+        original.advance(&sources, held.0);
+        repaired.advance(&images, held.1);
+    }
+    Ok(collectors)
+}
+
+fn new_collectors<'m>(members: &'m [Member], data: Calibration<'_>, found: &Activations, samples: usize) -> Result<Vec<Collector<'m>>> {
+    let total = data.data.samples();
+    let mut collectors = Vec::new();
+    for member in members {
+        let sampler = Sampler::new(&member.pruned, total, data.seed);
+        let rows = member.pruned.row_count(found.get(&member.pruned.data)?.shape());
+        let expected = sampler.choose(rows, samples, 0).len().div_ceil(samples.max(1)) * total;
+        let (k, n) = (member.pruned.inputs(), member.pruned.outputs);
+        let sink = || {
+            if expected < k { Sink::Rows(Vec::new(), Vec::new()) } else { Sink::Sums(Box::new(Buffered::new(k, n))) }
+        };
+        for matrix in 0..member.pruned.groups {
+            let by_sample = total >= MANY_SAMPLES;
+            collectors.push(Collector { member, matrix, sampler, by_sample, train: sink(), held_out: sink() });
+        }
+    }
+    Ok(collectors)
+}
+
+impl Collector<'_> {
+    fn add(&mut self, found: &Activations, targets: &Activations, samples: usize, first: usize) -> Result<()> {
+        let (layer, original) = (&self.member.pruned, &self.member.original);
+        let (x, y) = (found.get(&layer.data)?, targets.get(&original.result)?);
+        let rows = self.sampler.choose(layer.row_count(x.shape()), samples, first);
+        let is_held_out = |row: &Row| (if self.by_sample { row.sample } else { row.index }) % HELD_OUT == HELD_OUT - 1;
+        let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_held_out);
+        let n = layer.outputs;
+        let kept = &self.member.kept[self.matrix * n..(self.matrix + 1) * n];
+        let (x_values, y_values) = (floats(x)?, floats(y)?);
+        for (rows, sink) in [(train, &mut self.train), (held_out, &mut self.held_out)] {
+            let (mut x_rows, mut y_rows) = (Vec::new(), Vec::new());
+            layer.input_rows(x, &x_values, self.matrix, &rows, &mut x_rows)?;
+            original.result_rows(y, &y_values, kept, &rows, &mut y_rows)?;
+            sink.push(x_rows, y_rows);
+        }
+        Ok(())
+    }
+
+    fn solve(self, method: Method) -> Result<Solved> {
+        let backend = default_backend();
+        let (k, n) = (self.member.pruned.inputs(), self.member.pruned.outputs);
+        let (train, held_out) = (self.train.finish(k, n)?, self.held_out.finish(k, n)?);
+        let w0 = &self.member.weights[self.matrix];
+        let b0 = self.member.bias.slice(ndarray::s![self.matrix * n..(self.matrix + 1) * n]).to_owned();
+        let before = held_out.error(backend, w0, &b0);
+        let mut best = Solved {
+            weights: w0.clone(),
+            bias: b0,
+            before,
+            after: before,
+            spread: held_out.spread(),
+            rows: train.rows(),
+        };
+        if train.rows() == 0 || held_out.rows() == 0 {
+            return Ok(best);
+        }
+        let mut try_out = |weights: Array2<f64>| {
+            let bias = if self.member.place == BiasPlace::Computed { best.bias.clone() } else { train.bias(&weights) };
+            let after = held_out.error(backend, &weights, &bias);
+            if after < best.after {
+                best = Solved { weights, bias, after, ..best };
+            }
+        };
+        try_out(w0.clone());
+        if method == Method::Lstsq && self.member.place != BiasPlace::Computed {
+            try_out(train.weights(backend, w0, &self.member.pruned.name)?);
+        }
+        Ok(best)
+    }
+}
+
+impl Sink {
+    fn push(&mut self, x: Vec<f64>, y: Vec<f64>) {
+        match self {
+            Self::Sums(buffered) => buffered.push(default_backend(), &x, &y),
+            Self::Rows(all_x, all_y) => {
+                all_x.extend(x);
+                all_y.extend(y);
+            }
+        }
+    }
+
+    fn finish(self, k: usize, n: usize) -> Result<Evidence> {
+        let misfit = |_| Error::input("rows of activations are incomplete");
+        Ok(match self {
+            Self::Sums(buffered) => Evidence::Sums(buffered.finish(default_backend())),
+            Self::Rows(x, y) => {
+                let rows = x.len() / k.max(1);
+                let x = Array2::from_shape_vec((rows, k), x).map_err(misfit)?;
+                Evidence::Rows(x, Array2::from_shape_vec((rows, n), y).map_err(misfit)?)
+            }
+        })
+    }
+}
+
+fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {
+    let sum = |f: fn(&Solved) -> f64| solved.iter().map(f).sum::<f64>();
+    let (before, after, spread) = (sum(|s| s.before), sum(|s| s.after), sum(|s| s.spread).max(f64::MIN_POSITIVE));
+    let rows = solved.iter().map(|s| s.rows).max().unwrap_or(0);
+    let reason = if rows == 0 {
+        Some("too few samples to repair and to check".to_owned())
+    } else if after < before {
+        (rows < member.pruned.inputs())
+            .then(|| format!("{rows} rows for {} inputs: more samples would help", member.pruned.inputs()))
+    } else {
+        Some("repair would not help on held-out data: the weights stay".to_owned())
+    };
+    if after < before {
+        let weights: Vec<Array2<f64>> = solved.iter().map(|s| s.weights.clone()).collect();
+        let biases: Vec<_> = solved.iter().map(|s| s.bias.view()).collect();
+        let bias = ndarray::concatenate(Axis(0), &biases).map_err(|e| Error::input(e.to_string()))?;
+        let weights = (method == Method::Lstsq).then_some(&weights[..]);
+        write::replace(model, &member.pruned, weights, (&member.place, &bias))?;
+    }
+    Ok(RepairReport { name: member.original.name.clone(), before: before / spread, after: after / spread, reason })
+}

@@ -1,0 +1,41 @@
+//! The order of repair: layers of one stage do not depend on each other.
+
+use std::collections::BTreeMap;
+
+use crate::axes::{Expr, Selection};
+use crate::graph::{NodeId, ValueId};
+use crate::rewrite::Subject;
+
+/// The nodes of `candidates` behind a removal, by stage: a node comes after all candidates that its input is computed from.
+pub(super) fn stages(subject: Subject<'_>, selection: &Selection, candidates: &[NodeId]) -> Vec<Vec<NodeId>> {
+    let mut depth: BTreeMap<ValueId, Option<usize>> = BTreeMap::new();
+    let mut found: Vec<Vec<NodeId>> = Vec::new();
+    for &id in &subject.graph.order {
+        let node = subject.graph.node(id);
+        // `None` is not affected, `Some(n)` is affected, with n repaired layers on the longest way here.
+        let reached = node.inputs.iter().flatten().filter_map(|value| depth.get(value).copied().flatten()).max();
+        let operands = 0..node.inputs.len();
+        let touched = operands
+            .filter_map(|slot| subject.network.operand(subject.graph, id, slot))
+            .any(|axes| is_touched(subject, axes, selection));
+        let data_touched = node.inputs.first().copied().flatten().and_then(|value| subject.network.value(value));
+        let behind = reached.is_some() || data_touched.is_some_and(|axes| is_touched(subject, axes, selection));
+        let mut after = if behind || touched { Some(reached.unwrap_or(0)) } else { None };
+        if behind && candidates.contains(&id) {
+            let stage = reached.unwrap_or(0);
+            if found.len() <= stage {
+                found.resize_with(stage + 1, Vec::new);
+            }
+            found[stage].push(id);
+            after = Some(stage + 1);
+        }
+        for &output in node.outputs.iter().flatten() {
+            depth.insert(output, after);
+        }
+    }
+    found
+}
+
+fn is_touched(subject: Subject<'_>, axes: &[Expr], selection: &Selection) -> bool {
+    axes.iter().any(|axis| subject.network.solution.is_touched(axis, selection))
+}

@@ -1,0 +1,107 @@
+//! The layers that contract the units of a group.
+
+use ndarray::Array2;
+
+use super::{Context, magnitude};
+use crate::calibrate::{Detail, InputStatistics, Layer, input_statistics, layers};
+use crate::error::{Error, Result};
+use crate::plan::Group;
+use crate::rewrite::Subject;
+
+/// A matrix (of a layer, or of one convolution group of it) and the rows that each unit owns.
+#[derive(Debug, Clone)]
+pub(super) struct Consumer {
+    /// Position in the list of layers.
+    pub(super) layer: usize,
+    /// Convolution group.
+    pub(super) matrix: usize,
+    /// Rows of each unit, ascending.
+    pub(super) units: Vec<Vec<usize>>,
+}
+
+/// The layers of a model, and the consumers of each group.
+pub(super) struct Consumers {
+    pub(super) layers: Vec<Layer>,
+    pub(super) of_group: Vec<Vec<Consumer>>,
+}
+
+impl Consumers {
+    pub(super) fn new(context: &Context<'_, '_>) -> Result<Self> {
+        let layers = layers(context.subject)?;
+        let of_group = context.groups.iter().map(|group| consumers(context.subject, &layers, group)).collect();
+        Ok(Self { layers, of_group })
+    }
+
+    /// Weights of a consumer, K×N.
+    pub(super) fn weight(&self, subject: Subject<'_>, consumer: &Consumer) -> Result<Array2<f64>> {
+        let layer = &self.layers[consumer.layer];
+        let tensor = subject.graph.value(&layer.weight).and_then(|v| subject.constant(v));
+        let tensor = tensor.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;
+        let mut matrices = layer.matrices(tensor)?;
+        Ok(matrices.swap_remove(consumer.matrix))
+    }
+
+    /// Scores every group with consumers by `score`, the others by `l2`.
+    pub(super) fn sum(
+        &self,
+        context: &Context<'_, '_>,
+        score: impl Fn(&InputStatistics, &Array2<f64>, &[usize]) -> f64,
+    ) -> Result<Vec<Vec<f64>>> {
+        let mut used: Vec<usize> = self.of_group.iter().flatten().map(|c| c.layer).collect();
+        used.sort_unstable();
+        used.dedup();
+        let chosen: Vec<Layer> = used.iter().map(|&i| self.layers[i].clone()).collect();
+        let statistics = input_statistics(context.subject, context.calibration()?, &chosen, Detail::Diagonal)?;
+        let mut scores = fallback(context, &self.of_group)?;
+        for (scores, consumers) in scores.iter_mut().zip(&self.of_group) {
+            for consumer in consumers {
+                let weight = self.weight(context.subject, consumer)?;
+                let Some(position) = used.iter().position(|&i| i == consumer.layer) else { continue };
+                let statistics = &statistics[position][consumer.matrix];
+                for (slot, rows) in scores.iter_mut().zip(&consumer.units) {
+                    *slot += score(statistics, &weight, rows);
+                }
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// Zeros for groups with consumers, norms of weights for the others.
+pub(super) fn fallback(context: &Context<'_, '_>, of_group: &[Vec<Consumer>]) -> Result<Vec<Vec<f64>>> {
+    let norms = if of_group.iter().any(Vec::is_empty) { magnitude::l2(context)? } else { Vec::new() };
+    let scores = context.groups.iter().zip(of_group).enumerate().map(|(index, (group, consumers))| {
+        let norms = norms.get(index).filter(|_| consumers.is_empty());
+        norms.cloned().unwrap_or_else(|| vec![0.0; group.size])
+    });
+    Ok(scores.collect())
+}
+
+fn consumers(subject: Subject<'_>, layers: &[Layer], group: &Group) -> Vec<Consumer> {
+    let mut found = Vec::new();
+    for (index, layer) in layers.iter().enumerate() {
+        let axes = subject.network.operand(subject.graph, layer.node, layer.linear.weight);
+        let Some(expr) = axes.and_then(|axes| axes.get(layer.linear.weight_in)) else { continue };
+        if !expr.mentions(group.factor) {
+            continue;
+        }
+        let Some(positions) = subject.network.solution.positions_of(expr, group.factor) else { continue };
+        for matrix in 0..layer.groups {
+            // A transposed convolution lists the channels of all its groups.
+            let first = if positions.len() == layer.channels { 0 } else { matrix * layer.channels };
+            let mut units = vec![Vec::new(); group.size];
+            for channel in 0..layer.channels {
+                let unit = positions.get(first + channel).copied().flatten().map(|u| u as usize);
+                if let Some(rows) = unit.and_then(|u| units.get_mut(u)) {
+                    rows.extend(channel * layer.taps..(channel + 1) * layer.taps);
+                }
+            }
+            // A unit that owns a whole matrix takes its results with it.
+            let whole = units.iter().any(|rows| rows.len() == layer.inputs());
+            if !whole && units.iter().any(|rows| !rows.is_empty()) {
+                found.push(Consumer { layer: index, matrix, units });
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,241 @@
+//! Optimal brain surgery on one matrix: units of several rows each, removed one after another.
+//!
+//! The loss of a weight W is `L(W) = ½ tr((W − W₀)ᵀ H (W − W₀))`. With the rows of unit u at zero and all others at
+//! their optimum, it grows by `½ tr(W_uᵀ ([H⁻¹]_uu)⁻¹ W_u)` (Hassibi & Stork 1993, in blocks), W being the weight that
+//! earlier removals left. Only the K×K matrices `P = H⁻¹` and `T = W Wᵀ` are needed, and both follow a removal by
+//! downdates of low rank. With `A = P_:u P_uu⁻¹` and `B = T_:u − ½ A T_uu`:
+//!
+//! ```text
+//! P ← P − A P_u:        T ← T − A Bᵀ − B Aᵀ
+//! ```
+//!
+//! Downdates are gathered in panels and applied together, which makes them products of matrices.
+
+use ndarray::{Array2, ArrayView2, Axis, s};
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::linalg::Backend;
+
+/// Rows that are removed before the panels are applied.
+const PANEL: usize = 64;
+
+/// Rows of a matrix that one task updates: fixed, so that the number of threads does not matter.
+const STRIP: usize = 256;
+
+/// The square blocks of P and T that belong to one unit.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// `[H⁻¹]_uu`.
+    pub p: Array2<f64>,
+    /// `W_u W_uᵀ`.
+    pub t: Array2<f64>,
+}
+
+/// A matrix in surgery.
+pub struct Surgeon<'b> {
+    backend: &'b dyn Backend,
+    /// Rows of each unit in the matrices as they are now; empty once removed.
+    units: Vec<Vec<usize>>,
+    blocks: Vec<Option<Block>>,
+    p: Array2<f64>,
+    t: Array2<f64>,
+    /// Panels K×filled, pending: P lacks `a·pcᵀ`, T lacks `a·bᵀ + b·aᵀ`.
+    a: Array2<f64>,
+    pc: Array2<f64>,
+    b: Array2<f64>,
+    filled: usize,
+}
+
+impl std::fmt::Debug for Surgeon<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surgeon").field("rows", &self.p.nrows()).field("units", &self.units.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'b> Surgeon<'b> {
+    /// Begins with the Hessian `h` (K×K, positive definite), the weight `w` (K×N), and the rows of each unit.
+    ///
+    /// # Errors
+    /// If `h` is not positive definite.
+    pub fn new(backend: &'b dyn Backend, h: ArrayView2<'_, f64>, w: ArrayView2<'_, f64>, units: Vec<Vec<usize>>, name: &str) -> Result<Self> {
+        let p = rowwise(backend.inverse_spd(h, name)?);
+        let t = product(backend, w, w.t());
+        let widest = units.iter().map(Vec::len).max().unwrap_or(1);
+        let k = p.nrows();
+        let panel = || Array2::zeros((k, PANEL.max(widest)));
+        let (a, pc, b) = (panel(), panel(), panel());
+        let block = |rows: &Vec<usize>| {
+            let square = |m: &Array2<f64>| Array2::from_shape_fn((rows.len(), rows.len()), |(i, j)| m[[rows[i], rows[j]]]);
+            (!rows.is_empty()).then(|| Block { p: square(&p), t: square(&t) })
+        };
+        let blocks = units.iter().map(block).collect();
+        Ok(Self { backend, units, blocks, p, t, a, pc, b, filled: 0 })
+    }
+
+    /// What removing unit `u` now adds to the loss; zero if it owns nothing here.
+    pub fn saliency(&self, u: usize) -> f64 {
+        self.blocks.get(u).and_then(Option::as_ref).map_or(0.0, saliency)
+    }
+
+    /// Removes unit `u`.
+    pub fn remove(&mut self, u: usize) {
+        let rows = std::mem::take(&mut self.units[u]);
+        let Some(block) = self.blocks[u].take() else { return };
+        let r = rows.len();
+        if self.filled + r > self.a.ncols() {
+            self.apply();
+        }
+        let (pc, tc) = (self.columns_of_p(&rows), self.columns_of_t(&rows));
+        let inverse = inverse(&block.p);
+        let a = pc.dot(&inverse);
+        let b = &tc - &(a.dot(&block.t) * 0.5);
+        for (rows, block) in self.units.iter().zip(&mut self.blocks) {
+            if let Some(block) = block {
+                downdate(block, rows, &a, &pc, &b);
+            }
+        }
+        let range = s![.., self.filled..self.filled + r];
+        self.a.slice_mut(range).assign(&a);
+        self.pc.slice_mut(range).assign(&pc);
+        self.b.slice_mut(range).assign(&b);
+        self.filled += r;
+        if self.filled >= PANEL {
+            self.apply();
+            self.compact();
+        }
+    }
+
+    /// `H⁻¹` of the rows that are left, in order of the units' rows.
+    pub fn inverse(&mut self) -> Array2<f64> {
+        self.apply();
+        self.compact();
+        self.p.clone()
+    }
+
+    fn columns_of_p(&self, rows: &[usize]) -> Array2<f64> {
+        let (a, pc) = (self.a.slice(s![.., ..self.filled]), self.pc.slice(s![.., ..self.filled]));
+        let mut columns = transposed(&self.p, rows);
+        if self.filled > 0 {
+            columns -= &a.dot(&pc.select(Axis(0), rows).t());
+        }
+        columns
+    }
+
+    fn columns_of_t(&self, rows: &[usize]) -> Array2<f64> {
+        let (a, b) = (self.a.slice(s![.., ..self.filled]), self.b.slice(s![.., ..self.filled]));
+        let mut columns = transposed(&self.t, rows);
+        if self.filled > 0 {
+            columns -= &a.dot(&b.select(Axis(0), rows).t());
+            columns -= &b.dot(&a.select(Axis(0), rows).t());
+        }
+        columns
+    }
+
+    /// Applies the panels.
+    fn apply(&mut self) {
+        if self.filled == 0 {
+            return;
+        }
+        let filled = self.filled;
+        let panel = |m: &Array2<f64>| m.slice(s![.., ..filled]).to_owned();
+        let (a, pc, b) = (panel(&self.a), panel(&self.pc), panel(&self.b));
+        let backend = self.backend;
+        let update = |target: &mut Array2<f64>, left: &Array2<f64>, right: &Array2<f64>| {
+            let strips: Vec<_> = target.axis_chunks_iter_mut(Axis(0), STRIP).collect();
+            strips.into_par_iter().enumerate().for_each(|(i, mut strip)| {
+                let first = i * STRIP;
+                let rows = left.slice(s![first..first + strip.nrows(), ..]);
+                strip -= &backend.matmul(rows, right.t());
+            });
+        };
+        update(&mut self.p, &a, &pc);
+        let both = |x: &Array2<f64>, y: &Array2<f64>| ndarray::concatenate![Axis(1), x.view(), y.view()];
+        update(&mut self.t, &both(&a, &b), &both(&b, &a));
+        self.filled = 0;
+    }
+
+    /// Drops the rows that no unit owns any more, unless they never had an owner.
+    fn compact(&mut self) {
+        let k = self.p.nrows();
+        let mut owned: Vec<usize> = self.units.iter().flatten().copied().collect();
+        owned.sort_unstable();
+        if owned.len() == k {
+            return;
+        }
+        let mut place = vec![0; k];
+        owned.iter().enumerate().for_each(|(new, &old)| place[old] = new);
+        self.units.iter_mut().flatten().for_each(|row| *row = place[*row]);
+        let square = |m: &Array2<f64>| m.select(Axis(0), &owned).select(Axis(1), &owned);
+        (self.p, self.t) = (square(&self.p), square(&self.t));
+        let width = self.a.ncols();
+        let panel = || Array2::zeros((owned.len(), width));
+        (self.a, self.pc, self.b) = (panel(), panel(), panel());
+    }
+}
+
+fn downdate(block: &mut Block, rows: &[usize], a: &Array2<f64>, pc: &Array2<f64>, b: &Array2<f64>) {
+    if let &[row] = rows {
+        let (a, pc, b) = (a.row(row), pc.row(row), b.row(row));
+        block.p[[0, 0]] -= a.dot(&pc);
+        block.t[[0, 0]] -= 2.0 * a.dot(&b);
+        return;
+    }
+    let (a, pc, b) = (a.select(Axis(0), rows), pc.select(Axis(0), rows), b.select(Axis(0), rows));
+    block.p -= &a.dot(&pc.t());
+    let cross = a.dot(&b.t());
+    block.t -= &(&cross + &cross.t());
+}
+
+/// `½ tr(P⁻¹ T)` of a block.
+fn saliency(block: &Block) -> f64 {
+    if block.p.nrows() == 1 {
+        return 0.5 * block.t[[0, 0]] / block.p[[0, 0]];
+    }
+    0.5 * (&inverse(&block.p) * &block.t.t()).sum()
+}
+
+/// Inverse of a small symmetric positive definite matrix by Gauss–Jordan; a pivot that vanished counts as tiny.
+fn inverse(p: &Array2<f64>) -> Array2<f64> {
+    let n = p.nrows();
+    let mut work = p.clone();
+    let scale = p.diag().iter().fold(0.0_f64, |m, d| m.max(d.abs())).max(f64::MIN_POSITIVE);
+    for k in 0..n {
+        let pivot = if work[[k, k]].abs() > scale * 1e-14 { work[[k, k]] } else { scale * 1e-14 };
+        let row: Vec<f64> = work.row(k).iter().map(|v| v / pivot).collect();
+        for i in 0..n {
+            let factor = work[[i, k]];
+            if i == k {
+                continue;
+            }
+            for j in 0..n {
+                work[[i, j]] = if j == k { -factor / pivot } else { work[[i, j]] - factor * row[j] };
+            }
+        }
+        for j in 0..n {
+            work[[k, j]] = if j == k { 1.0 / pivot } else { row[j] };
+        }
+    }
+    work
+}
+
+/// The rows of a symmetric matrix as columns.
+fn transposed(m: &Array2<f64>, rows: &[usize]) -> Array2<f64> {
+    m.select(Axis(0), rows).reversed_axes().as_standard_layout().into_owned()
+}
+
+fn rowwise(m: Array2<f64>) -> Array2<f64> {
+    if m.is_standard_layout() { m } else { m.as_standard_layout().into_owned() }
+}
+
+/// `left · right` in strips of rows.
+fn product(backend: &dyn Backend, left: ArrayView2<'_, f64>, right: ArrayView2<'_, f64>) -> Array2<f64> {
+    let mut result = Array2::zeros((left.nrows(), right.ncols()));
+    let strips: Vec<_> = result.axis_chunks_iter_mut(Axis(0), STRIP).collect();
+    strips.into_par_iter().enumerate().for_each(|(i, mut strip)| {
+        let first = i * STRIP;
+        let rows = left.slice(s![first..first + strip.nrows(), ..]);
+        strip.assign(&backend.matmul(rows, right));
+    });
+    result
+}
