@@ -11,7 +11,7 @@ use crate::factorize::{ConvMode, Method, Options, Target};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
 use crate::prune::{Comparison, Remaining};
-use crate::report::terminal;
+use crate::report::result;
 use crate::runtime::inputs::DimSizes;
 
 /// Splits layers into two smaller ones of low rank, proves that the result is valid, and writes the file
@@ -148,6 +148,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = args.options(dims.clone())?;
     let bar = spinner(args.quiet, "analysing and splitting");
     let model = Model::load(&args.model)?;
+    if let (Some(output), false) = (&args.output, args.dry_run) {
+        model.check_output(output, args.force)?;
+    }
     let located = |e: Error| e.in_file(&args.model);
     let samples = args.data.open(&model, &dims, args.seed)?;
     let mut factorized = crate::factorize::factorize(&model, &options, samples.calibration.as_ref()).map_err(located)?;
@@ -177,5 +180,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     write_report(&factorized.report, args.report.as_deref())?;
     bar.finish_and_clear();
-    if args.quiet { Ok(()) } else { super::print(&terminal(&factorized.report, false)) }
+    if args.quiet { Ok(()) } else { super::print(&result(&factorized.report)) }
 }

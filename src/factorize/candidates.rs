@@ -112,6 +112,11 @@ impl Candidate {
         self.len() == 0
     }
 
+    /// Whether the nodes see the stored axes in another order.
+    pub(super) fn is_transposed(&self) -> bool {
+        self.axes.iter().enumerate().any(|(i, &axis)| i != axis)
+    }
+
     /// The weight as the nodes see it.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ mod chain;
 pub mod conv;
 pub mod data;
 pub mod decompose;
+mod inputs;
 mod low_rank;
 mod model;
 pub mod nmf;
@@ -40,6 +41,7 @@ pub mod rewrite;
 mod sample;
 pub mod select;
 pub mod semi_nmf;
+mod sensitivity;
 pub mod svd;
 mod tucker2;
 

@@ -7,22 +7,29 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, Form, Refused, candidates};
-use super::decompose::{ConvMode, Decomposition, Method};
+use super::decompose::{ConvMode, Decomposition, Inputs, Method};
+use super::inputs::input_moments;
 use super::price::{Price, PriceList};
-use super::rewrite::{Factors, split_layers};
-use super::select::{Decision, Offer, choose};
+use super::rewrite::{Factors, added_by_bias, split_layers};
+use super::select::{Decision, Offer, choose, reference_rank};
+use super::sensitivity;
 use crate::analysis::Analysis;
 use crate::axes::Selection;
+use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::linalg::default_backend;
 use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Plan};
-use crate::report::{LayerReport, Report};
+use crate::report::{CalibrationReport, LayerReport, Report};
 use crate::rewrite::Subject;
 use crate::runtime::inputs::DimSizes;
+use crate::runtime::probes::probe_batches;
 
 pub use super::select::Target;
+
+/// Made-up samples that a layer's effect is measured on without data.
+const PROBES: usize = 8;
 
 /// Options of [`factorize`].
 #[derive(Debug, Clone)]
@@ -88,16 +95,31 @@ struct Prepared<'c> {
 /// # Errors
 /// As [`choose`]; [`Input`](crate::ErrorKind::Input) for a malformed model or weights that cannot be decomposed,
 /// [`NothingToDo`](crate::ErrorKind::NothingToDo) if no layer is split; the message names reasons.
-pub fn factorize<'m>(model: &'m Model, options: &Options, _data: Option<&Dataset>) -> Result<Factorized<'m>> {
+pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Factorized<'m>> {
     let mut clock = Clock::start();
     let analysis = Analysis::new(model, &options.dims, &BTreeSet::new())?;
     let subject = analysis.subject();
     let mut found = candidates(subject);
     exclude(&mut found, options)?;
     clock.lap("analyse");
-    let prepared: Vec<Prepared<'_>> =
-        found.open.par_iter().map(|candidate| prepare(subject, candidate, options)).collect::<Result<_>>()?;
+    let moments = match data {
+        Some(data) => input_moments(subject, Calibration::new(data, options.seed), &found.open)?,
+        None => vec![None; found.open.len()],
+    };
+    clock.lap("calibrate");
+    let mut prepared: Vec<Prepared<'_>> = found
+        .open
+        .par_iter()
+        .zip(&moments)
+        .map(|(candidate, inputs)| prepare(subject, candidate, options, inputs.as_deref()))
+        .collect::<Result<_>>()?;
+    drop(moments);
     clock.lap("decompose");
+    let mut notes = Vec::new();
+    if matches!(options.target, Target::Params(_) | Target::Macs(_)) {
+        notes.extend(weigh(&analysis, &mut prepared, options, data)?);
+        clock.lap("weigh");
+    }
     let whole = CostModel::new(subject).cost(&Selection::all());
     let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
     let decisions = if offers.is_empty() {
@@ -131,6 +153,15 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, _data: Option<&Dataset
     report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
     let errors: BTreeMap<&str, f64> = factors.iter().map(|(c, factors)| (c.name.as_str(), factors.error())).collect();
     report.layers = layer_reports(&prepared, &decisions, &errors, &found.refused);
+    report.notes.extend(notes);
+    if let Some(data) = data {
+        report.calibration = Some(CalibrationReport {
+            samples: data.samples(),
+            hash: data.hash().to_owned(),
+            seed: options.seed,
+            ..CalibrationReport::default()
+        });
+    }
     clock.lap("report");
     report.seconds = clock.laps;
     let ranks = split.iter().map(|(layer, rank)| (layer.candidate.name.clone(), *rank)).collect();
@@ -155,22 +186,67 @@ impl<'c> Prepared<'c> {
     }
 }
 
-fn prepare<'c>(subject: Subject<'_>, candidate: &'c Candidate, options: &Options) -> Result<Prepared<'c>> {
+/// Decomposes one layer.
+fn prepare<'c>(
+    subject: Subject<'_>,
+    candidate: &'c Candidate,
+    options: &Options,
+    inputs: Option<&[Inputs]>,
+) -> Result<Prepared<'c>> {
     let mode = match candidate.form {
         Form::Matrix => ConvMode::Channel,
         Form::Kernel { .. } => options.conv.on(&candidate.dims[2..]),
     };
     let weight = candidate.values(subject)?;
-    let decomposition = Decomposition::new(default_backend(), candidate, weight, (options.method, mode), None)
+    let decomposition = Decomposition::new(default_backend(), candidate, weight, (options.method, mode), inputs)
         .map_err(|e| e.at_node(candidate.name.as_str()))?;
     let total = decomposition.curve().total();
+    let added = if decomposition.is_of_outputs() { added_by_bias(subject, candidate) } else { 0 };
     Ok(Prepared {
         candidate,
         mode,
-        prices: PriceList::new(subject, candidate, mode, 0),
+        prices: PriceList::new(subject, candidate, mode, added),
         weight: if total > 0.0 { 1.0 / total } else { 0.0 },
         decomposition,
     })
+}
+
+/// Weighs each layer's error by what it does to the model's output, measured with that layer alone split. Returns a
+/// note where that is not possible; errors then weigh by their share of the layer's energy.
+fn weigh(
+    analysis: &Analysis<'_>,
+    prepared: &mut [Prepared<'_>],
+    options: &Options,
+    data: Option<&Dataset>,
+) -> Result<Option<String>> {
+    let subject = analysis.subject();
+    let batches = match data {
+        Some(data) => sensitivity::middle(data)?,
+        None => probe_batches(subject.proto()?, &analysis.probe_sizes(&options.dims), PROBES, options.seed)?,
+    };
+    let trials: Vec<(usize, usize)> = prepared
+        .iter()
+        .enumerate()
+        .filter_map(|(index, layer)| Some((index, reference_rank(&layer.offer(), options.align)?)))
+        .collect();
+    let write = |trial: usize| {
+        let (index, rank) = trials[trial];
+        let layer = &prepared[index];
+        split_layers(subject, &[(layer.candidate, &layer.factors(rank)?)])
+    };
+    let effects = match sensitivity::effects(subject.model, trials.len(), write, &batches) {
+        Ok(effects) => effects,
+        Err(error) => {
+            return Ok(Some(format!("the effect of each layer on the output could not be measured ({error})")));
+        }
+    };
+    for ((index, rank), effect) in trials.into_iter().zip(effects) {
+        let error = prepared[index].decomposition.curve().error(rank);
+        if error > 0.0 && effect.is_finite() {
+            prepared[index].weight = effect / error;
+        }
+    }
+    Ok(None)
 }
 
 /// Moves layers that the user's patterns leave out to the refused ones.

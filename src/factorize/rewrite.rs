@@ -295,6 +295,25 @@ impl<'a> Patch<'a> {
     }
 }
 
+/// Parameters that a change of bias adds to the model: those of biases that are missing, or needed by others too.
+pub(super) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usize {
+    let size = candidate.outputs();
+    let of_node = |&id: &NodeId| {
+        let bias = match candidate.linear.bias {
+            Some(slot) => subject.graph.node(id).inputs.get(slot).copied().flatten(),
+            None => bias_behind(subject, candidate, id).map(|(_, _, value)| value),
+        };
+        let is_own = |value: ValueId| {
+            let root = subject.graph.behind_identity(value);
+            let stored = subject.constant(root).map_or(0, |tensor| tensor.dims.iter().product::<i64>());
+            let at = subject.graph.at(root);
+            root == value && at.uses.len() == 1 && at.captured_by.is_empty() && usize::try_from(stored) == Ok(size)
+        };
+        if bias.is_some_and(is_own) { 0 } else { size }
+    };
+    candidate.nodes.iter().map(of_node).sum()
+}
+
 /// The `Add` that alone reads the result of a node, with the position and value of its constant vector.
 pub(super) fn bias_behind(
     subject: Subject<'_>,

@@ -88,6 +88,12 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
     Decision::Keep(format!("rank {rank} does not pay: {split} parameters instead of {dense} (it pays up to rank {most})"))
 }
 
+/// The rank at which a layer's effect on the output is measured: half of what pays.
+pub(super) fn reference_rank(offer: &Offer<'_>, align: usize) -> Option<usize> {
+    let (step, most) = (step(offer, align), offer.prices.paying(offer.curve.full_rank()));
+    (step <= most).then(|| ((most / 2) / step * step).max(step))
+}
+
 /// Ranks are multiples of this: of `align`, or of less where a layer pays only up to a few multiples of it.
 fn step(offer: &Offer<'_>, align: usize) -> usize {
     let paying = offer.prices.paying(offer.curve.full_rank());
