@@ -47,11 +47,14 @@ pub fn layers(subject: Subject<'_>) -> Result<Vec<Layer>> {
     let proto = subject.proto()?;
     let mut found = Vec::new();
     for &id in &subject.graph.order {
-        let Some(linear) = subject.network.relations[id.0].contraction.as_ref().and_then(|c| c.linear) else { continue };
+        let Some(linear) = subject.network.relations[id.0].contraction.as_ref().and_then(|c| c.linear) else {
+            continue;
+        };
         let Some(value) = subject.graph.node(id).inputs.get(linear.weight).copied().flatten() else { continue };
         let Some(tensor) = subject.constant(value) else { continue };
         let node = &proto.node[id.0];
-        let layer = Layer::read(node, tensor, linear, id).map_err(|e| e.at_node(subject.graph.node(id).name.as_str()))?;
+        let layer =
+            Layer::read(node, tensor, linear, id).map_err(|e| e.at_node(subject.graph.node(id).name.as_str()))?;
         found.extend(layer.map(|layer| Layer { name: subject.graph.node(id).name.clone(), ..layer }));
     }
     Ok(found)
@@ -171,7 +174,8 @@ impl Layer {
 pub(crate) fn stored<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
     let initializer = graph.initializer.iter().find(|tensor| tensor.name() == name);
     initializer.or_else(|| {
-        let node = graph.node.iter().find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == name))?;
+        let node =
+            graph.node.iter().find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == name))?;
         node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
     })
 }

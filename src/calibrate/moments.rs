@@ -82,7 +82,8 @@ impl Moments {
         let cross: f64 = (&self.xy * w).sum();
         let mapped = w.t().dot(&self.x);
         let n = self.rows as f64;
-        let error = self.yy.sum() - 2.0 * cross + quadratic - 2.0 * b.dot(&self.y) + 2.0 * b.dot(&mapped) + n * b.dot(b);
+        let error =
+            self.yy.sum() - 2.0 * cross + quadratic - 2.0 * b.dot(&self.y) + 2.0 * b.dot(&mapped) + n * b.dot(b);
         error.max(0.0)
     }
 

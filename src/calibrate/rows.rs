@@ -64,9 +64,7 @@ impl Layer {
     /// Rows of data of this shape.
     pub(crate) fn row_count(&self, data: &[usize]) -> usize {
         match &self.window {
-            Some(window) if data.len() >= 2 => {
-                data[0] * window.place(&data[2..]).outputs.iter().product::<usize>()
-            }
+            Some(window) if data.len() >= 2 => data[0] * window.place(&data[2..]).outputs.iter().product::<usize>(),
             Some(_) => 0,
             None => data.iter().product::<usize>() / data.get(self.linear.data_axis).copied().unwrap_or(1).max(1),
         }
@@ -76,10 +74,18 @@ impl Layer {
     ///
     /// # Errors
     /// If the data is not of the layer's width.
-    pub(crate) fn input_rows(&self, data: &Tensor, values: &[f32], group: usize, rows: &[Row], into: &mut Vec<f64>) -> Result<()> {
+    pub(crate) fn input_rows(
+        &self,
+        data: &Tensor,
+        values: &[f32],
+        group: usize,
+        rows: &[Row],
+        into: &mut Vec<f64>,
+    ) -> Result<()> {
         let shape = data.shape();
         let Some(window) = &self.window else {
-            return line_rows(shape, values, (self.linear.data_axis, self.channels), rows, None, into).map_err(|e| e.at_node(self.name.as_str()));
+            return line_rows(shape, values, (self.linear.data_axis, self.channels), rows, None, into)
+                .map_err(|e| e.at_node(self.name.as_str()));
         };
         if shape.len() < 3 || shape[1] != self.groups * self.channels {
             return Err(misfit(shape, self.groups * self.channels).at_node(self.name.as_str()));
@@ -103,10 +109,18 @@ impl Layer {
     ///
     /// # Errors
     /// If the result is not of the layer's width.
-    pub(crate) fn result_rows(&self, result: &Tensor, values: &[f32], kept: &[usize], rows: &[Row], into: &mut Vec<f64>) -> Result<()> {
+    pub(crate) fn result_rows(
+        &self,
+        result: &Tensor,
+        values: &[f32],
+        kept: &[usize],
+        rows: &[Row],
+        into: &mut Vec<f64>,
+    ) -> Result<()> {
         let axis = self.linear.result_axis;
         let width = result.shape().get(axis).copied().unwrap_or(0);
-        line_rows(result.shape(), values, (axis, width), rows, Some(kept), into).map_err(|e| e.at_node(self.name.as_str()))
+        line_rows(result.shape(), values, (axis, width), rows, Some(kept), into)
+            .map_err(|e| e.at_node(self.name.as_str()))
     }
 }
 

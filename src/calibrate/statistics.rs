@@ -125,9 +125,7 @@ pub fn input_statistics(
         let batch = batch?;
         let samples = samples_of(&batch.inputs);
         let activations = stream.run(&segment, index, &batch.inputs)?;
-        accumulators
-            .par_iter_mut()
-            .try_for_each(|a| a.add(activations.get(&a.layer.data)?, samples, first))?;
+        accumulators.par_iter_mut().try_for_each(|a| a.add(activations.get(&a.layer.data)?, samples, first))?;
         first += samples;
     }
     let mut done = accumulators.into_iter().map(Accumulator::finish);

@@ -41,7 +41,10 @@ impl Window {
         let attributes = Attributes::of(node);
         let rank = kernel.len();
         let list = |name: &str, default: i64, count: usize| -> Result<Vec<i64>> {
-            Ok(attributes.ints(name)?.filter(|l| l.len() == count).map_or_else(|| vec![default; count], <[i64]>::to_vec))
+            Ok(attributes
+                .ints(name)?
+                .filter(|l| l.len() == count)
+                .map_or_else(|| vec![default; count], <[i64]>::to_vec))
         };
         let is_transposed = node.op_type() == "ConvTranspose";
         let padding = match attributes.string("auto_pad")?.unwrap_or("NOTSET") {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Plan, Scope, Units};
 use crate::prune::{Options, Proof, Pruned, Remaining, Target, prove};
+use crate::repair::Method;
 use crate::report::result;
 use crate::runtime::inputs::DimSizes;
 
@@ -36,9 +37,16 @@ pub(super) struct Args {
     /// Carry out a plan file
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// How units are ranked: l1, l2, random
-    #[arg(long, value_name = "C", default_value = "l2")]
-    criterion: String,
+    /// How units are ranked: ablation, activation, apoz, fluctuation, l1, l2, obd, obs, random, wanda [default: obs with
+    /// --data, l2 without]
+    #[arg(long, value_name = "C")]
+    criterion: Option<String>,
+    /// How the rest is repaired: none, bias, bn, lstsq [default: lstsq with --data, none without]
+    #[arg(long, value_name = "METHOD")]
+    repair: Option<String>,
+    /// Remove in so many equal steps, each scored on the repaired result of the one before
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    steps: usize,
     /// Whether groups are compared with each other [default: layer for --ratio, global for budgets]
     #[arg(long, value_enum)]
     scope: Option<TypedScope>,
@@ -121,12 +129,14 @@ impl Args {
     }
 
     fn options(&self, dims: DimSizes) -> Result<Options> {
-        if self.min_keep == 0 || self.align == 0 {
-            return Err(Error::usage("--min-keep and --align are at least one"));
+        if self.min_keep == 0 || self.align == 0 || self.steps == 0 {
+            return Err(Error::usage("--min-keep, --align and --steps are at least one"));
         }
         Ok(Options {
             target: self.target()?,
             criterion: self.criterion.clone(),
+            repair: self.repair.as_deref().map(Method::by_name).transpose()?,
+            steps: self.steps,
             scope: self.scope.map(|scope| match scope {
                 TypedScope::Layer => Scope::Layer,
                 TypedScope::Global => Scope::Global,

@@ -82,6 +82,9 @@ pub struct Scored<'g> {
     pub group: &'g Group,
     /// Importance of each unit, least first to go.
     pub scores: Vec<f64>,
+    /// Whether scores of different groups have one unit, so that they compare as they are; otherwise a unit counts by
+    /// its share of its group's total.
+    pub comparable: bool,
 }
 
 impl Scored<'_> {
@@ -190,7 +193,7 @@ fn global_steps(
     let mut steps = Vec::new();
     for (group, (scored, ranking)) in scored.iter().zip(rankings).enumerate() {
         let size = scored.group.size;
-        let total: f64 = scored.scores.iter().sum();
+        let total: f64 = if scored.comparable { 1.0 } else { scored.scores.iter().sum() };
         #[allow(clippy::cast_precision_loss)]
         let saved = budget.map_or(1.0, |b| (b.of(cost.of_unit(scored.group.factor)) as f64).max(1e-9));
         let least = aligned(request.min_keep.max(1), size, request.align);

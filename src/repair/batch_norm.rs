@@ -7,6 +7,11 @@ use crate::onnx::proto::ModelProto;
 use crate::report::RepairReport;
 use crate::rewrite::Subject;
 
-pub(super) fn estimate(_: Subject<'_>, _: &Selection, _: &mut ModelProto, _: Calibration<'_>) -> Result<Vec<RepairReport>> {
+pub(super) fn estimate(
+    _: Subject<'_>,
+    _: &Selection,
+    _: &mut ModelProto,
+    _: Calibration<'_>,
+) -> Result<Vec<RepairReport>> {
     Ok(Vec::new())
 }

@@ -3,12 +3,14 @@
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
+use super::Method;
 use super::solve::Evidence;
 use super::stages::stages;
 use super::write::{self, BiasPlace};
-use super::Method;
 use crate::axes::Selection;
-use crate::calibrate::{Activations, Buffered, Calibration, Layer, Row, Sampler, Stream, bytes, floats, layers, samples_of, stored};
+use crate::calibrate::{
+    Activations, Buffered, Calibration, Layer, Row, Sampler, Stream, bytes, floats, layers, samples_of, stored,
+};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
@@ -162,7 +164,12 @@ fn collect<'m>(
     Ok(collectors)
 }
 
-fn new_collectors<'m>(members: &'m [Member], data: Calibration<'_>, found: &Activations, samples: usize) -> Result<Vec<Collector<'m>>> {
+fn new_collectors<'m>(
+    members: &'m [Member],
+    data: Calibration<'_>,
+    found: &Activations,
+    samples: usize,
+) -> Result<Vec<Collector<'m>>> {
     let total = data.data.samples();
     let mut collectors = Vec::new();
     for member in members {

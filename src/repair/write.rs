@@ -139,7 +139,8 @@ fn insert_addition(graph: &mut GraphProto, layer: &Layer, bias: &Array1<f64>, el
     };
     let is_output = graph.output.iter().any(|output| output.name() == layer.result);
     let other = fresh(graph, &format!("{}_shifted", layer.result));
-    let (from, to) = if is_output { (other.clone(), layer.result.clone()) } else { (layer.result.clone(), other.clone()) };
+    let (from, to) =
+        if is_output { (other.clone(), layer.result.clone()) } else { (layer.result.clone(), other.clone()) };
     if is_output {
         graph.node[index].output[0].clone_from(&other);
     } else {
@@ -170,7 +171,10 @@ fn put(graph: &mut GraphProto, tensor: TensorProto) {
         *slot = tensor;
         return;
     }
-    let maker = graph.node.iter_mut().find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == tensor.name()));
+    let maker = graph
+        .node
+        .iter_mut()
+        .find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == tensor.name()));
     if let Some(attribute) = maker.and_then(|n| n.attribute.iter_mut().find(|a| a.name() == "value")) {
         attribute.t = Some(tensor);
     }
@@ -179,10 +183,8 @@ fn put(graph: &mut GraphProto, tensor: TensorProto) {
 /// A name that no value has, derived from `stem`.
 fn fresh(graph: &GraphProto, stem: &str) -> String {
     let nodes = graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str));
-    let values: BTreeSet<&str> = nodes
-        .chain(graph.initializer.iter().map(|t| t.name()))
-        .chain(graph.input.iter().map(|i| i.name()))
-        .collect();
+    let values: BTreeSet<&str> =
+        nodes.chain(graph.initializer.iter().map(|t| t.name())).chain(graph.input.iter().map(|i| i.name())).collect();
     let mut name = stem.to_owned();
     let mut number = 1;
     while values.contains(name.as_str()) {

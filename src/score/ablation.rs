@@ -25,7 +25,13 @@ pub(super) fn ablation(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     context.groups.iter().map(|group| score(group)).collect()
 }
 
-fn change(context: &Context<'_, '_>, group: &Group, unit: usize, batches: &[Vec<NamedTensor>], original: &[f32]) -> Result<f64> {
+fn change(
+    context: &Context<'_, '_>,
+    group: &Group,
+    unit: usize,
+    batches: &[Vec<NamedTensor>],
+    original: &[f32],
+) -> Result<f64> {
     let mut selection = Selection::all();
     selection.keep(group.factor, (0..group.size).map(|i| i != unit).collect());
     let model = masked(context.subject, &selection)?;

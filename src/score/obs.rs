@@ -120,9 +120,16 @@ fn path(
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn judge(statistics: &InputStatistics, weight: &Array2<f64>, consumer: &Consumer, name: &str) -> Result<Option<Judge<'static>>> {
+fn judge(
+    statistics: &InputStatistics,
+    weight: &Array2<f64>,
+    consumer: &Consumer,
+    name: &str,
+) -> Result<Option<Judge<'static>>> {
     let Some(covariance) = &statistics.covariance else {
-        return Ok(Some(Judge::Fixed(consumer.units.iter().map(|rows| diagonal::obd_share(statistics, weight, rows)).collect())));
+        return Ok(Some(Judge::Fixed(
+            consumer.units.iter().map(|rows| diagonal::obd_share(statistics, weight, rows)).collect(),
+        )));
     };
     let backend = default_backend();
     let variance = (&backend.matmul(covariance.view(), weight.view()) * weight).sum();

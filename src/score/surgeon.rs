@@ -49,7 +49,10 @@ pub struct Surgeon<'b> {
 
 impl std::fmt::Debug for Surgeon<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Surgeon").field("rows", &self.p.nrows()).field("units", &self.units.len()).finish_non_exhaustive()
+        f.debug_struct("Surgeon")
+            .field("rows", &self.p.nrows())
+            .field("units", &self.units.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,7 +61,13 @@ impl<'b> Surgeon<'b> {
     ///
     /// # Errors
     /// If `h` is not positive definite.
-    pub fn new(backend: &'b dyn Backend, h: ArrayView2<'_, f64>, w: ArrayView2<'_, f64>, units: Vec<Vec<usize>>, name: &str) -> Result<Self> {
+    pub fn new(
+        backend: &'b dyn Backend,
+        h: ArrayView2<'_, f64>,
+        w: ArrayView2<'_, f64>,
+        units: Vec<Vec<usize>>,
+        name: &str,
+    ) -> Result<Self> {
         let p = rowwise(backend.inverse_spd(h, name)?);
         let t = product(backend, w, w.t());
         let widest = units.iter().map(Vec::len).max().unwrap_or(1);
@@ -66,7 +75,8 @@ impl<'b> Surgeon<'b> {
         let panel = || Array2::zeros((k, PANEL.max(widest)));
         let (a, pc, b) = (panel(), panel(), panel());
         let block = |rows: &Vec<usize>| {
-            let square = |m: &Array2<f64>| Array2::from_shape_fn((rows.len(), rows.len()), |(i, j)| m[[rows[i], rows[j]]]);
+            let square =
+                |m: &Array2<f64>| Array2::from_shape_fn((rows.len(), rows.len()), |(i, j)| m[[rows[i], rows[j]]]);
             (!rows.is_empty()).then(|| Block { p: square(&p), t: square(&t) })
         };
         let blocks = units.iter().map(block).collect();
