@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// Leave layers alone that match; may be repeated
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
+    /// Put layers back that did not get faster in tract
+    #[arg(long, conflicts_with = "no_verify")]
+    keep_faster: bool,
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
@@ -134,6 +137,8 @@ impl Args {
                 TypedConv::None => ConvMode::None,
             },
             align: self.align,
+            time_layers: !self.no_verify,
+            keep_faster: self.keep_faster,
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             dims,

@@ -167,18 +167,31 @@ impl Decomposition {
                 return tucker2(backend, &kernel, ranks).map(Factors::Tucker2);
             }
         };
-        match candidate.form {
-            Form::Matrix => {
-                let first = groups.into_iter().next();
-                first.map(Factors::Matrix).ok_or_else(|| Error::input("it has no matrix"))
-            }
-            Form::Kernel { groups: count } => {
-                let shape = ArrayD::zeros(candidate.dims.clone());
-                let kernel = Kernel::new(shape.view(), count, name)?;
-                match mode {
-                    ConvMode::Spatial => kernel.spatial_split(&groups).map(Factors::Spatial),
-                    _ => kernel.channel_split(&groups).map(Factors::Channel),
-                }
+        assembled(candidate, mode, groups)
+    }
+
+    /// Variance of the outputs of each group; empty where the error is not that of outputs.
+    pub(super) fn output_energies(&self) -> Vec<f64> {
+        match &self.parts {
+            Parts::Outputs(pcas) => pcas.iter().map(|pca| pca.curve().total()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The factors of all groups as those of the layer.
+pub(super) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRank>) -> Result<Factors> {
+    match candidate.form {
+        Form::Matrix => {
+            let first = groups.into_iter().next();
+            first.map(Factors::Matrix).ok_or_else(|| Error::input("it has no matrix"))
+        }
+        Form::Kernel { groups: count } => {
+            let shape = ArrayD::zeros(candidate.dims.clone());
+            let kernel = Kernel::new(shape.view(), count, &candidate.tensor)?;
+            match mode {
+                ConvMode::Spatial => kernel.spatial_split(&groups).map(Factors::Spatial),
+                _ => kernel.channel_split(&groups).map(Factors::Channel),
             }
         }
     }
@@ -190,7 +203,7 @@ fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Result<Kernel<'
 }
 
 /// The matrices that are factorized, one for each group.
-fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
+pub(super) fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
     if candidate.form == Form::Matrix {
         let stored = weight.view().into_dimensionality::<Ix2>().map_err(|e| Error::input(e.to_string()))?;
         let turned = if candidate.linear.weight_in < candidate.linear.weight_out { stored } else { stored.reversed_axes() };

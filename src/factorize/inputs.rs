@@ -51,7 +51,11 @@ pub(super) fn input_moments(
     Ok(used.iter().map(|own| pooled(own, &measured)).collect())
 }
 
-fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Result<Option<Layer>> {
+/// A node as a layer whose rows of input can be read.
+///
+/// # Errors
+/// If an attribute or the weight is malformed.
+pub(super) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Result<Option<Layer>> {
     let node = subject.proto()?.node.get(id.0).ok_or_else(|| Error::input("a node is missing"))?;
     match subject.constant(candidate.weight) {
         Some(tensor) if !candidate.is_transposed() => Layer::read(node, tensor, candidate.linear, id),

@@ -27,6 +27,7 @@
 pub mod candidates;
 mod chain;
 pub mod conv;
+mod correct;
 pub mod data;
 pub mod decompose;
 mod inputs;
@@ -42,7 +43,9 @@ mod sample;
 pub mod select;
 pub mod semi_nmf;
 mod sensitivity;
+mod speed;
 pub mod svd;
+mod table;
 mod tucker2;
 
 pub use decompose::{ConvMode, Method};

@@ -7,12 +7,14 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, Form, Refused, candidates};
+use super::correct::{Chosen, correct};
 use super::decompose::{ConvMode, Decomposition, Inputs, Method};
 use super::inputs::input_moments;
-use super::price::{Price, PriceList};
+use super::price::PriceList;
 use super::rewrite::{Factors, added_by_bias, split_layers};
 use super::select::{Decision, Offer, choose, reference_rank};
-use super::sensitivity;
+use super::table::{Outcome, layer_reports, nothing};
+use super::{sensitivity, speed};
 use crate::analysis::Analysis;
 use crate::axes::Selection;
 use crate::calibrate::Calibration;
@@ -21,10 +23,11 @@ use crate::error::{Error, Result};
 use crate::linalg::default_backend;
 use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Plan};
-use crate::report::{CalibrationReport, LayerReport, Report};
+use crate::report::{CalibrationReport, Report};
 use crate::rewrite::Subject;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
+use crate::verify::Latency;
 
 pub use super::select::Target;
 
@@ -46,6 +49,12 @@ pub struct Options {
     pub include: Vec<String>,
     /// Patterns of layers or tensors to leave alone.
     pub exclude: Vec<String>,
+    /// Whether layers behind split ones are fitted to what those have become, where data is given.
+    pub sequential: bool,
+    /// Whether tract's time of each split layer is measured.
+    pub time_layers: bool,
+    /// Whether layers that did not get faster are put back; takes [`Options::time_layers`].
+    pub keep_faster: bool,
     /// Sizes of dynamic dimensions.
     pub dims: DimSizes,
     /// Seed of every random choice.
@@ -62,6 +71,9 @@ impl Options {
             align: 8,
             include: Vec::new(),
             exclude: Vec::new(),
+            sequential: true,
+            time_layers: false,
+            keep_faster: false,
             dims: DimSizes::default(),
             seed: 0,
         }
@@ -82,11 +94,11 @@ pub struct Factorized<'m> {
 }
 
 /// A layer with everything that the choice needs.
-struct Prepared<'c> {
-    candidate: &'c Candidate,
+pub(super) struct Prepared<'c> {
+    pub(super) candidate: &'c Candidate,
     mode: ConvMode,
-    decomposition: Decomposition,
-    prices: PriceList,
+    pub(super) decomposition: Decomposition,
+    pub(super) prices: PriceList,
     weight: f64,
 }
 
@@ -122,52 +134,86 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     }
     let whole = CostModel::new(subject).cost(&Selection::all());
     let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
-    let decisions = if offers.is_empty() {
+    let mut decisions = if offers.is_empty() {
         Vec::new()
     } else {
         choose(&offers, &options.target, whole, options.align)?
     };
-    let split: Vec<(&Prepared<'_>, usize)> = prepared
-        .iter()
-        .zip(&decisions)
-        .filter_map(|(layer, decision)| match decision {
-            Decision::Split(rank) => Some((layer, *rank)),
-            Decision::Keep(_) => None,
-        })
-        .collect();
-    if split.is_empty() {
+    clock.lap("select");
+    let mut chosen = chosen(&prepared, &decisions)?;
+    let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
+    if options.keep_faster {
+        keep_faster(&prepared, &mut decisions, &mut chosen, &latencies);
+    }
+    if chosen.is_empty() {
         return Err(nothing(&prepared, &decisions, &found.refused));
     }
-    clock.lap("select");
-    let factors: Vec<(&Candidate, Factors)> = split
-        .par_iter()
-        .map(|(layer, rank)| Ok((layer.candidate, layer.factors(*rank)?)))
-        .collect::<Result<_>>()?;
     clock.lap("split");
-    let pairs: Vec<(&Candidate, &Factors)> = factors.iter().map(|(candidate, factors)| (*candidate, factors)).collect();
-    let rewritten = model.with_proto(split_layers(subject, &pairs)?);
-    clock.lap("rewrite");
+    if let (Some(data), true) = (data, options.sequential) {
+        correct(subject, Calibration::new(data, options.seed), &mut chosen)?;
+        clock.lap("correct");
+    }
+    let rewritten = model.with_proto(split_layers(subject, &pairs(&chosen))?);
     let after = costs(&rewritten, &options.dims)?;
     let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
     report.model.after.bytes = rewritten.file_bytes();
     report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
-    let errors: BTreeMap<&str, f64> = factors.iter().map(|(c, factors)| (c.name.as_str(), factors.error())).collect();
-    report.layers = layer_reports(&prepared, &decisions, &errors, &found.refused);
-    report.notes.extend(notes);
-    if let Some(data) = data {
-        report.calibration = Some(CalibrationReport {
-            samples: data.samples(),
-            hash: data.hash().to_owned(),
-            seed: options.seed,
-            ..CalibrationReport::default()
-        });
+    let mut outcomes: BTreeMap<&str, Outcome> =
+        latencies.iter().map(|(name, &latency)| (*name, Outcome { latency: Some(latency), error: None })).collect();
+    for layer in &chosen {
+        outcomes.entry(layer.candidate.name.as_str()).or_default().error = Some(layer.factors.error());
     }
-    clock.lap("report");
+    report.layers = layer_reports(&prepared, &decisions, &outcomes, &found.refused);
+    report.notes.extend(notes);
+    report.calibration = data.map(|data| CalibrationReport {
+        samples: data.samples(),
+        hash: data.hash().to_owned(),
+        seed: options.seed,
+        synthetic: data.is_synthetic(),
+        ..CalibrationReport::default()
+    });
+    clock.lap("rewrite");
     report.seconds = clock.laps;
-    let ranks = split.iter().map(|(layer, rank)| (layer.candidate.name.clone(), *rank)).collect();
-    let plan = Plan::of_ranks(ranks);
-    drop(offers);
+    let plan = Plan::of_ranks(chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect());
     Ok(Factorized { plan, model: rewritten, report, analysis })
+}
+
+/// The layers that are split, with their factors.
+fn chosen<'c>(prepared: &[Prepared<'c>], decisions: &[Decision]) -> Result<Vec<Chosen<'c>>> {
+    let split = |(layer, decision): (&Prepared<'c>, &Decision)| match decision {
+        Decision::Split(rank) => Some(layer.chosen(*rank)),
+        Decision::Keep(_) => None,
+    };
+    prepared.par_iter().zip(decisions).filter_map(split).collect()
+}
+
+fn pairs<'p>(chosen: &'p [Chosen<'_>]) -> Vec<(&'p Candidate, &'p Factors)> {
+    chosen.iter().map(|layer| (layer.candidate, &layer.factors)).collect()
+}
+
+/// tract's time of each layer alone.
+fn time<'c>(subject: Subject<'_>, chosen: &[Chosen<'c>]) -> Result<BTreeMap<&'c str, Latency>> {
+    let rewritten = split_layers(subject, &pairs(chosen))?;
+    let candidates: Vec<&'c Candidate> = chosen.iter().map(|layer| layer.candidate).collect();
+    let measured = speed::latencies(subject, &rewritten, &candidates);
+    Ok(candidates.iter().zip(measured).filter_map(|(c, latency)| Some((c.name.as_str(), latency?))).collect())
+}
+
+/// Puts back the layers that did not get faster.
+fn keep_faster(
+    prepared: &[Prepared<'_>],
+    decisions: &mut [Decision],
+    chosen: &mut Vec<Chosen<'_>>,
+    latencies: &BTreeMap<&str, Latency>,
+) {
+    for (layer, decision) in prepared.iter().zip(decisions) {
+        let name = layer.candidate.name.as_str();
+        let Some(Latency { before_ms, after_ms }) = latencies.get(name) else { continue };
+        if after_ms >= before_ms {
+            *decision = Decision::Keep(format!("it did not get faster: {before_ms:.3} ms, then {after_ms:.3} ms"));
+            chosen.retain(|layer| layer.candidate.name != name);
+        }
+    }
 }
 
 impl<'c> Prepared<'c> {
@@ -178,6 +224,16 @@ impl<'c> Prepared<'c> {
             prices: &self.prices,
             weight: self.weight,
         }
+    }
+
+    fn chosen(&self, rank: usize) -> Result<Chosen<'c>> {
+        Ok(Chosen {
+            candidate: self.candidate,
+            mode: self.mode,
+            rank,
+            factors: self.factors(rank)?,
+            energies: self.decomposition.output_energies(),
+        })
     }
 
     fn factors(&self, rank: usize) -> Result<Factors> {
@@ -298,71 +354,6 @@ fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
 fn costs(model: &Model, dims: &DimSizes) -> Result<Cost> {
     let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
     Ok(CostModel::new(analysis.subject()).cost(&Selection::all()))
-}
-
-/// Why no layer is split: a few reasons.
-fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused: &[Refused]) -> Error {
-    let kept = prepared.iter().zip(decisions).filter_map(|(layer, decision)| match decision {
-        Decision::Keep(reason) => Some((layer.candidate.name.as_str(), reason.as_str())),
-        Decision::Split(_) => None,
-    });
-    let reasons = kept.chain(refused.iter().map(|r| (r.name.as_str(), r.reason.as_str())));
-    let mut message = "no layer can be split this way".to_owned();
-    for (name, reason) in reasons.take(5) {
-        message += &format!("\n  {name}: {reason}");
-    }
-    if prepared.is_empty() && refused.is_empty() {
-        message += ": the model has no products with stored matrices";
-    }
-    Error::nothing(message)
-}
-
-fn layer_reports(
-    prepared: &[Prepared<'_>],
-    decisions: &[Decision],
-    errors: &BTreeMap<&str, f64>,
-    refused: &[Refused],
-) -> Vec<LayerReport> {
-    let mut layers: BTreeMap<usize, LayerReport> = BTreeMap::new();
-    for (layer, decision) in prepared.iter().zip(decisions) {
-        let candidate = layer.candidate;
-        let total = layer.decomposition.curve().total();
-        let (rank, price, reason) = match decision {
-            Decision::Split(rank) => (Some(*rank), layer.prices.split(*rank), None),
-            Decision::Keep(reason) => (None, layer.prices.dense(), Some(reason.clone())),
-        };
-        let error = errors.get(candidate.name.as_str()).map(|e| if total > 0.0 { e / total } else { 0.0 });
-        let (k, n) = candidate.matrix_shape();
-        let shape = if candidate.form == Form::Matrix { vec![k, n] } else { candidate.dims.clone() };
-        let report = report(&candidate.name, &candidate.op, shape, price);
-        layers.insert(candidate.nodes[0].0, LayerReport {
-            rank,
-            error,
-            decision: if rank.is_some() { "split" } else { "kept" }.to_owned(),
-            reason,
-            ..report
-        });
-    }
-    for refused in refused {
-        let params = if refused.dims.is_empty() { 0 } else { refused.dims.iter().map(|&d| d as u64).product() };
-        let report = report(&refused.name, &refused.op, refused.dims.clone(), Price { params, macs: 0 });
-        layers.insert(refused.node.0, LayerReport { reason: Some(refused.reason.clone()), ..report });
-    }
-    layers.into_values().collect()
-}
-
-fn report(name: &str, op: &str, shape: Vec<usize>, price: Price) -> LayerReport {
-    LayerReport {
-        name: name.to_owned(),
-        op: op.to_owned(),
-        shape,
-        rank: None,
-        params: price.params,
-        macs: price.macs,
-        error: None,
-        decision: "kept".to_owned(),
-        reason: None,
-    }
 }
 
 /// Wall-clock time of each phase.

@@ -17,14 +17,14 @@ use paredown::runtime::{RunOptions, Runnable, Tensor};
 
 /// An attribute of a test node.
 #[derive(Clone, Copy)]
-pub enum Attribute {
+pub(crate) enum Attribute {
     Int(&'static str, i64),
     Ints(&'static str, &'static [i64]),
     Float(&'static str, f32),
     Text(&'static str, &'static str),
 }
 
-pub fn node(op: &str, inputs: &[&str], output: &str, settings: &[Attribute]) -> NodeProto {
+pub(crate) fn node(op: &str, inputs: &[&str], output: &str, settings: &[Attribute]) -> NodeProto {
     let mut node = NodeProto {
         op_type: Some(op.to_owned()),
         name: Some(format!("{op}_{output}")),
@@ -44,7 +44,7 @@ pub fn node(op: &str, inputs: &[&str], output: &str, settings: &[Attribute]) -> 
 }
 
 /// Values in (−1, 1) that look random: a fixed congruential sequence.
-pub fn noise(seed: u64, count: usize) -> Vec<f32> {
+pub(crate) fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..count)
         .map(|_| {
@@ -54,7 +54,7 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
         .collect()
 }
 
-pub fn weight(name: &str, dims: &[usize]) -> TensorProto {
+pub(crate) fn weight(name: &str, dims: &[usize]) -> TensorProto {
     let seed = name.bytes().map(u64::from).sum::<u64>() + dims.iter().sum::<usize>() as u64;
     from_f32(name, dims, &noise(seed, dims.iter().product())).unwrap()
 }
@@ -74,7 +74,7 @@ fn info(name: &str, dims: Option<&[usize]>) -> ValueInfoProto {
 }
 
 /// A model with the input `x` and the output `y`.
-pub fn model(opset: i64, input: &[usize], nodes: Vec<NodeProto>, weights: Vec<TensorProto>) -> Model {
+pub(crate) fn model(opset: i64, input: &[usize], nodes: Vec<NodeProto>, weights: Vec<TensorProto>) -> Model {
     let graph = GraphProto {
         name: Some("test".to_owned()),
         node: nodes,
@@ -92,7 +92,7 @@ pub fn model(opset: i64, input: &[usize], nodes: Vec<NodeProto>, weights: Vec<Te
     })
 }
 
-pub fn input_shape(model: &Model) -> Vec<usize> {
+pub(crate) fn input_shape(model: &Model) -> Vec<usize> {
     let graph = model.proto.graph.as_ref().unwrap();
     let Some(type_proto::Value::TensorType(tensor)) = &graph.input[0].r#type.as_ref().unwrap().value else {
         panic!("the input is a tensor")
@@ -105,7 +105,7 @@ pub fn input_shape(model: &Model) -> Vec<usize> {
 }
 
 /// The output on `x`, in tract.
-pub fn run(model: &ModelProto, x: &Tensor) -> Vec<f64> {
+pub(crate) fn run(model: &ModelProto, x: &Tensor) -> Vec<f64> {
     let runnable = Runnable::new(model, &RunOptions::default()).unwrap();
     let name = model.graph.as_ref().unwrap().input[0].name().to_owned();
     let outputs = runnable.run(&[(name, x.clone())]).unwrap();
@@ -113,7 +113,7 @@ pub fn run(model: &ModelProto, x: &Tensor) -> Vec<f64> {
 }
 
 /// Largest difference of the outputs of two models on one input, relative to the largest output.
-pub fn distance(before: &Model, after: &Model) -> f64 {
+pub(crate) fn distance(before: &Model, after: &Model) -> f64 {
     let shape = input_shape(before);
     let x = Tensor::new(&shape, &noise(77, shape.iter().product())).unwrap();
     let (old, new) = (run(&before.proto, &x), run(&after.proto, &x));
@@ -124,22 +124,22 @@ pub fn distance(before: &Model, after: &Model) -> f64 {
 }
 
 /// Factorizes with ranks by layer.
-pub fn with_ranks<'m>(model: &'m Model, ranks: &[(&str, usize)], options: &Options) -> Result<Factorized<'m>> {
+pub(crate) fn with_ranks<'m>(model: &'m Model, ranks: &[(&str, usize)], options: &Options) -> Result<Factorized<'m>> {
     let ranks = ranks.iter().map(|&(name, rank)| (name.to_owned(), rank)).collect();
     let target = Target::Plan(Plan::of_ranks(ranks));
     factorize(model, &Options { target, ..options.clone() }, None)
 }
 
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-pub fn data(name: &str, model: &Model) -> Dataset {
+pub(crate) fn data(name: &str, model: &Model) -> Dataset {
     Dataset::open(&fixture(name), model.proto.graph.as_ref().unwrap()).unwrap()
 }
 
 /// Elements of the initializers whose name starts with `stem`.
-pub fn elements(model: &Model, stem: &str) -> i64 {
+pub(crate) fn elements(model: &Model, stem: &str) -> i64 {
     let graph = model.proto.graph.as_ref().unwrap();
     graph.initializer.iter().filter(|t| t.name().starts_with(stem)).map(|t| t.dims.iter().product::<i64>()).sum()
 }
