@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::facts::{Dim, Facts, input_shapes};
 use crate::graph::Graph;
 use crate::onnx::Model;
-use crate::ops::{Network, output_extents};
+use crate::ops::Network;
 use crate::rewrite::Subject;
 use crate::runtime::inputs::{DimSizes, declared_inputs};
 use crate::runtime::on_deep_stack;
@@ -37,9 +37,7 @@ impl<'m> Analysis<'m> {
             dims.check_names(&declared_inputs(proto)?)?;
             let given = dims.named.iter().map(|(name, &size)| (name.clone(), size as u64)).collect();
             let graph = Graph::new(proto, model.proto.ir_version())?;
-            let fallback = |node, operands: &[_]| output_extents(&model.proto, &graph, node, operands);
-            let facts = Facts::infer(&model.proto, &graph, &given, &fallback)?;
-            let network = Network::solve(&model.proto, &graph, &facts, thaw)?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, &given, thaw)?;
             Ok(Self { model, graph, facts, network })
         })
     }

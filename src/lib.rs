@@ -1,4 +1,21 @@
-//! paredown makes a trained ONNX model smaller and faster, file in, file out.
+//! paredown makes a trained ONNX model smaller and faster, file in, file out, without the training framework.
+//!
+//! It removes whole neurons, channels and attention heads (structured pruning), splits layers into two low-rank ones
+//! (factorization), repairs what that costs, and proves every rewrite by running it in tract.
+//!
+//! ```
+//! use paredown::onnx::Model;
+//! use paredown::prune::{Options, Target, prune};
+//!
+//! let model = Model::load("fixtures/digits_mlp.onnx".as_ref())?;
+//! let pruned = prune(&model, &Options::new(Target::Ratio(0.5)), None)?;
+//! let figures = &pruned.report.model;
+//! assert!(figures.after.params < figures.before.params / 2);
+//! # Ok::<(), paredown::Error>(())
+//! ```
+//!
+//! The idea behind it is the [axis algebra](axes): every axis of every tensor is a sum of products of factors, each
+//! operator contributes equations between axes ([`ops`]), and the solution says which slices belong together.
 
 pub mod analysis;
 pub mod axes;
@@ -18,7 +35,6 @@ pub mod report;
 pub mod rewrite;
 pub mod runtime;
 pub mod score;
-pub mod train;
 pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

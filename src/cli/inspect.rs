@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::options::{Dims, spinner};
 use crate::error::Result;
 use crate::onnx::Model;
-use crate::report::terminal;
+use crate::report::inspection;
 
 /// Lists every coupled group of a model: what its indices are, which tensors it slices, what it costs, and which node
 /// freezes it
@@ -36,5 +36,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let report =
         crate::prune::inspect(&model, &dims, args.allow_shifts, &args.thaw).map_err(|e| e.in_file(&args.model))?;
     bar.finish_and_clear();
-    super::print(&if args.json { report.to_json() } else { terminal(&report, true) })
+    super::print(&if args.json { report.to_json() } else { inspection(&report) })
 }

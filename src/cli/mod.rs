@@ -1,5 +1,6 @@
 //! The command line: what was typed → resolved options → library call. One place turns errors into exit codes.
 
+mod factorize;
 mod inspect;
 mod options;
 mod prune;
@@ -10,6 +11,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -25,12 +28,14 @@ struct Args {
 enum Command {
     Inspect(inspect::Args),
     Prune(prune::Args),
+    Factorize(factorize::Args),
     Verify(verify::Args),
 }
 
 /// Runs the command line and returns the exit code: 0 done · 2 usage · 3 bad input · 4 nothing to do or budget out of
 /// reach · 5 verification failed · 6 output could not be written · 130 interrupted.
 pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
+    exit_on_interrupt();
     let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(error) => {
@@ -43,6 +48,7 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match args.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Prune(args) => prune::run(&args),
+        Command::Factorize(args) => factorize::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match outcome {
@@ -52,6 +58,18 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.kind().exit_code())
         }
     }
+}
+
+/// Ctrl-C ends the program with its exit code and leaves no half-written file.
+fn exit_on_interrupt() {
+    // Without a handler an interrupt still ends the program; only a temporary file may be left.
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return };
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            crate::onnx::discard_staged();
+            std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
+        }
+    });
 }
 
 /// Prints to standard output; a reader that closes it early (`| head`) is no failure.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::calibrate::data::Dataset;
+use crate::calibrate::data::images::{ImageOptions, Layout};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::prune::Remaining;
@@ -17,17 +18,71 @@ pub(super) struct Data {
     /// Samples: an .npz with arrays named as the graph's inputs (and optionally `labels`), an .npy for one input, a
     /// directory of either, an ONNX test_data_set directory, or `synthetic`
     #[arg(long, value_name = "PATH")]
-    pub(super) data: Option<PathBuf>,
+    data: Option<PathBuf>,
+    /// Samples kept out of all decisions, on which fidelity and accuracy are measured [default: those of --data]
+    #[arg(long, value_name = "PATH")]
+    eval: Option<PathBuf>,
+    /// A directory of images instead of --data
+    #[arg(long, value_name = "DIR", conflicts_with = "data")]
+    images: Option<PathBuf>,
+    /// Subtracted from each image channel, in units of full brightness
+    #[arg(long, value_name = "X,…", value_delimiter = ',', requires = "images")]
+    mean: Vec<f32>,
+    /// Divides each image channel
+    #[arg(long, value_name = "X,…", value_delimiter = ',', requires = "images")]
+    std: Vec<f32>,
+    /// Shorter side of an image before its middle is cut out, in pixels
+    #[arg(long, value_name = "PIXELS", requires = "images")]
+    resize: Option<u32>,
+    /// Order of the image axes
+    #[arg(long, value_enum, default_value = "nchw")]
+    layout: TypedLayout,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum TypedLayout {
+    Nchw,
+    Nhwc,
+}
+
+/// Samples to decide on, and samples to measure on.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    pub(super) calibration: Option<Dataset>,
+    eval: Option<Dataset>,
+}
+
+impl Samples {
+    /// What fidelity and accuracy are measured on.
+    pub(super) fn to_measure(&self) -> Option<&Dataset> {
+        self.eval.as_ref().or(self.calibration.as_ref())
+    }
 }
 
 impl Data {
-    pub(super) fn open(&self, model: &Model, sizes: &DimSizes, seed: u64) -> Result<Option<Dataset>> {
-        let Some(path) = &self.data else { return Ok(None) };
+    pub(super) fn open(&self, model: &Model, sizes: &DimSizes, seed: u64) -> Result<Samples> {
         let graph = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        if path.as_os_str() == "synthetic" {
-            return Dataset::synthetic(graph, sizes, 256, seed).map(Some);
-        }
-        Dataset::open(path, graph).map(Some)
+        let open = |path: &PathBuf| {
+            if path.as_os_str() == "synthetic" {
+                return Dataset::synthetic(graph, sizes, 256, seed);
+            }
+            Dataset::open(path, graph)
+        };
+        let calibration = match (&self.data, &self.images) {
+            (Some(path), _) => Some(open(path)?),
+            (None, Some(folder)) => Some(Dataset::images(folder, graph, &self.image_options())?),
+            (None, None) => None,
+        };
+        Ok(Samples { calibration, eval: self.eval.as_ref().map(open).transpose()? })
+    }
+
+    fn image_options(&self) -> ImageOptions {
+        let layout = match self.layout {
+            TypedLayout::Nchw => Layout::Nchw,
+            TypedLayout::Nhwc => Layout::Nhwc,
+        };
+        let (mean, std) = (self.mean.clone(), self.std.clone());
+        ImageOptions { mean, std, resize: self.resize, layout, ..ImageOptions::default() }
     }
 }
 

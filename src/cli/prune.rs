@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Plan, Scope, Units};
 use crate::prune::{Options, Proof, Pruned, Remaining, Target, prove};
-use crate::report::terminal;
+use crate::repair::Method;
+use crate::report::result;
 use crate::runtime::inputs::DimSizes;
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
@@ -36,9 +37,16 @@ pub(super) struct Args {
     /// Carry out a plan file
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// How units are ranked: l1, l2, random
-    #[arg(long, value_name = "C", default_value = "l2")]
-    criterion: String,
+    /// How units are ranked: ablation, activation, apoz, fluctuation, l1, l2, obd, obs, random, wanda [default: obs with
+    /// --data, l2 without]
+    #[arg(long, value_name = "C")]
+    criterion: Option<String>,
+    /// How the rest is repaired: none, bias, bn, lstsq [default: lstsq with --data, none without]
+    #[arg(long, value_name = "METHOD")]
+    repair: Option<String>,
+    /// Remove in so many equal steps, each scored on the repaired result of the one before
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    steps: usize,
     /// Whether groups are compared with each other [default: layer for --ratio, global for budgets]
     #[arg(long, value_enum)]
     scope: Option<TypedScope>,
@@ -121,12 +129,14 @@ impl Args {
     }
 
     fn options(&self, dims: DimSizes) -> Result<Options> {
-        if self.min_keep == 0 || self.align == 0 {
-            return Err(Error::usage("--min-keep and --align are at least one"));
+        if self.min_keep == 0 || self.align == 0 || self.steps == 0 {
+            return Err(Error::usage("--min-keep, --align and --steps are at least one"));
         }
         Ok(Options {
             target: self.target()?,
             criterion: self.criterion.clone(),
+            repair: self.repair.as_deref().map(Method::by_name).transpose()?,
+            steps: self.steps,
             scope: self.scope.map(|scope| match scope {
                 TypedScope::Layer => Scope::Layer,
                 TypedScope::Global => Scope::Global,
@@ -153,9 +163,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = args.options(dims.clone())?;
     let bar = spinner(args.quiet, "analysing and rewriting");
     let model = Model::load(&args.model)?;
+    if let (Some(output), false) = (&args.output, args.dry_run) {
+        model.check_output(output, args.force)?;
+    }
     let located = |e: Error| e.in_file(&args.model);
-    let data = args.data.open(&model, &dims, args.seed)?;
-    let mut pruned = crate::prune::prune(&model, &options, data.as_ref()).map_err(located)?;
+    let samples = args.data.open(&model, &dims, args.seed)?;
+    let mut pruned = crate::prune::prune(&model, &options, samples.calibration.as_ref()).map_err(located)?;
     if !args.no_verify {
         bar.set_message("proving");
         let Pruned { analysis, groups, selection, model: rewritten, report, .. } = &mut pruned;
@@ -165,7 +178,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             selection,
             rewritten: &rewritten.proto,
             thaw: &args.thaw,
-            data: data.as_ref(),
+            data: samples.to_measure(),
             dims: &dims,
             seed: args.seed,
         };
@@ -182,5 +195,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     write_report(&pruned.report, args.report.as_deref())?;
     bar.finish_and_clear();
-    if args.quiet { Ok(()) } else { super::print(&terminal(&pruned.report, false)) }
+    if args.quiet { Ok(()) } else { super::print(&result(&pruned.report)) }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::Plan;
 use crate::prune::verify;
-use crate::report::terminal;
+use crate::report::result;
 
 /// Proves a rewritten file against its original: valid, exact (with the plan), faithful, and how fast
 #[derive(Debug, clap::Args)]
@@ -42,13 +42,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let bar = spinner(args.quiet, "proving");
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
     let plan = args.plan.as_deref().map(Plan::load).transpose()?;
-    let data = args.data.open(&original, &dims, args.seed)?;
-    let report = verify(&original, &rewritten, plan.as_ref(), data.as_ref(), &dims, args.seed)
+    let samples = args.data.open(&original, &dims, args.seed)?;
+    let report = verify(&original, &rewritten, plan.as_ref(), samples.to_measure(), &dims, args.seed)
         .map_err(|e| e.in_file(&args.rewritten))?;
     write_report(&report, args.report.as_deref())?;
     bar.finish_and_clear();
     if !args.quiet {
-        super::print(&terminal(&report, false))?;
+        super::print(&result(&report))?;
     }
     match (args.max_rel_l2, report.verify.rel_l2) {
         (Some(limit), Some(found)) if found > limit || found.is_nan() => {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::axes::BINDINGS;
 use crate::onnx::proto::{GraphProto, tensor_shape_proto, type_proto};
+use crate::onnx::tensor::ElementType;
 
 /// Size of each dynamic dimension, by name; unnamed ones are called `input:axis`.
 pub type DimSizes = BTreeMap<String, u64>;
@@ -28,9 +29,9 @@ pub struct InputShape {
     pub dims: Option<Vec<Dim>>,
 }
 
-/// Sizes of dynamic axes other than the batch, in the order in which they are tried: most networks take the first;
-/// vision models may want larger ones, speech models raw audio, and position tables may be short.
-const SAMPLES: [u64; 6] = [128, 224, 32, 8, 4096, 16_000];
+/// Sizes of dynamic axes other than the batch, in the order in which they are tried: position tables may be short,
+/// vision models may want larger ones, speech models raw audio.
+const SAMPLES: [u64; 6] = [32, 128, 224, 8, 4096, 16_000];
 
 /// The inputs of a graph that are not initializers.
 pub fn input_shapes(graph: &GraphProto) -> Vec<InputShape> {
@@ -61,13 +62,18 @@ fn declared_dim(input: &str, axis: usize, dim: Option<&tensor_shape_proto::dimen
     }
 }
 
-/// Candidate bindings, the most likely first. Every dynamic dimension gets different sizes under each binding,
-/// and no two dimensions the same pair.
-pub(super) fn candidates(inputs: &[InputShape], given: &DimSizes) -> Vec<[DimSizes; BINDINGS]> {
+/// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first, and whether the first that are
+/// valid will do. `given` fixes some by name. Every other dimension gets different sizes under each binding, and no two
+/// dimensions the same pair.
+pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> (Vec<[DimSizes; BINDINGS]>, bool) {
     let mut names: Vec<(String, bool)> = Vec::new();
-    for input in inputs {
+    // Token sequences keep their length; images and sounds shrink on their way through the network.
+    let mut shrinks = false;
+    for input in &input_shapes(graph) {
+        let is_real = ElementType::from_code(input.element).is_ok_and(ElementType::is_float);
         for (axis, dim) in input.dims.iter().flatten().enumerate() {
             let Dim::Dynamic(name) = dim else { continue };
+            shrinks |= axis > 0 && is_real;
             match names.iter_mut().find(|(known, _)| known == name) {
                 Some((_, batch)) => *batch |= axis == 0,
                 None => names.push((name.clone(), axis == 0)),
@@ -76,7 +82,7 @@ pub(super) fn candidates(inputs: &[InputShape], given: &DimSizes) -> Vec<[DimSiz
     }
     let dynamic_others = names.iter().any(|(name, batch)| !batch && !given.contains_key(name));
     let samples = if dynamic_others { &SAMPLES[..] } else { &SAMPLES[..1] };
-    samples.iter().map(|&sample| bind(&names, given, sample)).collect()
+    (samples.iter().map(|&sample| bind(&names, given, sample)).collect(), !shrinks)
 }
 
 fn bind(names: &[(String, bool)], given: &DimSizes, sample: u64) -> [DimSizes; BINDINGS] {

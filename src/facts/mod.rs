@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::ModelProto;
 
-pub use bindings::{Dim, DimSizes, InputShape, input_shapes};
+pub use bindings::{Dim, DimSizes, InputShape, input_shapes, sample_sizes};
 
 /// What is known about one value.
 #[derive(Debug, Clone, Default)]
@@ -44,32 +44,30 @@ pub struct Facts {
 pub type Fallback<'f> = &'f (dyn Fn(NodeId, &[Option<Vec<Extent>>]) -> Option<Vec<Option<Vec<Extent>>>> + Sync);
 
 impl Facts {
-    /// Infers the facts of every value of `graph`, the view of the main graph of `model`.
-    ///
-    /// `sizes` fixes dynamic dimensions by name; the others get sample sizes.
+    /// Infers the facts of every value of `graph`, the view of the main graph of `model`, at `sizes` of its dynamic
+    /// dimensions.
     ///
     /// # Errors
     /// If an initializer is malformed.
-    pub fn infer(model: &ModelProto, graph: &Graph, sizes: &DimSizes, fallback: Fallback<'_>) -> Result<Self> {
+    pub fn infer(
+        model: &ModelProto,
+        graph: &Graph,
+        sizes: &[DimSizes; BINDINGS],
+        fallback: Fallback<'_>,
+    ) -> Result<Self> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let inputs = input_shapes(proto);
-        let mut best: Option<Self> = None;
-        for candidate in bindings::candidates(&inputs, sizes) {
-            let facts = infer::infer(model, proto, graph, &inputs, &candidate, fallback)?;
-            let done = facts.gaps.is_empty();
-            if best.as_ref().is_none_or(|b| facts.gaps.len() < b.gaps.len()) {
-                best = Some(facts);
-            }
-            if done {
-                break;
-            }
-        }
-        best.ok_or_else(|| Error::input("the graph has no sample sizes"))
+        infer::infer(model, proto, graph, &input_shapes(proto), sizes, fallback)
     }
 
     /// What is known about `value`.
     pub fn at(&self, value: ValueId) -> &Fact {
         &self.facts[value.0]
+    }
+
+    /// Number of axes whose size differs between the bindings. Sizes that shrink to one hide how axes relate.
+    pub fn dynamic_axes(&self) -> usize {
+        let axes = self.facts.iter().filter_map(|fact| fact.extents.as_ref()).flatten();
+        axes.filter(|extent| extent.as_fixed().is_none()).count()
     }
 
     /// Rank of `value`.

@@ -20,4 +20,4 @@ pub mod proto {
 }
 
 pub use model::Model;
-pub use save::SaveOptions;
+pub use save::{SaveOptions, discard_staged};

@@ -13,10 +13,10 @@ use crate::{Error, Result};
 
 /// Decoded messages may take this many bytes of memory plus [`MEMORY_PER_BYTE`] for each byte of the file. Real
 /// models stay far below; a file made of empty messages does not.
-const MEMORY_ALLOWANCE: usize = 64 << 20;
+const MEMORY_ALLOWANCE: usize = 512 << 20;
 
 /// See [`MEMORY_ALLOWANCE`].
-const MEMORY_PER_BYTE: usize = 64;
+const MEMORY_PER_BYTE: usize = 16;
 
 /// An ONNX model and what is known about the file that it came from.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ impl Model {
 fn parse(buffer: &Bytes) -> Result<(ModelProto, Vec<String>)> {
     let survey = wire::survey(buffer, "ModelProto")?;
     let allowed = buffer.len().saturating_mul(MEMORY_PER_BYTE).saturating_add(MEMORY_ALLOWANCE);
-    if survey.message_bytes() > allowed {
+    if survey.message_bytes > allowed {
         let count = survey.messages;
         return Err(Error::input(format!("{count} messages are too many for {} bytes of file", buffer.len())));
     }

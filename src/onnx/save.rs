@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use prost::Message as _;
 use tempfile::{NamedTempFile, TempPath};
@@ -39,6 +40,25 @@ impl Model {
     ///   written.
     pub fn save(&self, path: &Path, options: &SaveOptions) -> Result<u64> {
         save(self, path, *options, PROTOBUF_LIMIT)
+    }
+
+    /// Whether the model may be written to `path`: what [`save`](Self::save) would refuse is refused before the work.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn check_output(&self, path: &Path, force: bool) -> Result<()> {
+        Target::new(self, path, force).map(drop)
+    }
+}
+
+/// Temporary files that have been begun; a file that has got its name is no longer found under these.
+static STAGED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the temporary files of unfinished writes: for the handler of an interrupt, after which no destructor runs.
+pub fn discard_staged() {
+    let staged = STAGED.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in staged.iter() {
+        let _ = fs::remove_file(path); // gone already if the write was finished
     }
 }
 
@@ -141,6 +161,7 @@ impl Target {
     fn stage(self, content: impl FnOnce(&mut BufWriter<&File>) -> io::Result<u64>) -> Result<(Staged, u64)> {
         let write = || -> io::Result<(NamedTempFile, u64)> {
             let file = temporary(&self.folder)?;
+            STAGED.lock().unwrap_or_else(PoisonError::into_inner).push(file.path().to_owned());
             if let Some(permissions) = &self.permissions {
                 file.as_file().set_permissions(permissions.clone())?;
             }

@@ -54,7 +54,7 @@ fn in_attributes(attributes: &mut [AttributeProto], action: &mut Action) -> Resu
         for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
             action(Place::Attribute, tensor)?;
         }
-        for tensor in attribute.sparse_tensor.iter_mut().chain(&mut attribute.sparse_tensors) {
+        for tensor in attribute.sparse_tensor.iter_mut().map(Box::as_mut).chain(&mut attribute.sparse_tensors) {
             in_sparse(tensor, action)?;
         }
         for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::onnx::proto;
 use crate::{Error, Result};
 
 /// Deepest nesting of messages that is accepted, as in `prost`.
@@ -25,6 +25,8 @@ const FIXED32: usize = 5;
 /// A message of the schema, as listed by `build.rs`.
 struct MessageSchema {
     name: &'static str,
+    /// Size of the Rust type.
+    bytes: usize,
     /// Field number and, where the field holds a message, its position in [`MESSAGES`]; ascending.
     fields: &'static [(u32, Option<usize>)],
 }
@@ -55,15 +57,8 @@ pub(super) struct Survey {
     pub(super) unknown: BTreeMap<(&'static str, u32), usize>,
     /// Number of messages, the outermost included.
     pub(super) messages: usize,
-}
-
-impl Survey {
-    /// Upper bound of the memory that the decoded messages take, in bytes, their contents not included.
-    pub(super) fn message_bytes(&self) -> usize {
-        let largest =
-            [size_of::<AttributeProto>(), size_of::<GraphProto>(), size_of::<NodeProto>(), size_of::<TensorProto>()];
-        self.messages.saturating_mul(largest.into_iter().max().unwrap_or(0))
-    }
+    /// Memory that the decoded messages take, in bytes, without the texts, lists and weights that they own.
+    pub(super) message_bytes: usize,
 }
 
 /// Walks the encoded message called `name` (without its package).
@@ -81,6 +76,7 @@ pub(super) fn survey(encoded: &[u8], name: &str) -> Result<Survey> {
 fn walk(mut rest: &[u8], schema: &MessageSchema, depth: usize, survey: &mut Survey) -> Result<()> {
     let depth = depth.checked_sub(1).ok_or_else(too_deep)?;
     survey.messages += 1;
+    survey.message_bytes = survey.message_bytes.saturating_add(schema.bytes);
     while !rest.is_empty() {
         let (number, wire_type) = key(&mut rest, schema)?;
         let content = skip(&mut rest, (number, wire_type), schema, depth)?;

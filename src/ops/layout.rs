@@ -64,6 +64,7 @@ pub(super) fn constant_of_shape(site: &mut Site<'_>) -> Outcome {
 
 /// Shape values keep telling the old sizes; what depends on them is rebuilt where it is used.
 pub(super) fn shape(site: &mut Site<'_>) -> Outcome {
+    site.input(0)?;
     for axis in site.output(0)? {
         site.freeze(axis, "a list of sizes");
     }

@@ -9,17 +9,21 @@ mod recurrent;
 mod reduce;
 mod select;
 mod site;
+mod sizes;
 mod table;
 
+use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::axes::{Expr, Extent, Reason, Role, Row, Solution, Solver, Unifier, Var};
+use crate::axes::{Expr, Reason, Role, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
-use crate::facts::Facts;
+use crate::facts::{DimSizes, Facts, sample_sizes};
 use crate::graph::{Graph, NodeId, Source, ValueId};
 use crate::onnx::proto::{GraphProto, ModelProto};
 
 pub use site::{Contraction, Cut, Edit, Linear, Refusal, Relation, Site};
+pub use sizes::output_extents;
 pub use table::{RULES, Relate, Rule, rule};
 
 /// The solved axes of a graph.
@@ -31,6 +35,8 @@ pub struct Network {
     pub relations: Vec<Relation<Expr>>,
     /// Nodes that no rule could handle, with the reason; what they touch is frozen.
     pub refusals: Vec<(NodeId, String)>,
+    /// How many of the refusals are contradicting sizes: the sample sizes may not be valid ones.
+    pub misfits: usize,
     values: Vec<Option<Vec<Expr>>>,
     private: BTreeMap<(NodeId, usize), Vec<Expr>>,
 }
@@ -54,6 +60,38 @@ impl Network {
         self.private.iter().map(|(&(node, slot), axes)| (node, slot, axes.as_slice()))
     }
 
+    /// Facts and solved axes of `graph`, at the sample sizes that contradict each other the least, and among those where
+    /// the most axes are seen to be dynamic. `sizes` fixes dynamic dimensions by name; for `thaw` see
+    /// [`solve`](Self::solve).
+    ///
+    /// # Errors
+    /// If the model holds no graph, or an initializer is malformed.
+    pub fn analyse(
+        model: &ModelProto,
+        graph: &Graph,
+        sizes: &DimSizes,
+        thaw: &BTreeSet<String>,
+    ) -> Result<(Facts, Self)> {
+        let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let fallback = |node, operands: &[_]| output_extents(model, graph, node, operands);
+        let mut best: Option<((usize, Reverse<usize>), Facts, Self)> = None;
+        let (candidates, first_will_do) = sample_sizes(proto, sizes);
+        for candidate in candidates {
+            let facts = Facts::infer(model, graph, &candidate, &fallback)?;
+            let network = Self::solve(model, graph, &facts, thaw)?;
+            let doubts = facts.gaps.len() + network.misfits;
+            let rank = (doubts, Reverse(facts.dynamic_axes()));
+            if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
+                best = Some((rank, facts, network));
+            }
+            if doubts == 0 && first_will_do {
+                break;
+            }
+        }
+        let best = best.ok_or_else(|| Error::input("the graph has no sample sizes"))?;
+        Ok((best.1, best.2))
+    }
+
     /// Applies the rules to every node of `graph` and solves the equations.
     ///
     /// `thaw` names graph inputs and outputs whose axes may be pruned all the same.
@@ -71,34 +109,13 @@ impl Network {
     }
 }
 
-/// Output sizes of a node by its row of the table, for operators that tract lacks.
-pub fn output_extents(
-    model: &ModelProto,
-    graph: &Graph,
-    id: NodeId,
-    operands: &[Option<Vec<Extent>>],
-) -> Option<Vec<Option<Vec<Extent>>>> {
-    let node = graph.node(id);
-    let proto = model.graph.as_ref()?.node.get(id.0)?;
-    match (rule(&node.domain, &node.op)?.relate, node.op.as_str()) {
-        (Relate::Row(text), _) => Row::parse(text).ok()?.output_extents(&[], operands, node.outputs.len()).ok(),
-        (Relate::Elementwise, _) | (_, "SimplifiedLayerNormalization" | "RMSNormalization" | "RotaryEmbedding") => {
-            let like = operands.iter().flatten().max_by_key(|axes| axes.len())?;
-            Some(vec![Some(like.clone())])
-        }
-        (_, "MultiHeadAttention" | "GroupQueryAttention") => Some(vec![operands.first()?.clone()]),
-        (_, "Attention") if node.domain == "com.microsoft" => {
-            let heads = u64::try_from(proto.attribute.iter().find(|a| a.name() == "num_heads")?.i()).ok()?;
-            let row = Row::parse("b s i, i (p h d), (p h d)?, _..? -> b s (h d)").ok()?;
-            row.output_extents(&[("p", 3), ("h", heads)], operands, 1).ok()
-        }
-        _ => None,
-    }
-}
-
 /// Values that are computed from constants alone.
 pub fn constant_values(graph: &Graph) -> BTreeSet<ValueId> {
     let mut constants = BTreeSet::new();
+    let mut captured: BTreeMap<NodeId, Vec<ValueId>> = BTreeMap::new();
+    for (index, value) in graph.values.iter().enumerate() {
+        value.captured_by.iter().for_each(|&node| captured.entry(node).or_default().push(ValueId(index)));
+    }
     for (index, value) in graph.values.iter().enumerate() {
         if matches!(value.source, Source::Initializer { overridable: false, .. } | Source::Sparse(_)) {
             constants.insert(ValueId(index));
@@ -107,7 +124,8 @@ pub fn constant_values(graph: &Graph) -> BTreeSet<ValueId> {
     for &id in &graph.order {
         let node = graph.node(id);
         let random = node.op.starts_with("Random") || matches!(node.op.as_str(), "Bernoulli" | "Multinomial");
-        if !random && node.inputs.iter().flatten().all(|input| constants.contains(input)) {
+        let mut read = node.inputs.iter().flatten().chain(captured.get(&id).into_iter().flatten());
+        if !random && read.all(|input| constants.contains(input)) {
             constants.extend(node.outputs.iter().flatten());
         }
     }
@@ -125,6 +143,7 @@ struct Builder<'a> {
     private: BTreeMap<(NodeId, usize), Vec<Var>>,
     relations: Vec<Relation<Var>>,
     refusals: Vec<(NodeId, String)>,
+    misfits: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -148,6 +167,7 @@ impl<'a> Builder<'a> {
             private: BTreeMap::new(),
             relations: vec![Relation::default(); graph.nodes.len()],
             refusals: Vec::new(),
+            misfits: 0,
         }
     }
 
@@ -210,14 +230,20 @@ impl<'a> Builder<'a> {
 
     fn visit(&mut self, id: NodeId) {
         let node = self.graph.node(id);
+        let alias = node.inputs.first().copied().flatten().is_some_and(|value| self.is_private(value));
+        if alias && node.op == "Identity" && node.domain.is_empty() {
+            return; // another name of a small constant: its readers look behind it
+        }
         let inputs = self.operands(id);
         let outputs: Vec<Option<Vec<Var>>> =
             node.outputs.iter().map(|output| self.values[output.as_ref()?.0].clone()).collect();
         let touched: Vec<Var> = inputs.iter().chain(&outputs).flatten().flatten().copied().collect();
         let domain = node.domain.as_str();
+        let named = vec![Cell::new(false); inputs.len() + outputs.len()];
         let mut site = Site {
             node,
             proto: &self.proto.node[id.0],
+            graph: self.graph,
             facts: self.facts,
             opset: self.opsets.get(domain).copied().unwrap_or(0),
             constants: &self.constants,
@@ -225,13 +251,16 @@ impl<'a> Builder<'a> {
             inputs,
             outputs,
             relation: Relation::default(),
+            named,
         };
         let outcome = match rule(domain, &node.op) {
             Some(rule) => relate(&mut site, rule),
-            None => Err(Refusal(format!("operator {} has no rule", operator_name(domain, &node.op)))),
+            None => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
         };
+        site.freeze_unnamed();
         self.relations[id.0] = site.relation;
-        if let Err(Refusal(why)) = outcome {
+        if let Err(Refusal { why, is_misfit }) = outcome {
+            self.misfits += usize::from(is_misfit);
             for axis in touched {
                 self.unifier.freeze(axis, Reason::new(node.name.as_str(), why.as_str()));
             }
@@ -246,13 +275,21 @@ impl<'a> Builder<'a> {
         let values = self.values.iter().map(|axes| axes.as_ref().map(&mut exprs)).collect();
         let private = self.private.iter().map(|(&at, axes)| (at, exprs(axes))).collect();
         let relations = self.relations.iter().map(|r| r.map(&mut |&axis| solver.expr(axis))).collect();
-        Network { solution: solver.finish(), relations, refusals: self.refusals, values, private }
+        Network {
+            solution: solver.finish(),
+            relations,
+            refusals: self.refusals,
+            misfits: self.misfits,
+            values,
+            private,
+        }
     }
 }
 
 fn relate(site: &mut Site<'_>, rule: &Rule) -> Result<(), Refusal> {
     match rule.relate {
         Relate::Elementwise => {
+            site.name_all();
             let operands: Vec<Vec<Var>> = site.inputs.iter().flatten().cloned().collect();
             for index in 0..site.outputs.len() {
                 let Some(result) = site.outputs[index].clone() else {

@@ -179,3 +179,34 @@ pub(super) fn triangle(site: &mut Site<'_>) -> Outcome {
     }
     Ok(())
 }
+
+/// One scale for all values.
+pub(super) fn dynamic_quantize(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    data.into_iter().for_each(|axis| site.shift(axis, "the scale of DynamicQuantizeLinear depends on all values"));
+    Ok(())
+}
+
+/// `MeanVarianceNormalization` over `axes`.
+pub(super) fn mean_variance(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    let axes = site.ints_attribute("axes").unwrap_or_else(|| vec![0, 2, 3]);
+    for axis in axes {
+        let axis = site.axis(axis, data.len())?;
+        site.shift(data[axis], "MeanVarianceNormalization over this axis");
+    }
+    Ok(())
+}
+
+/// `ReverseSequence`: its time and batch axes stay.
+pub(super) fn reverse(site: &mut Site<'_>) -> Outcome {
+    let (data, result) = (site.input(0)?, site.output(0)?);
+    site.tie_all(&data, &result)?;
+    for (name, default) in [("batch_axis", 1), ("time_axis", 0)] {
+        let axis = site.axis(site.int(name, default), data.len())?;
+        site.freeze(data[axis], "a reversed sequence");
+    }
+    Ok(())
+}

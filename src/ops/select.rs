@@ -66,8 +66,7 @@ fn slice_bounds(site: &Site<'_>, rank: usize) -> Outcome<SliceBounds> {
         let steps = Some(vec![1; starts.len()]);
         return Ok(SliceBounds { axes, ends: site.ints_attribute("ends"), starts: Some(starts), steps });
     }
-    let starts_shape = site.input(1)?;
-    let count = starts_shape.first().and_then(|&v| site.extent(v).as_fixed()).unwrap_or(rank);
+    let count = site.length(1).unwrap_or(rank);
     let axes = if site.has_input(3) {
         let axes = site.ints(3).ok_or_else(|| Refusal::new("the sliced axes are computed at run time"))?;
         axes.iter().map(|&a| site.axis(a, rank)).collect::<Outcome<_>>()?
@@ -135,7 +134,8 @@ pub(super) fn slice(site: &mut Site<'_>) -> Outcome {
 fn cut(site: &mut Site<'_>, from: Var, to: Var, range: (usize, usize, usize, i64)) -> Outcome {
     let (size, start, count, step) = range;
     if count == 0 {
-        return Err(Refusal::new("an axis has size zero"));
+        site.freeze(from, "nothing of it is taken");
+        return Ok(());
     }
     if step != 1 {
         let step = isize::try_from(step).unwrap_or(isize::MAX);
@@ -159,15 +159,14 @@ fn cut(site: &mut Site<'_>, from: Var, to: Var, range: (usize, usize, usize, i64
 
 /// Constant indices select positions; run-time indices freeze the axis that they index.
 pub(super) fn gather(site: &mut Site<'_>) -> Outcome {
-    let (data, indices, result) = (site.input(0)?, site.input(1)?, site.output(0)?);
+    let (data, result) = (site.input(0)?, site.output(0)?);
     let axis = site.axis(site.int("axis", 0), data.len())?;
-    if result.len() + 1 != data.len() + indices.len() {
-        return Err(Refusal::new("ranks do not fit"));
-    }
-    let (head, tail) = (&result[..axis], &result[axis + indices.len()..]);
+    let rank = (result.len() + 1).checked_sub(data.len()).filter(|rank| axis + rank <= result.len());
+    let rank = rank.ok_or_else(|| Refusal::new("ranks do not fit"))?;
+    let (head, tail) = (&result[..axis], &result[axis + rank..]);
     site.tie_all(&data[..axis], head)?;
     site.tie_all(&data[axis + 1..], tail)?;
-    let selected = &result[axis..axis + indices.len()];
+    let selected = &result[axis..axis + rank];
     let size = site.extent(data[axis]).as_fixed();
     match (site.ints(1), size, selected) {
         (Some(positions), Some(size), &[to]) => {
@@ -186,6 +185,7 @@ pub(super) fn gather(site: &mut Site<'_>) -> Outcome {
         }
         _ => {
             site.freeze(data[axis], "indexed at run time");
+            let indices = site.input(1)?;
             site.tie_all(&indices, selected)
         }
     }
@@ -205,6 +205,62 @@ pub(super) fn gather_elements(site: &mut Site<'_>) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// The axis that is written to freezes; the others run in step where their sizes agree.
+pub(super) fn scatter_elements(site: &mut Site<'_>) -> Outcome {
+    let (data, indices, updates) = (site.input(0)?, site.input(1)?, site.input(2)?);
+    let result = site.output(0)?;
+    let axis = site.axis(site.int("axis", 0), data.len())?;
+    site.tie_all(&data, &result)?;
+    site.tie_all(&indices, &updates)?;
+    for (number, (&from, &to)) in data.iter().zip(&updates).enumerate() {
+        if number == axis || site.extent(from) != site.extent(to) {
+            site.freeze(from, "written at positions known at run time");
+            site.freeze(to, "written at positions known at run time");
+        } else {
+            site.tie(from, to)?;
+        }
+    }
+    Ok(())
+}
+
+/// The axes that the indices address freeze, and those of the indices; the others pass.
+pub(super) fn scatter_nd(site: &mut Site<'_>) -> Outcome {
+    let (data, indices, updates) = (site.input(0)?, site.input(1)?, site.input(2)?);
+    let result = site.output(0)?;
+    let depth = addressed(site, &indices)?;
+    site.tie_all(&data, &result)?;
+    let lead = indices.len() - 1;
+    if depth > data.len() || updates.len() != lead + data.len() - depth {
+        return Err(Refusal::new("ranks do not fit"));
+    }
+    for &axis in data[..depth].iter().chain(&indices).chain(&updates[..lead]) {
+        site.freeze(axis, "written at positions known at run time");
+    }
+    site.tie_all(&data[depth..], &updates[lead..])
+}
+
+/// The axes that the indices address freeze; batch axes and the rest pass.
+pub(super) fn gather_nd(site: &mut Site<'_>) -> Outcome {
+    let (data, indices, result) = (site.input(0)?, site.input(1)?, site.output(0)?);
+    let batch = usize::try_from(site.int("batch_dims", 0)).unwrap_or(usize::MAX);
+    let depth = addressed(site, &indices)?;
+    let lead = indices.len() - 1;
+    let tail = batch.checked_add(depth).filter(|&tail| tail <= data.len() && batch <= lead);
+    let tail = tail.filter(|tail| result.len() == lead + data.len() - tail);
+    let tail = tail.ok_or_else(|| Refusal::new("ranks do not fit"))?;
+    data[batch..tail].iter().for_each(|&axis| site.freeze(axis, "indexed at run time"));
+    site.freeze(indices[lead], "positions in several axes");
+    site.tie_all(&data[..batch], &indices[..batch])?;
+    site.tie_all(&indices[..lead], &result[..lead])?;
+    site.tie_all(&data[tail..], &result[lead..])
+}
+
+/// How many axes a list of index tuples addresses.
+fn addressed(site: &Site<'_>, indices: &[Var]) -> Outcome<usize> {
+    let depth = indices.last().and_then(|&axis| site.extent(axis).as_fixed());
+    depth.ok_or_else(|| Refusal::new("how many axes are indexed is not known"))
 }
 
 /// A padded axis is the sum of the padding and the data; only constant padding may reach a prunable axis.

@@ -1,25 +1,31 @@
 //! What a rule sees of one node, and what it says about it.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
-use crate::axes::{Applied, Extent, Misfit, Reason, Role, Row, Unifier, Var};
+use crate::axes::{Applied, Extent, Misfit, NotationError, Reason, Role, Row, Unifier, Var};
 use crate::facts::Facts;
-use crate::graph::{Node, ValueId};
+use crate::graph::{Graph, Node, Source, ValueId};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 
 /// Why a rule does not apply to a node. Everything that the node touches freezes, with this reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal(pub String);
+pub struct Refusal {
+    /// The reason, in words.
+    pub why: String,
+    /// Whether the operands' sizes contradict each other, as they do where sample sizes are not valid.
+    pub is_misfit: bool,
+}
 
 impl Refusal {
     pub(crate) fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
+        Self { why: why.into(), is_misfit: false }
     }
 }
 
 impl From<Misfit> for Refusal {
     fn from(misfit: Misfit) -> Self {
-        Self(misfit.to_string())
+        Self { why: misfit.to_string(), is_misfit: matches!(misfit, Misfit::Sizes(..)) }
     }
 }
 
@@ -63,6 +69,13 @@ pub enum Edit<A> {
         name: &'static str,
         /// The axis.
         axis: A,
+    },
+    /// A list attribute holds the sizes of axes.
+    Attributes {
+        /// Name of the attribute.
+        name: &'static str,
+        /// The axes.
+        axes: Vec<A>,
     },
     /// An integer operand lists the sizes of the result's axes.
     Sizes {
@@ -150,6 +163,7 @@ impl<A> Edit<A> {
                 axes: axes.iter().map(&mut *f).collect(),
                 infer: *infer,
             },
+            Edit::Attributes { name, axes } => Edit::Attributes { name, axes: axes.iter().map(f).collect() },
             Edit::Parts { axes } => Edit::Parts { axes: axes.iter().map(f).collect() },
             Edit::Bounds { cuts } => Edit::Bounds {
                 cuts: cuts
@@ -169,6 +183,7 @@ pub struct Site<'a> {
     /// Name and operands of the node.
     pub node: &'a Node,
     pub(crate) proto: &'a NodeProto,
+    pub(crate) graph: &'a Graph,
     pub(crate) facts: &'a Facts,
     pub(crate) opset: i64,
     pub(crate) constants: &'a BTreeSet<ValueId>,
@@ -176,19 +191,48 @@ pub struct Site<'a> {
     pub(crate) inputs: Vec<Option<Vec<Var>>>,
     pub(crate) outputs: Vec<Option<Vec<Var>>>,
     pub(crate) relation: Relation<Var>,
+    /// Operands, then results, whose axes the rule has asked for. The axes of the others freeze.
+    pub(crate) named: Vec<Cell<bool>>,
 }
 
 impl Site<'_> {
-    /// Axes of operand `index`, which must be there.
+    /// Axes of operand `index`, which must be there. What a rule asks for, it relates: the axes of other operands
+    /// freeze.
     pub(crate) fn input(&self, index: usize) -> Outcome<Vec<Var>> {
+        self.name(index);
         let axes = self.inputs.get(index).cloned().flatten();
         axes.ok_or_else(|| Refusal::new(format!("the shape of operand {index} is not known")))
     }
 
-    /// Axes of result `index`, which must be there.
+    /// Axes of result `index`, which must be there; see [`input`](Self::input).
     pub(crate) fn output(&self, index: usize) -> Outcome<Vec<Var>> {
+        self.name(self.inputs.len() + index);
         let axes = self.outputs.get(index).cloned().flatten();
         axes.ok_or_else(|| Refusal::new(format!("the shape of result {index} is not known")))
+    }
+
+    /// Number of entries of the list at operand `index`.
+    pub(crate) fn length(&self, index: usize) -> Option<usize> {
+        let axes = self.inputs.get(index)?.as_ref()?;
+        axes.first().and_then(|&axis| self.extent(axis).as_fixed())
+    }
+
+    fn name(&self, index: usize) {
+        if let Some(flag) = self.named.get(index) {
+            flag.set(true);
+        }
+    }
+
+    pub(crate) fn name_all(&self) {
+        self.named.iter().for_each(|flag| flag.set(true));
+    }
+
+    /// Freezes the axes of operands and results that the rule has not asked for.
+    pub(crate) fn freeze_unnamed(&mut self) {
+        let operands = self.inputs.iter().chain(&self.outputs).zip(&self.named);
+        let unnamed: Vec<Var> =
+            operands.filter(|(_, named)| !named.get()).flat_map(|(axes, _)| axes.iter().flatten()).copied().collect();
+        unnamed.into_iter().for_each(|axis| self.freeze(axis, "the operator reads its values"));
     }
 
     /// Whether operand `index` is there.
@@ -204,6 +248,16 @@ impl Site<'_> {
     /// Whether operand `index` is computed from constants alone.
     pub(crate) fn is_weight(&self, index: usize) -> bool {
         self.value(index).is_some_and(|value| self.constants.contains(&value))
+    }
+
+    /// Whether operand `index` is stored in the file, not computed.
+    pub(crate) fn is_stored(&self, index: usize) -> bool {
+        let source = self.value(index).map(|value| self.graph.at(self.graph.behind_identity(value)).source);
+        match source {
+            Some(Source::Initializer { .. } | Source::Sparse(_)) => true,
+            Some(Source::Node(node, _)) => self.graph.node(node).op == "Constant",
+            _ => false,
+        }
     }
 
     /// Operand `index` as constant integers.
@@ -290,6 +344,7 @@ impl Site<'_> {
         attributes: &[(&'static str, &'static str, i64)],
         known: &[(&str, u64)],
     ) -> Outcome<Applied> {
+        self.name_all();
         let row = Row::parse(text).map_err(|e| Refusal::new(e.to_string()))?;
         let mut known = known.to_vec();
         for &(name, attribute, default) in attributes {
@@ -298,7 +353,8 @@ impl Site<'_> {
             known.push((name, size));
         }
         let applied = row.apply(self.unifier, &known, &self.inputs, &self.outputs, &self.node.name);
-        let applied = applied.map_err(|e| Refusal::new(e.to_string()))?;
+        let applied =
+            applied.map_err(|e| Refusal { is_misfit: matches!(e, NotationError::Shapes(_)), why: e.to_string() })?;
         self.relation.masks.extend(&applied.contracted);
         for &(name, attribute, _) in attributes {
             if let (Some(&axis), true) = (applied.vars.get(name), self.attribute(attribute).is_some()) {

@@ -268,27 +268,20 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// A product of two activations: its static batch axes are heads, what it contracts are head dimensions.
+    /// A product of two activations: its static batch axes are heads, what else is static in it are head dimensions.
     fn note_attention(&mut self, id: NodeId) {
-        let relation = &self.subject.network.relations[id.0];
         let graph = self.subject.graph;
-        let contracted: BTreeSet<FactorId> = relation
-            .masks
-            .iter()
-            .filter_map(|&(slot, axis)| self.subject.network.operand(graph, id, slot)?.get(axis))
-            .flat_map(Expr::factors)
-            .collect();
-        let operands: Vec<BTreeSet<FactorId>> = (0..graph.node(id).inputs.len())
-            .filter_map(|slot| self.subject.network.operand(graph, id, slot))
-            .map(|axes| axes.iter().flat_map(Expr::factors).collect())
-            .collect();
-        let [first, second, ..] = &operands[..] else { return };
-        for &factor in first.intersection(second) {
-            let kind = if contracted.contains(&factor) { Kind::HeadDims } else { Kind::Heads };
-            self.note_kind(factor, kind);
+        let network = self.subject.network;
+        let operands: Vec<&[Expr]> =
+            (0..graph.node(id).inputs.len()).filter_map(|slot| network.operand(graph, id, slot)).collect();
+        let [first, second, ..] = operands[..] else { return };
+        let batch =
+            |axes: &[Expr]| -> BTreeSet<FactorId> { axes.iter().rev().skip(2).flat_map(Expr::factors).collect() };
+        let heads: BTreeSet<FactorId> = batch(first).intersection(&batch(second)).copied().collect();
+        for &factor in &heads {
+            self.note_kind(factor, Kind::Heads);
         }
-        // What only one operand of the product with the values has is a head dimension too.
-        for &factor in second.difference(first).filter(|f| !contracted.contains(f)) {
+        for factor in second.iter().rev().take(2).flat_map(Expr::factors).filter(|f| !heads.contains(f)) {
             self.note_kind(factor, Kind::HeadDims);
         }
     }

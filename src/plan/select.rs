@@ -1,5 +1,7 @@
 //! Which units stay: a share of each group, or as many as a budget allows.
 
+use std::collections::BTreeMap;
+
 use super::cost::{Cost, CostModel};
 use super::groups::Group;
 use crate::axes::Selection;
@@ -80,6 +82,9 @@ pub struct Scored<'g> {
     pub group: &'g Group,
     /// Importance of each unit, least first to go.
     pub scores: Vec<f64>,
+    /// Whether scores of different groups have one unit, so that they compare as they are; otherwise a unit counts by
+    /// its share of its group's total.
+    pub comparable: bool,
 }
 
 impl Scored<'_> {
@@ -137,7 +142,8 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
             let steps = global_steps(scored, &rankings, cost, None, request);
             let total: usize = scored.iter().map(|s| s.group.size).sum();
             let target = total - kept_of(total, ratio, &Request { min_keep: 1, align: 1, ..*request });
-            Ok(apply(scored, &rankings, &steps, prefix_of_units(scored, &steps, target)))
+            let count = prefix_of_units(scored, &steps, target);
+            Ok(keep_rest(scored, &rankings, &removed_by(scored, &steps[..count])))
         }
         (Quota::Budget(budget), Scope::Layer) => {
             let fits = |selection: &Selection| budget.of(cost.cost(selection)) <= budget.limit();
@@ -151,14 +157,14 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
         }
         (Quota::Budget(budget), Scope::Global) => {
             let steps = global_steps(scored, &rankings, cost, Some(budget), request);
-            let at = |count: usize| apply(scored, &rankings, &steps, count);
+            let at = |count: usize| keep_rest(scored, &rankings, &removed_by(scored, &steps[..count]));
             reachable(budget, cost, &at(steps.len()))?;
             let (mut low, mut high) = (0, steps.len());
             while low < high {
                 let middle = usize::midpoint(low, high);
                 if budget.of(cost.cost(&at(middle))) <= budget.limit() { high = middle } else { low = middle + 1 }
             }
-            Ok(give_back(scored, &rankings, &steps, low, cost, budget))
+            Ok(give_back(scored, &rankings, &steps[..low], cost, budget))
         }
     }
 }
@@ -187,7 +193,7 @@ fn global_steps(
     let mut steps = Vec::new();
     for (group, (scored, ranking)) in scored.iter().zip(rankings).enumerate() {
         let size = scored.group.size;
-        let total: f64 = scored.scores.iter().sum();
+        let total: f64 = if scored.comparable { 1.0 } else { scored.scores.iter().sum() };
         #[allow(clippy::cast_precision_loss)]
         let saved = budget.map_or(1.0, |b| (b.of(cost.of_unit(scored.group.factor)) as f64).max(1e-9));
         let least = aligned(request.min_keep.max(1), size, request.align);
@@ -223,54 +229,47 @@ fn prefix_of_units(scored: &[Scored<'_>], steps: &[Step], target: usize) -> usiz
     steps.len()
 }
 
-fn apply(scored: &[Scored<'_>], rankings: &[Vec<usize>], steps: &[Step], count: usize) -> Selection {
+/// Units removed from each group by the first blocks.
+fn removed_by(scored: &[Scored<'_>], steps: &[Step]) -> Vec<usize> {
     let mut removed = vec![0; scored.len()];
-    for step in &steps[..count] {
-        removed[step.group] = removed[step.group].max(step.removed);
-    }
+    steps.iter().for_each(|step| removed[step.group] = step.removed);
+    removed
+}
+
+/// The selection that removes so many of the least important units from each group.
+fn keep_rest(scored: &[Scored<'_>], rankings: &[Vec<usize>], removed: &[usize]) -> Selection {
     let mut selection = Selection::all();
-    for ((scored, ranking), removed) in scored.iter().zip(rankings).zip(removed) {
+    for ((scored, ranking), &removed) in scored.iter().zip(rankings).zip(removed) {
         scored.keep(ranking, removed, &mut selection);
     }
     selection
 }
 
-/// The prefix that fits, with later blocks put back where the budget still allows: the last block overshoots it.
+/// Blocks put back, the most important first, where the budget still allows: the last block overshoots it.
 fn give_back(
     scored: &[Scored<'_>],
     rankings: &[Vec<usize>],
     steps: &[Step],
-    count: usize,
     cost: &CostModel<'_>,
     budget: Budget,
 ) -> Selection {
     let mut removed = vec![0; scored.len()];
-    let mut previous = vec![Vec::new(); scored.len()];
-    for step in &steps[..count] {
-        previous[step.group].push(removed[step.group]);
+    let mut before_last = removed.clone();
+    let mut last_block = BTreeMap::new();
+    for (index, step) in steps.iter().enumerate() {
+        before_last[step.group] = removed[step.group];
         removed[step.group] = step.removed;
+        last_block.insert(step.group, index);
     }
-    let build = |removed: &[usize]| {
-        let mut selection = Selection::all();
-        for ((scored, ranking), &count) in scored.iter().zip(rankings).zip(removed) {
-            scored.keep(ranking, count, &mut selection);
-        }
-        selection
-    };
-    let mut order: Vec<usize> = Vec::new();
-    for step in steps[..count].iter().rev() {
-        if !order.contains(&step.group) {
-            order.push(step.group);
-        }
-    }
-    for group in order {
-        let Some(&before) = previous[group].last() else { continue };
-        let now = std::mem::replace(&mut removed[group], before);
-        if budget.of(cost.cost(&build(&removed))) > budget.limit() {
+    let mut groups: Vec<usize> = last_block.keys().copied().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(last_block[group]));
+    for group in groups {
+        let now = std::mem::replace(&mut removed[group], before_last[group]);
+        if budget.of(cost.cost(&keep_rest(scored, rankings, &removed))) > budget.limit() {
             removed[group] = now;
         }
     }
-    build(&removed)
+    keep_rest(scored, rankings, &removed)
 }
 
 /// Kept flags of one group when `ratio` of it goes.

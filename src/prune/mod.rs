@@ -1,22 +1,23 @@
 //! Structured pruning, from an analysed model to a proved one.
 
 mod prove;
+mod steps;
+mod survey;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::analysis::Analysis;
-use crate::axes::{Role, Selection};
-use crate::calibrate::data::Dataset;
-use crate::error::{Error, Result};
+use crate::axes::Selection;
+use crate::error::Result;
 use crate::onnx::Model;
-use crate::plan::{Budget, CostModel, Filter, Group, Plan, Quota, Request, Scope, Units, groups, select};
+use crate::plan::{Budget, CostModel, Filter, Group, Plan, Quota, Request, Scope, Units, groups};
+use crate::repair::Method;
 use crate::report::Report;
-use crate::rewrite;
 use crate::runtime::inputs::DimSizes;
-use crate::score::{Context, Criterion};
 
-pub use prove::{Proof, prove, verify};
+pub use prove::{Comparison, Loaded, Proof, prove, verify};
+pub use steps::prune;
 
 /// How much is to go, as the user says it.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,8 +44,9 @@ pub enum Remaining {
 }
 
 impl Remaining {
+    /// What remains of `whole`.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fn of(self, whole: u64) -> u64 {
+    pub(crate) fn of(self, whole: u64) -> u64 {
         match self {
             Remaining::Share(share) => (whole as f64 * share) as u64,
             Remaining::Absolute(figure) => figure,
@@ -57,8 +59,12 @@ impl Remaining {
 pub struct Options {
     /// How much is to go.
     pub target: Target,
-    /// Name of the importance criterion.
-    pub criterion: String,
+    /// Name of the importance criterion; by default `obs` with data, `l2` without.
+    pub criterion: Option<String>,
+    /// How the rest is repaired; by default `lstsq` with data, not at all without.
+    pub repair: Option<Method>,
+    /// In how many equal steps the units go; each step is scored on the repaired result of the one before.
+    pub steps: usize,
     /// Whether groups are compared; the default depends on the target.
     pub scope: Option<Scope>,
     /// Which factor of merged axes goes.
@@ -86,7 +92,9 @@ impl Options {
     pub fn new(target: Target) -> Self {
         Self {
             target,
-            criterion: "l2".to_owned(),
+            criterion: None,
+            repair: None,
+            steps: 1,
             scope: None,
             units: Units::default(),
             min_keep: 1,
@@ -100,27 +108,28 @@ impl Options {
         }
     }
 
-    fn request(&self, model: &Model, cost: &CostModel<'_>) -> Request {
+    /// What is asked of the original once `done` of all steps are done.
+    fn request(&self, model: &Model, cost: &CostModel<'_>, done: f64) -> Request {
         let whole = cost.cost(&Selection::all());
+        let part = |whole: u64, remaining: Remaining| {
+            let limit = remaining.of(whole);
+            whole - Remaining::Share(done).of(whole.saturating_sub(limit)).min(whole)
+        };
         let quota = match self.target {
-            Target::Ratio(ratio) => Quota::Ratio(ratio),
-            Target::Params(remaining) => Quota::Budget(Budget::Params(remaining.of(whole.params))),
-            Target::Macs(remaining) => Quota::Budget(Budget::Macs(remaining.of(whole.macs))),
+            Target::Ratio(ratio) => Quota::Ratio(ratio * done),
+            Target::Params(remaining) => Quota::Budget(Budget::Params(part(whole.params, remaining))),
+            Target::Macs(remaining) => Quota::Budget(Budget::Macs(part(whole.macs, remaining))),
             Target::Size(remaining) => {
                 // The file holds more than tensors: that part stays.
                 let rest = model.file_bytes().saturating_sub(whole.bytes);
-                let limit = remaining.of(model.file_bytes()).saturating_sub(rest);
+                let limit = part(model.file_bytes(), remaining).saturating_sub(rest);
                 Quota::Budget(Budget::Bytes(limit))
             }
             Target::Plan(_) => Quota::Ratio(0.0),
         };
         let default = if matches!(quota, Quota::Ratio(_)) { Scope::Layer } else { Scope::Global };
-        Request {
-            quota,
-            scope: self.scope.unwrap_or(default),
-            min_keep: self.min_keep.max(1),
-            align: self.align.max(1),
-        }
+        let (min_keep, align) = (self.min_keep.max(1), self.align.max(1));
+        Request { quota, scope: self.scope.unwrap_or(default), min_keep, align }
     }
 }
 
@@ -152,89 +161,6 @@ pub fn inspect(model: &Model, dims: &DimSizes, allow_shifts: bool, thaw: &[Strin
     let groups = groups(analysis.subject(), &cost, &filter);
     let whole = cost.cost(&Selection::all());
     Ok(Report::new(&analysis, &groups, &Selection::all(), whole, whole))
-}
-
-/// Chooses what goes and rewrites the model.
-///
-/// # Errors
-/// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
-/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if nothing can go or the budget is out of reach.
-pub fn prune<'m>(model: &'m Model, options: &Options, _data: Option<&Dataset>) -> Result<Pruned<'m>> {
-    let mut clock = Clock::start();
-    let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
-    let analysis = Analysis::new(model, &options.dims, &thaw)?;
-    check_thawed(&analysis, &options.thaw)?;
-    let subject = analysis.subject();
-    let cost = CostModel::new(subject);
-    let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?;
-    let groups = groups(subject, &cost, &filter);
-    clock.lap("analyse");
-    let open: Vec<&Group> = groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
-    if open.is_empty() {
-        return Err(nothing_open(&groups, options));
-    }
-    let request = options.request(model, &cost);
-    let needs_scores = match &options.target {
-        Target::Plan(plan) => plan.needs_scores(),
-        _ => true,
-    };
-    let criterion = Criterion::by_name(&options.criterion)?;
-    let scored = if needs_scores { criterion.score(&Context { subject, groups: &open, seed: options.seed, data: None })? } else { Vec::new() };
-    clock.lap("score");
-    let selection = match &options.target {
-        Target::Plan(plan) => plan.selection(&groups, &scored, &request, options.allow_shifts)?,
-        _ => select(&scored, &cost, &request)?,
-    };
-    clock.lap("select");
-    if selection.touched().next().is_none() {
-        return Err(Error::nothing(
-            "nothing would be removed: every group keeps all its units at this target; ask for more, or lower --min-keep and --align",
-        ));
-    }
-    let rewritten = model.with_proto(rewrite::prune(subject, &selection)?);
-    clock.lap("rewrite");
-    let plan = Plan::of(&groups, &selection);
-    let (before, after) = (cost.cost(&Selection::all()), cost.cost(&selection));
-    let mut report = Report::new(&analysis, &groups, &selection, before, after);
-    report.model.after.bytes = rewritten.file_bytes();
-    report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
-    report.notes.extend(shift_note(&groups, &selection));
-    report.seconds = clock.laps;
-    Ok(Pruned { analysis, groups, selection, plan, model: rewritten, report })
-}
-
-fn check_thawed(analysis: &Analysis<'_>, thaw: &[String]) -> Result<()> {
-    match thaw.iter().find(|name| analysis.graph.value(name).is_none()) {
-        None => Ok(()),
-        Some(name) => Err(Error::usage(format!("--thaw {name}: the graph has no value of that name"))),
-    }
-}
-
-/// Why no group can be pruned: the strongest reasons, biggest groups first.
-fn nothing_open(groups: &[Group], options: &Options) -> Error {
-    let mut held: Vec<&Group> = groups.iter().filter(|group| group.size > 1).collect();
-    held.sort_by_key(|group| std::cmp::Reverse(group.controls.params));
-    let mut message = "nothing can be removed from this model".to_owned();
-    for group in held.iter().take(5) {
-        let reason =
-            group.role.reason().map(ToString::to_string).or_else(|| group.excluded.clone()).unwrap_or_default();
-        message += &format!("\n  {} ({} {}): {reason}", group.name, group.size, group.kind.name());
-    }
-    let shifts = groups.iter().any(|group| matches!(group.role, Role::Shifts(_)));
-    if shifts && !options.allow_shifts {
-        message += "\nsome groups only shift a statistic: --allow-shifts removes from them too";
-    }
-    Error::nothing(message)
-}
-
-fn shift_note(groups: &[Group], selection: &Selection) -> Option<String> {
-    let shifted: Vec<&str> = groups
-        .iter()
-        .filter(|group| matches!(group.role, Role::Shifts(_)) && !selection.keeps_all(group.factor))
-        .map(|group| group.name.as_str())
-        .collect();
-    let first = shifted.first()?;
-    Some(format!("{} groups shift a statistic (first: {first}); for them the removal is not exact", shifted.len()))
 }
 
 /// Wall-clock time of each phase.

@@ -11,7 +11,7 @@ use crate::axes::Selection;
 use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
-pub use terminal::{human_bytes, human_count, terminal};
+pub use terminal::{human_bytes, human_count, inspection, result};
 
 /// Version of the JSON report.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -123,6 +123,9 @@ pub struct LayerReport {
     pub macs: u64,
     /// Relative squared error of the layer's output (or weight, without data).
     pub error: Option<f64>,
+    /// tract's median time of the layer alone, before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<(f64, f64)>,
     /// `split` or `kept`.
     pub decision: String,
     /// Why.
@@ -188,6 +191,11 @@ impl Report {
 }
 
 impl GroupReport {
+    /// Whether units of it can be removed without any further option.
+    pub fn is_open(&self) -> bool {
+        self.role == "free" && self.size > 1 && self.reason.is_none()
+    }
+
     fn new(group: &Group, selection: &Selection) -> Self {
         let reason = group.role.reason().map(ToString::to_string).or_else(|| group.excluded.clone());
         Self {

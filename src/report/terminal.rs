@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{GroupReport, Report};
+use super::{CalibrationReport, GroupReport, Report};
 
 /// A count with a unit: `774.0 k`, `11.69 M`.
 pub fn human_count(count: u64) -> String {
@@ -26,25 +26,53 @@ fn scaled(count: u64, units: &[&str]) -> String {
     format!("{value:.digits$}{}", units[unit])
 }
 
-/// The whole report. With `all`, frozen groups and their reasons too.
-pub fn terminal(report: &Report, all: bool) -> String {
-    let mut text = groups_table(report, all);
+/// What `inspect` shows: every group, with the reasons of those that are held.
+pub fn inspection(report: &Report) -> String {
+    let mut groups = table(&["group", "axis", "role", "size", "tensors", "params", "MACs", "why"], &[3, 4, 5, 6]);
+    for group in &report.groups {
+        groups.add_row(row(group, group.members.len()));
+    }
+    let figures = &report.model.before;
+    let (params, macs) = (human_count(figures.params), human_count(figures.macs));
+    let open = report.groups.iter().filter(|group| group.is_open()).count();
+    let mut text = format!("{groups}\n");
+    text += &format!("{params} parameters, {macs} MACs, {} in {} nodes; ", human_bytes(figures.bytes), figures.nodes);
+    text += &format!("{open} of {} groups can be pruned\n", report.groups.len());
+    text + &remarks(report)
+}
+
+/// What a rewrite shows: the groups and layers that it considered, and the model before and after.
+pub fn result(report: &Report) -> String {
+    let mut text = String::new();
+    if !report.groups.is_empty() {
+        text += &format!("{}\n", groups_table(report));
+    }
     if !report.layers.is_empty() {
-        text += &format!("\n{}\n", layers_table(report));
+        text += &format!("{}\n", layers_table(report));
     }
-    text += &format!("\n{}\n", summary_table(report));
-    for frozen in &report.frozen {
-        text += &format!("frozen: {} ({}): {}\n", frozen.node, frozen.op, frozen.reason);
+    if let Some(calibration) = &report.calibration {
+        text += &format!("{}\n", calibration_line(calibration));
     }
-    for note in &report.notes {
-        text += &format!("note: {note}\n");
-    }
-    text
+    text + &format!("{}\n", summary_table(report)) + &remarks(report)
+}
+
+/// Nodes that no rule understood, and notes.
+fn remarks(report: &Report) -> String {
+    let frozen = report.frozen.iter().map(|f| format!("frozen: {} ({}): {}\n", f.node, f.op, f.reason));
+    frozen.chain(report.notes.iter().map(|note| format!("note: {note}\n"))).collect()
+}
+
+fn calibration_line(calibration: &CalibrationReport) -> String {
+    let source = if calibration.synthetic { "made-up samples (lower confidence)" } else { "samples" };
+    let repaired = calibration.layers.iter().filter(|layer| layer.reason.is_none()).count();
+    let (samples, hash) = (calibration.samples, &calibration.hash);
+    let layers = calibration.layers.len();
+    format!("calibrated on {samples} {source} (sha256 {hash}), {repaired} of {layers} layers repaired")
 }
 
 fn table(header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header.to_vec());
     for &column in right {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -53,30 +81,28 @@ fn table(header: &[&str], right: &[usize]) -> Table {
     table
 }
 
-fn groups_table(report: &Report, all: bool) -> String {
+fn groups_table(report: &Report) -> String {
     let mut table = table(&["group", "axis", "role", "size", "kept", "params", "MACs", "why"], &[3, 4, 5, 6]);
-    let mut quiet = 0;
-    for group in &report.groups {
-        if !all && group.kept == group.size && group.role == "frozen" {
-            quiet += 1;
-            continue;
-        }
-        table.add_row(row(group));
+    let is_held = |group: &GroupReport| group.kept == group.size && group.role == "frozen";
+    for group in report.groups.iter().filter(|group| !is_held(group)) {
+        table.add_row(row(group, group.kept));
     }
-    let hidden = match quiet {
-        0 => String::new(),
-        n => format!("{n} frozen groups are not shown; `paredown inspect` lists them with their reasons\n"),
-    };
-    format!("{table}\n{hidden}")
+    match report.groups.iter().filter(|group| is_held(group)).count() {
+        0 => table.to_string(),
+        held => {
+            format!("{table}\n{held} frozen groups are not shown; `paredown inspect` lists them with their reasons")
+        }
+    }
 }
 
-fn row(group: &GroupReport) -> Vec<String> {
+/// Name, axis, role, size, one more figure, cost and reason of a group.
+fn row(group: &GroupReport, figure: usize) -> Vec<String> {
     vec![
         group.name.clone(),
         group.axis.clone(),
         group.role.clone(),
         group.size.to_string(),
-        group.kept.to_string(),
+        figure.to_string(),
         human_count(group.params),
         human_count(group.macs),
         group.reason.clone().unwrap_or_default(),
@@ -85,7 +111,7 @@ fn row(group: &GroupReport) -> Vec<String> {
 
 fn layers_table(report: &Report) -> Table {
     let mut table =
-        table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "decision", "why"], &[3, 4, 5, 6]);
+        table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "ms", "decision", "why"], &[3, 4, 5, 6, 7]);
     for layer in &report.layers {
         let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
         table.add_row(vec![
@@ -96,6 +122,7 @@ fn layers_table(report: &Report) -> Table {
             human_count(layer.params),
             human_count(layer.macs),
             layer.error.map(|error| format!("{error:.2e}")).unwrap_or_default(),
+            layer.latency_ms.map(|(before, after)| format!("{before:.3} → {after:.3}")).unwrap_or_default(),
             layer.decision.clone(),
             layer.reason.clone().unwrap_or_default(),
         ]);

@@ -30,6 +30,7 @@ impl Patch<'_> {
                 Edit::Sizes { operand, like, axes, infer } => {
                     self.edit_sizes(node, (*operand, *infer), like, axes, selection)
                 }
+                Edit::Attributes { name, axes } => self.edit_attributes(node, name, axes, selection),
                 Edit::Parts { axes } => self.edit_parts(node, axes, selection),
                 Edit::Bounds { cuts } => self.edit_bounds(node, cuts, selection),
                 Edit::Indices { operand, axis, result } => self.edit_indices(node, *operand, (axis, result), selection),
@@ -60,6 +61,16 @@ impl Patch<'_> {
             if let Some(attribute) = attribute {
                 attribute.i = Some(size);
             }
+        }
+        Ok(())
+    }
+
+    fn edit_attributes(&mut self, node: NodeId, name: &str, axes: &[Expr], selection: &Selection) -> Result<()> {
+        if self.is_touched(axes, selection) {
+            let sizes = axes.iter().map(|axis| self.fixed(axis, selection)).collect::<Result<Vec<_>>>()?;
+            let attributes = &mut self.node_mut(node)?.attribute;
+            attributes.retain(|a| a.name() != name);
+            attributes.push(ints_attribute(name, sizes));
         }
         Ok(())
     }
@@ -212,15 +223,28 @@ impl Patch<'_> {
         let rank = view.inputs[0].and_then(|v| subject.facts.rank(v)).unwrap_or(0);
         let by_operand = subject.opset() >= 10;
         let numbers = self.sliced_axes(node, rank, by_operand)?;
+        for cut in touched.iter().filter(|cut| cut.step != 1) {
+            self.gather_cut(node, cut, selection)?;
+        }
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         for (index, number) in numbers.iter().enumerate() {
             let cut = touched.iter().find(|c| c.number == *number);
             let (start, end) = match cut {
+                Some(cut) if cut.step != 1 => (Entry::Known(0), Entry::Known(i64::MAX)),
                 Some(cut) => self.new_bounds(cut, selection)?,
                 None => (self.old_bound(node, 1, index)?, self.old_bound(node, 2, index)?),
             };
             starts.push(start);
             ends.push(end);
+        }
+        if touched.iter().any(|cut| cut.step != 1) {
+            let steps = numbers.iter().enumerate().map(|(index, number)| {
+                let gathered = touched.iter().any(|cut| cut.number == *number && cut.step != 1);
+                if gathered { Ok(Entry::Known(1)) } else { self.old_bound(node, 4, index) }
+            });
+            let steps = steps.collect::<Result<Vec<_>>>()?;
+            let name = self.add_list(node, "steps", &steps)?;
+            self.redirect(node, 4, name)?;
         }
         if by_operand {
             for (operand, what, entries) in [(1, "starts", starts), (2, "ends", ends)] {
@@ -264,10 +288,32 @@ impl Patch<'_> {
         let kept_before = |end: usize| flags.iter().take(end).filter(|&&keep| keep).count();
         let (start, end) = (kept_before(cut.start), kept_before(cut.start + cut.count));
         let entry = |n: usize| i64::try_from(n).map(Entry::Known).map_err(|_| Error::input("a size is too large"));
-        if cut.step != 1 {
-            return Err(Error::input("a strided slice of a pruned axis cannot be rebuilt"));
-        }
         Ok((entry(start)?, entry(end)?))
+    }
+
+    /// A strided cut of a pruned axis is no longer regular: a `Gather` in front takes what is kept of it.
+    fn gather_cut(&mut self, node: NodeId, cut: &Cut<Expr>, selection: &Selection) -> Result<()> {
+        let too_large = || Error::input("a size is too large");
+        let flags = self.subject.network.solution.kept_flags(&cut.axis, selection).unwrap_or_default();
+        let step = isize::try_from(cut.step).map_err(|_| too_large())?;
+        let mut indices = Vec::with_capacity(cut.count);
+        let mut position = cut.start;
+        for _ in 0..cut.count {
+            if flags.get(position).copied().unwrap_or(false) {
+                let before = flags.iter().take(position).filter(|&&keep| keep).count();
+                indices.push(i64::try_from(before).map_err(|_| too_large())?);
+            }
+            position = position.saturating_add_signed(step);
+        }
+        let stem = format!("{}_cut", self.subject.graph.node(node).name);
+        let indices = self.add_ints(&stem, &indices);
+        let data = self.node_mut(node)?.input.first().cloned().unwrap_or_default();
+        let axis = int_attribute("axis", i64::try_from(cut.number).map_err(|_| too_large())?);
+        let gathered = self.wire(node, "Gather", vec![data, indices], &stem);
+        if let Some(gather) = self.before.get_mut(&node).and_then(|nodes| nodes.last_mut()) {
+            gather.attribute.push(axis);
+        }
+        self.redirect(node, 0, gathered)
     }
 
     fn old_bound(&self, node: NodeId, operand: usize, index: usize) -> Result<Entry> {

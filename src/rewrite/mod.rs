@@ -58,7 +58,8 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn opset(&self) -> i64 {
+    /// Version of the standard operator set, 0 if none is imported.
+    pub fn opset(&self) -> i64 {
         let standard = |domain: &str| matches!(domain, "" | "ai.onnx");
         self.model.opset_import.iter().find(|o| standard(o.domain())).map_or(0, |o| o.version())
     }
@@ -234,8 +235,13 @@ impl<'a> Patch<'a> {
     fn update_declared_shapes(&mut self, selection: &Selection) {
         let subject = self.subject;
         let Some(graph) = self.model.graph.as_mut() else { return };
+        let stored: BTreeMap<&str, &[i64]> = graph.initializer.iter().map(|t| (t.name(), t.dims.as_slice())).collect();
         let infos = graph.value_info.iter_mut().chain(&mut graph.input).chain(&mut graph.output);
         for info in infos {
+            if let Some(dims) = stored.get(info.name()) {
+                redeclare(info, dims);
+                continue;
+            }
             let Some(axes) = subject.graph.value(info.name()).and_then(|v| subject.network.value(v)) else {
                 continue;
             };
@@ -267,6 +273,15 @@ impl<'a> Patch<'a> {
             graph.quantization_annotation.retain(|a| !removed.contains(a.tensor_name()));
         }
         self.model
+    }
+}
+
+/// Lets the declared shape of an initializer say its dimensions.
+fn redeclare(info: &mut ValueInfoProto, dims: &[i64]) {
+    if let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        for (declared, &size) in tensor.shape.iter_mut().flat_map(|shape| &mut shape.dim).zip(dims) {
+            declared.value = Some(tensor_shape_proto::dimension::Value::DimValue(size));
+        }
     }
 }
 

@@ -92,6 +92,11 @@ impl Criterion {
     /// [`Usage`](crate::ErrorKind::Usage) if it needs data and there is none; if a weight cannot be read or the model cannot be run.
     pub fn score<'g>(&self, context: &Context<'_, 'g>) -> Result<Vec<Scored<'g>>> {
         let scores = (self.score)(context)?;
-        Ok(context.groups.iter().zip(scores).map(|(&group, scores)| Scored { group, scores }).collect())
+        Ok(context
+            .groups
+            .iter()
+            .zip(scores)
+            .map(|(&group, scores)| Scored { group, scores, comparable: self.is_error })
+            .collect())
     }
 }

@@ -75,12 +75,12 @@ fn flipped_bits_are_refused_or_harmless() {
 /// Two bytes of file stand for an empty node of hundreds of bytes in memory.
 #[test]
 fn a_file_of_empty_messages_is_refused_before_memory_is_taken() {
-    let nodes = 4_000_000;
+    let nodes = 8_000_000;
     let body: Vec<u8> = [0x0a, 0x00].into_iter().cycle().take(2 * nodes).collect();
     let mut encoded = vec![0x3a];
     prost::encode_length_delimiter(body.len(), &mut encoded).unwrap();
     encoded.extend(body);
-    assert!(refuse(encoded).to_string().contains("4000002 messages are too many for 8000005 bytes of file"));
+    assert!(refuse(encoded).to_string().contains("8000002 messages are too many for 16000005 bytes of file"));
 }
 
 /// Subgraphs in subgraphs: past the depth that the decoder accepts it must refuse, not overflow the stack.

@@ -185,9 +185,9 @@ fn every_attribute(len: usize) -> NodeProto {
             graphs: vec![linear(1, 1).graph.unwrap(), linear(1, len).graph.unwrap()],
             ..other("graphs", AttributeType::Graphs)
         },
-        AttributeProto { sparse_tensor: Some(sparse()), ..other("sparse", AttributeType::SparseTensor) },
+        AttributeProto { sparse_tensor: Some(Box::new(sparse())), ..other("sparse", AttributeType::SparseTensor) },
         AttributeProto { sparse_tensors: vec![sparse(), sparse()], ..other("sparses", AttributeType::SparseTensors) },
-        AttributeProto { tp: Some(tensor_type(Vec::new())), ..other("type", AttributeType::TypeProto) },
+        AttributeProto { tp: Some(Box::new(tensor_type(Vec::new()))), ..other("type", AttributeType::TypeProto) },
         AttributeProto { type_protos: vec![tensor_type(Vec::new())], ..other("types", AttributeType::TypeProtos) },
         AttributeProto { name: text("untyped"), i: Some(3), ..AttributeProto::default() },
     ]);

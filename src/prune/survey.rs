@@ -1,0 +1,71 @@
+//! An analysed model with its groups, ready to choose from.
+
+use std::collections::BTreeSet;
+
+use super::{Options, Target};
+use crate::analysis::Analysis;
+use crate::axes::{Role, Selection};
+use crate::calibrate::Calibration;
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::plan::{CostModel, Filter, Group, Request, groups, select};
+use crate::score::{Context, Criterion};
+
+/// A model, its groups, and which of them are open.
+pub(super) struct Survey<'m> {
+    pub(super) analysis: Analysis<'m>,
+    pub(super) groups: Vec<Group>,
+}
+
+impl<'m> Survey<'m> {
+    pub(super) fn new(model: &'m Model, options: &Options) -> Result<Self> {
+        let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
+        let analysis = Analysis::new(model, &options.dims, &thaw)?;
+        if let Some(name) = options.thaw.iter().find(|name| analysis.graph.value(name).is_none()) {
+            return Err(Error::usage(format!("--thaw {name}: the graph has no value of that name")));
+        }
+        let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?;
+        let groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
+        Ok(Self { analysis, groups })
+    }
+
+    /// Chooses the units that stay.
+    pub(super) fn choose(
+        &self,
+        options: &Options,
+        criterion: &Criterion,
+        request: &Request,
+        data: Option<Calibration<'_>>,
+    ) -> Result<Selection> {
+        let open: Vec<&Group> = self.groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
+        if open.is_empty() {
+            return Err(nothing_open(&self.groups, options));
+        }
+        let subject = self.analysis.subject();
+        let score = || criterion.score(&Context { subject, groups: &open, seed: options.seed, data });
+        match &options.target {
+            Target::Plan(plan) => {
+                let scored = if plan.needs_scores() { score()? } else { Vec::new() };
+                plan.selection(&self.groups, &scored, request, options.allow_shifts)
+            }
+            _ => select(&score()?, &CostModel::new(subject), request),
+        }
+    }
+}
+
+/// Why no group can be pruned: the strongest reasons, biggest groups first.
+fn nothing_open(groups: &[Group], options: &Options) -> Error {
+    let mut held: Vec<&Group> = groups.iter().filter(|group| group.size > 1).collect();
+    held.sort_by_key(|group| std::cmp::Reverse(group.controls.params));
+    let mut message = "nothing can be removed from this model".to_owned();
+    for group in held.iter().take(5) {
+        let reason = group.role.reason().map(ToString::to_string).or_else(|| group.excluded.clone());
+        let reason = reason.unwrap_or_default();
+        message += &format!("\n  {} ({} {}): {reason}", group.name, group.size, group.kind.name());
+    }
+    let shifts = groups.iter().any(|group| matches!(group.role, Role::Shifts(_)));
+    if shifts && !options.allow_shifts {
+        message += "\nsome groups only shift a statistic: --allow-shifts removes from them too";
+    }
+    Error::nothing(message)
+}
