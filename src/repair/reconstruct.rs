@@ -6,10 +6,6 @@ use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
 use super::Method;
-<<<<<<< HEAD
-=======
-use super::solve::Evidence;
->>>>>>> main
 use super::skip::{Skip, skip};
 use super::solve::Evidence;
 use super::stages::{Order, stages};
