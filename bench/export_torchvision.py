@@ -63,11 +63,25 @@ class Output(nn.Module):
         return y["out"] if isinstance(y, dict) else y
 
 
+class Detector(nn.Module):
+    """Boxes, scores and labels of one image: detectors take a list and return a list of dicts."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model([x[0]])[0]
+        return found["boxes"], found["scores"], found["labels"]
+
+
 def sample(name: str, batch: int) -> torch.Tensor:
     """A normal input of the shape that the architecture's family takes."""
     if is_video(name):
         depth, size = (16, 224) if name.startswith(("mvit", "swin3d")) else (8, 112)
         return torch.randn(batch, 3, depth, size, size)
+    if is_detection(name):
+        return torch.rand(1, 3, 320, 320)
     size = image_size(name)
     return torch.randn(batch, 3, size, size)
 
@@ -80,9 +94,15 @@ def is_segmentation(name: str) -> bool:
     return name in torchvision.models.list_models(module=torchvision.models.segmentation)
 
 
+def is_detection(name: str) -> bool:
+    return name in torchvision.models.list_models(module=torchvision.models.detection)
+
+
 def build(name: str) -> nn.Module:
     """The architecture `name` with random weights and no auxiliary classifier."""
     options = {"weights": None}
+    if is_detection(name):
+        return Detector(torchvision.models.get_model(name, weights=None, weights_backbone=None))
     if is_segmentation(name):
         options.update(weights_backbone=None, aux_loss=False)
     elif name in ("googlenet", "inception_v3"):
@@ -114,8 +134,8 @@ def randomize(model: nn.Module, name: str) -> None:
             if heads is not None and hasattr(heads, "head"):
                 nn.init.normal_(heads.head.weight, std=0.02)  # ViT starts its classifier at zero
     batch_norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not batch_norms:
-        return
+    if not batch_norms or is_detection(name):
+        return  # a detector's pyramid ends in single pixels, which have no batch statistics
     model.eval()
     for module in batch_norms:
         module.train()
@@ -133,6 +153,8 @@ def export(model: nn.Module, name: str, path: Path, *, dynamo: bool, static: boo
     model.eval()
     inputs = sample(name, 2 if dynamo and not static else 1)
     names = {"input_names": ["input"], "output_names": ["logits"]}
+    if is_detection(name):
+        static, names = True, {"input_names": ["input"], "output_names": ["boxes", "scores", "labels"]}
     if dynamo:
         shapes = None if static else {"x": {0: "batch"}}
         program = torch.onnx.export(

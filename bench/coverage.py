@@ -1,0 +1,190 @@
+"""Prune every network at ratio 0.5, check the results with other tools, and write bench/COVERAGE.md.
+
+    python bench/coverage.py --models models --paredown target/release/paredown            # everything
+    python bench/coverage.py anchors wide --only resnet50 --models models                  # some
+    python bench/coverage.py --render --models models                                      # only the page again
+
+Sections: `anchors` (the table with peers), `wide` (torchvision, both exporters), `detectors`, `transformers`,
+`recurrent`, `quantized`, `fused`. Files that are missing are exported where a torchvision name says how; the others come
+from the export_*.py scripts. Results are kept in DIR/coverage.json, so that a section can be run again by itself; peers
+are run once for each file (--peers runs them again).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import coverage_page
+import trial
+from coverage_models import ANCHORS, DETECTORS, WIDE
+
+BENCH = Path(__file__).resolve().parent
+PEER_LIMIT = 200  # seconds, as in the table of reference
+EXPORT_LIMIT = 600
+ATTENTION = {"Softmax"}
+ACTIVATIONS = {"Erf", "Gelu", "Relu", "Sigmoid", "Tanh", "QuickGelu", "FastGelu", "BiasGelu"}
+RECURRENT = {"GRU", "LSTM", "RNN"}
+SECTIONS = ("anchors", "wide", "detectors", "transformers", "recurrent", "quantized", "fused")
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def python(script: str, *arguments: str, limit: float) -> tuple[int, str, str]:
+    """Exit code (124: time limit), standard output and standard error of a script of this folder."""
+    command = [sys.executable, str(BENCH / script), *arguments]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit, check=False, env=environment()
+        )
+    except subprocess.TimeoutExpired:
+        return 124, "", f"no end in {limit:.0f} s"
+    return run.returncode, run.stdout, run.stderr
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no message"
+
+
+def exported(models: Path, name: str, dynamo: bool) -> tuple[Path, str | None]:
+    """The file of a torchvision network, made if it is missing, and why it could not be made."""
+    folder = models / "dynamo" if dynamo else models
+    path = folder / (name + ("_dynamo" if dynamo else "") + ".onnx")
+    if path.exists():
+        return path, None
+    code, _, error = python(
+        "export_torchvision.py", name, *(["--dynamo"] if dynamo else []), "--out", str(folder), limit=EXPORT_LIMIT
+    )
+    path.unlink(missing_ok=True) if code else None
+    return path, None if code == 0 else last_line(error)
+
+
+def peer(tool: str, subject: str) -> dict:
+    code, output, error = python("peers.py", tool, subject, limit=PEER_LIMIT)
+    if code:
+        return {"parameters": None, "error": f"no end in {PEER_LIMIT} s" if code == 124 else last_line(error)}
+    return json.loads(output.strip().splitlines()[-1]) | {"error": None}
+
+
+class Bench:
+    """The options of a run and the results so far, saved after every network."""
+
+    def __init__(self, args: argparse.Namespace, scratch: Path):
+        self.args, self.scratch = args, scratch
+        self.store = args.models / "coverage.json"
+        self.results = json.loads(self.store.read_text()) if self.store.exists() else {}
+        self.results.setdefault("peers", {})
+
+    def save(self) -> None:
+        self.store.write_text(json.dumps(self.results, indent=1))
+
+    def wanted(self, name: str) -> bool:
+        return not self.args.only or any(part in name for part in self.args.only)
+
+    def record(self, section: str, name: str, row: dict) -> None:
+        self.results.setdefault(section, {})[name] = row
+        self.save()
+        shown = f"{100 * (1 - row['after'] / row['before']):.1f} % gone" if row.get("before") else "–"
+        print(f"{section} {name}: {shown}, exact {row.get('exact')}, {row.get('error') or 'ok'}", flush=True)
+
+    def trial(self, section: str, name: str, path: Path, **options: object) -> None:
+        done = trial.run(self.args.paredown, path, self.scratch, **options)
+        self.record(section, name, trial.as_json(done))
+
+    def torchvision(self, section: str, name: str, dynamo: bool, **options: object) -> None:
+        path, refusal = exported(self.args.models, name, dynamo)
+        key = name + ("_dynamo" if dynamo else "")
+        if refusal:
+            self.record(section, key, {"file": path.name, "error": f"does not export: {refusal}", "unexported": True})
+        else:
+            self.trial(section, key, path, **options)
+
+    def anchors(self) -> None:
+        for name in filter(self.wanted, ANCHORS):
+            self.torchvision("anchors", name, dynamo=False, sizes=3, verify=True, limit=300)
+            self.peers(name, self.args.models / f"{name}.onnx")
+        if self.wanted("convnext_tiny"):
+            path = self.args.models / "convnext_tiny.onnx"
+            options = ("--allow-shifts",)
+            self.trial("anchors", "convnext_tiny --allow-shifts", path, sizes=3, verify=True, options=options, limit=300)
+
+    def peers(self, name: str, path: Path) -> None:
+        known = self.results["peers"].setdefault(name, {})
+        for tool, subject in (("onnxsim", str(path)), ("torch-pruning", name)):
+            if tool not in known or self.args.peers:
+                known[tool] = peer(tool, subject)
+                print(f"  {tool}: {known[tool]}", flush=True)
+                self.save()
+
+    def wide(self) -> None:
+        for name in filter(self.wanted, WIDE):
+            for dynamo in (False, True):
+                self.torchvision("wide", name, dynamo=dynamo, sizes=2, limit=600)
+
+    def detectors(self) -> None:
+        for name in filter(self.wanted, DETECTORS):
+            self.torchvision("detectors", name, dynamo=False, sizes=1, verify=False)
+
+    def folder(self, section: str, pattern: str, **options: object) -> None:
+        for path in sorted(self.args.models.glob(pattern)):
+            if self.wanted(path.stem):
+                self.trial(section, path.stem, path, **options)
+
+    def transformers(self) -> None:
+        kinds = {"heads": ATTENTION, "feed_forward": ACTIVATIONS}
+        self.folder("transformers", "hf/*.onnx", kinds=kinds)
+        self.folder("transformers", "minilm*.onnx", kinds=kinds)
+
+    def recurrent(self) -> None:
+        """States that are graph inputs or outputs are thawed: they shrink with the hidden width."""
+        for path in sorted(self.args.models.glob("rnn/*.onnx")):
+            if self.wanted(path.stem):
+                thawed = coverage_page.states(path)
+                options = tuple(word for name in thawed for word in ("--thaw", name))
+                kinds = {} if thawed else {"hidden": RECURRENT}
+                self.trial(
+                    "recurrent", path.stem, path, kinds=kinds, options=options, kept_signature=not thawed
+                )
+
+    def quantized(self) -> None:
+        self.folder("quantized", "quant/*.onnx")
+
+    def fused(self) -> None:
+        self.folder("fused", "attention/*.onnx")
+        self.folder("fused", "ort/*.onnx")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--paredown", default="paredown", help="the binary")
+    parser.add_argument("--only", action="append", default=[], metavar="PART", help="networks whose name contains this")
+    parser.add_argument("--peers", action="store_true", help="run the peers again")
+    parser.add_argument("--render", action="store_true", help="write the page from the results, run nothing")
+    parser.add_argument("--page", type=Path, default=BENCH / "COVERAGE.md")
+    args = parser.parse_args()
+    unknown = set(args.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}")
+    args.models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(args, Path(scratch))
+        for section in () if args.render else args.sections or SECTIONS:
+            getattr(bench, section)()
+        page, failures = coverage_page.render(bench.results)
+    args.page.write_text(page)
+    print(f"{args.page}: {len(failures)} misses")
+    for failure in failures:
+        print(f"  {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""One network through paredown: prune, then check the result with onnx.checker and ONNX Runtime.
+
+A trial is a plain dict, so that it can be kept as JSON. Nothing here takes paredown's word for validity; exactness is
+its own measurement in tract (`verify.exact_max_rel` of the report), because only it knows the masked original.
+"""
+
+import json
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import check
+import inputs
+import numpy as np
+import onnxruntime
+
+import onnx
+
+LARGE = 250_000_000  # bytes; above, tract's verification is left out
+
+
+@dataclass
+class Trial:
+    """What became of one file. `error` is what went wrong, None when all went well; `note` is a limit of the check."""
+
+    file: str
+    before: int = 0
+    after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    exact: float | None = None
+    verified: bool = False
+    note: str | None = None
+    sizes: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    holders: list[str] = field(default_factory=list)
+    groups: list[dict] = field(default_factory=list)
+    widths: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def removed(self) -> float:
+        return 1 - self.after / self.before if self.before else 0.0
+
+
+def first_lines(text: str, count: int = 2) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return " ".join(lines[:count])[:300]
+
+
+def prune(binary: str, model: Path, target: Path, options: list[str], limit: float) -> tuple[int, str, float]:
+    """Exit code, standard error and seconds; 124 when the limit was reached."""
+    command = [binary, "prune", str(model), "-o", str(target), "--force", "--quiet", *options]
+    start = time.perf_counter()
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return 124, f"no end in {limit:.0f} s", limit
+    return run.returncode, run.stderr, time.perf_counter() - start
+
+
+def holders(report: dict, count: int = 3) -> list[str]:
+    """The frozen or shifting groups that hold most parameters, with the reason given for each."""
+    held = [group for group in report["groups"] if group["role"] != "free" and group["params"]]
+    held.sort(key=lambda group: -group["params"])
+    return [f"{group['name']} ({group['role']}, {group['params']}): {group['reason']}" for group in held[:count]]
+
+
+def exposed(model: onnx.ModelProto, operators: set[str]) -> tuple[bytes, list[str]]:
+    """The model with every result of `operators` as a graph output, and those names in node order."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in copy.graph.output}
+    names = [node.output[0] for node in copy.graph.node if node.op_type in operators]
+    for name in names:
+        if name not in present:
+            copy.graph.output.append(onnx.ValueInfoProto(name=name))
+    return copy.SerializeToString(), names
+
+
+def widths(path: Path, operators: set[str], feed: dict[str, np.ndarray]) -> list[list[int]]:
+    """Run-time shapes of the results of `operators`, in node order."""
+    data, names = exposed(onnx.load(path), operators)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return [list(array.shape) for array in session.run(names, feed)] if names else []
+
+
+def halved(before: list[list[int]], after: list[list[int]]) -> list[int]:
+    """Number of values, and of those with half as many elements afterwards."""
+    pairs = zip(before, after, strict=True)
+    return [len(before), sum(2 * int(np.prod(a)) == int(np.prod(b)) for b, a in pairs)]
+
+
+def check_result(trial: Trial, model: Path, target: Path, sizes: int, thawed: bool) -> None:
+    """Raises what onnx.checker or ONNX Runtime find; fills in parameters and the number of input sizes run."""
+    check.validate(target)
+    original = onnx.load(model, load_external_data=False)
+    rewritten = onnx.load(target, load_external_data=False)
+    trial.before, trial.after = check.parameters(original.graph), check.parameters(rewritten.graph)
+    trial.bytes_before, trial.bytes_after = model.stat().st_size, target.stat().st_size
+    changes = [] if thawed else check.signature_changes(original, rewritten)
+    if changes:
+        raise ValueError("signature: " + "; ".join(changes))
+    sets = inputs.dimension_sets(rewritten, {}, count=sizes)
+    feeds = [inputs.random_inputs(rewritten, size, seed) for seed, size in enumerate(sets)]
+    try:
+        check.session(model)
+    except Exception as error:  # the original itself is beyond ONNX Runtime
+        trial.note = f"ONNX Runtime cannot run the original: {first_lines(str(error))}"
+        return
+    if thawed:
+        session = check.session(target)
+        for feed in feeds:
+            session.run(None, feed)
+    else:
+        for name, shape, distance in check.compare(model, target, feeds):
+            if not np.isfinite(distance.rel_l2):
+                raise ValueError(f"{name} {shape} is not finite")
+    trial.sizes = len(feeds)
+
+
+def count_halved(trial: Trial, model: Path, target: Path, kinds: dict[str, set[str]]) -> None:
+    """Fills in `widths`: for each kind of value, how many there are and how many became half as large."""
+    original = onnx.load(model, load_external_data=False)
+    size = inputs.dimension_sets(original, {})[-1]
+    feed = inputs.random_inputs(original, size, 0)
+    for kind, operators in kinds.items():
+        trial.widths[kind] = halved(widths(model, operators, feed), widths(target, operators, feed))
+
+
+def run(
+    binary: str,
+    model: Path,
+    scratch: Path,
+    *,
+    options: tuple[str, ...] = (),
+    sizes: int = 3,
+    verify: bool | None = None,
+    limit: float = 120,
+    kinds: dict[str, set[str]] | None = None,
+    kept_signature: bool = True,
+) -> Trial:
+    """Prunes `model` at ratio 0.5 and checks the result. `verify=None` verifies unless the file is large.
+
+    A file that tract cannot run is written once more without verification, and `verified` stays False.
+    """
+    trial = Trial(model.name)
+    target, report_path = scratch / "pruned.onnx", scratch / "report.json"
+    for leftover in scratch.iterdir():
+        leftover.unlink()
+    arguments = ["--ratio", "0.5", "--report", str(report_path), *options]
+    want = verify if verify is not None else model.stat().st_size <= LARGE
+    code, message, trial.seconds = prune(
+        binary, model, target, arguments if want else [*arguments, "--no-verify"], limit
+    )
+    problem = None
+    if code and want and code not in (2, 3, 4):
+        problem = f"verification, exit {code}: {first_lines(message)}"
+        code, message, trial.seconds = prune(binary, model, target, [*arguments, "--no-verify"], limit)
+    if code:
+        trial.error = f"exit {code}: {first_lines(message, 4)}"
+        return trial
+    report = json.loads(report_path.read_text())
+    trial.exact = report["verify"]["exact_max_rel"]
+    trial.verified = want and problem is None
+    trial.holders = holders(report)
+    trial.groups = [
+        {key: group[key] for key in ("name", "role", "axis", "size", "kept")}
+        for group in report["groups"]
+        if group["role"] == "free"
+    ]
+    try:
+        check_result(trial, model, target, sizes, thawed=not kept_signature)
+        if kinds and not trial.note:
+            count_halved(trial, model, target, kinds)
+    except Exception as error:  # whatever the checker or the runtime raise is the finding
+        found = f"{type(error).__name__}: {first_lines(str(error))}"
+        problem = f"{found}; {problem}" if problem else found
+    trial.error = problem
+    return trial
+
+
+def as_json(trial: Trial) -> dict:
+    return asdict(trial)
