@@ -7,12 +7,12 @@ use rayon::prelude::*;
 
 use super::Method;
 use super::skip::{Skip, skip};
-use super::solve::Evidence;
+use super::solve::{Evidence, RIDGES};
 use super::stages::{Order, stages};
 use super::write::{self, BiasPlace};
 use crate::axes::Selection;
 use crate::calibrate::{
-    Activations, Buffered, Calibration, Layer, Row, Sampler, Stream, bytes, floats, layers, samples_of, stored,
+    Activations, Buffered, Calibration, Layer, Row, Sampler, Segment, Stream, bytes, floats, layers, samples_of, stored,
 };
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
@@ -26,10 +26,10 @@ use crate::runtime::{NamedTensor, Tensor};
 const HELD_BYTES: usize = 1 << 30;
 
 /// Every so-manieth sample (or row, where samples are few) is held out.
-const HELD_OUT: usize = 10;
+pub(super) const HELD_OUT: usize = 10;
 
 /// Samples from which on whole samples are held out.
-const MANY_SAMPLES: usize = 20;
+pub(super) const MANY_SAMPLES: usize = 20;
 
 /// A layer of the original and what is left of it.
 struct Member {
@@ -161,7 +161,7 @@ fn collect<'m>(
     let sources = original.segment(subject.model, &names(|m| vec![&m.original.data]), &targets)?;
     let images = repaired.segment(model, &inputs, &inputs)?;
     let mut collectors: Vec<Collector<'m>> = Vec::new();
-    let (mut held, mut held_bytes) = ((Vec::new(), Vec::new()), 0);
+    let mut held = Held::default();
     let mut first = 0;
     for (index, batch) in data.data.batches(data.batch).enumerate() {
         let batch = batch?;
@@ -176,19 +176,38 @@ fn collect<'m>(
         }
         collectors.par_iter_mut().try_for_each(|c| c.add(&found, &targets, samples, first))?;
         first += samples;
-        held_bytes += bytes(&targets.frontier) + bytes(&found.frontier);
-        if held_bytes <= HELD_BYTES {
-            held.0.push(targets.frontier);
-            held.1.push(found.frontier);
+        held.add(targets.frontier, found.frontier);
+    }
+    held.advance((original, &sources), (repaired, &images));
+    Ok(collectors)
+}
+
+/// Frontiers of both models on their way to the next stage, as long as they fit in memory.
+#[derive(Default)]
+pub(super) struct Held {
+    original: Vec<Vec<NamedTensor>>,
+    repaired: Vec<Vec<NamedTensor>>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(super) fn add(&mut self, original: Vec<NamedTensor>, repaired: Vec<NamedTensor>) {
+        self.bytes += bytes(&original) + bytes(&repaired);
+        if self.bytes <= HELD_BYTES {
+            self.original.push(original);
+            self.repaired.push(repaired);
         } else {
-            held = (Vec::<Vec<NamedTensor>>::new(), Vec::<Vec<NamedTensor>>::new());
+            (self.original, self.repaired) = (Vec::new(), Vec::new());
         }
     }
-    if held_bytes <= HELD_BYTES {
-        original.advance(&sources, held.0);
-        repaired.advance(&images, held.1);
+
+    /// Both streams start from here, if everything fitted.
+    pub(super) fn advance(self, (original, sources): (&mut Stream, &Segment), (repaired, images): (&mut Stream, &Segment)) {
+        if self.bytes <= HELD_BYTES {
+            original.advance(sources, self.original);
+            repaired.advance(images, self.repaired);
+        }
     }
-    Ok(collectors)
 }
 
 fn new_collectors<'m>(
@@ -290,7 +309,9 @@ impl Collector<'_> {
         };
         try_out(w0.clone());
         if method == Method::Lstsq && self.member.place != BiasPlace::Computed {
-            try_out(train.weights(backend, w0, &self.member.pruned.name)?);
+            for share in RIDGES {
+                try_out(train.weights(backend, w0, share, &self.member.pruned.name)?);
+            }
         }
         Ok(best)
     }

@@ -77,7 +77,7 @@ fn sums_and_rows_are_the_same_evidence() {
     sums.add(default_backend(), x.view(), y.view());
     let (primal, dual) = (Evidence::Sums(sums), Evidence::Rows(x, y));
     let (a, b) =
-        (primal.weights(default_backend(), &w0, "x").unwrap(), dual.weights(default_backend(), &w0, "x").unwrap());
+        (primal.weights(default_backend(), &w0, 1e-2, "x").unwrap(), dual.weights(default_backend(), &w0, 1e-2, "x").unwrap());
     assert!((&a - &b).iter().all(|d| d.abs() < 1e-9));
     let (bias_a, bias_b) = (primal.bias(&a), dual.bias(&a));
     assert!((&bias_a - &bias_b).iter().all(|d| d.abs() < 1e-12));
@@ -93,7 +93,7 @@ fn constant_and_dead_inputs_leave_the_weights_alone() {
         let mut sums = Moments::new(4, 2);
         sums.add(default_backend(), x.view(), y.view());
         let evidence = Evidence::Sums(sums);
-        let w = evidence.weights(default_backend(), &w0, "x").unwrap();
+        let w = evidence.weights(default_backend(), &w0, 1e-2, "x").unwrap();
         assert!((&w - &w0).iter().all(|d| d.abs() < 1e-6), "{value}");
         let expected: Array1<f64> = y.mean_axis(Axis(0)).unwrap() - w.t().dot(&Array1::from_elem(4, value));
         assert!((&evidence.bias(&w) - &expected).iter().all(|d| d.abs() < 1e-9));
@@ -104,7 +104,7 @@ fn constant_and_dead_inputs_leave_the_weights_alone() {
 fn one_sample_is_enough_not_to_break() {
     let evidence = Evidence::Rows(array![[1.0, 2.0, 3.0]], array![[1.0]]);
     let w0 = array![[1.0], [0.0], [-1.0]];
-    assert_eq!(evidence.weights(default_backend(), &w0, "x").unwrap(), w0);
+    assert_eq!(evidence.weights(default_backend(), &w0, 1e-2, "x").unwrap(), w0);
     assert!((evidence.bias(&w0)[0] - 3.0).abs() < 1e-12);
 }
 
@@ -131,9 +131,9 @@ fn repaired(name: &str, method: Method) -> (Vec<RepairReport>, crate::onnx::prot
 #[test]
 fn no_layer_gets_worse_and_every_consumer_gets_better() {
     for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
-        for method in [Method::Lstsq, Method::Bias] {
+        for method in [Method::Lstsq, Method::Bias, Method::BatchNorm] {
             let (reports, _) = repaired(name, method);
-            assert!(reports.len() >= 2, "{name}");
+            assert!(reports.len() >= 2 || method == Method::BatchNorm && name != "digits_resnet.onnx", "{name}");
             for report in &reports {
                 assert!(report.after <= report.before, "{name} {}: {} {}", report.name, report.before, report.after);
             }

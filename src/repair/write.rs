@@ -158,6 +158,19 @@ fn insert_addition(graph: &mut GraphProto, layer: &Layer, bias: &Array1<f64>, el
     Ok(())
 }
 
+/// Lets operand `slot` of the node that makes `result` be `values`, of the type that the operand had.
+pub(super) fn put_vector(model: &mut ModelProto, result: &str, slot: usize, values: &Array1<f64>) -> Result<()> {
+    let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
+    let node = graph.node.iter().position(|node| node.output.first().is_some_and(|output| output == result));
+    let Some(node) = node else { return Ok(()) };
+    let old = graph.node[node].input.get(slot).cloned().unwrap_or_default();
+    let element = stored_behind_identity(graph, &old).map_or(Ok(ElementType::Float), |t| ElementType::from_code(t.data_type()))?;
+    let name = fresh(graph, &format!("{old}_estimated"));
+    graph.initializer.push(from_f64_as(&name, &[values.len()], &values.to_vec(), element)?);
+    redirect(&mut graph.node[node], slot, name);
+    Ok(())
+}
+
 fn redirect(node: &mut NodeProto, slot: usize, name: String) {
     while node.input.len() <= slot {
         node.input.push(String::new());
