@@ -1,10 +1,10 @@
 //! `paredown prune`: remove units, prove the rewrite, write the file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use super::options::{Data, Dims, ratio, remaining, spinner, write_report, write_text};
+use super::options::{Data, Dims, check_texts, ratio, remaining, spinner, write_report, write_text};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Plan, Scope, Units};
@@ -166,6 +166,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if let (Some(output), false) = (&args.output, args.dry_run) {
         model.check_output(output, args.force)?;
     }
+    let mut read: Vec<&Path> = model.sources().iter().map(PathBuf::as_path).chain(args.data.paths()).collect();
+    read.extend([args.model.as_path()].into_iter().chain(args.plan.as_deref()));
+    let texts = [("--plan-out", args.plan_out.as_deref()), ("--report", args.report.as_deref())];
+    check_texts(&read, args.output.as_deref(), &texts)?;
     let located = |e: Error| e.in_file(&args.model);
     let samples = args.data.open(&model, &dims, args.seed)?;
     let mut pruned = crate::prune::prune(&model, &options, samples.calibration.as_ref()).map_err(located)?;

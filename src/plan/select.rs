@@ -14,8 +14,13 @@ pub enum Budget {
     Params(u64),
     /// Multiply–accumulates that remain.
     Macs(u64),
-    /// Bytes of stored tensors that remain.
-    Bytes(u64),
+    /// Bytes of the file that remain.
+    Bytes {
+        /// The budget.
+        limit: u64,
+        /// What the file holds beside stored tensors, which stays.
+        rest: u64,
+    },
 }
 
 impl Budget {
@@ -24,14 +29,14 @@ impl Budget {
         match self {
             Budget::Params(_) => cost.params,
             Budget::Macs(_) => cost.macs,
-            Budget::Bytes(_) => cost.bytes,
+            Budget::Bytes { rest, .. } => cost.bytes.saturating_add(rest),
         }
     }
 
     /// The limit.
     pub fn limit(self) -> u64 {
         match self {
-            Budget::Params(limit) | Budget::Macs(limit) | Budget::Bytes(limit) => limit,
+            Budget::Params(limit) | Budget::Macs(limit) | Budget::Bytes { limit, .. } => limit,
         }
     }
 
@@ -39,7 +44,7 @@ impl Budget {
         match self {
             Budget::Params(_) => "parameters",
             Budget::Macs(_) => "MACs",
-            Budget::Bytes(_) => "bytes",
+            Budget::Bytes { .. } => "bytes",
         }
     }
 }
