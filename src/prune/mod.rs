@@ -16,7 +16,7 @@ use crate::repair::Method;
 use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
 
-pub use prove::{Proof, prove, verify};
+pub use prove::{Comparison, Loaded, Proof, prove, verify};
 pub use steps::prune;
 
 /// How much is to go, as the user says it.
@@ -44,8 +44,9 @@ pub enum Remaining {
 }
 
 impl Remaining {
+    /// What remains of `whole`.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fn of(self, whole: u64) -> u64 {
+    pub(crate) fn of(self, whole: u64) -> u64 {
         match self {
             Remaining::Share(share) => (whole as f64 * share) as u64,
             Remaining::Absolute(figure) => figure,

@@ -111,7 +111,7 @@ fn row(group: &GroupReport, figure: usize) -> Vec<String> {
 
 fn layers_table(report: &Report) -> Table {
     let mut table =
-        table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "decision", "why"], &[3, 4, 5, 6]);
+        table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "ms", "decision", "why"], &[3, 4, 5, 6, 7]);
     for layer in &report.layers {
         let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
         table.add_row(vec![
@@ -122,6 +122,7 @@ fn layers_table(report: &Report) -> Table {
             human_count(layer.params),
             human_count(layer.macs),
             layer.error.map(|error| format!("{error:.2e}")).unwrap_or_default(),
+            layer.latency_ms.map(|(before, after)| format!("{before:.3} → {after:.3}")).unwrap_or_default(),
             layer.decision.clone(),
             layer.reason.clone().unwrap_or_default(),
         ]);
