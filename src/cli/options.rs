@@ -176,10 +176,14 @@ pub(super) fn write_report(report: &Report, path: Option<&Path>) -> Result<()> {
     }
 }
 
-/// Refuses to write a plan or a report over a file that is read, over the output, or over each other. `written` are
+/// Refuses to write a plan or a report over what is read, over the output, or over each other. `written` are
 /// options and where they write to.
-pub(super) fn check_texts(read: &[&Path], output: Option<&Path>, written: &[(&str, Option<&Path>)]) -> Result<()> {
-    let mut taken: Vec<PathBuf> = read.iter().copied().chain(output).map(entry).collect();
+pub(super) fn check_texts<'a>(
+    read: impl IntoIterator<Item = &'a Path>,
+    output: Option<&'a Path>,
+    written: &[(&str, &Option<PathBuf>)],
+) -> Result<()> {
+    let mut taken: Vec<PathBuf> = read.into_iter().chain(output).map(entry).collect();
     for &(option, path) in written {
         let Some(path) = path else { continue };
         let entry = entry(path);

@@ -1,6 +1,6 @@
 //! `paredown prune`: remove units, prove the rewrite, write the file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 
@@ -161,15 +161,14 @@ impl Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let dims = args.dims.sizes()?;
     let options = args.options(dims.clone())?;
+    let read = args.data.paths().chain([args.model.as_path()]).chain(args.plan.as_deref());
+    let texts = [("--plan-out", &args.plan_out), ("--report", &args.report)];
+    check_texts(read, args.output.as_deref(), &texts)?;
     let bar = spinner(args.quiet, "analysing and rewriting");
     let model = Model::load(&args.model)?;
     if let (Some(output), false) = (&args.output, args.dry_run) {
         model.check_output(output, args.force)?;
     }
-    let mut read: Vec<&Path> = model.sources().iter().map(PathBuf::as_path).chain(args.data.paths()).collect();
-    read.extend([args.model.as_path()].into_iter().chain(args.plan.as_deref()));
-    let texts = [("--plan-out", args.plan_out.as_deref()), ("--report", args.report.as_deref())];
-    check_texts(&read, args.output.as_deref(), &texts)?;
     let located = |e: Error| e.in_file(&args.model);
     let samples = args.data.open(&model, &dims, args.seed)?;
     let mut pruned = crate::prune::prune(&model, &options, samples.calibration.as_ref()).map_err(located)?;

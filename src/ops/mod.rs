@@ -257,7 +257,9 @@ impl<'a> Builder<'a> {
             Some(rule) => relate(&mut site, rule),
             None => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
         };
-        site.freeze_unnamed();
+        if outcome.is_ok() {
+            site.freeze_unnamed();
+        }
         self.relations[id.0] = site.relation;
         if let Err(Refusal { why, is_misfit }) = outcome {
             self.misfits += usize::from(is_misfit);
