@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::linalg::Backend;
 
 /// Share of the inputs' mean variance that pulls toward the kept weights.
-const RIDGE: f64 = 1e-2;
+const RIDGE: f64 = 1e-3;
 
 /// Least ridge, as a share of the inputs' mean square: keeps constant inputs solvable.
 const LEAST_RIDGE: f64 = 1e-9;

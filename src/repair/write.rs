@@ -43,7 +43,7 @@ pub(super) fn bias(graph: &GraphProto, layer: &Layer, width: usize) -> Result<(B
 }
 
 /// The stored vector of `width` values called `name`, through `Identity`.
-fn vector(graph: &GraphProto, name: &str, width: usize) -> Result<Option<Array1<f64>>> {
+pub(super) fn vector(graph: &GraphProto, name: &str, width: usize) -> Result<Option<Array1<f64>>> {
     let Some(tensor) = stored_behind_identity(graph, name) else { return Ok(None) };
     if !ElementType::from_code(tensor.data_type())?.is_float() {
         return Ok(None);
@@ -53,7 +53,7 @@ fn vector(graph: &GraphProto, name: &str, width: usize) -> Result<Option<Array1<
     Ok(if is_vector { Some(Array1::from_vec(view.to_f64()?)) } else { None })
 }
 
-fn stored_behind_identity<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
+pub(super) fn stored_behind_identity<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
     let mut name = name;
     loop {
         if let Some(tensor) = crate::calibrate::stored(graph, name) {
