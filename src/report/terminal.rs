@@ -113,8 +113,10 @@ fn row(group: &GroupReport, figure: usize) -> Vec<String> {
 }
 
 fn layers_table(report: &Report) -> Table {
-    let mut table =
-        table(&["layer", "op", "shape", "rank", "90 %", "params", "MACs", "error", "ms", "decision", "why"], &[3, 4, 5, 6, 7, 8]);
+    let mut table = table(
+        &["layer", "op", "shape", "rank", "90 %", "params", "MACs", "error", "ms", "decision", "why"],
+        &[3, 4, 5, 6, 7, 8],
+    );
     for layer in &report.layers {
         let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
         table.add_row(vec![
