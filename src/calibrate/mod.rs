@@ -9,8 +9,6 @@ pub mod moments;
 mod rows;
 mod statistics;
 mod stream;
-#[cfg(test)]
-mod tests;
 mod window;
 
 pub use layer::{Layer, layers};

@@ -1,5 +1,6 @@
 //! The command line: what was typed → resolved options → library call. One place turns errors into exit codes.
 
+mod factorize;
 mod inspect;
 mod options;
 mod prune;
@@ -27,6 +28,7 @@ struct Args {
 enum Command {
     Inspect(inspect::Args),
     Prune(prune::Args),
+    Factorize(factorize::Args),
     Verify(verify::Args),
 }
 
@@ -46,6 +48,7 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match args.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Prune(args) => prune::run(&args),
+        Command::Factorize(args) => factorize::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match outcome {

@@ -134,6 +134,17 @@ impl<'a> Kernel<'a> {
         chain(kernels, groups)
     }
 
+    /// The kernel of each group unfolded by output, O/g×(i k…), and by input, i×(o k…).
+    pub fn unfoldings(&self) -> Vec<[Array2<f64>; 2]> {
+        let area: usize = self.window().iter().product();
+        let (o, i) = (self.outputs(), self.inputs());
+        self.by_group(|group| {
+            let mut axes: Vec<usize> = (0..group.ndim()).collect();
+            axes.swap(0, 1);
+            [matrix(group.view(), o, i * area), matrix(group.view().permuted(&axes), i, o * area)]
+        })
+    }
+
     fn require_plane(&self) -> Result<[usize; 2]> {
         self.window().try_into().map_err(|_| {
             Error::input(format!(

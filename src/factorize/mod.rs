@@ -11,19 +11,43 @@
 //! | [`conv`] | the same for convolution kernels: channel, spatial and Tucker-2 splits |
 //! | [`ranks`] | which rank each layer gets under a budget |
 //!
+//! and on a whole model, [`factorize()`]:
+//!
+//! | module | does |
+//! |---|---|
+//! | [`candidates`] | finds the layers and says why others stay |
+//! | [`decompose`] | the error of every rank of one layer |
+//! | [`price`] | what each rank costs |
+//! | [`select`] | the rank of each layer, from what the user asked for |
+//! | [`rewrite`] | writes two nodes in the place of one |
+//!
 //! Every split carries its squared error as theory predicts it, so that a plan can be priced before
 //! anything is written. All arithmetic is in f64 unless a function says otherwise.
 
+pub mod candidates;
+mod chain;
 pub mod conv;
+mod correct;
 pub mod data;
+pub mod decompose;
+mod inputs;
 mod low_rank;
+mod model;
 pub mod nmf;
+pub mod price;
 pub mod randomized;
 pub mod ranks;
+pub mod rewrite;
 #[cfg(test)]
 mod sample;
+pub mod select;
 pub mod semi_nmf;
+mod sensitivity;
+mod speed;
 pub mod svd;
+mod table;
 mod tucker2;
 
+pub use decompose::{ConvMode, Method};
 pub use low_rank::{ErrorCurve, LowRank, paying_rank};
+pub use model::{Factorized, Options, Target, factorize};

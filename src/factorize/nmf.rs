@@ -83,7 +83,7 @@ pub fn split_from(
     Ok(descend(backend, w, a, b.reversed_axes(), options))
 }
 
-fn require_nonnegative(w: ArrayView2<'_, f64>, name: &str) -> Result<()> {
+pub(super) fn require_nonnegative(w: ArrayView2<'_, f64>, name: &str) -> Result<()> {
     let negative = w.iter().filter(|&&x| x < 0.0).count();
     if negative > 0 {
         let share = 100.0 * negative as f64 / w.len() as f64;

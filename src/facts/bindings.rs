@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::axes::BINDINGS;
 use crate::onnx::proto::{GraphProto, tensor_shape_proto, type_proto};
+use crate::onnx::tensor::ElementType;
 
 /// Size of each dynamic dimension, by name; unnamed ones are called `input:axis`.
 pub type DimSizes = BTreeMap<String, u64>;
@@ -61,15 +62,18 @@ fn declared_dim(input: &str, axis: usize, dim: Option<&tensor_shape_proto::dimen
     }
 }
 
-/// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first. `given` fixes some by name. Every
-/// other dimension gets different sizes under each binding, and no two dimensions the same pair.
-pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> Vec<[DimSizes; BINDINGS]> {
+/// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first, and whether the first that are
+/// valid will do. `given` fixes some by name. Every other dimension gets different sizes under each binding, and no two
+/// dimensions the same pair.
+pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> (Vec<[DimSizes; BINDINGS]>, bool) {
     let mut names: Vec<(String, bool)> = Vec::new();
-    let mut images = false;
+    // Token sequences keep their length; images and sounds shrink on their way through the network.
+    let mut shrinks = false;
     for input in &input_shapes(graph) {
+        let is_real = ElementType::from_code(input.element).is_ok_and(ElementType::is_float);
         for (axis, dim) in input.dims.iter().flatten().enumerate() {
             let Dim::Dynamic(name) = dim else { continue };
-            images |= axis >= 2 && input.dims.as_ref().is_some_and(|dims| dims.len() >= 4);
+            shrinks |= axis > 0 && is_real;
             match names.iter_mut().find(|(known, _)| known == name) {
                 Some((_, batch)) => *batch |= axis == 0,
                 None => names.push((name.clone(), axis == 0)),
@@ -77,12 +81,8 @@ pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> Vec<[DimSizes; BIND
         }
     }
     let dynamic_others = names.iter().any(|(name, batch)| !batch && !given.contains_key(name));
-    let mut samples = if dynamic_others { SAMPLES.to_vec() } else { SAMPLES[..1].to_vec() };
-    if images {
-        // Images of 32 pixels shrink to a single one, which hides how axes relate.
-        samples.sort_by_key(|&size| size < 224);
-    }
-    samples.iter().map(|&sample| bind(&names, given, sample)).collect()
+    let samples = if dynamic_others { &SAMPLES[..] } else { &SAMPLES[..1] };
+    (samples.iter().map(|&sample| bind(&names, given, sample)).collect(), !shrinks)
 }
 
 fn bind(names: &[(String, bool)], given: &DimSizes, sample: u64) -> [DimSizes; BINDINGS] {

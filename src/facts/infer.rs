@@ -18,6 +18,7 @@ use crate::graph::{Graph, NodeId, Source, ValueId};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
+use crate::onnx::tensor::ElementType;
 
 /// Largest tensor, in elements, whose value is followed through the graph.
 const CONSTANT_LIMIT: u64 = 1 << 14;
@@ -119,8 +120,11 @@ impl Operators {
 
     /// The operator of a node, and the names that its subgraphs capture.
     fn build(&self, node: &NodeProto) -> Result<(Box<dyn InferenceOp>, Vec<String>), String> {
-        let builder = self.framework.op_register.0.get(node.op_type());
+        let builder = self.framework.op_register.0.get(stand_in(node));
         let builder = builder.ok_or_else(|| format!("unknown operator {}", node.op_type()))?;
+        let mut node = node.clone();
+        node.op_type = Some(stand_in(&node).to_owned());
+        crate::runtime::spell_out_default(&mut node);
         let node = pb::NodeProto::decode(&*node.encode_to_vec()).map_err(|e| e.to_string())?;
         builder(&self.context(), &node).map_err(|e| format!("{e:#}"))
     }
@@ -201,6 +205,7 @@ impl Walk<'_> {
         if results.iter().zip(&node.outputs).any(|(known, output)| output.is_some() && known.shape.is_none()) {
             self.fill_in(id, &mut results);
         }
+        self.inherit_element(id, proto, &mut results);
         let complete = results.iter().zip(&node.outputs).all(|(k, output)| output.is_none() || k.shape.is_some());
         if complete {
             self.gaps.remove(&id);
@@ -249,7 +254,8 @@ impl Walk<'_> {
 
     fn by_tract(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {
         let node = self.graph.node(id);
-        if !crate::runtime::is_supported(&self.operators.framework.op_register, proto) {
+        let replaced = stand_in(proto) != proto.op_type();
+        if !replaced && !crate::runtime::is_supported(&self.operators.framework.op_register, proto) {
             return Err(format!("unknown operator {}", qualified(&node.domain, &node.op)));
         }
         let attempt = || {
@@ -299,7 +305,6 @@ impl Walk<'_> {
         let operands: Vec<Option<Vec<Extent>>> =
             node.inputs.iter().map(|input| input.and_then(|v| self.known[v.0].shape.as_ref()).map(fixed)).collect();
         let by_rule = (self.fallback)(id, &operands).unwrap_or_default();
-        let element = node.inputs.iter().flatten().map(|v| &self.known[v.0]).find(|k| k.element.is_some());
         for (slot, result) in results.iter_mut().enumerate() {
             if result.shape.is_some() {
                 continue;
@@ -312,9 +317,35 @@ impl Walk<'_> {
                 result.raw_element = result.raw_element.or(Some(declared_element));
                 result.shape = result.shape.take().or(shape);
             }
-            if let (None, Some(like)) = (result.element, element) {
-                result.element = like.element;
-                result.raw_element = like.raw_element;
+        }
+    }
+
+    /// Element types that tract lacks or does not infer: what a `Cast` names, what is declared, else that of the first
+    /// real operand.
+    fn inherit_element(&self, id: NodeId, proto: &NodeProto, results: &mut [Known]) {
+        let node = self.graph.node(id);
+        let operands = || node.inputs.iter().flatten().map(|v| &self.known[v.0]);
+        let is_real = |known: &&Known| {
+            let element = known.raw_element.or_else(|| known.element.and_then(onnx_element));
+            element.and_then(|e| ElementType::from_code(e).ok()).is_some_and(ElementType::is_float)
+        };
+        for (slot, result) in results.iter_mut().enumerate() {
+            if result.element.is_some() || result.raw_element.is_some() {
+                continue;
+            }
+            let cast = if node.op == "Cast" { proto.attribute.iter().find(|a| a.name() == "to") } else { None };
+            let declared = node.outputs.get(slot).copied().flatten().and_then(|v| self.declared(v));
+            let named = cast.and_then(|a| i32::try_from(a.i()).ok()).or(declared.map(|(element, _)| element));
+            match (named, operands().find(is_real).or_else(|| operands().next())) {
+                (Some(element), _) => {
+                    result.element = datum_type(element);
+                    result.raw_element = Some(element);
+                }
+                (None, Some(like)) => {
+                    result.element = like.element;
+                    result.raw_element = like.raw_element;
+                }
+                (None, None) => {}
             }
         }
     }
@@ -330,6 +361,15 @@ impl Walk<'_> {
         };
         let shape = tensor.shape.as_ref().and_then(|shape| shape.dim.iter().map(size).collect());
         Some((tensor.elem_type(), shape))
+    }
+}
+
+/// The operator whose shapes a fused one has.
+fn stand_in(node: &NodeProto) -> &str {
+    match (node.domain(), node.op_type()) {
+        ("com.microsoft", "FusedConv") => "Conv",
+        ("com.microsoft", "FusedGemm") => "Gemm",
+        (_, op) => op,
     }
 }
 

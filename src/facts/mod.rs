@@ -64,6 +64,12 @@ impl Facts {
         &self.facts[value.0]
     }
 
+    /// Number of axes whose size differs between the bindings. Sizes that shrink to one hide how axes relate.
+    pub fn dynamic_axes(&self) -> usize {
+        let axes = self.facts.iter().filter_map(|fact| fact.extents.as_ref()).flatten();
+        axes.filter(|extent| extent.as_fixed().is_none()).count()
+    }
+
     /// Rank of `value`.
     pub fn rank(&self, value: ValueId) -> Option<usize> {
         self.at(value).extents.as_ref().map(Vec::len)

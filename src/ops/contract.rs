@@ -45,6 +45,7 @@ pub(super) fn gemm(site: &mut Site<'_>) -> Outcome {
     let (am, ak) = if trans_a { (a1, a0) } else { (a0, a1) };
     let (bk, bn) = if trans_b { (b1, b0) } else { (b0, b1) };
     site.tie(ak, bk)?;
+    keep_table(site, ak);
     site.tie(am, m)?;
     site.tie(bn, n)?;
     if site.has_input(2) {
@@ -81,6 +82,7 @@ pub(super) fn matmul(site: &mut Site<'_>) -> Outcome {
     let ak = if trans_a { a_rank - 2 } else { a_rank - 1 };
     let bk = if b_rank == 1 || trans_b { b_rank - 1 } else { b_rank - 2 };
     site.tie(a[ak], b[bk])?;
+    keep_table(site, a[ak]);
     let mut result = y.clone();
     if b_rank > 1 {
         let bn = if trans_b { b_rank - 2 } else { b_rank - 1 };
@@ -100,6 +102,13 @@ pub(super) fn matmul(site: &mut Site<'_>) -> Outcome {
     site.relation.contraction =
         Some(Contraction { macs: vec![macs], linear: linear_of_matmul(site, a_rank, b_rank, ak, bk) });
     Ok(())
+}
+
+/// What a stored table says, such as coordinates of positions, is no more computed than a graph input is.
+fn keep_table(site: &mut Site<'_>, contracted: Var) {
+    if site.is_stored(0) && site.is_stored(1) {
+        site.freeze(contracted, "a stored table");
+    }
 }
 
 /// A rank-2 constant on either side is the weight.

@@ -13,6 +13,7 @@ mod sizes;
 mod table;
 
 use std::cell::Cell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::axes::{Expr, Reason, Role, Solution, Solver, Unifier, Var};
@@ -59,8 +60,9 @@ impl Network {
         self.private.iter().map(|(&(node, slot), axes)| (node, slot, axes.as_slice()))
     }
 
-    /// Facts and solved axes of `graph`, at the sample sizes under which the most is known and the fewest sizes
-    /// contradict each other. `sizes` fixes dynamic dimensions by name; for `thaw` see [`solve`](Self::solve).
+    /// Facts and solved axes of `graph`, at the sample sizes that contradict each other the least, and among those where
+    /// the most axes are seen to be dynamic. `sizes` fixes dynamic dimensions by name; for `thaw` see
+    /// [`solve`](Self::solve).
     ///
     /// # Errors
     /// If the model holds no graph, or an initializer is malformed.
@@ -72,15 +74,17 @@ impl Network {
     ) -> Result<(Facts, Self)> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let fallback = |node, operands: &[_]| output_extents(model, graph, node, operands);
-        let mut best: Option<(usize, Facts, Self)> = None;
-        for candidate in sample_sizes(proto, sizes) {
+        let mut best: Option<((usize, Reverse<usize>), Facts, Self)> = None;
+        let (candidates, first_will_do) = sample_sizes(proto, sizes);
+        for candidate in candidates {
             let facts = Facts::infer(model, graph, &candidate, &fallback)?;
             let network = Self::solve(model, graph, &facts, thaw)?;
             let doubts = facts.gaps.len() + network.misfits;
-            if best.as_ref().is_none_or(|(least, ..)| doubts < *least) {
-                best = Some((doubts, facts, network));
+            let rank = (doubts, Reverse(facts.dynamic_axes()));
+            if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
+                best = Some((rank, facts, network));
             }
-            if doubts == 0 {
+            if doubts == 0 && first_will_do {
                 break;
             }
         }
@@ -167,8 +171,18 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Graph inputs, outputs and captured values keep their axes.
+    /// Graph inputs, outputs and captured values keep their axes, and small constants, whose uses have axes of their
+    /// own.
     fn freeze_ends(&mut self, thaw: &BTreeSet<String>) {
+        let private: Vec<ValueId> =
+            (0..self.values.len()).map(ValueId).filter(|&value| self.is_private(value)).collect();
+        for value in private {
+            let reason =
+                Reason::new(self.graph.at(value).name.as_str(), "each use of a small constant has axes of its own");
+            for &axis in self.values[value.0].iter().flatten() {
+                self.unifier.freeze(axis, reason.clone());
+            }
+        }
         for (value, axes) in self.graph.values.iter().zip(&self.values) {
             let why = match value.source {
                 Source::Input(_) => Some("graph input"),
@@ -239,6 +253,7 @@ impl<'a> Builder<'a> {
         let mut site = Site {
             node,
             proto: &self.proto.node[id.0],
+            graph: self.graph,
             facts: self.facts,
             opset: self.opsets.get(domain).copied().unwrap_or(0),
             constants: &self.constants,
@@ -252,7 +267,9 @@ impl<'a> Builder<'a> {
             Some(rule) => relate(&mut site, rule),
             None => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
         };
-        site.freeze_unnamed();
+        if outcome.is_ok() {
+            site.freeze_unnamed();
+        }
         self.relations[id.0] = site.relation;
         if let Err(Refusal { why, is_misfit }) = outcome {
             self.misfits += usize::from(is_misfit);

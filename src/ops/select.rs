@@ -159,15 +159,14 @@ fn cut(site: &mut Site<'_>, from: Var, to: Var, range: (usize, usize, usize, i64
 
 /// Constant indices select positions; run-time indices freeze the axis that they index.
 pub(super) fn gather(site: &mut Site<'_>) -> Outcome {
-    let (data, indices, result) = (site.input(0)?, site.input(1)?, site.output(0)?);
+    let (data, result) = (site.input(0)?, site.output(0)?);
     let axis = site.axis(site.int("axis", 0), data.len())?;
-    if result.len() + 1 != data.len() + indices.len() {
-        return Err(Refusal::new("ranks do not fit"));
-    }
-    let (head, tail) = (&result[..axis], &result[axis + indices.len()..]);
+    let rank = (result.len() + 1).checked_sub(data.len()).filter(|rank| axis + rank <= result.len());
+    let rank = rank.ok_or_else(|| Refusal::new("ranks do not fit"))?;
+    let (head, tail) = (&result[..axis], &result[axis + rank..]);
     site.tie_all(&data[..axis], head)?;
     site.tie_all(&data[axis + 1..], tail)?;
-    let selected = &result[axis..axis + indices.len()];
+    let selected = &result[axis..axis + rank];
     let size = site.extent(data[axis]).as_fixed();
     match (site.ints(1), size, selected) {
         (Some(positions), Some(size), &[to]) => {
@@ -186,6 +185,7 @@ pub(super) fn gather(site: &mut Site<'_>) -> Outcome {
         }
         _ => {
             site.freeze(data[axis], "indexed at run time");
+            let indices = site.input(1)?;
             site.tie_all(&indices, selected)
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::axes::{Applied, Extent, Misfit, NotationError, Reason, Role, Row, Unifier, Var};
 use crate::facts::Facts;
-use crate::graph::{Node, ValueId};
+use crate::graph::{Graph, Node, Source, ValueId};
 use crate::onnx::proto::{AttributeProto, NodeProto};
 
 /// Why a rule does not apply to a node. Everything that the node touches freezes, with this reason.
@@ -183,6 +183,7 @@ pub struct Site<'a> {
     /// Name and operands of the node.
     pub node: &'a Node,
     pub(crate) proto: &'a NodeProto,
+    pub(crate) graph: &'a Graph,
     pub(crate) facts: &'a Facts,
     pub(crate) opset: i64,
     pub(crate) constants: &'a BTreeSet<ValueId>,
@@ -247,6 +248,16 @@ impl Site<'_> {
     /// Whether operand `index` is computed from constants alone.
     pub(crate) fn is_weight(&self, index: usize) -> bool {
         self.value(index).is_some_and(|value| self.constants.contains(&value))
+    }
+
+    /// Whether operand `index` is stored in the file, not computed.
+    pub(crate) fn is_stored(&self, index: usize) -> bool {
+        let source = self.value(index).map(|value| self.graph.at(self.graph.behind_identity(value)).source);
+        match source {
+            Some(Source::Initializer { .. } | Source::Sparse(_)) => true,
+            Some(Source::Node(node, _)) => self.graph.node(node).op == "Constant",
+            _ => false,
+        }
     }
 
     /// Operand `index` as constant integers.

@@ -69,7 +69,7 @@ pub const RULES: &[Rule] = &[
     standard("Clip", Elementwise),
     standard("Compress", Frozen("depends on values")),
     standard("Concat", By(select::concat)),
-    standard("Constant", Row("-> s..")),
+    standard("Constant", Elementwise),
     standard("ConstantOfShape", By(layout::constant_of_shape)),
     standard("Conv", By(contract::conv)),
     standard("ConvInteger", Frozen("integer operator")),

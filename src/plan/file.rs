@@ -53,6 +53,11 @@ impl Plan {
         Self { version: VERSION, groups: planned.collect(), ranks: BTreeMap::new() }
     }
 
+    /// A plan of ranks alone.
+    pub fn of_ranks(ranks: BTreeMap<String, usize>) -> Self {
+        Self { version: VERSION, groups: Vec::new(), ranks }
+    }
+
     /// Reads a plan file.
     ///
     /// # Errors

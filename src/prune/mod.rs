@@ -16,7 +16,7 @@ use crate::repair::Method;
 use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
 
-pub use prove::{Proof, prove, verify};
+pub use prove::{Comparison, Loaded, Proof, prove, verify};
 pub use steps::prune;
 
 /// How much is to go, as the user says it.
@@ -44,8 +44,9 @@ pub enum Remaining {
 }
 
 impl Remaining {
+    /// What remains of `whole`.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fn of(self, whole: u64) -> u64 {
+    pub(crate) fn of(self, whole: u64) -> u64 {
         match self {
             Remaining::Share(share) => (whole as f64 * share) as u64,
             Remaining::Absolute(figure) => figure,
@@ -119,10 +120,8 @@ impl Options {
             Target::Params(remaining) => Quota::Budget(Budget::Params(part(whole.params, remaining))),
             Target::Macs(remaining) => Quota::Budget(Budget::Macs(part(whole.macs, remaining))),
             Target::Size(remaining) => {
-                // The file holds more than tensors: that part stays.
                 let rest = model.file_bytes().saturating_sub(whole.bytes);
-                let limit = part(model.file_bytes(), remaining).saturating_sub(rest);
-                Quota::Budget(Budget::Bytes(limit))
+                Quota::Budget(Budget::Bytes { limit: part(model.file_bytes(), remaining), rest })
             }
             Target::Plan(_) => Quota::Ratio(0.0),
         };

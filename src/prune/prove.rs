@@ -43,42 +43,92 @@ pub struct Proof<'a> {
     pub seed: u64,
 }
 
+/// A rewrite to compare with its original, whatever the rewrite was.
+#[derive(Debug, Clone, Copy)]
+pub struct Comparison<'a> {
+    /// The original and what is known about it.
+    pub analysis: &'a Analysis<'a>,
+    /// The rewritten model.
+    pub rewritten: &'a ModelProto,
+    /// Outputs that may have shrunk.
+    pub thaw: &'a [String],
+    /// Data to measure fidelity and accuracy on; made-up inputs otherwise.
+    pub data: Option<&'a Dataset>,
+    /// Sizes of dynamic dimensions.
+    pub dims: &'a DimSizes,
+    /// Seed of made-up inputs.
+    pub seed: u64,
+}
+
+/// Both models in tract, and inputs for them.
+#[derive(Debug)]
+pub struct Loaded {
+    before: Runnable,
+    after: Runnable,
+    probes: Vec<Vec<(String, crate::runtime::Tensor)>>,
+    sizes: DimSizes,
+}
+
+impl Comparison<'_> {
+    /// Checks that the rewritten model has the signature of the original and runs.
+    ///
+    /// # Errors
+    /// [`Verification`](crate::ErrorKind::Verification) if it does not.
+    pub fn load(&self, report: &mut Report) -> Result<Loaded> {
+        let original = &self.analysis.model.proto;
+        signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
+        let sizes = self.analysis.probe_sizes(self.dims);
+        let probes = probe_batches(self.analysis.subject().proto()?, &sizes, PROBES, self.seed)?;
+        let options = RunOptions::default();
+        let (before, after) =
+            rayon::join(|| Runnable::new(original, &options), || Runnable::new(self.rewritten, &options));
+        let (before, after) = (before?, after?);
+        let first = probes.first().ok_or_else(|| Error::verification("there are no probes"))?;
+        after.run(first)?;
+        report.verify.valid = Some(true);
+        Ok(Loaded { before, after, probes, sizes })
+    }
+
+    /// Measures fidelity and time.
+    ///
+    /// # Errors
+    /// What running the models returns.
+    pub fn measure(&self, loaded: &Loaded, report: &mut Report) -> Result<()> {
+        let graph = self.analysis.subject().proto()?;
+        let Loaded { before, after, sizes, .. } = loaded;
+        if self.thaw.is_empty() {
+            let measured = match self.data {
+                Some(data) => faithful(before, after, data.batches(BATCH))?,
+                None => faithful(before, after, Dataset::synthetic(graph, sizes, PROBES, self.seed)?.batches(2))?,
+            };
+            report.verify.set_faithfulness(&measured);
+            if self.data.is_none() {
+                report
+                    .notes
+                    .push("fidelity was measured on made-up inputs; give --data for a figure to trust".to_owned());
+            }
+        }
+        let single = probe_batches(graph, sizes, 1, self.seed)?;
+        if let Some(inputs) = single.first() {
+            let measured = latency(before, after, inputs, LatencyBudget::default())?;
+            report.model.before.latency_ms = Some(measured.before_ms);
+            report.model.after.latency_ms = Some(measured.after_ms);
+        }
+        Ok(())
+    }
+}
+
 /// Proves the rewrite and enters what was measured into the report.
 ///
 /// # Errors
 /// [`Verification`](crate::ErrorKind::Verification) if the rewritten model is not valid or the removal was not exact.
 pub fn prove(proof: &Proof<'_>, report: &mut Report) -> Result<()> {
     let started = Instant::now();
-    let original = &proof.analysis.model.proto;
-    let thawed: BTreeSet<String> = proof.thaw.iter().cloned().collect();
-    signature(original, proof.rewritten, &thawed)?;
-    let sizes = proof.analysis.probe_sizes(proof.dims);
-    let graph = proof.analysis.subject().proto()?;
-    let probes = probe_batches(graph, &sizes, PROBES, proof.seed)?;
-    let options = RunOptions::default();
-    let (before, after) =
-        rayon::join(|| Runnable::new(original, &options), || Runnable::new(proof.rewritten, &options));
-    let (before, after) = (before?, after?);
-    let first = probes.first().ok_or_else(|| Error::verification("there are no probes"))?;
-    after.run(first)?;
-    report.verify.valid = Some(true);
-    prove_exact(proof, &after, &probes, report)?;
-    if thawed.is_empty() {
-        let measured = match proof.data {
-            Some(data) => faithful(&before, &after, data.batches(BATCH))?,
-            None => faithful(&before, &after, Dataset::synthetic(graph, &sizes, PROBES, proof.seed)?.batches(2))?,
-        };
-        report.verify.set_faithfulness(&measured);
-        if proof.data.is_none() {
-            report.notes.push("fidelity was measured on made-up inputs; give --data for a figure to trust".to_owned());
-        }
-    }
-    let single = probe_batches(graph, &sizes, 1, proof.seed)?;
-    if let Some(inputs) = single.first() {
-        let measured = latency(&before, &after, inputs, LatencyBudget::default())?;
-        report.model.before.latency_ms = Some(measured.before_ms);
-        report.model.after.latency_ms = Some(measured.after_ms);
-    }
+    let Proof { analysis, rewritten, thaw, data, dims, seed, .. } = *proof;
+    let comparison = Comparison { analysis, rewritten, thaw, data, dims, seed };
+    let loaded = comparison.load(report)?;
+    prove_exact(proof, &loaded.after, &loaded.probes, report)?;
+    comparison.measure(&loaded, report)?;
     report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
     Ok(())
 }

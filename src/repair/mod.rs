@@ -9,6 +9,7 @@
 
 mod batch_norm;
 mod reconstruct;
+mod skip;
 pub mod solve;
 mod stages;
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! `lstsq` and `bias`: layer after layer, inputs from the repaired model, targets from the original.
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
 use super::Method;
-use super::solve::Evidence;
-use super::stages::stages;
+use super::skip::{Skip, skip};
+use super::solve::{Evidence, RIDGES};
+use super::stages::{Order, stages};
 use super::write::{self, BiasPlace};
 use crate::axes::Selection;
 use crate::calibrate::{
-    Activations, Buffered, Calibration, Layer, Row, Sampler, Stream, bytes, floats, layers, samples_of, stored,
+    Activations, Buffered, Calibration, Layer, Row, Sampler, Segment, Stream, bytes, floats, layers, samples_of, stored,
 };
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
@@ -17,16 +20,16 @@ use crate::linalg::default_backend;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::report::RepairReport;
 use crate::rewrite::Subject;
-use crate::runtime::NamedTensor;
+use crate::runtime::{NamedTensor, Tensor};
 
 /// Bytes of activations that are held between stages, for both models.
 const HELD_BYTES: usize = 1 << 30;
 
 /// Every so-manieth sample (or row, where samples are few) is held out.
-const HELD_OUT: usize = 10;
+pub(super) const HELD_OUT: usize = 10;
 
 /// Samples from which on whole samples are held out.
-const MANY_SAMPLES: usize = 20;
+pub(super) const MANY_SAMPLES: usize = 20;
 
 /// A layer of the original and what is left of it.
 struct Member {
@@ -37,6 +40,8 @@ struct Member {
     weights: Vec<Array2<f64>>,
     bias: Array1<f64>,
     place: BiasPlace,
+    /// The sum behind it, in the original and in the pruned model.
+    skips: Option<(Skip, Skip)>,
 }
 
 /// Evidence for one matrix of a member.
@@ -76,11 +81,13 @@ pub(super) fn reconstruct(
     let nodes: Vec<NodeId> = all.iter().map(|layer| layer.node).collect();
     let (mut original, mut repaired) = (Stream::default(), Stream::default());
     let mut reports = Vec::new();
-    for stage in stages(subject, selection, &nodes) {
+    let order = stages(subject, selection, &nodes);
+    for (number, stage) in order.stages.iter().enumerate() {
         let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let chosen = all.iter().filter(|layer| stage.contains(&layer.node));
-        let members: Vec<Member> =
-            chosen.filter_map(|layer| member(subject, selection, graph, layer).transpose()).collect::<Result<_>>()?;
+        let members: Vec<Member> = chosen
+            .filter_map(|layer| member(subject, selection, graph, layer, (&order, number)).transpose())
+            .collect::<Result<_>>()?;
         if members.is_empty() {
             continue;
         }
@@ -97,7 +104,13 @@ pub(super) fn reconstruct(
 }
 
 /// What is left of a layer; `None` if nothing can be repaired about it.
-fn member(subject: Subject<'_>, selection: &Selection, graph: &GraphProto, layer: &Layer) -> Result<Option<Member>> {
+fn member(
+    subject: Subject<'_>,
+    selection: &Selection,
+    graph: &GraphProto,
+    layer: &Layer,
+    when: (&Order, usize),
+) -> Result<Option<Member>> {
     let Some(pruned) = layer.found_in(graph)? else { return Ok(None) };
     let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == pruned.weight);
     if readers.count() != 1 {
@@ -113,7 +126,21 @@ fn member(subject: Subject<'_>, selection: &Selection, graph: &GraphProto, layer
     }
     let weights = pruned.matrices(tensor)?;
     let (place, bias) = write::bias(graph, &pruned, kept.len())?;
-    Ok(Some(Member { original: layer.clone(), pruned, kept, weights, bias, place }))
+    let skips = skips(subject, (graph, &pruned, kept.len()), (layer, width), when)?;
+    Ok(Some(Member { original: layer.clone(), pruned, kept, weights, bias, place, skips }))
+}
+
+/// The sum behind the layer in both models, if its other branch is final already.
+fn skips(
+    subject: Subject<'_>,
+    (graph, pruned, kept): (&GraphProto, &Layer, usize),
+    (layer, width): (&Layer, usize),
+    (order, stage): (&Order, usize),
+) -> Result<Option<(Skip, Skip)>> {
+    let Some(original) = skip(subject.proto()?, layer, width)? else { return Ok(None) };
+    let is_final = subject.graph.value(&original.value).is_some_and(|value| order.is_changed_before(value, stage));
+    let repaired = if is_final { skip(graph, pruned, kept)? } else { None };
+    Ok(repaired.map(|repaired| (original, repaired)))
 }
 
 /// Runs both models over all data, as far as the members need, and lets them start behind it next time.
@@ -124,17 +151,17 @@ fn collect<'m>(
     members: &'m [Member],
     (original, repaired): (&mut Stream, &mut Stream),
 ) -> Result<Vec<Collector<'m>>> {
-    let names = |name: fn(&Member) -> &String| -> Vec<String> {
-        let mut names: Vec<String> = members.iter().map(|member| name(member).clone()).collect();
-        names.sort();
-        names.dedup();
-        names
+    let names = |names: fn(&Member) -> Vec<&String>| -> Vec<String> {
+        let all: BTreeSet<&String> = members.iter().flat_map(names).collect();
+        all.into_iter().cloned().collect()
     };
-    let inputs = names(|m| &m.pruned.data);
-    let sources = original.segment(subject.model, &names(|m| &m.original.data), &names(|m| &m.original.result))?;
+    let inputs = names(|m| [&m.pruned.data].into_iter().chain(m.skips.iter().map(|(_, skip)| &skip.value)).collect());
+    let targets =
+        names(|m| [&m.original.result].into_iter().chain(m.skips.iter().map(|(skip, _)| &skip.value)).collect());
+    let sources = original.segment(subject.model, &names(|m| vec![&m.original.data]), &targets)?;
     let images = repaired.segment(model, &inputs, &inputs)?;
     let mut collectors: Vec<Collector<'m>> = Vec::new();
-    let (mut held, mut held_bytes) = ((Vec::new(), Vec::new()), 0);
+    let mut held = Held::default();
     let mut first = 0;
     for (index, batch) in data.data.batches(data.batch).enumerate() {
         let batch = batch?;
@@ -149,19 +176,42 @@ fn collect<'m>(
         }
         collectors.par_iter_mut().try_for_each(|c| c.add(&found, &targets, samples, first))?;
         first += samples;
-        held_bytes += bytes(&targets.frontier) + bytes(&found.frontier);
-        if held_bytes <= HELD_BYTES {
-            held.0.push(targets.frontier);
-            held.1.push(found.frontier);
+        held.add(targets.frontier, found.frontier);
+    }
+    held.advance((original, &sources), (repaired, &images));
+    Ok(collectors)
+}
+
+/// Frontiers of both models on their way to the next stage, as long as they fit in memory.
+#[derive(Default)]
+pub(super) struct Held {
+    original: Vec<Vec<NamedTensor>>,
+    repaired: Vec<Vec<NamedTensor>>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(super) fn add(&mut self, original: Vec<NamedTensor>, repaired: Vec<NamedTensor>) {
+        self.bytes += bytes(&original) + bytes(&repaired);
+        if self.bytes <= HELD_BYTES {
+            self.original.push(original);
+            self.repaired.push(repaired);
         } else {
-            held = (Vec::<Vec<NamedTensor>>::new(), Vec::<Vec<NamedTensor>>::new());
+            (self.original, self.repaired) = (Vec::new(), Vec::new());
         }
     }
-    if held_bytes <= HELD_BYTES {
-        original.advance(&sources, held.0);
-        repaired.advance(&images, held.1);
+
+    /// Both streams start from here, if everything fitted.
+    pub(super) fn advance(
+        self,
+        (original, sources): (&mut Stream, &Segment),
+        (repaired, images): (&mut Stream, &Segment),
+    ) {
+        if self.bytes <= HELD_BYTES {
+            original.advance(sources, self.original);
+            repaired.advance(images, self.repaired);
+        }
     }
-    Ok(collectors)
 }
 
 fn new_collectors<'m>(
@@ -188,6 +238,31 @@ fn new_collectors<'m>(
     Ok(collectors)
 }
 
+impl Member {
+    /// Adds to the rows of y what the other branch of the sum lost; see [`skip`](super::skip).
+    fn put_back(&self, (r, changed): (&Tensor, &Tensor), matrix: usize, rows: &[Row], y: &mut [f64]) -> Result<()> {
+        let Some((_, skip)) = &self.skips else { return Ok(()) };
+        let n = self.pruned.outputs;
+        let columns: Vec<usize> = (matrix * n..(matrix + 1) * n).collect();
+        let same_rank = r.shape().len() == changed.shape().len();
+        let axis = self.original.linear.result_axis;
+        let fits = same_rank && r.shape().get(axis) == Some(&(self.original.groups * self.original.outputs));
+        if !fits || changed.shape().get(axis) != Some(&self.kept.len()) || changed.shape()[0] != r.shape()[0] {
+            return Ok(());
+        }
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        self.original.result_rows(r, &floats(r)?, &self.kept[matrix * n..(matrix + 1) * n], rows, &mut old)?;
+        self.pruned.result_rows(changed, &floats(changed)?, &columns, rows, &mut new)?;
+        for (index, slot) in y.iter_mut().enumerate() {
+            let slope = skip.slope[matrix * n + index % n];
+            if slope != 0.0 {
+                *slot += (old[index] - new[index]) / slope;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Collector<'_> {
     fn add(&mut self, found: &Activations, targets: &Activations, samples: usize, first: usize) -> Result<()> {
         let (layer, original) = (&self.member.pruned, &self.member.original);
@@ -202,6 +277,10 @@ impl Collector<'_> {
             let (mut x_rows, mut y_rows) = (Vec::new(), Vec::new());
             layer.input_rows(x, &x_values, self.matrix, &rows, &mut x_rows)?;
             original.result_rows(y, &y_values, kept, &rows, &mut y_rows)?;
+            if let Some((before, after)) = &self.member.skips {
+                let (r, changed) = (targets.get(&before.value)?, found.get(&after.value)?);
+                self.member.put_back((r, changed), self.matrix, &rows, &mut y_rows)?;
+            }
             sink.push(x_rows, y_rows);
         }
         Ok(())
@@ -234,7 +313,9 @@ impl Collector<'_> {
         };
         try_out(w0.clone());
         if method == Method::Lstsq && self.member.place != BiasPlace::Computed {
-            try_out(train.weights(backend, w0, &self.member.pruned.name)?);
+            for share in RIDGES {
+                try_out(train.weights(backend, w0, share, &self.member.pruned.name)?);
+            }
         }
         Ok(best)
     }

@@ -15,8 +15,8 @@ use crate::calibrate::moments::Moments;
 use crate::error::Result;
 use crate::linalg::Backend;
 
-/// Share of the inputs' mean variance that pulls toward the kept weights.
-const RIDGE: f64 = 1e-2;
+/// Shares of the inputs' mean variance that may pull toward the kept weights; held-out data chooses.
+pub const RIDGES: [f64; 3] = [1e-2, 1e-3, 1e-4];
 
 /// Least ridge, as a share of the inputs' mean square: keeps constant inputs solvable.
 const LEAST_RIDGE: f64 = 1e-9;
@@ -57,15 +57,16 @@ impl Evidence {
         }
     }
 
-    /// The weights that explain the targets best, pulled toward `w0`; see the module.
+    /// The weights that explain the targets best, pulled toward `w0` by `share` of the inputs' mean variance.
     ///
     /// # Errors
     /// If the system cannot be solved.
-    pub fn weights(&self, backend: &dyn Backend, w0: &Array2<f64>, name: &str) -> Result<Array2<f64>> {
+    pub fn weights(&self, backend: &dyn Backend, w0: &Array2<f64>, share: f64, name: &str) -> Result<Array2<f64>> {
         match self {
             Self::Sums(sums) => {
                 let covariance = sums.covariance();
-                let lambda = strength(covariance.diag().sum(), sums.xx.diag().sum() / count(sums.rows), w0.nrows());
+                let square = sums.xx.diag().sum() / count(sums.rows);
+                let lambda = strength(share, covariance.diag().sum(), square, w0.nrows());
                 ridge(backend, covariance.view(), sums.cross_covariance().view(), w0.view(), lambda, name)
             }
             Self::Rows(x, y) => {
@@ -73,7 +74,7 @@ impl Evidence {
                 let (mean_x, mean_y) = (self.mean_x(), self.mean_y());
                 let (x, y) = (x - &mean_x, y - &mean_y);
                 let square = x.iter().map(|v| v * v).sum::<f64>() / n;
-                let lambda = strength(square, square + mean_x.dot(&mean_x), x.ncols());
+                let lambda = strength(share, square, square + mean_x.dot(&mean_x), x.ncols());
                 let mut kernel = backend.matmul(x.view(), x.t());
                 kernel.diag_mut().mapv_inplace(|d| d + n * lambda);
                 let rest = &y - &backend.matmul(x.view(), w0.view());
@@ -123,9 +124,9 @@ impl Evidence {
 }
 
 /// λ for inputs of this total variance and total mean square.
-fn strength(variance: f64, square: f64, inputs: usize) -> f64 {
+fn strength(share: f64, variance: f64, square: f64, inputs: usize) -> f64 {
     let k = count(inputs);
-    let lambda = (RIDGE * variance / k).max(LEAST_RIDGE * square / k);
+    let lambda = (share * variance / k).max(LEAST_RIDGE * square / k);
     if lambda > 0.0 { lambda } else { 1.0 }
 }
 

@@ -6,8 +6,23 @@ use crate::axes::{Expr, Selection};
 use crate::graph::{NodeId, ValueId};
 use crate::rewrite::Subject;
 
+/// When each node is repaired, and what is final when.
+pub(super) struct Order {
+    /// Nodes by stage.
+    pub(super) stages: Vec<Vec<NodeId>>,
+    /// Number of stages that must be over before a value is final; `None` if it is as in the original.
+    depth: BTreeMap<ValueId, Option<usize>>,
+}
+
+impl Order {
+    /// Whether a value changed, and is final once `stage` begins.
+    pub(super) fn is_changed_before(&self, value: ValueId, stage: usize) -> bool {
+        self.depth.get(&value).copied().flatten().is_some_and(|depth| depth <= stage)
+    }
+}
+
 /// The nodes of `candidates` behind a removal, by stage: a node comes after all candidates that its input is computed from.
-pub(super) fn stages(subject: Subject<'_>, selection: &Selection, candidates: &[NodeId]) -> Vec<Vec<NodeId>> {
+pub(super) fn stages(subject: Subject<'_>, selection: &Selection, candidates: &[NodeId]) -> Order {
     let mut depth: BTreeMap<ValueId, Option<usize>> = BTreeMap::new();
     let mut found: Vec<Vec<NodeId>> = Vec::new();
     for &id in &subject.graph.order {
@@ -33,7 +48,7 @@ pub(super) fn stages(subject: Subject<'_>, selection: &Selection, candidates: &[
             depth.insert(output, after);
         }
     }
-    found
+    Order { stages: found, depth }
 }
 
 fn is_touched(subject: Subject<'_>, axes: &[Expr], selection: &Selection) -> bool {

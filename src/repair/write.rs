@@ -43,7 +43,7 @@ pub(super) fn bias(graph: &GraphProto, layer: &Layer, width: usize) -> Result<(B
 }
 
 /// The stored vector of `width` values called `name`, through `Identity`.
-fn vector(graph: &GraphProto, name: &str, width: usize) -> Result<Option<Array1<f64>>> {
+pub(super) fn vector(graph: &GraphProto, name: &str, width: usize) -> Result<Option<Array1<f64>>> {
     let Some(tensor) = stored_behind_identity(graph, name) else { return Ok(None) };
     if !ElementType::from_code(tensor.data_type())?.is_float() {
         return Ok(None);
@@ -53,7 +53,7 @@ fn vector(graph: &GraphProto, name: &str, width: usize) -> Result<Option<Array1<
     Ok(if is_vector { Some(Array1::from_vec(view.to_f64()?)) } else { None })
 }
 
-fn stored_behind_identity<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
+pub(super) fn stored_behind_identity<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
     let mut name = name;
     loop {
         if let Some(tensor) = crate::calibrate::stored(graph, name) {
@@ -155,6 +155,20 @@ fn insert_addition(graph: &mut GraphProto, layer: &Layer, bias: &Array1<f64>, el
         ..NodeProto::default()
     };
     graph.node.insert(index + 1, node);
+    Ok(())
+}
+
+/// Lets operand `slot` of the node that makes `result` be `values`, of the type that the operand had.
+pub(super) fn put_vector(model: &mut ModelProto, result: &str, slot: usize, values: &Array1<f64>) -> Result<()> {
+    let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
+    let node = graph.node.iter().position(|node| node.output.first().is_some_and(|output| output == result));
+    let Some(node) = node else { return Ok(()) };
+    let old = graph.node[node].input.get(slot).cloned().unwrap_or_default();
+    let element = stored_behind_identity(graph, &old)
+        .map_or(Ok(ElementType::Float), |t| ElementType::from_code(t.data_type()))?;
+    let name = fresh(graph, &format!("{old}_estimated"));
+    graph.initializer.push(from_f64_as(&name, &[values.len()], &values.to_vec(), element)?);
+    redirect(&mut graph.node[node], slot, name);
     Ok(())
 }
 

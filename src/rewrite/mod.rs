@@ -58,7 +58,8 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn opset(&self) -> i64 {
+    /// Version of the standard operator set, 0 if none is imported.
+    pub fn opset(&self) -> i64 {
         let standard = |domain: &str| matches!(domain, "" | "ai.onnx");
         self.model.opset_import.iter().find(|o| standard(o.domain())).map_or(0, |o| o.version())
     }

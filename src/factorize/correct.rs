@@ -1,0 +1,192 @@
+//! Sequential correction: a layer behind split layers gets other inputs than it was trained on. Stage after stage, its
+//! factors are fitted to give the *original's* outputs from the inputs that it now gets
+//! ([`OutputPca::corrected`]).
+
+use std::collections::BTreeMap;
+
+use ndarray::Array1;
+use rayon::prelude::*;
+
+use super::candidates::Candidate;
+use super::data::{InputMoments, OutputPca, Target};
+use super::decompose::{ConvMode, assembled, matrices};
+use super::inputs::{MOST_INPUTS, layer};
+use super::low_rank::LowRank;
+use super::rewrite::{Factors, split_layers};
+use crate::calibrate::{Activations, Buffered, Calibration, Layer, Sampler, Stream, bytes, floats, samples_of};
+use crate::error::Result;
+use crate::graph::ValueId;
+use crate::linalg::default_backend;
+use crate::rewrite::Subject;
+use crate::runtime::NamedTensor;
+
+/// Pull towards the old weight, as a share of the mean variance of the inputs.
+const DAMPING: f64 = 1e-2;
+
+/// Bytes of activations that are held between stages, for both models.
+const HELD_BYTES: usize = 1 << 30;
+
+/// A layer that is split.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen<'c> {
+    pub(super) candidate: &'c Candidate,
+    pub(super) mode: ConvMode,
+    pub(super) rank: usize,
+    pub(super) factors: Factors,
+    /// Variance of each group's outputs; empty where the split is not one of outputs.
+    pub(super) energies: Vec<f64>,
+}
+
+/// Sums over rows of one group's input: as it is now (x), as it was in the original (y).
+struct Collector<'l> {
+    layer: &'l Layer,
+    group: usize,
+    sampler: Sampler,
+    sums: Buffered,
+}
+
+/// Fits the factors of every layer behind others to what those have become, in place.
+///
+/// # Errors
+/// If reading the data or running a model fails.
+pub(super) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut [Chosen<'_>]) -> Result<()> {
+    let (mut original, mut split) = (Stream::default(), Stream::default());
+    for stage in stages(subject, chosen) {
+        let mut members: Vec<(usize, Layer)> = Vec::new();
+        for index in stage {
+            let candidate = chosen[index].candidate;
+            if let Some(layer) = layer(subject, candidate, candidate.nodes[0])? {
+                members.push((index, layer));
+            }
+        }
+        if members.is_empty() {
+            continue;
+        }
+        let pairs: Vec<(&Candidate, &Factors)> = chosen.iter().map(|c| (c.candidate, &c.factors)).collect();
+        let model = split_layers(subject, &pairs)?;
+        let layers: Vec<&Layer> = members.iter().map(|(_, layer)| layer).collect();
+        let sums = collect((subject.model, &model), data, &layers, (&mut original, &mut split))?;
+        let fitted: Vec<Factors> = members
+            .par_iter()
+            .zip(&sums)
+            .map(|((index, _), sums)| fit(subject, &chosen[*index], sums))
+            .collect::<Result<_>>()?;
+        for ((index, _), factors) in members.iter().zip(fitted) {
+            chosen[*index].factors = factors;
+        }
+    }
+    Ok(())
+}
+
+/// Positions of the layers that are behind others, by the number of split layers on the longest way to them.
+fn stages(subject: Subject<'_>, chosen: &[Chosen<'_>]) -> Vec<Vec<usize>> {
+    let split: BTreeMap<_, usize> =
+        chosen.iter().enumerate().flat_map(|(i, c)| c.candidate.nodes.iter().map(move |&id| (id, i))).collect();
+    let mut depth: BTreeMap<ValueId, usize> = BTreeMap::new();
+    let mut stages: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for &id in &subject.graph.order {
+        let node = subject.graph.node(id);
+        let captured = subject.graph.values.iter().enumerate().filter(|(_, v)| v.captured_by.contains(&id));
+        let inner = captured.filter_map(|(value, _)| depth.get(&ValueId(value)));
+        let reached = node.inputs.iter().flatten().filter_map(|value| depth.get(value)).chain(inner).max();
+        let reached = reached.copied().unwrap_or(0);
+        if let Some(&index) = split.get(&id) {
+            let Chosen { candidate, energies, .. } = &chosen[index];
+            let fits = candidate.nodes.len() == 1 && !energies.is_empty() && candidate.matrix_shape().0 <= MOST_INPUTS;
+            if reached > 0 && fits {
+                stages.entry(reached).or_default().push(index);
+            }
+        }
+        let after = reached + usize::from(split.contains_key(&id));
+        if after > 0 {
+            depth.extend(node.outputs.iter().flatten().map(|&output| (output, after)));
+        }
+    }
+    stages.into_values().collect()
+}
+
+/// Runs both models as far as the layers' inputs, and lets them start there next time.
+fn collect(
+    (before, after): (&crate::onnx::proto::ModelProto, &crate::onnx::proto::ModelProto),
+    data: Calibration<'_>,
+    layers: &[&Layer],
+    (original, split): (&mut Stream, &mut Stream),
+) -> Result<Vec<Vec<crate::calibrate::moments::Moments>>> {
+    let mut names: Vec<String> = layers.iter().map(|layer| layer.data.clone()).collect();
+    names.sort();
+    names.dedup();
+    let sources = original.segment(before, &names, &names)?;
+    let images = split.segment(after, &names, &names)?;
+    let samples = data.data.samples();
+    let mut collectors: Vec<Collector<'_>> = layers
+        .iter()
+        .flat_map(|layer| (0..layer.groups).map(move |group| (*layer, group)))
+        .map(|(layer, group)| Collector {
+            layer,
+            group,
+            sampler: Sampler::new(layer, samples, data.seed),
+            sums: Buffered::new(layer.inputs(), layer.inputs()),
+        })
+        .collect();
+    let (mut held, mut held_bytes) = ((Vec::new(), Vec::new()), 0);
+    let mut first = 0;
+    for (index, batch) in data.data.batches(data.batch).enumerate() {
+        let inputs = batch?.inputs;
+        let count = samples_of(&inputs);
+        let (old, new) = rayon::join(|| original.run(&sources, index, &inputs), || split.run(&images, index, &inputs));
+        let (old, new) = (old?, new?);
+        collectors.par_iter_mut().try_for_each(|c| c.add(&new, &old, count, first))?;
+        first += count;
+        held_bytes += bytes(&old.frontier) + bytes(&new.frontier);
+        if held_bytes <= HELD_BYTES {
+            held.0.push(old.frontier);
+            held.1.push(new.frontier);
+        } else {
+            held = (Vec::<Vec<NamedTensor>>::new(), Vec::<Vec<NamedTensor>>::new());
+        }
+    }
+    if held_bytes <= HELD_BYTES {
+        original.advance(&sources, held.0);
+        split.advance(&images, held.1);
+    }
+    let mut done = collectors.into_iter().map(|c| c.sums.finish(default_backend()));
+    Ok(layers.iter().map(|layer| done.by_ref().take(layer.groups).collect()).collect())
+}
+
+impl Collector<'_> {
+    fn add(&mut self, new: &Activations, old: &Activations, samples: usize, first: usize) -> Result<()> {
+        let (now, was) = (new.get(&self.layer.data)?, old.get(&self.layer.data)?);
+        let rows = self.sampler.choose(self.layer.row_count(now.shape()), samples, first);
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        self.layer.input_rows(now, &floats(now)?, self.group, &rows, &mut x)?;
+        self.layer.input_rows(was, &floats(was)?, self.group, &rows, &mut y)?;
+        self.sums.push(default_backend(), &x, &y);
+        Ok(())
+    }
+}
+
+/// The factors of a layer, from how its inputs have changed.
+#[allow(clippy::cast_precision_loss)]
+fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[crate::calibrate::moments::Moments]) -> Result<Factors> {
+    let backend = default_backend();
+    let candidate = chosen.candidate;
+    let weight = candidate.values(subject)?;
+    let groups: Vec<LowRank> = matrices(candidate, &weight, chosen.mode)?
+        .iter()
+        .zip(sums)
+        .zip(&chosen.energies)
+        .map(|((w, sums), &energy)| {
+            let rows = sums.rows.max(1) as f64;
+            let (now, was): (Array1<f64>, Array1<f64>) = (&sums.x / rows, &sums.y / rows);
+            let cross = backend.matmul(sums.cross_covariance().view(), w.view());
+            let wanted = w.t().dot(&was);
+            let covariance = sums.covariance();
+            let inputs = InputMoments { matrix: covariance.view(), mean: Some(&now) };
+            let target = Target { cross: cross.view(), mean: Some(&wanted), energy };
+            OutputPca::corrected(backend, w.view(), inputs, target, DAMPING, &candidate.tensor)?
+                .split(backend, chosen.rank)
+        })
+        .collect::<Result<_>>()
+        .map_err(|e: crate::Error| e.at_node(candidate.name.as_str()))?;
+    assembled(candidate, chosen.mode, groups)
+}

@@ -1,0 +1,245 @@
+//! One layer, decomposed: the error of every rank, and the factors of the chosen one.
+
+use ndarray::{Array1, Array2, ArrayD, Ix2};
+
+use super::candidates::{Candidate, Form};
+use super::conv::{Kernel, Tucker2, tucker2};
+use super::data::{InputMoments, OutputPca};
+use super::low_rank::{ErrorCurve, LowRank};
+use super::nmf::{self, NmfOptions};
+use super::rewrite::Factors;
+use super::semi_nmf;
+use super::svd::WeightSvd;
+use crate::error::{Error, Result};
+use crate::linalg::Backend;
+
+/// How a matrix is split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// Singular values; of the outputs where data is given.
+    #[default]
+    Svd,
+    /// Both factors nonnegative.
+    Nmf,
+    /// One factor nonnegative.
+    SemiNmf,
+}
+
+/// How a kernel is split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConvMode {
+    /// k…, then 1×1….
+    #[default]
+    Channel,
+    /// k₁×1, then 1×k₂; kernels without two spatial axes are split by channel.
+    Spatial,
+    /// 1×1, k…, 1×1; kernels of 1×1 are split by channel.
+    Tucker2,
+    /// Not at all.
+    None,
+}
+
+impl ConvMode {
+    /// What is done with a kernel of this window.
+    pub fn on(self, window: &[usize]) -> Self {
+        let single = window.iter().all(|&k| k == 1);
+        match self {
+            Self::Spatial if window.len() != 2 || single => Self::Channel,
+            Self::Tucker2 if single => Self::Channel,
+            mode => mode,
+        }
+    }
+}
+
+/// Mean and covariance of the inputs of one matrix (K values).
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// E[x].
+    pub mean: Array1<f64>,
+    /// `E[x xᵀ] − μ μᵀ`, K×K.
+    pub covariance: Array2<f64>,
+}
+
+/// A layer from which every rank can be read.
+#[derive(Debug)]
+pub struct Decomposition {
+    curve: ErrorCurve,
+    parts: Parts,
+    /// The weight as the nodes see it, where the factors are computed from it.
+    weight: Option<ArrayD<f64>>,
+    is_of_outputs: bool,
+}
+
+#[derive(Debug)]
+enum Parts {
+    Svd(Vec<WeightSvd>),
+    Outputs(Vec<OutputPca>),
+    Nmf,
+    SemiNmf,
+    Tucker2,
+}
+
+impl Decomposition {
+    /// Decomposes the weight of a layer (as the nodes see it), one matrix for each group. Outputs are decomposed where
+    /// `inputs` are given and the split leaves a matrix of outputs: SVD of matrices and of channels.
+    ///
+    /// # Errors
+    /// Weights that are not finite, no convergence, negative weights for [`Method::Nmf`]; all name the layer.
+    pub fn new(
+        backend: &dyn Backend,
+        candidate: &Candidate,
+        weight: ArrayD<f64>,
+        (method, mode): (Method, ConvMode),
+        inputs: Option<&[Inputs]>,
+    ) -> Result<Self> {
+        let name = candidate.tensor.as_str();
+        let matrices = matrices(candidate, &weight, mode)?;
+        let of_outputs = method == Method::Svd && matches!(mode, ConvMode::Channel | ConvMode::None);
+        if let (Some(inputs), true) = (inputs.filter(|inputs| inputs.len() == matrices.len()), of_outputs) {
+            let pcas: Vec<OutputPca> = matrices
+                .iter()
+                .zip(inputs)
+                .map(|(w, x)| {
+                    let moments = InputMoments { matrix: x.covariance.view(), mean: Some(&x.mean) };
+                    OutputPca::new(backend, w.view(), moments, name)
+                })
+                .collect::<Result<_>>()?;
+            let curve = summed(pcas.iter().map(OutputPca::curve));
+            return Ok(Self { curve, parts: Parts::Outputs(pcas), weight: None, is_of_outputs: true });
+        }
+        if mode == ConvMode::Tucker2 {
+            let curve = tucker_curve(backend, &weight, candidate)?;
+            return Ok(Self { curve, parts: Parts::Tucker2, weight: Some(weight), is_of_outputs: false });
+        }
+        let svds: Vec<WeightSvd> =
+            matrices.iter().map(|w| WeightSvd::new(backend, w.view(), name)).collect::<Result<_>>()?;
+        let curve = summed(svds.iter().map(WeightSvd::curve));
+        let parts = match method {
+            Method::Svd => Parts::Svd(svds),
+            Method::Nmf => {
+                matrices.iter().try_for_each(|w| nmf::require_nonnegative(w.view(), name))?;
+                Parts::Nmf
+            }
+            Method::SemiNmf => Parts::SemiNmf,
+        };
+        Ok(Self { curve, parts, weight: Some(weight), is_of_outputs: false })
+    }
+
+    /// Squared error at every rank, summed over groups: of the outputs with data, of the weight without. For NMF that
+    /// of the SVD, which it cannot fall below; for Tucker-2 the sum of both truncations, which it cannot exceed.
+    pub fn curve(&self) -> &ErrorCurve {
+        &self.curve
+    }
+
+    /// Whether the error is that of outputs on data.
+    pub fn is_of_outputs(&self) -> bool {
+        self.is_of_outputs
+    }
+
+    /// The factors of rank `rank`, the same in every group.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when the rank is 0 or above full; no convergence.
+    pub fn split(&self, backend: &dyn Backend, candidate: &Candidate, mode: ConvMode, rank: usize) -> Result<Factors> {
+        let name = candidate.tensor.as_str();
+        let weight = self.weight.as_ref();
+        let matrices = || weight.map(|w| matrices(candidate, w, mode)).transpose().map(Option::unwrap_or_default);
+        let groups: Vec<LowRank> = match &self.parts {
+            Parts::Svd(svds) => svds.iter().map(|svd| svd.split(rank)).collect::<Result<_>>()?,
+            Parts::Outputs(pcas) => pcas.iter().map(|pca| pca.split(backend, rank)).collect::<Result<_>>()?,
+            Parts::Nmf => matrices()?
+                .iter()
+                .map(|w| Ok(nmf::split(backend, w.view(), rank, NmfOptions::default(), name)?.split))
+                .collect::<Result<_>>()?,
+            Parts::SemiNmf => {
+                matrices()?.iter().map(|w| semi_nmf::split(backend, w.view(), rank, name)).collect::<Result<_>>()?
+            }
+            Parts::Tucker2 => {
+                let weight = weight.ok_or_else(|| Error::input("its kernel is missing"))?;
+                let kernel = kernel(candidate, weight)?;
+                let ranks = tucker_ranks(&kernel, rank);
+                return tucker2(backend, &kernel, ranks).map(Factors::Tucker2);
+            }
+        };
+        assembled(candidate, mode, groups)
+    }
+
+    /// Variance of the outputs of each group; empty where the error is not that of outputs.
+    pub(super) fn output_energies(&self) -> Vec<f64> {
+        match &self.parts {
+            Parts::Outputs(pcas) => pcas.iter().map(|pca| pca.curve().total()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The factors of all groups as those of the layer.
+pub(super) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRank>) -> Result<Factors> {
+    match candidate.form {
+        Form::Matrix => {
+            let first = groups.into_iter().next();
+            first.map(Factors::Matrix).ok_or_else(|| Error::input("it has no matrix"))
+        }
+        Form::Kernel { groups: count } => {
+            let shape = ArrayD::zeros(candidate.dims.clone());
+            let kernel = Kernel::new(shape.view(), count, &candidate.tensor)?;
+            match mode {
+                ConvMode::Spatial => kernel.spatial_split(&groups).map(Factors::Spatial),
+                _ => kernel.channel_split(&groups).map(Factors::Channel),
+            }
+        }
+    }
+}
+
+fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Result<Kernel<'w>> {
+    let Form::Kernel { groups } = candidate.form else { return Err(Error::input("it is no convolution")) };
+    Kernel::new(weight.view(), groups, &candidate.tensor)
+}
+
+/// The matrices that are factorized, one for each group.
+pub(super) fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
+    if candidate.form == Form::Matrix {
+        let stored = weight.view().into_dimensionality::<Ix2>().map_err(|e| Error::input(e.to_string()))?;
+        let turned =
+            if candidate.linear.weight_in < candidate.linear.weight_out { stored } else { stored.reversed_axes() };
+        return Ok(vec![turned.as_standard_layout().into_owned()]);
+    }
+    let kernel = kernel(candidate, weight)?;
+    match mode {
+        ConvMode::Spatial => kernel.spatial_matrices(),
+        _ => Ok(kernel.channel_matrices()),
+    }
+}
+
+/// The sum of several curves, rank by rank.
+fn summed<'c>(curves: impl Iterator<Item = &'c ErrorCurve>) -> ErrorCurve {
+    let curves: Vec<&ErrorCurve> = curves.collect();
+    let full = curves.iter().map(|curve| curve.full_rank()).max().unwrap_or(0);
+    let component = |rank: usize| curves.iter().map(|c| c.error(rank) - c.error(rank + 1)).sum::<f64>();
+    ErrorCurve::from_components((0..full).map(component))
+}
+
+/// Output channels of the core are the rank; input channels in proportion.
+pub(super) fn tucker_ranks(kernel: &Kernel<'_>, rank: usize) -> Tucker2 {
+    Tucker2 { inputs: inputs_in_proportion(kernel.inputs(), kernel.outputs(), rank), outputs: rank }
+}
+
+pub(super) fn inputs_in_proportion(inputs: usize, outputs: usize, rank: usize) -> usize {
+    ((rank * inputs + outputs / 2) / outputs.max(1)).clamp(1, inputs.max(1))
+}
+
+/// The sum of what truncating outputs and truncating inputs costs (De Lathauwer, De Moor & Vandewalle 2000, property 10).
+fn tucker_curve(backend: &dyn Backend, weight: &ArrayD<f64>, candidate: &Candidate) -> Result<ErrorCurve> {
+    let kernel = kernel(candidate, weight)?;
+    let (inputs, outputs) = (kernel.inputs(), kernel.outputs());
+    let mut errors = vec![0.0; outputs + 1];
+    for [by_output, by_input] in kernel.unfoldings() {
+        let o = WeightSvd::new(backend, by_output.view(), &candidate.tensor)?;
+        let i = WeightSvd::new(backend, by_input.view(), &candidate.tensor)?;
+        for (rank, error) in errors.iter_mut().enumerate() {
+            let bound = o.curve().error(rank) + i.curve().error(inputs_in_proportion(inputs, outputs, rank));
+            *error += if rank == 0 { o.curve().total() } else { bound.min(o.curve().total()) };
+        }
+    }
+    Ok(ErrorCurve::from_components(errors.windows(2).map(|pair| pair[0] - pair[1])))
+}

@@ -1,0 +1,113 @@
+//! Mean and covariance of every layer's input, measured on data in the original model.
+
+use std::collections::BTreeMap;
+
+use super::candidates::{Candidate, Form};
+use super::decompose::Inputs;
+use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, input_statistics};
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::onnx::tensor::from_f32;
+use crate::rewrite::Subject;
+
+/// Bytes of covariances that one pass over the data accumulates.
+const BYTES_PER_PASS: usize = 1 << 30;
+
+/// A layer with more inputs than this is decomposed without data: its covariance would take over half a gigabyte.
+pub(super) const MOST_INPUTS: usize = 8192;
+
+/// For every candidate the moments of each group's input; `None` for layers with too many inputs.
+///
+/// # Errors
+/// If reading the data or running the model fails.
+pub(super) fn input_moments(
+    subject: Subject<'_>,
+    calibration: Calibration<'_>,
+    candidates: &[Candidate],
+) -> Result<Vec<Option<Vec<Inputs>>>> {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut known: BTreeMap<(String, usize, Option<NodeId>), usize> = BTreeMap::new();
+    let mut used: Vec<Vec<usize>> = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let mut own = Vec::new();
+        if candidate.matrix_shape().0 <= MOST_INPUTS {
+            for &id in &candidate.nodes {
+                let Some(layer) = layer(subject, candidate, id)? else { continue };
+                // Layers that read the same matrix share its moments; windows differ from kernel to kernel.
+                let window = (candidate.form != Form::Matrix).then_some(id);
+                let at = *known.entry((layer.data.clone(), candidate.linear.data_axis, window)).or_insert(layers.len());
+                if at == layers.len() {
+                    layers.push(layer);
+                }
+                own.push(at);
+            }
+        }
+        used.push(own);
+    }
+    let mut measured: Vec<Vec<InputStatistics>> = Vec::with_capacity(layers.len());
+    for part in passes(&layers) {
+        measured.extend(input_statistics(subject, calibration, part, Detail::Covariance)?);
+    }
+    Ok(used.iter().map(|own| pooled(own, &measured)).collect())
+}
+
+/// A node as a layer whose rows of input can be read.
+///
+/// # Errors
+/// If an attribute or the weight is malformed.
+pub(super) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Result<Option<Layer>> {
+    let node = subject.proto()?.node.get(id.0).ok_or_else(|| Error::input("a node is missing"))?;
+    match subject.constant(candidate.weight) {
+        Some(tensor) if !candidate.is_transposed() => Layer::read(node, tensor, candidate.linear, id),
+        // Only the shape of the weight is read here.
+        _ => Layer::read(node, &from_f32("", &candidate.dims, &vec![0.0; candidate.len()])?, candidate.linear, id),
+    }
+}
+
+/// The layers in runs whose covariances fit in memory together.
+fn passes(layers: &[Layer]) -> Vec<&[Layer]> {
+    let bytes = |layer: &Layer| layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>();
+    let mut runs = Vec::new();
+    let (mut start, mut sum) = (0, 0);
+    for (index, layer) in layers.iter().enumerate() {
+        if index > start && sum + bytes(layer) > BYTES_PER_PASS {
+            runs.push(&layers[start..index]);
+            (start, sum) = (index, 0);
+        }
+        sum += bytes(layer);
+    }
+    if start < layers.len() {
+        runs.push(&layers[start..]);
+    }
+    runs
+}
+
+/// Moments over all rows of several measurements of the same weight's inputs.
+fn pooled(own: &[usize], measured: &[Vec<InputStatistics>]) -> Option<Vec<Inputs>> {
+    let parts: Vec<&Vec<InputStatistics>> = own.iter().filter_map(|&at| measured.get(at)).collect();
+    let groups = parts.first()?.len();
+    (0..groups).map(|group| pool(parts.iter().filter_map(|part| part.get(group)))).collect()
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn pool<'s>(parts: impl Iterator<Item = &'s InputStatistics>) -> Option<Inputs> {
+    let mut sum: Option<(f64, Inputs)> = None;
+    for part in parts.filter(|part| part.rows > 0) {
+        let covariance = part.covariance.as_ref()?;
+        let rows = part.rows as f64;
+        sum = Some(match sum {
+            None => (rows, Inputs { mean: part.mean.clone(), covariance: covariance.clone() }),
+            Some((before, held)) => {
+                let (all, share) = (before + rows, rows / (before + rows));
+                let apart = &part.mean - &held.mean;
+                let mut mixed = held.covariance * (1.0 - share) + &(covariance * share);
+                // Between-group part: share (1 − share) δ δᵀ.
+                for (i, mut row) in mixed.rows_mut().into_iter().enumerate() {
+                    row.zip_mut_with(&apart, |c, &d| *c += share * (1.0 - share) * apart[i] * d);
+                }
+                (all, Inputs { mean: held.mean + &(&apart * share), covariance: mixed })
+            }
+        });
+    }
+    sum.map(|(_, inputs)| inputs)
+}

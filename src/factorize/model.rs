@@ -1,0 +1,372 @@
+//! Factorization of a whole model: from an analysed file to a rewritten one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use rayon::prelude::*;
+
+use super::candidates::{Candidate, Candidates, Form, Refused, candidates};
+use super::correct::{Chosen, correct};
+use super::decompose::{ConvMode, Decomposition, Inputs, Method};
+use super::inputs::input_moments;
+use super::price::PriceList;
+use super::rewrite::{Factors, added_by_bias, split_layers};
+use super::select::{Decision, Offer, choose, reference_rank};
+use super::table::{Outcome, layer_reports, nothing};
+use super::{sensitivity, speed};
+use crate::analysis::Analysis;
+use crate::axes::Selection;
+use crate::calibrate::Calibration;
+use crate::calibrate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::linalg::default_backend;
+use crate::onnx::Model;
+use crate::plan::{Cost, CostModel, Plan};
+use crate::report::{CalibrationReport, Report};
+use crate::rewrite::Subject;
+use crate::runtime::inputs::DimSizes;
+use crate::runtime::probes::probe_batches;
+use crate::verify::Latency;
+
+pub use super::select::Target;
+
+/// Made-up samples that a layer's effect is measured on without data.
+const PROBES: usize = 8;
+
+/// Options of [`factorize`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How small the layers are to become.
+    pub target: Target,
+    /// How matrices are split.
+    pub method: Method,
+    /// How kernels are split.
+    pub conv: ConvMode,
+    /// Ranks that are not typed are multiples of this, unless a layer is small.
+    pub align: usize,
+    /// Patterns of layers or tensors to split; all if empty.
+    pub include: Vec<String>,
+    /// Patterns of layers or tensors to leave alone.
+    pub exclude: Vec<String>,
+    /// Whether layers behind split ones are fitted to what those have become, where data is given.
+    pub sequential: bool,
+    /// Whether tract's time of each split layer is measured.
+    pub time_layers: bool,
+    /// Whether layers that did not get faster are put back; takes [`Options::time_layers`].
+    pub keep_faster: bool,
+    /// Sizes of dynamic dimensions.
+    pub dims: DimSizes,
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+impl Options {
+    /// The defaults, for this target.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            method: Method::default(),
+            conv: ConvMode::default(),
+            align: 8,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            sequential: true,
+            time_layers: false,
+            keep_faster: false,
+            dims: DimSizes::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// A factorized model that has not been proved or written yet.
+#[derive(Debug)]
+pub struct Factorized<'m> {
+    /// What is known about the original.
+    pub analysis: Analysis<'m>,
+    /// The ranks, by layer.
+    pub plan: Plan,
+    /// The rewritten model.
+    pub model: Model,
+    /// What was done.
+    pub report: Report,
+}
+
+/// A layer with everything that the choice needs.
+pub(super) struct Prepared<'c> {
+    pub(super) candidate: &'c Candidate,
+    mode: ConvMode,
+    pub(super) decomposition: Decomposition,
+    pub(super) prices: PriceList,
+    weight: f64,
+}
+
+/// Chooses ranks and rewrites the model.
+///
+/// # Errors
+/// As [`choose`]; [`Input`](crate::ErrorKind::Input) for a malformed model or weights that cannot be decomposed,
+/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if no layer is split; the message names reasons.
+pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Factorized<'m>> {
+    let mut clock = Clock::start();
+    let analysis = Analysis::new(model, &options.dims, &BTreeSet::new())?;
+    let subject = analysis.subject();
+    let mut found = candidates(subject);
+    exclude(&mut found, options)?;
+    clock.lap("analyse");
+    let moments = match data {
+        Some(data) => input_moments(subject, Calibration::new(data, options.seed), &found.open)?,
+        None => vec![None; found.open.len()],
+    };
+    clock.lap("calibrate");
+    let mut prepared: Vec<Prepared<'_>> = found
+        .open
+        .par_iter()
+        .zip(&moments)
+        .map(|(candidate, inputs)| prepare(subject, candidate, options, inputs.as_deref()))
+        .collect::<Result<_>>()?;
+    drop(moments);
+    clock.lap("decompose");
+    let mut notes = Vec::new();
+    if matches!(options.target, Target::Params(_) | Target::Macs(_)) {
+        notes.extend(weigh(&analysis, &mut prepared, options, data)?);
+        clock.lap("weigh");
+    }
+    let whole = CostModel::new(subject).cost(&Selection::all());
+    let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
+    let mut decisions =
+        if offers.is_empty() { Vec::new() } else { choose(&offers, &options.target, whole, options.align)? };
+    clock.lap("select");
+    let mut chosen = chosen(&prepared, &decisions)?;
+    let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
+    if options.keep_faster {
+        keep_faster(&prepared, &mut decisions, &mut chosen, &latencies);
+    }
+    if chosen.is_empty() {
+        return Err(nothing(&prepared, &decisions, &found.refused));
+    }
+    clock.lap("split");
+    if let (Some(data), true) = (data, options.sequential) {
+        correct(subject, Calibration::new(data, options.seed), &mut chosen)?;
+        clock.lap("correct");
+    }
+    let rewritten = model.with_proto(split_layers(subject, &pairs(&chosen))?);
+    let after = costs(&rewritten, &options.dims)?;
+    let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
+    report.model.after.bytes = rewritten.file_bytes();
+    report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
+    let mut outcomes: BTreeMap<&str, Outcome> =
+        latencies.iter().map(|(name, &latency)| (*name, Outcome { latency: Some(latency), error: None })).collect();
+    for layer in &chosen {
+        outcomes.entry(layer.candidate.name.as_str()).or_default().error = Some(layer.factors.error());
+    }
+    report.layers = layer_reports(&prepared, &decisions, &outcomes, &found.refused);
+    report.notes.extend(notes);
+    report.calibration = data.map(|data| CalibrationReport {
+        samples: data.samples(),
+        hash: data.hash().to_owned(),
+        seed: options.seed,
+        synthetic: data.is_synthetic(),
+        ..CalibrationReport::default()
+    });
+    clock.lap("rewrite");
+    report.seconds = clock.laps;
+    let plan = Plan::of_ranks(chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect());
+    Ok(Factorized { plan, model: rewritten, report, analysis })
+}
+
+/// The layers that are split, with their factors.
+fn chosen<'c>(prepared: &[Prepared<'c>], decisions: &[Decision]) -> Result<Vec<Chosen<'c>>> {
+    let split = |(layer, decision): (&Prepared<'c>, &Decision)| match decision {
+        Decision::Split(rank) => Some(layer.chosen(*rank)),
+        Decision::Keep(_) => None,
+    };
+    prepared.par_iter().zip(decisions).filter_map(split).collect()
+}
+
+fn pairs<'p>(chosen: &'p [Chosen<'_>]) -> Vec<(&'p Candidate, &'p Factors)> {
+    chosen.iter().map(|layer| (layer.candidate, &layer.factors)).collect()
+}
+
+/// tract's time of each layer alone.
+fn time<'c>(subject: Subject<'_>, chosen: &[Chosen<'c>]) -> Result<BTreeMap<&'c str, Latency>> {
+    let rewritten = split_layers(subject, &pairs(chosen))?;
+    let candidates: Vec<&'c Candidate> = chosen.iter().map(|layer| layer.candidate).collect();
+    let measured = speed::latencies(subject, &rewritten, &candidates);
+    Ok(candidates.iter().zip(measured).filter_map(|(c, latency)| Some((c.name.as_str(), latency?))).collect())
+}
+
+/// Puts back the layers that did not get faster.
+fn keep_faster(
+    prepared: &[Prepared<'_>],
+    decisions: &mut [Decision],
+    chosen: &mut Vec<Chosen<'_>>,
+    latencies: &BTreeMap<&str, Latency>,
+) {
+    for (layer, decision) in prepared.iter().zip(decisions) {
+        let name = layer.candidate.name.as_str();
+        let Some(Latency { before_ms, after_ms }) = latencies.get(name) else { continue };
+        if after_ms >= before_ms {
+            *decision = Decision::Keep(format!("it did not get faster: {before_ms:.3} ms, then {after_ms:.3} ms"));
+            chosen.retain(|layer| layer.candidate.name != name);
+        }
+    }
+}
+
+impl<'c> Prepared<'c> {
+    fn offer(&self) -> Offer<'_> {
+        Offer {
+            name: &self.candidate.name,
+            curve: self.decomposition.curve(),
+            prices: &self.prices,
+            weight: self.weight,
+        }
+    }
+
+    fn chosen(&self, rank: usize) -> Result<Chosen<'c>> {
+        Ok(Chosen {
+            candidate: self.candidate,
+            mode: self.mode,
+            rank,
+            factors: self.factors(rank)?,
+            energies: self.decomposition.output_energies(),
+        })
+    }
+
+    fn factors(&self, rank: usize) -> Result<Factors> {
+        let name = || self.candidate.name.as_str();
+        self.decomposition.split(default_backend(), self.candidate, self.mode, rank).map_err(|e| e.at_node(name()))
+    }
+}
+
+/// Decomposes one layer.
+fn prepare<'c>(
+    subject: Subject<'_>,
+    candidate: &'c Candidate,
+    options: &Options,
+    inputs: Option<&[Inputs]>,
+) -> Result<Prepared<'c>> {
+    let mode = match candidate.form {
+        Form::Matrix => ConvMode::Channel,
+        Form::Kernel { .. } => options.conv.on(&candidate.dims[2..]),
+    };
+    let weight = candidate.values(subject)?;
+    let decomposition = Decomposition::new(default_backend(), candidate, weight, (options.method, mode), inputs)
+        .map_err(|e| e.at_node(candidate.name.as_str()))?;
+    let total = decomposition.curve().total();
+    let added = if decomposition.is_of_outputs() { added_by_bias(subject, candidate) } else { 0 };
+    Ok(Prepared {
+        candidate,
+        mode,
+        prices: PriceList::new(subject, candidate, mode, added),
+        weight: if total > 0.0 { 1.0 / total } else { 0.0 },
+        decomposition,
+    })
+}
+
+/// Weighs each layer's error by what it does to the model's output, measured with that layer alone split. Returns a
+/// note where that is not possible; errors then weigh by their share of the layer's energy.
+fn weigh(
+    analysis: &Analysis<'_>,
+    prepared: &mut [Prepared<'_>],
+    options: &Options,
+    data: Option<&Dataset>,
+) -> Result<Option<String>> {
+    let subject = analysis.subject();
+    let batches = match data {
+        Some(data) => sensitivity::middle(data)?,
+        None => probe_batches(subject.proto()?, &analysis.probe_sizes(&options.dims), PROBES, options.seed)?,
+    };
+    let trials: Vec<(usize, usize)> = prepared
+        .iter()
+        .enumerate()
+        .filter_map(|(index, layer)| Some((index, reference_rank(&layer.offer(), options.align)?)))
+        .collect();
+    let write = |trial: usize| {
+        let (index, rank) = trials[trial];
+        let layer = &prepared[index];
+        split_layers(subject, &[(layer.candidate, &layer.factors(rank)?)])
+    };
+    let effects = match sensitivity::effects(subject.model, trials.len(), write, &batches) {
+        Ok(effects) => effects,
+        Err(error) => {
+            return Ok(Some(format!("the effect of each layer on the output could not be measured ({error})")));
+        }
+    };
+    for ((index, rank), effect) in trials.into_iter().zip(effects) {
+        let error = prepared[index].decomposition.curve().error(rank);
+        if error > 0.0 && effect.is_finite() {
+            prepared[index].weight = effect / error;
+        }
+    }
+    Ok(None)
+}
+
+/// Moves layers that the user's patterns leave out to the refused ones.
+fn exclude(found: &mut Candidates, options: &Options) -> Result<()> {
+    let (include, exclude) = (globs(&options.include)?, globs(&options.exclude)?);
+    let is_left_out = |candidate: &Candidate| {
+        let matches = |set: &GlobSet| set.is_match(&candidate.name) || set.is_match(&candidate.tensor);
+        let is_kernel = matches!(candidate.form, Form::Kernel { .. });
+        if include.as_ref().is_some_and(|set| !matches(set)) {
+            Some("not matched by --include")
+        } else if exclude.as_ref().is_some_and(matches) {
+            Some("matched by --exclude")
+        } else if is_kernel && options.conv == ConvMode::None {
+            Some("convolutions stay with --conv none")
+        } else {
+            None
+        }
+    };
+    let (mut open, mut refused) = (Vec::new(), Vec::new());
+    for candidate in std::mem::take(&mut found.open) {
+        match is_left_out(&candidate) {
+            None => open.push(candidate),
+            Some(reason) => refused.push(Refused {
+                node: candidate.nodes[0],
+                name: candidate.name.clone(),
+                op: candidate.op.clone(),
+                dims: candidate.dims.clone(),
+                reason: reason.to_owned(),
+            }),
+        }
+    }
+    found.open = open;
+    found.refused.extend(refused);
+    Ok(())
+}
+
+fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).map_err(|e| Error::usage(format!("'{pattern}' is not a pattern: {e}")))?);
+    }
+    set.build().map(Some).map_err(|e| Error::usage(e.to_string()))
+}
+
+/// Cost of a rewritten model.
+fn costs(model: &Model, dims: &DimSizes) -> Result<Cost> {
+    let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
+    Ok(CostModel::new(analysis.subject()).cost(&Selection::all()))
+}
+
+/// Wall-clock time of each phase.
+struct Clock {
+    last: Instant,
+    laps: BTreeMap<String, f64>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { last: Instant::now(), laps: BTreeMap::new() }
+    }
+
+    fn lap(&mut self, phase: &str) {
+        let now = Instant::now();
+        *self.laps.entry(phase.to_owned()).or_default() += (now - self.last).as_secs_f64();
+        self.last = now;
+    }
+}

@@ -1,0 +1,108 @@
+//! What a layer costs whole and at each rank.
+
+use super::candidates::{Candidate, Form};
+use super::decompose::{ConvMode, inputs_in_proportion};
+use crate::graph::{NodeId, ValueId};
+use crate::rewrite::Subject;
+
+/// Parameters, and multiply–accumulates of one run at the sample sizes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Price {
+    /// Elements of weights; a bias that has to be added counts.
+    pub params: u64,
+    /// Multiply–accumulates of all nodes that use the weight.
+    pub macs: u64,
+}
+
+/// Prices the ranks of one layer.
+#[derive(Debug, Clone)]
+pub struct PriceList {
+    weight: Vec<u64>,
+    groups: u64,
+    mode: Option<ConvMode>,
+    /// Sizes without channels of the input, of the result, and of what lies between the halves of a spatial split;
+    /// one of each for every node.
+    places: Vec<[u64; 3]>,
+    shape: (u64, u64),
+    added: u64,
+}
+
+impl PriceList {
+    /// The list of a layer whose kernel, if it is one, is split by `mode`; `added` parameters come with any split.
+    pub fn new(subject: Subject<'_>, candidate: &Candidate, mode: ConvMode, added: usize) -> Self {
+        let (k, n) = candidate.matrix_shape();
+        let (groups, mode) = match candidate.form {
+            Form::Matrix => (1, None),
+            Form::Kernel { groups } => (groups as u64, Some(mode)),
+        };
+        Self {
+            weight: candidate.dims.iter().map(|&d| d as u64).collect(),
+            groups,
+            mode,
+            places: candidate.nodes.iter().map(|&id| places(subject, candidate, id)).collect(),
+            shape: (k as u64, n as u64),
+            added: added as u64,
+        }
+    }
+
+    /// The layer as it is.
+    pub fn dense(&self) -> Price {
+        let params: u64 = self.weight.iter().product();
+        Price { params, macs: self.places.iter().map(|[_, out, _]| out * params).sum() }
+    }
+
+    /// The layer split at `rank` (of each group).
+    pub fn split(&self, rank: usize) -> Price {
+        let rank = rank as u64;
+        let (k, n) = self.shape;
+        let kernels: Vec<(u64, usize)> = match self.mode {
+            Some(ConvMode::Spatial) => {
+                let (i, height, width) = (self.weight[1], self.weight[2], self.weight[3]);
+                vec![(rank * i * height, 2), (rank * n * width, 1)]
+            }
+            Some(ConvMode::Tucker2) => {
+                let i = self.weight[1];
+                let inner = inputs_in_proportion(
+                    usize::try_from(i).unwrap_or(1),
+                    usize::try_from(n).unwrap_or(1),
+                    usize::try_from(rank).unwrap_or(1),
+                ) as u64;
+                let window: u64 = self.weight[2..].iter().product();
+                vec![(i * inner, 0), (inner * rank * window, 1), (rank * n, 1)]
+            }
+            _ => vec![(rank * k, 1), (rank * n, 1)],
+        };
+        let params: u64 = kernels.iter().map(|(size, _)| size * self.groups).sum();
+        let macs = self
+            .places
+            .iter()
+            .map(|place| kernels.iter().map(|(size, at)| size * self.groups * place[*at]).sum::<u64>());
+        Price { params: params + self.added, macs: macs.sum() }
+    }
+
+    /// The largest rank that takes fewer parameters than the whole layer, 0 if none does.
+    pub fn paying(&self, full: usize) -> usize {
+        let dense = self.dense().params;
+        (1..=full).take_while(|&rank| self.split(rank).params < dense).last().unwrap_or(0)
+    }
+}
+
+fn places(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> [u64; 3] {
+    let node = subject.graph.node(id);
+    let input = sizes(subject, node.inputs.get(candidate.linear.data).copied().flatten());
+    let output = sizes(subject, node.outputs.first().copied().flatten());
+    let without = |sizes: &[u64], axis: usize| -> u64 {
+        sizes.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, &size)| size).product()
+    };
+    let between = match (input.as_slice(), output.as_slice()) {
+        (&[_, _, _, width], &[batch, _, height, _]) => batch * height * width,
+        _ => 0,
+    };
+    [without(&input, candidate.linear.data_axis), without(&output, candidate.linear.result_axis), between]
+}
+
+/// Sizes of a value at the sample sizes; all one where they are unknown.
+fn sizes(subject: Subject<'_>, value: Option<ValueId>) -> Vec<u64> {
+    let extents = value.and_then(|value| subject.facts.at(value).extents.clone()).unwrap_or_default();
+    extents.iter().map(|extent| extent.under(0)).collect()
+}

@@ -1,0 +1,202 @@
+//! The rank of each layer, from what the user asked for.
+
+use super::low_rank::ErrorCurve;
+use super::price::{Price, PriceList};
+use super::ranks::{self, Choice};
+use crate::error::{Error, Result};
+use crate::plan::{Cost, Plan};
+use crate::prune::Remaining;
+
+/// How small the layers are to become.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// This rank in every layer where it pays; never rounded.
+    Rank(usize),
+    /// The smallest rank that keeps this share of Σσ².
+    Energy(f64),
+    /// What remains of the whole model: parameters.
+    Params(Remaining),
+    /// What remains: multiply–accumulates.
+    Macs(Remaining),
+    /// The ranks of a plan file.
+    Plan(Plan),
+}
+
+/// A layer to choose for.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Squared error at every rank.
+    pub curve: &'a ErrorCurve,
+    /// Cost of every rank.
+    pub prices: &'a PriceList,
+    /// What turns the layer's error into an error of the network's output.
+    pub weight: f64,
+}
+
+/// What becomes of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It is split at this rank.
+    Split(usize),
+    /// It stays, for this reason.
+    Keep(String),
+}
+
+/// Chooses for every layer. `whole` is the cost of the model as it is, `align` what ranks are a multiple of where they
+/// are not typed by the user.
+///
+/// # Errors
+/// [`Usage`](crate::ErrorKind::Usage) for a rank of 0 or above that of every layer, and for an energy outside (0, 1];
+/// [`Input`](crate::ErrorKind::Input) for a plan that does not fit the model; [`NothingToDo`](crate::ErrorKind::NothingToDo)
+/// when the budget is out of reach.
+pub fn choose(offers: &[Offer<'_>], target: &Target, whole: Cost, align: usize) -> Result<Vec<Decision>> {
+    match target {
+        Target::Rank(rank) => by_rank(offers, *rank),
+        Target::Energy(share) => offers.iter().map(|offer| by_energy(offer, *share, align)).collect(),
+        Target::Params(remaining) => by_budget(offers, Unit::Params, whole.params, *remaining, align),
+        Target::Macs(remaining) => by_budget(offers, Unit::Macs, whole.macs, *remaining, align),
+        Target::Plan(plan) => by_plan(offers, plan),
+    }
+}
+
+fn by_rank(offers: &[Offer<'_>], rank: usize) -> Result<Vec<Decision>> {
+    let largest = offers.iter().map(|offer| offer.curve.full_rank()).max().unwrap_or(0);
+    if rank == 0 || rank > largest {
+        return Err(Error::usage(format!(
+            "--rank {rank}: choose a rank from 1 to {largest}, the largest of this model"
+        )));
+    }
+    let decide = |offer: &Offer<'_>| match offer.curve.full_rank() {
+        full if rank > full => Decision::Keep(format!("rank {rank} is above its full rank {full}")),
+        _ => if_paying(offer, rank),
+    };
+    Ok(offers.iter().map(decide).collect())
+}
+
+fn by_energy(offer: &Offer<'_>, share: f64, align: usize) -> Result<Decision> {
+    let rank = offer.curve.rank_for_energy(share)?;
+    let step = step(offer, align);
+    Ok(if_paying(offer, rank.div_ceil(step).saturating_mul(step).min(offer.curve.full_rank())))
+}
+
+fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
+    let (dense, split) = (offer.prices.dense().params, offer.prices.split(rank).params);
+    if split < dense {
+        return Decision::Split(rank);
+    }
+    let most = offer.prices.paying(offer.curve.full_rank());
+    Decision::Keep(format!(
+        "rank {rank} does not pay: {split} parameters instead of {dense} (it pays up to rank {most})"
+    ))
+}
+
+/// The rank at which a layer's effect on the output is measured: half of what pays.
+pub(super) fn reference_rank(offer: &Offer<'_>, align: usize) -> Option<usize> {
+    let (step, most) = (step(offer, align), offer.prices.paying(offer.curve.full_rank()));
+    (step <= most).then(|| ((most / 2) / step * step).max(step))
+}
+
+/// Ranks are multiples of this: of `align`, or of less where a layer pays only up to a few multiples of it.
+fn step(offer: &Offer<'_>, align: usize) -> usize {
+    let paying = offer.prices.paying(offer.curve.full_rank());
+    let mut step = align.max(1);
+    while step > 1 && step * 4 > paying {
+        step = step.div_ceil(2);
+    }
+    step
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    Params,
+    Macs,
+}
+
+impl Unit {
+    fn of(self, price: Price) -> u64 {
+        match self {
+            Self::Params => price.params,
+            Self::Macs => price.macs,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Params => "parameters",
+            Self::Macs => "multiply–accumulates",
+        }
+    }
+}
+
+fn by_budget(
+    offers: &[Offer<'_>],
+    unit: Unit,
+    whole: u64,
+    remaining: Remaining,
+    align: usize,
+) -> Result<Vec<Decision>> {
+    let limit = remaining.of(whole);
+    let dense: u64 = offers.iter().map(|offer| unit.of(offer.prices.dense())).sum();
+    let rest = whole.saturating_sub(dense);
+    let layers: Vec<ranks::Layer> = offers
+        .iter()
+        .map(|offer| ranks::Layer { name: offer.name.to_owned(), choices: choices(offer, unit, align) })
+        .collect();
+    let least: u64 = layers.iter().filter_map(|layer| layer.choices.iter().map(|choice| choice.cost).min()).sum();
+    if rest.saturating_add(least) > limit {
+        return Err(Error::nothing(format!(
+            "the budget of {limit} {} is out of reach: with the smallest ranks {} remain (the model has {whole}); raise it, lower --align, or prune first",
+            unit.name(),
+            rest.saturating_add(least)
+        )));
+    }
+    let allocation = ranks::allocate(&layers, limit - rest)?;
+    let decide = |((layer, &chosen), offer): ((&ranks::Layer, &usize), &Offer<'_>)| match layer.choices[chosen].rank {
+        Some(rank) => Decision::Split(rank),
+        None if layer.choices.len() == 1 => {
+            let most = offer.prices.paying(offer.curve.full_rank());
+            Decision::Keep(format!("no rank pays (the largest that saves parameters is {most})"))
+        }
+        None => Decision::Keep("the budget is met without it".to_owned()),
+    };
+    Ok(layers.iter().zip(&allocation.chosen).zip(offers).map(decide).collect())
+}
+
+fn choices(offer: &Offer<'_>, unit: Unit, align: usize) -> Vec<Choice> {
+    let dense = offer.prices.dense();
+    let step = step(offer, align);
+    let most = offer.prices.paying(offer.curve.full_rank());
+    (1..=most / step)
+        .map(|i| i * step)
+        .map(|rank| Choice {
+            rank: Some(rank),
+            cost: unit.of(offer.prices.split(rank)),
+            error: offer.weight * offer.curve.error(rank),
+        })
+        .filter(|choice| choice.cost < unit.of(dense))
+        .chain([Choice { rank: None, cost: unit.of(dense), error: 0.0 }])
+        .collect()
+}
+
+fn by_plan(offers: &[Offer<'_>], plan: &Plan) -> Result<Vec<Decision>> {
+    if plan.ranks.is_empty() {
+        return Err(Error::nothing("the plan names no ranks; `factorize --plan-out` writes one that does"));
+    }
+    for (name, &rank) in &plan.ranks {
+        let fail = |why: String| Err(Error::input(format!("layer '{name}' of the plan: {why}")));
+        let Some(offer) = offers.iter().find(|offer| offer.name == name) else {
+            return fail("the model has no such layer that can be split; `factorize --dry-run` lists them".to_owned());
+        };
+        let full = offer.curve.full_rank();
+        if !(1..=full).contains(&rank) {
+            return fail(format!("rank {rank} is not from 1 to {full}"));
+        }
+    }
+    let decide = |offer: &Offer<'_>| match plan.ranks.get(offer.name) {
+        Some(&rank) => Decision::Split(rank),
+        None => Decision::Keep("not in the plan".to_owned()),
+    };
+    Ok(offers.iter().map(decide).collect())
+}

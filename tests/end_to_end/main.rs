@@ -1,0 +1,21 @@
+//! From file to file: the command line and the library on real files, as a user meets them.
+
+// Small exact numbers are compared and cast on purpose.
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![allow(clippy::cast_possible_wrap, clippy::float_cmp)]
+
+mod bad_files;
+mod bad_graphs;
+mod budgets;
+mod command;
+mod dead_weight;
+mod determinism;
+mod exact;
+mod inspect;
+mod mask;
+mod networks;
+mod never_silent;
+mod output_files;
+mod plans;
+mod usage;
+mod verify;

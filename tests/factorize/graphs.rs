@@ -1,0 +1,145 @@
+//! Small models, and ways to run them.
+
+use std::path::PathBuf;
+
+use paredown::Result;
+use paredown::calibrate::data::Dataset;
+use paredown::factorize::{Factorized, Options, Target, factorize};
+use paredown::onnx::Model;
+use paredown::onnx::attributes;
+use paredown::onnx::proto::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto, type_proto,
+};
+use paredown::onnx::tensor::from_f32;
+use paredown::plan::Plan;
+use paredown::runtime::{RunOptions, Runnable, Tensor};
+
+/// An attribute of a test node.
+#[derive(Clone, Copy)]
+pub(crate) enum Attribute {
+    Int(&'static str, i64),
+    Ints(&'static str, &'static [i64]),
+    Float(&'static str, f32),
+    Text(&'static str, &'static str),
+}
+
+pub(crate) fn node(op: &str, inputs: &[&str], output: &str, settings: &[Attribute]) -> NodeProto {
+    let mut node = NodeProto {
+        op_type: Some(op.to_owned()),
+        name: Some(format!("{op}_{output}")),
+        input: inputs.iter().map(|&i| i.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    };
+    for setting in settings {
+        match *setting {
+            Attribute::Int(name, value) => attributes::set_int(&mut node, name, value),
+            Attribute::Ints(name, values) => attributes::set_ints(&mut node, name, values),
+            Attribute::Float(name, value) => attributes::set_float(&mut node, name, value),
+            Attribute::Text(name, value) => attributes::set_string(&mut node, name, value),
+        }
+    }
+    node
+}
+
+/// Values in (−1, 1) that look random: a fixed congruential sequence.
+pub(crate) fn noise(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+pub(crate) fn weight(name: &str, dims: &[usize]) -> TensorProto {
+    let seed = name.bytes().map(u64::from).sum::<u64>() + dims.iter().sum::<usize>() as u64;
+    from_f32(name, dims, &noise(seed, dims.iter().product())).unwrap()
+}
+
+fn info(name: &str, dims: Option<&[usize]>) -> ValueInfoProto {
+    let dim = |&size: &usize| tensor_shape_proto::Dimension {
+        value: Some(tensor_shape_proto::dimension::Value::DimValue(size as i64)),
+        ..Default::default()
+    };
+    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(1), shape };
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() }),
+        ..ValueInfoProto::default()
+    }
+}
+
+/// A model with the input `x` and the output `y`.
+pub(crate) fn model(opset: i64, input: &[usize], nodes: Vec<NodeProto>, weights: Vec<TensorProto>) -> Model {
+    let graph = GraphProto {
+        name: Some("test".to_owned()),
+        node: nodes,
+        initializer: weights,
+        input: vec![info("x", Some(input))],
+        output: vec![info("y", None)],
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(opset), ..Default::default() };
+    Model::from_proto(ModelProto {
+        ir_version: Some(8),
+        graph: Some(graph),
+        opset_import: vec![opset],
+        ..ModelProto::default()
+    })
+}
+
+pub(crate) fn input_shape(model: &Model) -> Vec<usize> {
+    let graph = model.proto.graph.as_ref().unwrap();
+    let Some(type_proto::Value::TensorType(tensor)) = &graph.input[0].r#type.as_ref().unwrap().value else {
+        panic!("the input is a tensor")
+    };
+    let size = |dim: &tensor_shape_proto::Dimension| match dim.value {
+        Some(tensor_shape_proto::dimension::Value::DimValue(size)) => size as usize,
+        _ => 1,
+    };
+    tensor.shape.as_ref().unwrap().dim.iter().map(size).collect()
+}
+
+/// The output on `x`, in tract.
+pub(crate) fn run(model: &ModelProto, x: &Tensor) -> Vec<f64> {
+    let runnable = Runnable::new(model, &RunOptions::default()).unwrap();
+    let name = model.graph.as_ref().unwrap().input[0].name().to_owned();
+    let outputs = runnable.run(&[(name, x.clone())]).unwrap();
+    outputs[0].1.to_vec::<f64>().unwrap()
+}
+
+/// Largest difference of the outputs of two models on one input, relative to the largest output.
+pub(crate) fn distance(before: &Model, after: &Model) -> f64 {
+    let shape = input_shape(before);
+    let x = Tensor::new(&shape, &noise(77, shape.iter().product())).unwrap();
+    let (old, new) = (run(&before.proto, &x), run(&after.proto, &x));
+    assert_eq!(old.len(), new.len());
+    let largest = old.iter().fold(0.0_f64, |m, y| m.max(y.abs()));
+    assert!(largest > 1e-3, "the output is almost nothing");
+    old.iter().zip(&new).fold(0.0_f64, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+/// Factorizes with ranks by layer.
+pub(crate) fn with_ranks<'m>(model: &'m Model, ranks: &[(&str, usize)], options: &Options) -> Result<Factorized<'m>> {
+    let ranks = ranks.iter().map(|&(name, rank)| (name.to_owned(), rank)).collect();
+    let target = Target::Plan(Plan::of_ranks(ranks));
+    factorize(model, &Options { target, ..options.clone() }, None)
+}
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+pub(crate) fn data(name: &str, model: &Model) -> Dataset {
+    Dataset::open(&fixture(name), model.proto.graph.as_ref().unwrap()).unwrap()
+}
+
+/// Elements of the initializers whose name starts with `stem`.
+pub(crate) fn elements(model: &Model, stem: &str) -> i64 {
+    let graph = model.proto.graph.as_ref().unwrap();
+    graph.initializer.iter().filter(|t| t.name().starts_with(stem)).map(|t| t.dims.iter().product::<i64>()).sum()
+}

@@ -1,0 +1,260 @@
+//! One layer: it is found, split and reproduced.
+
+use paredown::ErrorKind;
+use paredown::calibrate::data::Dataset;
+use paredown::factorize::{ConvMode, Options, Target, factorize};
+use paredown::onnx::Model;
+use paredown::runtime::Tensor;
+use prost::Message as _;
+
+use crate::graphs::Attribute::{Float, Int, Ints, Text};
+use crate::graphs::{Attribute, distance, elements, input_shape, model, node, noise, run, weight, with_ranks};
+
+/// float32 through two products instead of one.
+const TOLERANCE: f64 = 1e-5;
+
+fn options() -> Options {
+    Options::new(Target::Rank(1))
+}
+
+fn assert_reproduced(name: &str, model: &Model, rank: usize, options: &Options) {
+    let split = with_ranks(model, &[(name, rank)], options).unwrap();
+    let nodes = split.model.proto.graph.as_ref().unwrap().node.len();
+    assert!(nodes > model.proto.graph.as_ref().unwrap().node.len());
+    let found = distance(model, &split.model);
+    assert!(found < TOLERANCE, "{name}: {found}");
+}
+
+#[test]
+fn full_rank_reproduces_matmul_on_either_side() {
+    let right = model(17, &[2, 5, 12], vec![node("MatMul", &["x", "w"], "y", &[])], vec![weight("w", &[12, 7])]);
+    assert_reproduced("MatMul_y", &right, 7, &options());
+    let left = model(17, &[2, 12, 5], vec![node("MatMul", &["w", "x"], "y", &[])], vec![weight("w", &[9, 12])]);
+    assert_reproduced("MatMul_y", &left, 9, &options());
+    let nodes = vec![
+        node("Identity", &["w"], "i", &[]),
+        node("Transpose", &["i"], "t", &[Ints("perm", &[1, 0])]),
+        node("MatMul", &["x", "t"], "y", &[]),
+    ];
+    let turned = model(17, &[3, 12], nodes, vec![weight("w", &[7, 12])]);
+    let split = with_ranks(&turned, &[("MatMul_y", 7)], &options()).unwrap();
+    assert!(distance(&turned, &split.model) < TOLERANCE);
+    let graph = split.model.proto.graph.as_ref().unwrap();
+    assert_eq!(graph.node.len(), 2, "the transposition of the old weight is gone");
+    assert!(graph.initializer.iter().all(|t| t.name() != "w"));
+}
+
+#[test]
+fn full_rank_reproduces_gemm_with_all_attributes() {
+    for (trans_a, trans_b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        for bias in [None, Some(vec![7]), Some(vec![1]), Some(vec![4, 1]), Some(vec![4, 7])] {
+            let settings = [Int("transA", trans_a), Int("transB", trans_b), Float("alpha", 0.5), Float("beta", -2.0)];
+            let mut inputs = vec!["x", "w"];
+            let dims = if trans_b == 1 { [7, 12] } else { [12, 7] };
+            let mut weights = vec![weight("w", &dims)];
+            if let Some(dims) = bias {
+                inputs.push("c");
+                weights.push(weight("c", &dims));
+            }
+            let x = if trans_a == 1 { [12, 4] } else { [4, 12] };
+            let opset = if inputs.len() == 3 { 9 } else { 13 };
+            let gemm = model(opset, &x, vec![node("Gemm", &inputs, "y", &settings)], weights);
+            assert_reproduced("Gemm_y", &gemm, 7, &options());
+            assert_mean_is_kept(&gemm);
+        }
+    }
+}
+
+/// With data, the mean of the outputs over that data stays what it was at any rank, whatever form the bias has.
+fn assert_mean_is_kept(model: &Model) {
+    let data =
+        Dataset::synthetic(model.proto.graph.as_ref().unwrap(), &paredown::runtime::inputs::DimSizes::default(), 64, 1);
+    let data = data.unwrap();
+    let split = factorize(model, &Options { align: 1, ..Options::new(Target::Rank(2)) }, Some(&data)).unwrap();
+    let (mut difference, mut size) = (0.0, 0.0);
+    let mut count = 0.0;
+    for batch in data.batches(64) {
+        let x = &batch.unwrap().inputs[0].1;
+        let (old, new) = (run(&model.proto, x), run(&split.model.proto, x));
+        difference += old.iter().zip(&new).map(|(a, b)| a - b).sum::<f64>();
+        size += old.iter().map(|a| a.abs()).sum::<f64>();
+        count += old.len() as f64;
+    }
+    assert!(difference.abs() / count < 1e-4 * size / count, "{difference} {size}");
+}
+
+#[test]
+fn full_rank_reproduces_convolutions() {
+    type Case<'a> = (&'a [usize], &'a [usize], &'a [Attribute]);
+    let cases: [Case<'_>; 8] = [
+        (&[2, 4, 19], &[6, 4, 5], &[Ints("strides", &[2]), Ints("dilations", &[2]), Ints("pads", &[3, 1])]),
+        (&[2, 4, 9, 8], &[8, 4, 3, 3], &[Ints("pads", &[1, 0, 2, 1]), Ints("strides", &[2, 1])]),
+        (&[2, 4, 9, 11], &[8, 2, 3, 2], &[Int("group", 2), Ints("dilations", &[2, 3]), Ints("kernel_shape", &[3, 2])]),
+        (&[2, 4, 9, 8], &[8, 4, 3, 4], &[Text("auto_pad", "SAME_UPPER"), Ints("strides", &[2, 3])]),
+        (&[2, 4, 9, 8], &[8, 4, 4, 3], &[Text("auto_pad", "SAME_LOWER"), Ints("strides", &[2, 1])]),
+        (&[2, 4, 9, 8], &[8, 4, 3, 3], &[Text("auto_pad", "VALID")]),
+        (&[2, 6, 5, 5], &[8, 6, 1, 1], &[Ints("strides", &[2, 2])]),
+        (&[1, 3, 5, 6, 7], &[6, 3, 2, 3, 3], &[Ints("strides", &[1, 2, 1]), Ints("pads", &[1, 0, 1, 0, 2, 1])]),
+    ];
+    for (x, kernel, settings) in cases {
+        let conv = model(
+            13,
+            x,
+            vec![node("Conv", &["x", "w", "b"], "y", settings)],
+            vec![weight("w", kernel), weight("b", &kernel[..1])],
+        );
+        let groups = x[1] / kernel[1];
+        let (k, n) = (kernel[1..].iter().product::<usize>(), kernel[0] / groups);
+        assert_reproduced("Conv_y", &conv, k.min(n), &options());
+        let spatial = match kernel {
+            [_, i, h, w] if h * w > 1 => (i * h).min(n * w),
+            _ => k.min(n),
+        };
+        assert_reproduced("Conv_y", &conv, spatial, &Options { conv: ConvMode::Spatial, ..options() });
+        let tucker = if kernel[2..].iter().all(|&k| k == 1) { k.min(n) } else { n };
+        assert_reproduced("Conv_y", &conv, tucker, &Options { conv: ConvMode::Tucker2, ..options() });
+    }
+}
+
+#[test]
+fn a_thousand_squared_at_rank_100_has_exactly_200_000_weights() {
+    let gemm = model(
+        17,
+        &[1, 1000],
+        vec![node("Gemm", &["x", "w", "b"], "y", &[])],
+        vec![weight("w", &[1000, 1000]), weight("b", &[1000])],
+    );
+    let split = factorize(&gemm, &Options::new(Target::Rank(100)), None).unwrap();
+    assert_eq!(elements(&split.model, "w"), 200_000);
+    assert_eq!(split.report.model.after.params, 201_000);
+    assert_eq!(split.report.model.after.macs, 200_000);
+    assert_eq!(split.report.layers[0].params, 200_000);
+}
+
+#[test]
+fn the_measured_error_is_the_predicted_one() {
+    let mlp = model(17, &[256, 24], vec![node("MatMul", &["x", "w"], "y", &[])], vec![weight("w", &[24, 40])]);
+    let plain = factorize(&mlp, &Options::new(Target::Rank(6)), None).unwrap();
+    let data = Dataset::synthetic(mlp.proto.graph.as_ref().unwrap(), &Default::default(), 256, 3).unwrap();
+    let aware = factorize(&mlp, &Options::new(Target::Rank(6)), Some(&data)).unwrap();
+    let x = &data.batches(256).next().unwrap().unwrap().inputs[0].1;
+    let (old, new) = (run(&mlp.proto, x), run(&aware.model.proto, x));
+    let mean = |j: usize| old.iter().skip(j).step_by(40).sum::<f64>() / 256.0;
+    let means: Vec<f64> = (0..40).map(mean).collect();
+    let spread: f64 = old.iter().enumerate().map(|(i, y)| (y - means[i % 40]).powi(2)).sum();
+    let measured = old.iter().zip(&new).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / spread;
+    let predicted = aware.report.layers[0].error.unwrap();
+    assert!((measured - predicted).abs() < 1e-4 * predicted, "{measured} {predicted}");
+
+    let parts: Vec<(Vec<usize>, Vec<f64>)> =
+        ["w.first", "w.last"].iter().map(|name| stored(&plain.model, name)).collect();
+    let (_, w) = stored(&mlp, "w");
+    let r = parts[0].0[1];
+    let mut error = 0.0;
+    for i in 0..24 {
+        for j in 0..40 {
+            let product: f64 = (0..r).map(|k| parts[0].1[i * r + k] * parts[1].1[k * 40 + j]).sum();
+            error += (w[i * 40 + j] - product).powi(2);
+        }
+    }
+    let relative = error / w.iter().map(|x| x * x).sum::<f64>();
+    let predicted = plain.report.layers[0].error.unwrap();
+    assert!((relative - predicted).abs() < 1e-4 * predicted, "{relative} {predicted}");
+}
+
+fn stored(model: &Model, name: &str) -> (Vec<usize>, Vec<f64>) {
+    let graph = model.proto.graph.as_ref().unwrap();
+    let tensor = graph.initializer.iter().find(|t| t.name() == name).unwrap();
+    let view = paredown::onnx::tensor::TensorView::new(tensor).unwrap();
+    (view.dims().to_vec(), view.to_f64().unwrap())
+}
+
+#[test]
+fn a_shared_weight_is_split_once() {
+    let nodes = vec![
+        node("MatMul", &["x", "w"], "h", &[]),
+        node("Relu", &["h"], "r", &[]),
+        node("MatMul", &["r", "w"], "y", &[]),
+    ];
+    let twice = model(17, &[3, 16], nodes, vec![weight("w", &[16, 16])]);
+    let split = factorize(&twice, &Options::new(Target::Rank(4)), None).unwrap();
+    assert_eq!(elements(&split.model, "w"), 2 * 4 * 16);
+    assert_eq!(split.report.layers.len(), 1);
+    assert_eq!(split.report.model.after.macs, 3 * 2 * 2 * 4 * 16);
+    let whole = with_ranks(&twice, &[("MatMul_h", 16)], &options()).unwrap();
+    assert!(distance(&twice, &whole.model) < TOLERANCE);
+}
+
+#[test]
+fn layers_that_stay_are_listed_with_the_reason() {
+    let nodes = vec![
+        node("Conv", &["x", "depthwise"], "a", &[Int("group", 8), Ints("pads", &[1, 1, 1, 1])]),
+        node("Flatten", &["a"], "f", &[]),
+        node("MatMul", &["f", "w"], "h", &[]),
+        node("Transpose", &["h"], "t", &[]),
+        node("MatMul", &["h", "t"], "s", &[]),
+        node("MatMul", &["s", "tied"], "u", &[]),
+        node("Add", &["u", "tied"], "y", &[]),
+    ];
+    let weights = vec![weight("depthwise", &[8, 1, 3, 3]), weight("w", &[8 * 16, 32]), weight("tied", &[2, 2])];
+    let mixed = model(17, &[2, 8, 4, 4], nodes, weights);
+    let split = factorize(&mixed, &Options::new(Target::Rank(4)), None).unwrap();
+    let reason = |name: &str| {
+        let layer = split.report.layers.iter().find(|layer| layer.name == name).unwrap();
+        layer.reason.clone().unwrap_or_default()
+    };
+    assert!(reason("Conv_a").contains("depthwise"), "{}", reason("Conv_a"));
+    assert!(reason("MatMul_s").contains("no stored matrix"), "{}", reason("MatMul_s"));
+    assert!(reason("MatMul_u").contains("read by Add"), "{}", reason("MatMul_u"));
+    assert_eq!(reason("MatMul_h"), "");
+}
+
+#[test]
+fn wrong_ranks_and_weights_are_refused() {
+    let gemm = model(17, &[4, 12], vec![node("MatMul", &["x", "w"], "y", &[])], vec![weight("w", &[12, 8])]);
+    let kind = |target: Target| factorize(&gemm, &Options::new(target), None).unwrap_err().kind();
+    assert_eq!(kind(Target::Rank(0)), ErrorKind::Usage);
+    assert_eq!(kind(Target::Rank(9)), ErrorKind::Usage);
+    assert_eq!(kind(Target::Rank(8)), ErrorKind::NothingToDo);
+    for energy in [0.0, 1.5, f64::NAN] {
+        assert_eq!(kind(Target::Energy(energy)), ErrorKind::Usage);
+    }
+    let far = Target::Params(paredown::prune::Remaining::Share(0.01));
+    assert_eq!(kind(far), ErrorKind::NothingToDo);
+    assert_eq!(with_ranks(&gemm, &[("none", 3)], &options()).unwrap_err().kind(), ErrorKind::Input);
+    let mut broken = weight("w", &[12, 8]);
+    let mut bytes = broken.raw_data.take().unwrap().to_vec();
+    bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    broken.raw_data = Some(bytes.into());
+    let broken = model(17, &[4, 12], vec![node("MatMul", &["x", "w"], "y", &[])], vec![broken]);
+    let error = factorize(&broken, &Options::new(Target::Rank(2)), None).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(error.to_string().contains("'w'"), "{error}");
+}
+
+#[test]
+fn both_runtimes_agree_on_the_split_model() {
+    let nodes = vec![
+        node("Conv", &["x", "k", "kb"], "c", &[Ints("pads", &[1, 1, 1, 1]), Ints("strides", &[2, 2])]),
+        node("Relu", &["c"], "r", &[]),
+        node("Flatten", &["r"], "f", &[]),
+        node("Gemm", &["f", "w", "b"], "y", &[Int("transB", 1)]),
+    ];
+    let weights =
+        vec![weight("k", &[16, 8, 3, 3]), weight("kb", &[16]), weight("w", &[10, 16 * 9]), weight("b", &[10])];
+    let net = model(17, &[2, 8, 6, 6], nodes, weights);
+    let split = factorize(&net, &Options { align: 1, ..Options::new(Target::Rank(4)) }, None).unwrap();
+    assert!(split.report.layers.iter().all(|layer| layer.decision == "split"));
+    let shape = input_shape(&net);
+    let values = noise(5, shape.iter().product());
+    let tract = run(&split.model.proto, &Tensor::new(&shape, &values).unwrap());
+    let rten = rten::Model::load(split.model.proto.encode_to_vec()).unwrap();
+    let x = rten::Value::from_shape(&shape[..], values).unwrap();
+    let inputs = vec![(rten.node_id("x").unwrap(), rten::ValueOrView::from(x))];
+    let output = rten.run(inputs, &[rten.node_id("y").unwrap()], None).unwrap().remove(0);
+    let (_, found) = output.into_shape_vec::<f32, 2>().unwrap();
+    let largest = tract.iter().fold(0.0_f64, |m, y| m.max(y.abs()));
+    for (a, b) in tract.iter().zip(&found) {
+        assert!((a - f64::from(*b)).abs() < TOLERANCE * largest, "{a} {b}");
+    }
+}
