@@ -3,8 +3,8 @@
     python bench/big_model.py chain --out models/big           # 3.2 GB: 12 Gemm layers of width 8192, float32
     python bench/big_model.py llama --out models/big           # 1.1 B parameters, 4.4 GB: a Llama configuration
 
-The chain is written layer by layer and needs little memory; the Llama goes through PyTorch's TorchScript exporter and
-needs about 14 GB.
+Weights are written one by one, so that little memory is needed. The Llama's graph comes from PyTorch's TorchScript
+exporter.
 """
 
 import argparse
@@ -59,34 +59,89 @@ def chain(path: Path, width: int, layers: int, seed: int) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def llama(path: Path, layers: int, seed: int) -> None:
-    """The sizes of a 1 B-parameter Llama: width 2048, 32 heads in 8 groups, feed-forward 8192."""
+def without_weights(layers: int) -> "torch.nn.Module":  # noqa: F821 (PyTorch is imported for the Llama only)
+    """A Llama of 1.1 B parameters (width 2048, 32 heads in 8 groups, feed-forward 8192) whose parameters are one number
+    each, expanded: they take no memory."""
     import export_transformers as transformers
     import torch
 
-    torch.manual_seed(seed)
     config = transformers.hf.LlamaConfig(
         vocab_size=32000, hidden_size=2048, intermediate_size=8192, num_hidden_layers=layers,
         num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=2048, tie_word_embeddings=False,
+        attn_implementation="eager",
     )  # fmt: skip
     masks = transformers.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
     masks.register("eager", transformers.eager_mask_without_vmap)
-    inner = transformers.hf.LlamaForCausalLM._from_config(config, attn_implementation="eager").eval()
+    with torch.device("meta"):
+        model = transformers.hf.LlamaForCausalLM(config)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are values, not parameters
+    count = 0
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            count += 1  # numbers apart from each other: the exporter merges equal parameters
+            constant = torch.full((1,) * parameter.ndim, 1e-4 * count).expand(parameter.shape)
+            setattr(module, name, torch.nn.Parameter(constant, requires_grad=False))
+    return model.eval()
+
+
+def llama(path: Path, layers: int, seed: int) -> None:
+    """Exports the graph alone, then writes random weights beside it, each stored transposed where the graph
+    transposes it: what the exporter's constant folding does."""
+    import export_transformers as transformers
+    import torch
+
+    inner = without_weights(layers)
     arguments = transformers.text()
     names = [argument.name for argument in arguments]
-    model = transformers.Wrapper(inner, names, ["logits"])
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e9:.2f} B parameters", flush=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        raw = Path(folder) / "raw.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        bare = Path(folder) / "bare.onnx"
         torch.onnx.export(
-            model, tuple(argument.value for argument in arguments), str(raw), dynamo=False, opset_version=OPSET,
-            input_names=names, output_names=["logits"],
-            dynamic_axes={argument.name: argument.axes for argument in arguments} | transformers.LOGITS,
+            transformers.Wrapper(inner, names, ["logits"]),
+            tuple(argument.value for argument in arguments),
+            str(bare),
+            dynamo=False,
+            opset_version=OPSET,
+            export_params=False,
             do_constant_folding=False,
-        )  # fmt: skip
-        del model, inner
-        proto = onnx.load(raw)
-    onnx.save(proto, path, save_as_external_data=True, all_tensors_to_one_file=True, location=path.name + ".data")
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes={argument.name: argument.axes for argument in arguments} | transformers.LOGITS,
+        )
+        model = onnx.load(bare)
+    add_weights(model, names, path, seed)
+
+
+def add_weights(model: onnx.ModelProto, inputs: list[str], path: Path, seed: int) -> None:
+    """Turns every graph input but `inputs` into a random external initializer and saves the model."""
+    random = np.random.default_rng(seed)
+    graph = model.graph
+    weights = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input if v.name not in inputs}
+    folded = fold_transposes(graph, weights)
+    kept = [value for value in graph.input if value.name in inputs]
+    del graph.input[:]
+    graph.input.extend(kept)
+    data = path.with_name(path.name + ".data")
+    with data.open("wb") as file:
+        for name, shape in (weights | folded).items():
+            graph.initializer.append(external(name, shape, data.name, file.tell()))
+            values = random.standard_normal(shape, np.float32)
+            values *= np.float32(shape[0] ** -0.5 if len(shape) > 1 else 0.1)
+            (values if len(shape) > 1 else values + 1).tofile(file)
+    path.write_bytes(model.SerializeToString())
+
+
+def fold_transposes(graph: onnx.GraphProto, weights: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Removes Transposes of matrices in `weights`; their results become weights of the turned shape."""
+    turned = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights}
+    nodes = [node for node in graph.node if node.output[0] not in turned]
+    used = {name for node in nodes for name in node.input}
+    folded = {result: weights[source][::-1] for result, source in turned.items()}
+    for source in turned.values():
+        if source not in used:
+            weights.pop(source, None)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return folded
 
 
 def main() -> None:

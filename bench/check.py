@@ -19,6 +19,7 @@ import onnxruntime
 
 import onnx
 from onnx import TensorProto
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 BIG = 1_900_000_000
@@ -149,7 +150,7 @@ def main() -> int:
         feeds = [inputs.random_inputs(original, s, args.seed + i) for i, s in enumerate(sizes)]
     try:
         rows = compare(args.original, args.rewritten, feeds)
-    except (ValueError, onnxruntime.capi.onnxruntime_pybind11_state.OrtInvalidGraph) as error:
+    except (ValueError, Fail, InvalidArgument, InvalidGraph, RuntimeException) as error:
         print(error)
         return 1
     for name, shape, distance in rows:

@@ -6,7 +6,7 @@
 
 Sections: `anchors` (the table with peers), `wide` (torchvision, both exporters), `detectors`, `transformers`,
 `recurrent`, `quantized`, `fused`. Files that are missing are exported where a torchvision name says how; the others come
-from the export_*.py scripts. Results are kept in DIR/coverage.json, so that a section can be run again by itself; peers
+from the export_*.py scripts. Results are kept in DIR/coverage/, so that a section can be run again by itself; peers
 are run once for each file (--peers runs them again).
 """
 
@@ -39,9 +39,7 @@ def python(script: str, *arguments: str, limit: float) -> tuple[int, str, str]:
     """Exit code (124: time limit), standard output and standard error of a script of this folder."""
     command = [sys.executable, str(BENCH / script), *arguments]
     try:
-        run = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, check=False, env=environment()
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=environment())
     except subprocess.TimeoutExpired:
         return 124, "", f"no end in {limit:.0f} s"
     return run.returncode, run.stdout, run.stderr
@@ -52,11 +50,11 @@ def last_line(text: str) -> str:
     return lines[-1][:200] if lines else "no message"
 
 
-def exported(models: Path, name: str, dynamo: bool) -> tuple[Path, str | None]:
-    """The file of a torchvision network, made if it is missing, and why it could not be made."""
+def exported(models: Path, name: str, dynamo: bool, leave: bool) -> tuple[Path, str | None]:
+    """The file of a torchvision network, made if it is missing unless `leave`, and why it could not be made."""
     folder = models / "dynamo" if dynamo else models
     path = folder / (name + ("_dynamo" if dynamo else "") + ".onnx")
-    if path.exists():
+    if path.exists() or leave:
         return path, None
     code, _, error = python(
         "export_torchvision.py", name, *(["--dynamo"] if dynamo else []), "--out", str(folder), limit=EXPORT_LIMIT
@@ -77,19 +75,20 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, scratch: Path):
         self.args, self.scratch = args, scratch
-        self.store = args.models / "coverage.json"
-        self.results = json.loads(self.store.read_text()) if self.store.exists() else {}
+        self.store = args.models / "coverage"
+        self.store.mkdir(exist_ok=True)
+        self.results = {file.stem: json.loads(file.read_text()) for file in self.store.glob("*.json")}
         self.results.setdefault("peers", {})
 
-    def save(self) -> None:
-        self.store.write_text(json.dumps(self.results, indent=1))
+    def save(self, section: str) -> None:
+        (self.store / f"{section}.json").write_text(json.dumps(self.results[section], indent=1))
 
     def wanted(self, name: str) -> bool:
         return not self.args.only or any(part in name for part in self.args.only)
 
     def record(self, section: str, name: str, row: dict) -> None:
         self.results.setdefault(section, {})[name] = row
-        self.save()
+        self.save(section)
         shown = f"{100 * (1 - row['after'] / row['before']):.1f} % gone" if row.get("before") else "–"
         print(f"{section} {name}: {shown}, exact {row.get('exact')}, {row.get('error') or 'ok'}", flush=True)
 
@@ -98,12 +97,15 @@ class Bench:
         self.record(section, name, trial.as_json(done))
 
     def torchvision(self, section: str, name: str, dynamo: bool, **options: object) -> None:
-        path, refusal = exported(self.args.models, name, dynamo)
+        path, refusal = exported(self.args.models, name, dynamo, self.args.no_export)
         key = name + ("_dynamo" if dynamo else "")
+        if self.args.no_export and not path.exists():
+            return
         if refusal:
             self.record(section, key, {"file": path.name, "error": f"does not export: {refusal}", "unexported": True})
         else:
-            self.trial(section, key, path, **options)
+            verify = path.stat().st_size <= self.args.verify_below * 1e6
+            self.trial(section, key, path, **{"verify": verify} | options)
 
     def anchors(self) -> None:
         for name in filter(self.wanted, ANCHORS):
@@ -112,7 +114,9 @@ class Bench:
         if self.wanted("convnext_tiny"):
             path = self.args.models / "convnext_tiny.onnx"
             options = ("--allow-shifts",)
-            self.trial("anchors", "convnext_tiny --allow-shifts", path, sizes=3, verify=True, options=options, limit=300)
+            self.trial(
+                "anchors", "convnext_tiny --allow-shifts", path, sizes=3, verify=True, options=options, limit=300
+            )
 
     def peers(self, name: str, path: Path) -> None:
         known = self.results["peers"].setdefault(name, {})
@@ -120,7 +124,7 @@ class Bench:
             if tool not in known or self.args.peers:
                 known[tool] = peer(tool, subject)
                 print(f"  {tool}: {known[tool]}", flush=True)
-                self.save()
+                self.save("peers")
 
     def wide(self) -> None:
         for name in filter(self.wanted, WIDE):
@@ -148,9 +152,7 @@ class Bench:
                 thawed = coverage_page.states(path)
                 options = tuple(word for name in thawed for word in ("--thaw", name))
                 kinds = {} if thawed else {"hidden": RECURRENT}
-                self.trial(
-                    "recurrent", path.stem, path, kinds=kinds, options=options, kept_signature=not thawed
-                )
+                self.trial("recurrent", path.stem, path, kinds=kinds, options=options, kept_signature=not thawed)
 
     def quantized(self) -> None:
         self.folder("quantized", "quant/*.onnx")
@@ -167,6 +169,10 @@ def main() -> int:
     parser.add_argument("--paredown", default="paredown", help="the binary")
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="networks whose name contains this")
     parser.add_argument("--peers", action="store_true", help="run the peers again")
+    parser.add_argument(
+        "--verify-below", type=float, default=250, metavar="MB", help="larger files of torchvision are not run in tract"
+    )
+    parser.add_argument("--no-export", action="store_true", help="leave out torchvision files that are missing")
     parser.add_argument("--render", action="store_true", help="write the page from the results, run nothing")
     parser.add_argument("--page", type=Path, default=BENCH / "COVERAGE.md")
     args = parser.parse_args()

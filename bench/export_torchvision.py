@@ -78,7 +78,7 @@ class Detector(nn.Module):
 def sample(name: str, batch: int) -> torch.Tensor:
     """A normal input of the shape that the architecture's family takes."""
     if is_video(name):
-        depth, size = (16, 224) if name.startswith(("mvit", "swin3d")) else (8, 112)
+        depth, size = (16, 224) if name.startswith(("mvit", "swin3d", "s3d")) else (8, 112)
         return torch.randn(batch, 3, depth, size, size)
     if is_detection(name):
         return torch.rand(1, 3, 320, 320)

@@ -114,9 +114,9 @@ def page(results: dict[str, Result], profile: str) -> str:
     lines = [
         "# Speed and memory",
         "",
-        "Written by `bench/speed.py`: `--ratio 0.5 --criterion l2`, from process start to closed file. ResNet-50 in memory, best",
-        f"of {REPEATS}; big models from disk, once, under `prlimit --data`. Peak is the resident set, mapped pages included.",
-        f"{profile}",
+        "Written by `bench/speed.py`: `--ratio 0.5 --criterion l2`, from process start to closed file. ResNet-50 in",
+        f"memory, best of {REPEATS}; big models from disk, once, under `prlimit --data`. Peak is the resident set, mapped",
+        f"pages included. {profile}".rstrip(),
         "",
         "| run | data limit | s | peak MB | status |",
         "|---|---|---|---|---|",

@@ -17,8 +17,6 @@ import onnxruntime
 
 import onnx
 
-LARGE = 250_000_000  # bytes; above, tract's verification is left out
-
 
 @dataclass
 class Trial:
@@ -139,12 +137,12 @@ def run(
     *,
     options: tuple[str, ...] = (),
     sizes: int = 3,
-    verify: bool | None = None,
+    verify: bool = True,
     limit: float = 120,
     kinds: dict[str, set[str]] | None = None,
     kept_signature: bool = True,
 ) -> Trial:
-    """Prunes `model` at ratio 0.5 and checks the result. `verify=None` verifies unless the file is large.
+    """Prunes `model` at ratio 0.5 and checks the result.
 
     A file that tract cannot run is written once more without verification, and `verified` stays False.
     """
@@ -153,12 +151,11 @@ def run(
     for leftover in scratch.iterdir():
         leftover.unlink()
     arguments = ["--ratio", "0.5", "--report", str(report_path), *options]
-    want = verify if verify is not None else model.stat().st_size <= LARGE
     code, message, trial.seconds = prune(
-        binary, model, target, arguments if want else [*arguments, "--no-verify"], limit
+        binary, model, target, arguments if verify else [*arguments, "--no-verify"], limit
     )
     problem = None
-    if code and want and code not in (2, 3, 4):
+    if code and verify and code not in (2, 3, 4):
         problem = f"verification, exit {code}: {first_lines(message)}"
         code, message, trial.seconds = prune(binary, model, target, [*arguments, "--no-verify"], limit)
     if code:
@@ -166,7 +163,7 @@ def run(
         return trial
     report = json.loads(report_path.read_text())
     trial.exact = report["verify"]["exact_max_rel"]
-    trial.verified = want and problem is None
+    trial.verified = verify and problem is None
     trial.holders = holders(report)
     trial.groups = [
         {key: group[key] for key in ("name", "role", "axis", "size", "kept")}

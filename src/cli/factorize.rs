@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 
-use super::options::{Data, Dims, remaining, spinner, write_report, write_text};
+use super::options::{Data, Dims, check_texts, remaining, spinner, write_report, write_text};
 use crate::error::{Error, Result};
 use crate::factorize::{ConvMode, Method, Options, Target};
 use crate::onnx::{Model, SaveOptions};
@@ -151,6 +151,9 @@ impl Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let dims = args.dims.sizes()?;
     let options = args.options(dims.clone())?;
+    let read = args.data.paths().chain([args.model.as_path()]).chain(args.plan.as_deref());
+    let texts = [("--plan-out", &args.plan_out), ("--report", &args.report)];
+    check_texts(read, args.output.as_deref(), &texts)?;
     let bar = spinner(args.quiet, "analysing and splitting");
     let model = Model::load(&args.model)?;
     if let (Some(output), false) = (&args.output, args.dry_run) {
@@ -158,7 +161,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let located = |e: Error| e.in_file(&args.model);
     let samples = args.data.open(&model, &dims, args.seed)?;
-    let mut factorized = crate::factorize::factorize(&model, &options, samples.calibration.as_ref()).map_err(located)?;
+    let mut factorized =
+        crate::factorize::factorize(&model, &options, samples.calibration.as_ref()).map_err(located)?;
     if !args.no_verify {
         bar.set_message("proving");
         let started = Instant::now();

@@ -60,6 +60,11 @@ impl Samples {
 }
 
 impl Data {
+    /// The files and folders that samples are read from.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.data, &self.eval, &self.images].into_iter().flatten().map(PathBuf::as_path)
+    }
+
     pub(super) fn open(&self, model: &Model, sizes: &DimSizes, seed: u64) -> Result<Samples> {
         let graph = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let open = |path: &PathBuf| {
@@ -169,6 +174,32 @@ pub(super) fn write_report(report: &Report, path: Option<&Path>) -> Result<()> {
         None => Ok(()),
         Some(path) => write_text(path, &report.to_json()),
     }
+}
+
+/// Refuses to write a plan or a report over what is read, over the output, or over each other. `written` are
+/// options and where they write to.
+pub(super) fn check_texts<'a>(
+    read: impl IntoIterator<Item = &'a Path>,
+    output: Option<&'a Path>,
+    written: &[(&str, &Option<PathBuf>)],
+) -> Result<()> {
+    let mut taken: Vec<PathBuf> = read.into_iter().chain(output).map(entry).collect();
+    for &(option, path) in written {
+        let Some(path) = path else { continue };
+        let entry = entry(path);
+        if taken.contains(&entry) {
+            return Err(Error::usage(format!("{option} {}: is another file of this run", path.display())));
+        }
+        taken.push(entry);
+    }
+    Ok(())
+}
+
+/// The directory entry that a path names, whether or not there is a file yet.
+fn entry(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    path.file_name().map_or(folder.clone(), |name| folder.join(name))
 }
 
 /// Writes a text file through a temporary one beside it.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::options::{Data, Dims, ratio, remaining, spinner, write_report, write_text};
+use super::options::{Data, Dims, check_texts, ratio, remaining, spinner, write_report, write_text};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Plan, Scope, Units};
@@ -161,6 +161,9 @@ impl Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let dims = args.dims.sizes()?;
     let options = args.options(dims.clone())?;
+    let read = args.data.paths().chain([args.model.as_path()]).chain(args.plan.as_deref());
+    let texts = [("--plan-out", &args.plan_out), ("--report", &args.report)];
+    check_texts(read, args.output.as_deref(), &texts)?;
     let bar = spinner(args.quiet, "analysing and rewriting");
     let model = Model::load(&args.model)?;
     if let (Some(output), false) = (&args.output, args.dry_run) {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::options::{Data, Dims, spinner, write_report};
+use super::options::{Data, Dims, check_texts, spinner, write_report};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::Plan;
@@ -39,6 +39,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let dims = args.dims.sizes()?;
+    let read = args.data.paths().chain([args.original.as_path(), &args.rewritten]).chain(args.plan.as_deref());
+    check_texts(read, None, &[("--report", &args.report)])?;
     let bar = spinner(args.quiet, "proving");
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
     let plan = args.plan.as_deref().map(Plan::load).transpose()?;

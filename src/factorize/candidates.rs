@@ -159,9 +159,9 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
     for candidates in groups.into_values() {
         match shared(subject, &candidates) {
             Ok(candidate) => found.open.push(candidate),
-            Err(reason) => found.refused.extend(
-                candidates.iter().map(|c| refused(subject, c.nodes[0], Some(c.linear), reason.clone())),
-            ),
+            Err(reason) => found
+                .refused
+                .extend(candidates.iter().map(|c| refused(subject, c.nodes[0], Some(c.linear), reason.clone()))),
         }
     }
     let position: BTreeMap<NodeId, usize> = (0..).zip(&subject.graph.order).map(|(i, &id)| (id, i)).collect();
@@ -250,7 +250,11 @@ fn stored(subject: Subject<'_>, mut value: ValueId) -> Result<(ValueId, &TensorP
         if let Some(tensor) = subject.constant(value) {
             let mut axes: Vec<usize> = (0..tensor.dims.len()).collect();
             for order in orders.iter().rev() {
-                axes = order.iter().map(|&axis| axes.get(axis).copied()).collect::<Option<_>>().ok_or("its weight is transposed wrongly")?;
+                axes = order
+                    .iter()
+                    .map(|&axis| axes.get(axis).copied())
+                    .collect::<Option<_>>()
+                    .ok_or("its weight is transposed wrongly")?;
             }
             return Ok((value, tensor, axes));
         }
@@ -281,7 +285,10 @@ fn shared(subject: Subject<'_>, candidates: &[Candidate]) -> Result<Candidate, S
     let name = |id: NodeId| subject.graph.node(id).name.as_str();
     let same = |c: &Candidate| (&c.op, c.linear, c.form, &c.axes) == (&first.op, first.linear, first.form, &first.axes);
     if let Some(other) = candidates.iter().find(|c| !same(c)) {
-        return Err(format!("its weight '{}' is shared with '{}', which uses it differently", first.tensor, other.name));
+        return Err(format!(
+            "its weight '{}' is shared with '{}', which uses it differently",
+            first.tensor, other.name
+        ));
     }
     let users: BTreeSet<(NodeId, usize)> = candidates.iter().map(|c| (c.nodes[0], c.linear.weight)).collect();
     let mut work = vec![first.weight];
@@ -295,7 +302,12 @@ fn shared(subject: Subject<'_>, candidates: &[Candidate]) -> Result<Candidate, S
             if matches!((node.op.as_str(), node.domain.as_str()), ("Identity" | "Transpose", "")) {
                 work.extend(node.outputs.iter().flatten());
             } else if !users.contains(&(id, slot)) {
-                return Err(format!("its weight '{}' is read by {} '{}' too and would stay", first.tensor, node.op, name(id)));
+                return Err(format!(
+                    "its weight '{}' is read by {} '{}' too and would stay",
+                    first.tensor,
+                    node.op,
+                    name(id)
+                ));
             }
         }
     }

@@ -133,8 +133,7 @@ fn collect(
     for (index, batch) in data.data.batches(data.batch).enumerate() {
         let inputs = batch?.inputs;
         let count = samples_of(&inputs);
-        let (old, new) =
-            rayon::join(|| original.run(&sources, index, &inputs), || split.run(&images, index, &inputs));
+        let (old, new) = rayon::join(|| original.run(&sources, index, &inputs), || split.run(&images, index, &inputs));
         let (old, new) = (old?, new?);
         collectors.par_iter_mut().try_for_each(|c| c.add(&new, &old, count, first))?;
         first += count;

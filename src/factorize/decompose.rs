@@ -8,8 +8,8 @@ use super::data::{InputMoments, OutputPca};
 use super::low_rank::{ErrorCurve, LowRank};
 use super::nmf::{self, NmfOptions};
 use super::rewrite::Factors;
-use super::svd::WeightSvd;
 use super::semi_nmf;
+use super::svd::WeightSvd;
 use crate::error::{Error, Result};
 use crate::linalg::Backend;
 
@@ -140,13 +140,7 @@ impl Decomposition {
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when the rank is 0 or above full; no convergence.
-    pub fn split(
-        &self,
-        backend: &dyn Backend,
-        candidate: &Candidate,
-        mode: ConvMode,
-        rank: usize,
-    ) -> Result<Factors> {
+    pub fn split(&self, backend: &dyn Backend, candidate: &Candidate, mode: ConvMode, rank: usize) -> Result<Factors> {
         let name = candidate.tensor.as_str();
         let weight = self.weight.as_ref();
         let matrices = || weight.map(|w| matrices(candidate, w, mode)).transpose().map(Option::unwrap_or_default);
@@ -206,7 +200,8 @@ fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Result<Kernel<'
 pub(super) fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
     if candidate.form == Form::Matrix {
         let stored = weight.view().into_dimensionality::<Ix2>().map_err(|e| Error::input(e.to_string()))?;
-        let turned = if candidate.linear.weight_in < candidate.linear.weight_out { stored } else { stored.reversed_axes() };
+        let turned =
+            if candidate.linear.weight_in < candidate.linear.weight_out { stored } else { stored.reversed_axes() };
         return Ok(vec![turned.as_standard_layout().into_owned()]);
     }
     let kernel = kernel(candidate, weight)?;

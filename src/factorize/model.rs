@@ -134,11 +134,8 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     }
     let whole = CostModel::new(subject).cost(&Selection::all());
     let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
-    let mut decisions = if offers.is_empty() {
-        Vec::new()
-    } else {
-        choose(&offers, &options.target, whole, options.align)?
-    };
+    let mut decisions =
+        if offers.is_empty() { Vec::new() } else { choose(&offers, &options.target, whole, options.align)? };
     clock.lap("select");
     let mut chosen = chosen(&prepared, &decisions)?;
     let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };

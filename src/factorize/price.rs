@@ -62,14 +62,21 @@ impl PriceList {
             }
             Some(ConvMode::Tucker2) => {
                 let i = self.weight[1];
-                let inner = inputs_in_proportion(usize::try_from(i).unwrap_or(1), usize::try_from(n).unwrap_or(1), usize::try_from(rank).unwrap_or(1)) as u64;
+                let inner = inputs_in_proportion(
+                    usize::try_from(i).unwrap_or(1),
+                    usize::try_from(n).unwrap_or(1),
+                    usize::try_from(rank).unwrap_or(1),
+                ) as u64;
                 let window: u64 = self.weight[2..].iter().product();
                 vec![(i * inner, 0), (inner * rank * window, 1), (rank * n, 1)]
             }
             _ => vec![(rank * k, 1), (rank * n, 1)],
         };
         let params: u64 = kernels.iter().map(|(size, _)| size * self.groups).sum();
-        let macs = self.places.iter().map(|place| kernels.iter().map(|(size, at)| size * self.groups * place[*at]).sum::<u64>());
+        let macs = self
+            .places
+            .iter()
+            .map(|place| kernels.iter().map(|(size, at)| size * self.groups * place[*at]).sum::<u64>());
         Price { params: params + self.added, macs: macs.sum() }
     }
 

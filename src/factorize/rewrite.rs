@@ -315,11 +315,7 @@ pub(super) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usiz
 }
 
 /// The `Add` that alone reads the result of a node, with the position and value of its constant vector.
-pub(super) fn bias_behind(
-    subject: Subject<'_>,
-    candidate: &Candidate,
-    id: NodeId,
-) -> Option<(NodeId, usize, ValueId)> {
+pub(super) fn bias_behind(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Option<(NodeId, usize, ValueId)> {
     let result = subject.graph.node(id).outputs.first().copied().flatten()?;
     let value = subject.graph.at(result);
     let &[(add, slot)] = value.uses.as_slice() else { return None };

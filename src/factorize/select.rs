@@ -64,7 +64,9 @@ pub fn choose(offers: &[Offer<'_>], target: &Target, whole: Cost, align: usize) 
 fn by_rank(offers: &[Offer<'_>], rank: usize) -> Result<Vec<Decision>> {
     let largest = offers.iter().map(|offer| offer.curve.full_rank()).max().unwrap_or(0);
     if rank == 0 || rank > largest {
-        return Err(Error::usage(format!("--rank {rank}: choose a rank from 1 to {largest}, the largest of this model")));
+        return Err(Error::usage(format!(
+            "--rank {rank}: choose a rank from 1 to {largest}, the largest of this model"
+        )));
     }
     let decide = |offer: &Offer<'_>| match offer.curve.full_rank() {
         full if rank > full => Decision::Keep(format!("rank {rank} is above its full rank {full}")),
@@ -85,7 +87,9 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
         return Decision::Split(rank);
     }
     let most = offer.prices.paying(offer.curve.full_rank());
-    Decision::Keep(format!("rank {rank} does not pay: {split} parameters instead of {dense} (it pays up to rank {most})"))
+    Decision::Keep(format!(
+        "rank {rank} does not pay: {split} parameters instead of {dense} (it pays up to rank {most})"
+    ))
 }
 
 /// The rank at which a layer's effect on the output is measured: half of what pays.

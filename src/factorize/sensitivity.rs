@@ -34,10 +34,7 @@ pub(super) fn effects(
     batches: &[Vec<NamedTensor>],
 ) -> Result<Vec<f64>> {
     let outputs = run(original, batches)?;
-    (0..count)
-        .into_par_iter()
-        .map(|index| distance(&outputs, &run(&write(index)?, batches)?))
-        .collect()
+    (0..count).into_par_iter().map(|index| distance(&outputs, &run(&write(index)?, batches)?)).collect()
 }
 
 fn run(model: &ModelProto, batches: &[Vec<NamedTensor>]) -> Result<Vec<Vec<NamedTensor>>> {

@@ -56,14 +56,18 @@ pub(super) fn layer_reports(
         let (k, n) = candidate.matrix_shape();
         let shape = if candidate.form == Form::Matrix { vec![k, n] } else { candidate.dims.clone() };
         let report = report(&candidate.name, &candidate.op, shape, price);
-        layers.insert(candidate.nodes[0].0, LayerReport {
-            rank,
-            error,
-            latency_ms: outcome.latency.map(|latency| (latency.before_ms, latency.after_ms)),
-            decision: if rank.is_some() { "split" } else { "kept" }.to_owned(),
-            reason,
-            ..report
-        });
+        layers.insert(
+            candidate.nodes[0].0,
+            LayerReport {
+                rank,
+                rank_for_90: layer.decomposition.curve().rank_for_energy(0.9).ok(),
+                error,
+                latency_ms: outcome.latency.map(|latency| (latency.before_ms, latency.after_ms)),
+                decision: if rank.is_some() { "split" } else { "kept" }.to_owned(),
+                reason,
+                ..report
+            },
+        );
     }
     for refused in refused {
         let params = if refused.dims.is_empty() { 0 } else { refused.dims.iter().map(|&d| d as u64).product() };
@@ -82,6 +86,7 @@ fn report(name: &str, op: &str, shape: Vec<usize>, price: Price) -> LayerReport 
         params: price.params,
         macs: price.macs,
         error: None,
+        rank_for_90: None,
         latency_ms: None,
         decision: "kept".to_owned(),
         reason: None,

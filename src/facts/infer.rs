@@ -120,8 +120,11 @@ impl Operators {
 
     /// The operator of a node, and the names that its subgraphs capture.
     fn build(&self, node: &NodeProto) -> Result<(Box<dyn InferenceOp>, Vec<String>), String> {
-        let builder = self.framework.op_register.0.get(node.op_type());
+        let builder = self.framework.op_register.0.get(stand_in(node));
         let builder = builder.ok_or_else(|| format!("unknown operator {}", node.op_type()))?;
+        let mut node = node.clone();
+        node.op_type = Some(stand_in(&node).to_owned());
+        crate::runtime::spell_out_default(&mut node);
         let node = pb::NodeProto::decode(&*node.encode_to_vec()).map_err(|e| e.to_string())?;
         builder(&self.context(), &node).map_err(|e| format!("{e:#}"))
     }
@@ -251,7 +254,8 @@ impl Walk<'_> {
 
     fn by_tract(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {
         let node = self.graph.node(id);
-        if !crate::runtime::is_supported(&self.operators.framework.op_register, proto) {
+        let replaced = stand_in(proto) != proto.op_type();
+        if !replaced && !crate::runtime::is_supported(&self.operators.framework.op_register, proto) {
             return Err(format!("unknown operator {}", qualified(&node.domain, &node.op)));
         }
         let attempt = || {
@@ -357,6 +361,15 @@ impl Walk<'_> {
         };
         let shape = tensor.shape.as_ref().and_then(|shape| shape.dim.iter().map(size).collect());
         Some((tensor.elem_type(), shape))
+    }
+}
+
+/// The operator whose shapes a fused one has.
+fn stand_in(node: &NodeProto) -> &str {
+    match (node.domain(), node.op_type()) {
+        ("com.microsoft", "FusedConv") => "Conv",
+        ("com.microsoft", "FusedGemm") => "Gemm",
+        (_, op) => op,
     }
 }
 

@@ -80,6 +80,13 @@ pub struct Graph {
     names: BTreeMap<String, ValueId>,
 }
 
+impl Node {
+    /// Whether the result is the operand.
+    pub fn is_identity(&self) -> bool {
+        self.op == "Identity" && self.domain.is_empty()
+    }
+}
+
 impl Graph {
     /// Builds the view. `ir_version` decides whether initializers that are inputs can be overridden.
     ///
@@ -131,8 +138,8 @@ impl Graph {
     pub fn behind_identity(&self, mut value: ValueId) -> ValueId {
         while let Some(node) = self.producer(value) {
             let node = self.node(node);
-            match (node.op.as_str(), node.domain.as_str(), node.inputs.first()) {
-                ("Identity", "", Some(Some(input))) => value = *input,
+            match node.inputs.first() {
+                Some(Some(input)) if node.is_identity() => value = *input,
                 _ => break,
             }
         }

@@ -171,8 +171,18 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Graph inputs, outputs and captured values keep their axes.
+    /// Graph inputs, outputs and captured values keep their axes, and small constants, whose uses have axes of their
+    /// own.
     fn freeze_ends(&mut self, thaw: &BTreeSet<String>) {
+        let private: Vec<ValueId> =
+            (0..self.values.len()).map(ValueId).filter(|&value| self.is_private(value)).collect();
+        for value in private {
+            let reason =
+                Reason::new(self.graph.at(value).name.as_str(), "each use of a small constant has axes of its own");
+            for &axis in self.values[value.0].iter().flatten() {
+                self.unifier.freeze(axis, reason.clone());
+            }
+        }
         for (value, axes) in self.graph.values.iter().zip(&self.values) {
             let why = match value.source {
                 Source::Input(_) => Some("graph input"),
@@ -257,7 +267,9 @@ impl<'a> Builder<'a> {
             Some(rule) => relate(&mut site, rule),
             None => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
         };
-        site.freeze_unnamed();
+        if outcome.is_ok() {
+            site.freeze_unnamed();
+        }
         self.relations[id.0] = site.relation;
         if let Err(Refusal { why, is_misfit }) = outcome {
             self.misfits += usize::from(is_misfit);

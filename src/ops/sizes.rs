@@ -22,7 +22,9 @@ pub fn output_extents(
             Row::parse(text).ok()?.output_extents(&[], operands, node.outputs.len()).ok()
         }
         (_, _, Some(Relate::Elementwise)) => Some(vec![broadcast(operands)]),
-        (_, "SimplifiedLayerNormalization" | "RMSNormalization" | "RotaryEmbedding", _) => Some(vec![operand(0)]),
+        (_, "SimplifiedLayerNormalization" | "RMSNormalization" | "RotaryEmbedding" | "ReverseSequence", _) => {
+            Some(vec![operand(0)])
+        }
         ("", "Attention", _) => Some(vec![Some(attention(proto, operands)?)]),
         ("com.microsoft", "MultiHeadAttention", _) => {
             let mut result = operand(0)?;

@@ -120,7 +120,7 @@ impl<'a> CostModel<'a> {
 fn stored_tensors(subject: Subject<'_>) -> Vec<Term> {
     let mut private: BTreeMap<ValueId, BTreeSet<Vec<Expr>>> = BTreeMap::new();
     for (node, slot, axes) in subject.network.private_uses() {
-        if let Some(value) = operand(subject, node, slot) {
+        if let Some(value) = operand(subject, node, slot).filter(|_| !subject.graph.node(node).is_identity()) {
             private.entry(subject.graph.behind_identity(value)).or_default().insert(axes.to_vec());
         }
     }

@@ -219,7 +219,8 @@ impl<'a> Survey<'a> {
             self.note_attention(id);
         }
         for (slot, input) in node.inputs.iter().enumerate() {
-            let Some(value) = *input else { continue };
+            // An Identity hands a stored tensor on: what slices it are the uses behind.
+            let Some(value) = input.filter(|_| !node.is_identity()) else { continue };
             let root = self.subject.graph.behind_identity(value);
             if self.subject.constant(root).is_none() {
                 continue;
@@ -288,12 +289,19 @@ impl<'a> Survey<'a> {
 
     fn kind(&self, factor: FactorId) -> Kind {
         let kind = self.kinds.get(&factor).copied().unwrap_or(Kind::Indices);
-        // A head that is merged with nothing is an ordinary axis.
-        let merged = self.axes.iter().any(|(_, expr)| expr.mentions(factor));
         match kind {
-            Kind::Heads | Kind::HeadDims if !merged => Kind::Indices,
+            // A head that is merged with nothing is an ordinary axis, and so is what is not merged with a head.
+            Kind::Heads if !self.is_merged(factor, |_| true) => Kind::Indices,
+            Kind::HeadDims if !self.is_merged(factor, |f| self.kinds.get(&f) == Some(&Kind::Heads)) => Kind::Indices,
             kind => kind,
         }
+    }
+
+    /// Whether an axis is a product of `factor` and one that `qualifies`.
+    fn is_merged(&self, factor: FactorId, qualifies: impl Fn(FactorId) -> bool) -> bool {
+        let mut products = Vec::new();
+        self.axes.iter().for_each(|(_, expr)| products_in(expr, &mut products));
+        products.iter().any(|parts| parts.contains(&factor) && parts.iter().any(|&f| f != factor && qualifies(f)))
     }
 
     /// Factors that share a merged axis with the one that is pruned in their place.

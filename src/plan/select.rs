@@ -1,7 +1,5 @@
 //! Which units stay: a share of each group, or as many as a budget allows.
 
-use std::collections::BTreeMap;
-
 use super::cost::{Cost, CostModel};
 use super::groups::Group;
 use crate::axes::Selection;
@@ -14,8 +12,13 @@ pub enum Budget {
     Params(u64),
     /// Multiply–accumulates that remain.
     Macs(u64),
-    /// Bytes of stored tensors that remain.
-    Bytes(u64),
+    /// Bytes of the file that remain.
+    Bytes {
+        /// The budget.
+        limit: u64,
+        /// What the file holds beside stored tensors, which stays.
+        rest: u64,
+    },
 }
 
 impl Budget {
@@ -24,14 +27,14 @@ impl Budget {
         match self {
             Budget::Params(_) => cost.params,
             Budget::Macs(_) => cost.macs,
-            Budget::Bytes(_) => cost.bytes,
+            Budget::Bytes { rest, .. } => cost.bytes.saturating_add(rest),
         }
     }
 
     /// The limit.
     pub fn limit(self) -> u64 {
         match self {
-            Budget::Params(limit) | Budget::Macs(limit) | Budget::Bytes(limit) => limit,
+            Budget::Params(limit) | Budget::Macs(limit) | Budget::Bytes { limit, .. } => limit,
         }
     }
 
@@ -39,7 +42,7 @@ impl Budget {
         match self {
             Budget::Params(_) => "parameters",
             Budget::Macs(_) => "MACs",
-            Budget::Bytes(_) => "bytes",
+            Budget::Bytes { .. } => "bytes",
         }
     }
 }
@@ -245,7 +248,8 @@ fn keep_rest(scored: &[Scored<'_>], rankings: &[Vec<usize>], removed: &[usize]) 
     selection
 }
 
-/// Blocks put back, the most important first, where the budget still allows: the last block overshoots it.
+/// Blocks put back, the most important first, while the budget still allows: the last block overshoots it. A group of
+/// which a block is too heavy to go back is done.
 fn give_back(
     scored: &[Scored<'_>],
     rankings: &[Vec<usize>],
@@ -254,19 +258,19 @@ fn give_back(
     budget: Budget,
 ) -> Selection {
     let mut removed = vec![0; scored.len()];
-    let mut before_last = removed.clone();
-    let mut last_block = BTreeMap::new();
-    for (index, step) in steps.iter().enumerate() {
-        before_last[step.group] = removed[step.group];
-        removed[step.group] = step.removed;
-        last_block.insert(step.group, index);
+    let mut before: Vec<usize> = Vec::with_capacity(steps.len());
+    for step in steps {
+        before.push(std::mem::replace(&mut removed[step.group], step.removed));
     }
-    let mut groups: Vec<usize> = last_block.keys().copied().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(last_block[group]));
-    for group in groups {
-        let now = std::mem::replace(&mut removed[group], before_last[group]);
+    let mut done = vec![false; scored.len()];
+    for (step, before) in steps.iter().zip(before).rev() {
+        if done[step.group] {
+            continue;
+        }
+        removed[step.group] = before;
         if budget.of(cost.cost(&keep_rest(scored, rankings, &removed))) > budget.limit() {
-            removed[group] = now;
+            removed[step.group] = step.removed;
+            done[step.group] = true;
         }
     }
     keep_rest(scored, rankings, &removed)

@@ -120,10 +120,8 @@ impl Options {
             Target::Params(remaining) => Quota::Budget(Budget::Params(part(whole.params, remaining))),
             Target::Macs(remaining) => Quota::Budget(Budget::Macs(part(whole.macs, remaining))),
             Target::Size(remaining) => {
-                // The file holds more than tensors: that part stays.
                 let rest = model.file_bytes().saturating_sub(whole.bytes);
-                let limit = part(model.file_bytes(), remaining).saturating_sub(rest);
-                Quota::Budget(Budget::Bytes(limit))
+                Quota::Budget(Budget::Bytes { limit: part(model.file_bytes(), remaining), rest })
             }
             Target::Plan(_) => Quota::Ratio(0.0),
         };

@@ -202,7 +202,11 @@ impl Held {
     }
 
     /// Both streams start from here, if everything fitted.
-    pub(super) fn advance(self, (original, sources): (&mut Stream, &Segment), (repaired, images): (&mut Stream, &Segment)) {
+    pub(super) fn advance(
+        self,
+        (original, sources): (&mut Stream, &Segment),
+        (repaired, images): (&mut Stream, &Segment),
+    ) {
         if self.bytes <= HELD_BYTES {
             original.advance(sources, self.original);
             repaired.advance(images, self.repaired);

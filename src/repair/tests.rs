@@ -76,8 +76,10 @@ fn sums_and_rows_are_the_same_evidence() {
     let mut sums = Moments::new(9, 3);
     sums.add(default_backend(), x.view(), y.view());
     let (primal, dual) = (Evidence::Sums(sums), Evidence::Rows(x, y));
-    let (a, b) =
-        (primal.weights(default_backend(), &w0, 1e-2, "x").unwrap(), dual.weights(default_backend(), &w0, 1e-2, "x").unwrap());
+    let (a, b) = (
+        primal.weights(default_backend(), &w0, 1e-2, "x").unwrap(),
+        dual.weights(default_backend(), &w0, 1e-2, "x").unwrap(),
+    );
     assert!((&a - &b).iter().all(|d| d.abs() < 1e-9));
     let (bias_a, bias_b) = (primal.bias(&a), dual.bias(&a));
     assert!((&bias_a - &bias_b).iter().all(|d| d.abs() < 1e-12));

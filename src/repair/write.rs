@@ -164,7 +164,8 @@ pub(super) fn put_vector(model: &mut ModelProto, result: &str, slot: usize, valu
     let node = graph.node.iter().position(|node| node.output.first().is_some_and(|output| output == result));
     let Some(node) = node else { return Ok(()) };
     let old = graph.node[node].input.get(slot).cloned().unwrap_or_default();
-    let element = stored_behind_identity(graph, &old).map_or(Ok(ElementType::Float), |t| ElementType::from_code(t.data_type()))?;
+    let element = stored_behind_identity(graph, &old)
+        .map_or(Ok(ElementType::Float), |t| ElementType::from_code(t.data_type()))?;
     let name = fresh(graph, &format!("{old}_estimated"));
     graph.initializer.push(from_f64_as(&name, &[values.len()], &values.to_vec(), element)?);
     redirect(&mut graph.node[node], slot, name);

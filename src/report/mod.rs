@@ -123,6 +123,9 @@ pub struct LayerReport {
     pub macs: u64,
     /// Relative squared error of the layer's output (or weight, without data).
     pub error: Option<f64>,
+    /// The smallest rank that keeps 90 % of the energy: Σσ² of the weight, or the variance of the outputs with data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank_for_90: Option<usize>,
     /// tract's median time of the layer alone, before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<(f64, f64)>,

@@ -66,8 +66,11 @@ fn calibration_line(calibration: &CalibrationReport) -> String {
     let source = if calibration.synthetic { "made-up samples (lower confidence)" } else { "samples" };
     let repaired = calibration.layers.iter().filter(|layer| layer.reason.is_none()).count();
     let (samples, hash) = (calibration.samples, &calibration.hash);
-    let layers = calibration.layers.len();
-    format!("calibrated on {samples} {source} (sha256 {hash}), {repaired} of {layers} layers repaired")
+    let repairs = match calibration.layers.len() {
+        0 => String::new(),
+        layers => format!(", {repaired} of {layers} layers repaired"),
+    };
+    format!("calibrated on {samples} {source} (sha256 {hash}){repairs}")
 }
 
 fn table(header: &[&str], right: &[usize]) -> Table {
@@ -110,8 +113,10 @@ fn row(group: &GroupReport, figure: usize) -> Vec<String> {
 }
 
 fn layers_table(report: &Report) -> Table {
-    let mut table =
-        table(&["layer", "op", "shape", "rank", "params", "MACs", "error", "ms", "decision", "why"], &[3, 4, 5, 6, 7]);
+    let mut table = table(
+        &["layer", "op", "shape", "rank", "90 %", "params", "MACs", "error", "ms", "decision", "why"],
+        &[3, 4, 5, 6, 7, 8],
+    );
     for layer in &report.layers {
         let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
         table.add_row(vec![
@@ -119,6 +124,7 @@ fn layers_table(report: &Report) -> Table {
             layer.op.clone(),
             shape.join("×"),
             layer.rank.map(|rank| rank.to_string()).unwrap_or_default(),
+            layer.rank_for_90.map(|rank| rank.to_string()).unwrap_or_default(),
             human_count(layer.params),
             human_count(layer.macs),
             layer.error.map(|error| format!("{error:.2e}")).unwrap_or_default(),

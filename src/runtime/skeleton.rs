@@ -14,6 +14,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::failure::{NodeNames, unique_name};
 use super::promote::{promote_node, promoted_type};
+use super::support::spell_out_default;
 use super::weights::tract_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use crate::{Error, Result};
@@ -168,6 +169,7 @@ fn skeleton(
     let nodes = numbered.map(|(index, node)| {
         let mut node = NodeProto { name: Some(unique_name(index, node)), doc_string: None, ..node.clone() };
         promote_node(&mut node, promote);
+        spell_out_default(&mut node);
         node
     });
     let graph = GraphProto {

@@ -129,7 +129,7 @@ fn refused_everywhere(folder: &Folder, path: &Path, texts: &[&str]) {
 fn what_is_not_a_model_exits_with_3() {
     let folder = Folder::new();
     refused_everywhere(&folder, &folder.at("nowhere.onnx"), &["nowhere.onnx", "cannot be read"]);
-    refused_everywhere(&folder, folder.path(), &["directory"]);
+    refused_everywhere(&folder, folder.path(), &["is not a regular file"]);
     refused_everywhere(&folder, &folder.write("empty.onnx", ""), &["empty.onnx", "is empty"]);
     refused_everywhere(&folder, &folder.write("text.onnx", "A text.\n"), &["text.onnx", "is a text file"]);
     refused_everywhere(&folder, &fixture("eval.npz"), &["eval.npz"]);

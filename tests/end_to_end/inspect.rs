@@ -69,7 +69,10 @@ fn every_axis_of_every_weight_is_in_a_group() {
 fn parameters_are_the_stored_floats_each_counted_once() {
     for name in FIXTURES {
         let model = Model::load(&fixture(name)).unwrap();
-        let views = model.proto.graph.as_ref().unwrap().initializer.iter().map(|t| TensorView::new(t).unwrap());
+        let graph = model.proto.graph.as_ref().unwrap();
+        let constants = graph.node.iter().filter(|node| node.op_type() == "Constant");
+        let constants = constants.flat_map(|node| &node.attribute).filter_map(|attribute| attribute.t.as_ref());
+        let views = graph.initializer.iter().chain(constants).map(|tensor| TensorView::new(tensor).unwrap());
         let floats: usize = views.filter(|view| view.element_type().is_float()).map(|view| view.len()).sum();
         assert_eq!(inspect(name)["model"]["before"]["params"], floats, "{name}");
     }

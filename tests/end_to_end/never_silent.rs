@@ -72,11 +72,16 @@ fn an_unknown_operator_freezes_what_it_touches_and_nothing_else() {
     assert!(!named.reason.is_empty());
 }
 
-/// Even when the file does not say what shape comes out of it.
+/// Where the file does not say what shape comes out of it, what follows has no shape either and is frozen too, and
+/// the report says why.
 #[test]
-fn an_unknown_operator_of_unknown_shape_freezes_no_more() {
+fn an_unknown_operator_of_unknown_shape_leaves_what_comes_before() {
     let report = report(&with_middle(vec![foreign("Mystery", &["before"], "after")]));
-    freezes_only_what_it_touches(&report, "Mystery_after");
+    assert_eq!(group(&report, "w1", 1).role, "free");
+    for (tensor, axis) in [("w2", 1), ("w3", 0), ("w3", 1), ("w4", 0)] {
+        let frozen = group(&report, tensor, axis);
+        assert!(frozen.role == "frozen" && frozen.reason.is_some(), "{frozen:?}");
+    }
     assert!(report.frozen.iter().any(|frozen| frozen.node == "Mystery_after"), "{:?}", report.frozen);
 }
 

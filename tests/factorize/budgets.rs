@@ -1,10 +1,10 @@
 //! Whole models under a budget.
 
+use paredown::ErrorKind;
 use paredown::analysis::Analysis;
 use paredown::factorize::{ConvMode, Factorized, Method, Options, Target, factorize};
 use paredown::onnx::Model;
 use paredown::prune::{Comparison, Remaining};
-use paredown::ErrorKind;
 
 use crate::graphs::{data, fixture};
 

@@ -26,7 +26,8 @@ fn the_inner_rank_of_a_split_layer_can_be_pruned() {
         let options = prune::Options::new(prune::Target::Ratio(0.25));
         let pruned = prune::prune(&split.model, &options, None).unwrap();
         let inner = pruned.report.groups.iter().find(|group| {
-            group.role == "free" && group.members.iter().any(|member| member.tensor.ends_with(".last"))
+            group.role == "free"
+                && group.members.iter().any(|member| member.tensor.ends_with(".last"))
                 && group.members.iter().any(|member| member.tensor.ends_with(".first"))
         });
         let inner = inner.unwrap_or_else(|| panic!("{name}: no group of an inner rank"));

@@ -1,0 +1,152 @@
+//! Models of one node from the text of an example.
+
+use std::collections::BTreeSet;
+
+use paredown::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
+};
+use paredown::onnx::tensor::{from_f32, from_i64};
+use paredown::runtime::{NamedTensor, Tensor};
+
+use super::examples::{Example, OPSET};
+
+/// A model and inputs for it.
+pub(crate) struct Built {
+    pub(crate) model: ModelProto,
+    pub(crate) inputs: Vec<NamedTensor>,
+    /// Names of all inputs and outputs.
+    pub(crate) ends: BTreeSet<String>,
+}
+
+pub(crate) fn build((op, operands, attributes, results): Example) -> Built {
+    let mut graph = GraphProto { name: Some("example".into()), ..GraphProto::default() };
+    let mut inputs = Vec::new();
+    let mut names = Vec::new();
+    for (index, text) in operands.split_whitespace().enumerate() {
+        let name = format!("x{index}");
+        if text == "_" {
+            names.push(String::new());
+            continue;
+        }
+        match stored(&name, text) {
+            Some(tensor) => graph.initializer.push(tensor),
+            None => {
+                let (element, tensor) = data(text, index);
+                graph.input.push(declared(&name, element, Some(tensor.shape())));
+                inputs.push((name.clone(), tensor));
+            }
+        }
+        names.push(name);
+    }
+    let (domain, op) = op.rsplit_once('.').unwrap_or(("", op));
+    let outputs: Vec<String> = (0..results).map(|i| format!("y{i}")).collect();
+    graph.output = outputs.iter().map(|name| declared(name, 1, None)).collect();
+    graph.node.push(NodeProto {
+        name: Some("node".into()),
+        op_type: Some(op.into()),
+        domain: Some(domain.into()),
+        input: names,
+        output: outputs.clone(),
+        attribute: attributes.split_whitespace().map(attribute).collect(),
+        ..NodeProto::default()
+    });
+    let ends = inputs.iter().map(|(name, _)| name.clone()).chain(outputs).collect();
+    Built { model: model(graph), inputs, ends }
+}
+
+pub(crate) fn model(graph: GraphProto) -> ModelProto {
+    let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
+    ModelProto {
+        ir_version: Some(10),
+        opset_import: vec![opset("", OPSET), opset("com.microsoft", 1)],
+        graph: Some(graph),
+        ..ModelProto::default()
+    }
+}
+
+pub(crate) fn declared(name: &str, element: i32, shape: Option<&[usize]>) -> ValueInfoProto {
+    let dim = |&size: &usize| tensor_shape_proto::Dimension {
+        value: Some(tensor_shape_proto::dimension::Value::DimValue(i64::try_from(size).unwrap())),
+        ..Default::default()
+    };
+    let shape = shape.map(|shape| TensorShapeProto { dim: shape.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(element), shape };
+    let value = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.into()), r#type: Some(value), ..ValueInfoProto::default() }
+}
+
+/// A graph input; a dimension that is not a number is dynamic.
+pub(crate) fn dynamic(name: &str, element: i32, dims: &[&str]) -> ValueInfoProto {
+    use tensor_shape_proto::dimension::Value;
+    let mut info = declared(name, element, Some(&vec![0; dims.len()]));
+    if let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        for (dim, text) in tensor.shape.iter_mut().flat_map(|shape| &mut shape.dim).zip(dims) {
+            dim.value = Some(text.parse().map_or_else(|_| Value::DimParam((*text).into()), Value::DimValue));
+        }
+    }
+    info
+}
+
+fn list(text: &str) -> Vec<i64> {
+    text.split(',').filter(|n| !n.is_empty()).map(|n| n.parse().unwrap()).collect()
+}
+
+/// `[1,2]`, `[]3`, `~0.5`.
+fn stored(name: &str, text: &str) -> Option<TensorProto> {
+    if let Some(number) = text.strip_prefix('~') {
+        return Some(from_f32(name, &[], &[number.parse().unwrap()]).unwrap());
+    }
+    if let Some(dims) = text.strip_prefix('w') {
+        let dims: Vec<usize> = list(dims).into_iter().map(|n| usize::try_from(n).unwrap()).collect();
+        let values: Vec<f32> = (0..dims.iter().product()).map(|i| real(name.len(), i)).collect();
+        return Some(from_f32(name, &dims, &values).unwrap());
+    }
+    if let Some(number) = text.strip_prefix("[]") {
+        return Some(from_i64(name, &[], &[number.parse().unwrap()]).unwrap());
+    }
+    let values = list(text.strip_prefix('[')?.strip_suffix(']')?);
+    Some(from_i64(name, &[values.len()], &values).unwrap())
+}
+
+/// Numbers in 0.1..0.9 that are all different, so that no function is asked for a value outside its domain.
+fn real(seed: usize, index: usize) -> f32 {
+    let hash = (index + 1) * 7919 + (seed + 1) * 104_729;
+    0.1 + 0.8 * ((hash * 2_654_435_761 % 100_003) as f32 / 100_003.0)
+}
+
+fn data(text: &str, seed: usize) -> (i32, Tensor) {
+    let (kind, rest) = text.split_at(text.len() - text.trim_start_matches(char::is_alphabetic).len());
+    let (dims, limit) = rest.split_once('<').unwrap_or((rest, "200"));
+    let shape: Vec<usize> = list(dims).into_iter().map(|n| usize::try_from(n).unwrap()).collect();
+    let count: usize = shape.iter().product();
+    let limit: i64 = limit.parse().unwrap();
+    let integer = |i: usize| ((i * 7 + seed * 3) as i64) % limit;
+    match kind {
+        "" => (1, Tensor::new(&shape, &(0..count).map(|i| real(seed, i)).collect::<Vec<f32>>()).unwrap()),
+        "i" => (7, Tensor::new(&shape, &(0..count).map(integer).collect::<Vec<i64>>()).unwrap()),
+        "u" => (2, Tensor::new(&shape, &(0..count).map(|i| integer(i) as u8).collect::<Vec<u8>>()).unwrap()),
+        "b" => (9, Tensor::new(&shape, &(0..count).map(|i| i % 3 != 0).collect::<Vec<bool>>()).unwrap()),
+        other => panic!("operand kind '{other}'"),
+    }
+}
+
+pub(crate) fn attribute(text: &str) -> AttributeProto {
+    let (name, value) = text.split_once('=').unwrap();
+    let mut attribute = AttributeProto { name: Some(name.into()), ..AttributeProto::default() };
+    let kind = if let Some(ints) = value.strip_prefix('[') {
+        attribute.ints = list(ints.strip_suffix(']').unwrap());
+        AttributeType::Ints
+    } else if let Ok(int) = value.parse::<i64>() {
+        attribute.i = Some(int);
+        AttributeType::Int
+    } else if let Ok(float) = value.parse::<f32>() {
+        attribute.f = Some(float);
+        AttributeType::Float
+    } else {
+        attribute.s = Some(value.as_bytes().to_vec().into());
+        AttributeType::String
+    };
+    attribute.r#type = Some(kind as i32);
+    attribute
+}

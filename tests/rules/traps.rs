@@ -1,0 +1,383 @@
+//! The traps of shape arithmetic and sharing, each one test.
+
+use std::collections::BTreeSet;
+
+use paredown::axes::{FactorId, Role, Selection};
+use paredown::facts::Facts;
+use paredown::graph::{Graph, NodeId, ValueId};
+use paredown::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType};
+use paredown::onnx::tensor::{TensorView, from_f32, from_i64};
+use paredown::ops::Network;
+use paredown::rewrite::{Subject, prune};
+use paredown::runtime::{RunOptions, Runnable, Tensor};
+
+use super::build::{attribute, declared, dynamic, model};
+
+/// A graph under construction: `x` of a given shape in, `y` out.
+struct Net(GraphProto);
+
+impl Net {
+    fn new(inputs: &[(&str, i32, &[&str])]) -> Self {
+        let input = inputs.iter().map(|&(name, element, dims)| dynamic(name, element, dims)).collect();
+        Self(GraphProto { name: Some("net".into()), input, ..GraphProto::default() })
+    }
+
+    fn weight(mut self, name: &str, dims: &[usize]) -> Self {
+        let count: usize = dims.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * 37 + name.len() * 11) % 23) as f32 / 23.0 - 0.4).collect();
+        self.0.initializer.push(from_f32(name, dims, &values).unwrap());
+        self
+    }
+
+    fn ints(mut self, name: &str, values: &[i64]) -> Self {
+        self.0.initializer.push(from_i64(name, &[values.len()], values).unwrap());
+        self
+    }
+
+    fn node(mut self, op: &str, inputs: &[&str], output: &str, attributes: &str) -> Self {
+        self.0.node.push(NodeProto {
+            name: Some(format!("{op}:{output}")),
+            op_type: Some(op.into()),
+            input: inputs.iter().map(|&i| i.into()).collect(),
+            output: output.split(',').map(Into::into).collect(),
+            attribute: attributes.split_whitespace().map(attribute).collect(),
+            ..NodeProto::default()
+        });
+        self
+    }
+
+    fn output(mut self, name: &str) -> Solved {
+        self.0.output.push(declared(name, 1, None));
+        Solved::new(model(self.0))
+    }
+
+    fn at_opset(mut self, name: &str, opset: i64) -> Solved {
+        self.0.output.push(declared(name, 1, None));
+        let mut model = model(self.0);
+        model.opset_import[0].version = Some(opset);
+        Solved::new(model)
+    }
+}
+
+struct Solved {
+    model: ModelProto,
+    graph: Graph,
+    facts: Facts,
+    network: Network,
+}
+
+impl Solved {
+    fn new(model: ModelProto) -> Self {
+        let graph = Graph::new(model.graph.as_ref().unwrap(), 10).unwrap();
+        let (facts, network) = Network::analyse(&model, &graph, &Default::default(), &BTreeSet::new()).unwrap();
+        Self { model, graph, facts, network }
+    }
+
+    fn value(&self, name: &str) -> ValueId {
+        self.graph.value(name).unwrap()
+    }
+
+    fn role(&self, name: &str, axis: usize) -> &Role {
+        let factors = self.network.value(self.value(name)).unwrap()[axis].factors();
+        &self.network.solution.factor(factors[0]).role
+    }
+
+    fn factors(&self, name: &str, axis: usize) -> Vec<FactorId> {
+        self.network.value(self.value(name)).unwrap()[axis].factors()
+    }
+
+    fn reason(&self, name: &str, axis: usize) -> String {
+        self.role(name, axis).reason().map_or("free".into(), |r| format!("{}: {}", r.node, r.why))
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject { model: &self.model, graph: &self.graph, facts: &self.facts, network: &self.network }
+    }
+
+    /// Removes the first index of a factor, and runs both on inputs of the given shapes.
+    fn assert_exact(&self, factor: FactorId, inputs: &[(&str, &[usize])]) -> ModelProto {
+        let size = self.network.solution.size(factor);
+        let mut selection = Selection::all();
+        selection.keep(factor, (0..size).map(|i| i > 0).collect());
+        let pruned = prune(self.subject(), &selection).unwrap();
+        let masked = paredown::rewrite::masked(self.subject(), &selection).unwrap();
+        let feeds: Vec<_> = inputs
+            .iter()
+            .map(|&(name, shape)| {
+                let count: usize = shape.iter().product();
+                let values: Vec<f32> = (0..count).map(|i| ((i * 17) % 29) as f32 / 29.0 - 0.5).collect();
+                (name.to_owned(), Tensor::new(shape, &values).unwrap())
+            })
+            .collect();
+        let run = |model: &ModelProto| Runnable::new(model, &RunOptions::default()).unwrap().run(&feeds).unwrap();
+        for ((_, a), (_, b)) in run(&pruned).iter().zip(&run(&masked)) {
+            assert_eq!(a.shape(), b.shape());
+            for (a, b) in a.to_vec::<f32>().unwrap().iter().zip(b.to_vec::<f32>().unwrap()) {
+                assert!((a - b).abs() < 1e-5, "{a} is not {b}");
+            }
+        }
+        pruned
+    }
+}
+
+#[test]
+fn one_against_many_couples_nothing() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]).weight("v", &[3, 1]).weight("u", &[4, 2]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("MatMul", &["x", "v"], "b", "");
+    let net = net.node("Mul", &["a", "b"], "c", "").node("MatMul", &["c", "u"], "y", "").output("y");
+    assert_eq!(*net.role("w", 1), Role::Free);
+    assert!(net.factors("v", 1).is_empty());
+    net.assert_exact(net.factors("w", 1)[0], &[("x", &[2, 3])]);
+}
+
+#[test]
+fn a_dynamic_axis_freezes_what_broadcasts_against_it() {
+    let net = Net::new(&[("x", 1, &["n", "k"]), ("z", 1, &["n", "3"])]).weight("w", &[3, 8]);
+    let net = net.node("MatMul", &["z", "w"], "a", "").node("Add", &["a", "x"], "y", "").output("y");
+    assert!(matches!(net.role("w", 1), Role::Frozen(_)), "{}", net.reason("w", 1));
+}
+
+#[test]
+fn a_misaligned_reshape_freezes_with_its_reason() {
+    let net = Net::new(&[("x", 1, &["n", "4"])]).weight("w", &[4, 6]).ints("s", &[-1, 4]).weight("u", &[4, 2]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("Reshape", &["a", "s"], "b", "");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    assert!(matches!(net.role("w", 1), Role::Frozen(_)));
+    assert!(net.reason("w", 1).starts_with("Reshape:b"), "{}", net.reason("w", 1));
+    assert_eq!(net.reason("x", 1), "x: graph input");
+}
+
+#[test]
+fn a_stale_literal_beside_minus_one_does_not_change_the_batch() {
+    let net = Net::new(&[("x", 1, &["n", "4", "2", "2"])]).weight("w", &[6, 4, 1, 1]).ints("s", &[-1, 24]);
+    let net = net.weight("u", &[24, 3]).node("Conv", &["x", "w"], "a", "").node("Reshape", &["a", "s"], "b", "");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    assert_eq!(*net.role("w", 0), Role::Free);
+    net.assert_exact(net.factors("w", 0)[0], &[("x", &[5, 4, 2, 2])]);
+}
+
+#[test]
+fn allowzero_keeps_zero_from_copying() {
+    let net = Net::new(&[("x", 1, &["n", "4"])]).weight("w", &[4, 6]).ints("s", &[-1, 3, 2]).weight("u", &[2, 3]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("Reshape", &["a", "s"], "b", "allowzero=1");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    let outer = net.factors("w", 1)[0];
+    assert!(matches!(net.network.solution.factor(outer).role, Role::Frozen(_)), "it reaches the output");
+    net.assert_exact(net.factors("w", 1)[1], &[("x", &[5, 4])]);
+}
+
+#[test]
+fn a_small_constant_shared_by_two_layers_couples_nothing() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]).weight("bias", &[4]).weight("v", &[4, 4]);
+    let net = net.weight("u", &[4, 2]).node("MatMul", &["x", "w"], "a", "").node("Add", &["a", "bias"], "b", "");
+    let net = net.node("MatMul", &["b", "v"], "c", "").node("Identity", &["bias"], "again", "");
+    let net = net.node("Add", &["c", "again"], "d", "").node("MatMul", &["d", "u"], "y", "").output("y");
+    assert_ne!(net.factors("w", 1), net.factors("v", 1));
+    let pruned = net.assert_exact(net.factors("w", 1)[0], &[("x", &[5, 3])]);
+    let sizes: Vec<i64> =
+        pruned.graph.unwrap().initializer.iter().filter(|t| t.name().starts_with("bias")).map(|t| t.dims[0]).collect();
+    assert_eq!(sizes.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([3, 4]), "one copy for each use");
+}
+
+#[test]
+fn a_weight_used_twice_is_one_tensor() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]).weight("u", &[4, 4]).weight("v", &[4, 2]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("MatMul", &["a", "u"], "b", "");
+    let net = net.node("Relu", &["b"], "c", "").node("MatMul", &["c", "u"], "d", "");
+    let net = net.node("MatMul", &["d", "v"], "y", "").output("y");
+    assert_eq!(net.factors("w", 1), net.factors("u", 0));
+    assert_eq!(net.factors("u", 0), net.factors("u", 1));
+    net.assert_exact(net.factors("u", 0)[0], &[("x", &[5, 3])]);
+}
+
+#[test]
+fn an_initializer_that_is_an_input_too_is_not_constant() {
+    let net = Net::new(&[("x", 1, &["n", "3"]), ("w", 1, &["3", "4"])]).weight("w", &[3, 4]).weight("u", &[4, 2]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("MatMul", &["a", "u"], "y", "").output("y");
+    assert_eq!(net.reason("u", 0), "w: graph input with a default");
+}
+
+#[test]
+fn rotary_embeddings_tie_the_head_width_in_halves() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 8]).weight("u", &[8, 2]);
+    let net = net.ints("zero", &[0]).ints("four", &[4]).ints("eight", &[8]).ints("one", &[1]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("Slice", &["a", "zero", "four", "one"], "left", "");
+    let net = net.node("Slice", &["a", "four", "eight", "one"], "right", "").node("Neg", &["right"], "minus", "");
+    let net = net.node("Concat", &["minus", "left"], "turned", "axis=1").node("Add", &["a", "turned"], "b", "");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    let factors = net.factors("w", 1);
+    assert_eq!((factors.len(), net.network.solution.size(factors[0])), (1, 4));
+    net.assert_exact(factors[0], &[("x", &[5, 3])]);
+}
+
+#[test]
+fn softmax_before_opset_13_flattens() {
+    let net = |opset| {
+        let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 6]).ints("s", &[-1, 2, 3]).weight("u", &[2, 2]);
+        let net = net.node("MatMul", &["x", "w"], "a", "").node("Reshape", &["a", "s"], "b", "");
+        let net = net.node("Softmax", &["b"], "c", "axis=1").node("Transpose", &["c"], "d", "perm=[0,2,1]");
+        net.node("MatMul", &["d", "u"], "y", "").at_opset("y", opset)
+    };
+    let why = |net: &Solved, factor: usize| {
+        let factor = net.network.solution.factor(net.factors("w", 1)[factor]);
+        factor.role.name().to_owned()
+    };
+    assert_eq!((why(&net(11), 0), why(&net(11), 1)), ("shifts".into(), "frozen".into()));
+    let later = net(13);
+    assert_eq!(later.role("c", 1).name(), "shifts");
+}
+
+#[test]
+fn a_sum_is_exact_and_a_mean_is_not() {
+    let net = |op: &str| {
+        let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]).ints("axes", &[1]);
+        net.node("MatMul", &["x", "w"], "a", "").node(op, &["a", "axes"], "y", "").output("y")
+    };
+    assert_eq!(*net("ReduceSum").role("w", 1), Role::Free);
+    assert_eq!(net("ReduceMean").reason("w", 1), "ReduceMean:y: ReduceMean over this axis");
+    let sum = net("ReduceSum");
+    sum.assert_exact(sum.factors("w", 1)[0], &[("x", &[5, 3])]);
+}
+
+#[test]
+fn grouped_convolutions_keep_their_groups_in_step() {
+    let net = Net::new(&[("x", 1, &["n", "3", "4", "4"])]).weight("w", &[8, 3, 1, 1]).weight("v", &[8, 1, 3, 3]);
+    let net = net.weight("u", &[2, 8, 1, 1]).node("Conv", &["x", "w"], "a", "");
+    let net = net.node("Conv", &["a", "v"], "b", "group=8").node("Conv", &["b", "u"], "y", "").output("y");
+    assert_eq!(net.factors("w", 0), net.factors("v", 0));
+    let pruned = net.assert_exact(net.factors("w", 0)[0], &[("x", &[2, 3, 4, 4])]);
+    let group = pruned.graph.unwrap().node[1].attribute.iter().find(|a| a.name() == "group").unwrap().i();
+    assert_eq!(group, 7);
+}
+
+#[test]
+fn a_channel_shuffle_spells_the_channels_out() {
+    let net = Net::new(&[("x", 1, &["n", "3", "2", "2"])]).weight("w", &[4, 3, 1, 1]).weight("v", &[4, 3, 1, 1]);
+    let net = net.weight("u", &[2, 8, 1, 1]).ints("apart", &[-1, 2, 4, 2, 2]).ints("joined", &[-1, 8, 2, 2]);
+    let net = net.node("Conv", &["x", "w"], "a", "").node("Conv", &["x", "v"], "b", "");
+    let net = net.node("Concat", &["a", "b"], "c", "axis=1").node("Reshape", &["c", "apart"], "d", "");
+    let net = net.node("Transpose", &["d"], "e", "perm=[0,2,1,3,4]").node("Reshape", &["e", "joined"], "f", "");
+    let net = net.node("Conv", &["f", "u"], "y", "").output("y");
+    assert_eq!(*net.role("w", 0), Role::Free, "{}", net.reason("w", 0));
+    net.assert_exact(net.factors("w", 0)[0], &[("x", &[3, 3, 2, 2])]);
+}
+
+#[test]
+fn strided_slices_of_a_pruned_axis_become_gathers() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 6]).weight("u", &[3, 2]).weight("v", &[3, 2]);
+    let net = net.ints("zero", &[0]).ints("one", &[1]).ints("two", &[2]).ints("six", &[6]);
+    let net = net.node("MatMul", &["x", "w"], "a", "");
+    let net = net.node("Slice", &["a", "zero", "six", "one", "two"], "even", "");
+    let net = net.node("Slice", &["a", "one", "six", "one", "two"], "odd", "");
+    let net = net.node("MatMul", &["even", "u"], "b", "").node("MatMul", &["odd", "v"], "c", "");
+    let net = net.node("Add", &["b", "c"], "y", "").output("y");
+    for factor in net.factors("w", 1) {
+        assert_eq!(net.network.solution.factor(factor).role, Role::Free);
+        net.assert_exact(factor, &[("x", &[5, 3])]);
+    }
+}
+
+#[test]
+fn forms_of_old_opsets_are_understood() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 6]).weight("u", &[2, 2]).weight("v", &[4, 2]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("Unsqueeze", &["a"], "b", "axes=[1]");
+    let net = net.node("Clip", &["b"], "c", "min=-9.0 max=9.0").node("Squeeze", &["c"], "d", "axes=[1]");
+    let net = net.node("Split", &["d"], "e,f", "axis=1 split=[2,4]").node("ReduceSum", &["f"], "g", "axes=[1]");
+    let net = net.node("Slice", &["f"], "h", "axes=[1] starts=[0] ends=[4]").node("Pad", &["h"], "i", "pads=[0,0,0,0]");
+    let net = net.node("MatMul", &["e", "u"], "j", "").node("MatMul", &["i", "v"], "k", "");
+    let net = net.node("Add", &["j", "k"], "l", "").node("Add", &["l", "g"], "y", "").at_opset("y", 9);
+    assert_eq!(net.network.refusals, []);
+    for factor in net.factors("w", 1) {
+        assert_eq!(net.network.solution.factor(factor).role, Role::Free);
+        net.assert_exact(factor, &[("x", &[5, 3])]);
+    }
+}
+
+#[test]
+fn an_unknown_operator_freezes_what_it_touches_and_nothing_else() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 6]).weight("u", &[6, 5]).weight("v", &[5, 2]);
+    let mut net = net.node("MatMul", &["x", "w"], "a", "").node("Mystery", &["a"], "b", "");
+    net.0.node[1].domain = Some("somewhere".into());
+    net.0.value_info.push(dynamic("b", 1, &["n", "6"]));
+    let net = net.node("MatMul", &["b", "u"], "c", "").node("MatMul", &["c", "v"], "y", "").output("y");
+    assert_eq!(net.reason("w", 1), "Mystery:b: operator somewhere.Mystery has no rule");
+    assert_eq!(net.reason("u", 0), "Mystery:b: operator somewhere.Mystery has no rule");
+    assert_eq!(*net.role("u", 1), Role::Free);
+}
+
+#[test]
+fn what_a_subgraph_captures_freezes() {
+    let net = Net::new(&[("x", 1, &["n", "3"]), ("c", 9, &[])]).weight("w", &[3, 6]).weight("u", &[6, 2]);
+    let mut net = net.node("MatMul", &["x", "w"], "a", "").node("If", &["c"], "b", "");
+    let branch = |name: &str, output: &str| {
+        let node = NodeProto {
+            op_type: Some("Relu".into()),
+            input: vec!["a".into()],
+            output: vec![output.into()],
+            ..NodeProto::default()
+        };
+        let graph = GraphProto {
+            name: Some(name.into()),
+            node: vec![node],
+            output: vec![declared(output, 1, None)],
+            ..GraphProto::default()
+        };
+        AttributeProto {
+            name: Some(name.into()),
+            g: Some(graph),
+            r#type: Some(AttributeType::Graph as i32),
+            ..AttributeProto::default()
+        }
+    };
+    net.0.node[1].attribute = vec![branch("then_branch", "t"), branch("else_branch", "e")];
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    assert_eq!(net.reason("w", 1), "If:b: captured by a subgraph");
+    assert_eq!(net.reason("x", 1), "x: graph input");
+}
+
+#[test]
+fn declared_shapes_follow_or_go() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]).weight("bias", &[4]).weight("u", &[4, 2]);
+    let mut net = net.node("MatMul", &["x", "w"], "a", "").node("Add", &["a", "bias"], "b", "");
+    for (name, dims) in [("w", &["3", "4"][..]), ("bias", &["4"]), ("a", &["n", "4"]), ("b", &["n", "4"])] {
+        net.0.value_info.push(dynamic(name, 1, dims));
+    }
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    let pruned = net.assert_exact(net.factors("w", 1)[0], &[("x", &[5, 3])]).graph.unwrap();
+    for info in &pruned.value_info {
+        let text = format!("{info:?}");
+        assert!(!text.contains("DimValue(4)"), "{} still says 4", info.name());
+    }
+}
+
+#[test]
+fn shape_arithmetic_keeps_the_old_sizes() {
+    // The square root of the head width, computed from a Shape, is a scale: it must not move with the heads.
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 6]).weight("u", &[6, 2]).ints("one", &[1]);
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("Shape", &["a"], "s", "");
+    let net = net.node("Gather", &["s", "one"], "width", "").node("Cast", &["width"], "f", "to=1");
+    let net = net.node("Sqrt", &["f"], "root", "").node("Div", &["a", "root"], "b", "");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    let pruned = net.assert_exact(net.factors("w", 1)[0], &[("x", &[5, 3])]);
+    let kept = pruned
+        .graph
+        .unwrap()
+        .initializer
+        .iter()
+        .find(|t| t.name() == "w")
+        .map(|t| TensorView::new(t).unwrap().dims().to_vec());
+    assert_eq!(kept.map(|dims| dims[1]), Some(5));
+}
+
+#[test]
+fn a_factor_never_loses_its_last_index() {
+    assert!(!paredown::ops::is_prunable(&Role::Free, 1, true));
+}
+
+#[test]
+fn graph_ends_name_themselves_as_the_reason() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]);
+    let net = net.node("MatMul", &["x", "w"], "y", "").output("y");
+    assert_eq!((net.reason("w", 0), net.reason("w", 1)), ("x: graph input".into(), "y: graph output".into()));
+    assert_eq!(net.graph.node(NodeId(0)).name, "MatMul:y");
+}
