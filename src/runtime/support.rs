@@ -65,6 +65,9 @@ pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
 
 /// Whether tract implements the operator of `node`, its domain taken into account.
 pub(crate) fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool {
+    if !has_plausible_axis(node) {
+        return false;
+    }
     let op = node.op_type();
     let in_domain = match node.domain() {
         "" | "ai.onnx" => {
@@ -75,6 +78,11 @@ pub(crate) fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool 
         _ => false,
     };
     in_domain && registry.0.contains_key(op)
+}
+
+/// Whether an `axis` is within any rank there is: tract counts from it up to the rank.
+fn has_plausible_axis(node: &NodeProto) -> bool {
+    node.attribute.iter().filter(|a| a.name() == "axis").all(|a| (-64..64).contains(&a.i()))
 }
 
 /// Name of a node, or of its first output when it has none.

@@ -64,6 +64,12 @@ impl Run {
         self
     }
 
+    /// Starts it, and does not wait.
+    #[cfg(unix)]
+    pub(crate) fn spawn(mut self) -> std::process::Child {
+        self.0.spawn().unwrap()
+    }
+
     /// Runs, and requires this exit code.
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Said {

@@ -12,6 +12,7 @@ mod dead_weight;
 mod determinism;
 mod exact;
 mod inspect;
+mod interrupt;
 mod mask;
 mod networks;
 mod never_silent;

@@ -194,7 +194,10 @@ fn every_row_computes_what_it_claims() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let listed: BTreeSet<&str> = NOT_IN_TRACT.into_iter().collect();
+    let mut listed: BTreeSet<&str> = NOT_IN_TRACT.into_iter().collect();
+    if cfg!(debug_assertions) {
+        listed.insert("BitShift"); // tract's shift overflows, which only a build with checks notices
+    }
     assert_eq!(not_run, listed);
     assert!(proved > 200, "{proved}");
 }
@@ -203,9 +206,8 @@ fn every_row_computes_what_it_claims() {
 const SHAPES_DIFFER: [&str; 1] = ["com.microsoft.MultiHeadAttention"];
 
 /// Examples that tract cannot run: their rows are proved by ONNX Runtime in `bench/` only.
-const NOT_IN_TRACT: [&str; 27] = [
+const NOT_IN_TRACT: [&str; 26] = [
     "Bernoulli",
-    "BitShift",
     "Compress",
     "LpPool",
     "NonMaxSuppression",
