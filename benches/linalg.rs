@@ -5,6 +5,15 @@
 //! sizes. Each line is `operation size backend seconds`, the best of the repeats;
 //! `bench/linalg.py` sets them beside NumPy and SciPy.
 
+// Small numbers that the tests wrote themselves.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::needless_update
+)]
+
 use std::time::Instant;
 
 use ndarray::Array2;

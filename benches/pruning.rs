@@ -2,6 +2,15 @@
 //!
 //! `cargo bench --bench pruning` runs on the fixtures; `PAREDOWN_BENCH_MODEL=model.onnx` adds another model.
 
+// Small numbers that the tests wrote themselves.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::needless_update
+)]
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -17,6 +17,11 @@
 //! The idea behind it is the [axis algebra](axes): every axis of every tensor is a sum of products of factors, each
 //! operator contributes equations between axes ([`ops`]), and the solution says which slices belong together.
 
+#![warn(clippy::print_stdout)]
+// Tests cast small numbers that they wrote themselves.
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss))]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod analysis;
 pub mod axes;
 pub mod calibrate;

@@ -25,9 +25,9 @@ pub enum Detail {
 pub struct InputStatistics {
     /// Rows that were counted.
     pub rows: usize,
-    /// E[x].
+    /// `E[x]`.
     pub mean: Array1<f64>,
-    /// E[x²].
+    /// `E[x²]`.
     pub square: Array1<f64>,
     /// Share of zeros.
     pub zeros: Array1<f64>,

@@ -54,7 +54,7 @@ impl ConvMode {
 /// Mean and covariance of the inputs of one matrix (K values).
 #[derive(Debug, Clone)]
 pub struct Inputs {
-    /// E[x].
+    /// `E[x]`.
     pub mean: Array1<f64>,
     /// `E[x xᵀ] − μ μᵀ`, K×K.
     pub covariance: Array2<f64>,

@@ -104,9 +104,6 @@ pub(super) fn latencies(
     candidates: &[&Candidate],
 ) -> Vec<Option<Latency>> {
     // One after another: layers that run at once would slow each other down.
-    let measure = |candidate: &&Candidate| match layer_latency(subject, rewritten, candidate) {
-        Ok(measured) => measured,
-        Err(_) => None,
-    };
+    let measure = |candidate: &&Candidate| layer_latency(subject, rewritten, candidate).unwrap_or_default();
     candidates.iter().map(measure).collect()
 }

@@ -26,6 +26,7 @@ impl WeightSvd {
     ///
     /// # Errors
     /// Entries that are not finite; no convergence. Both name the weight.
+    #[allow(clippy::cast_possible_truncation)] // single precision is what large matrices are split in
     pub fn new(backend: &dyn Backend, w: ArrayView2<'_, f64>, name: &str) -> Result<Self> {
         let svd = if w.nrows().min(w.ncols()) <= DOUBLE_UP_TO {
             backend.svd_f64(w, name)?

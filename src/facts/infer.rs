@@ -389,10 +389,10 @@ fn known_value(tensor: Tensor) -> Known {
 }
 
 fn known_of(fact: &InferenceFact) -> Known {
-    if let Some(value) = fact.value.concretize() {
-        if value.len() as u64 <= CONSTANT_LIMIT {
-            return known_value(Tensor::clone(&value));
-        }
+    if let Some(value) = fact.value.concretize()
+        && value.len() as u64 <= CONSTANT_LIMIT
+    {
+        return known_value(Tensor::clone(&value));
     }
     let dims = fact.shape.concretize();
     let shape =
@@ -405,10 +405,10 @@ fn known_of(fact: &InferenceFact) -> Known {
 }
 
 fn fact_of(known: &Known) -> InferenceFact {
-    if let Some(value) = &known.value {
-        if let Ok(fact) = InferenceFact::try_from(value.clone()) {
-            return fact;
-        }
+    if let Some(value) = &known.value
+        && let Ok(fact) = InferenceFact::try_from(value.clone())
+    {
+        return fact;
     }
     let mut fact = InferenceFact::default();
     if let Some(element) = known.element {

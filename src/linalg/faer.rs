@@ -169,6 +169,7 @@ impl<'a, T: Copy> Dense<'a, T> {
 }
 
 /// A new rows×columns array in column order (what faer is fastest on), written by `fill`.
+#[allow(clippy::expect_used)] // the length is the product of the sizes, a line above
 fn filled<T: Copy + Default>(rows: usize, columns: usize, fill: impl FnOnce(MatMut<'_, T>)) -> Array2<T> {
     let mut values = vec![T::default(); rows * columns];
     fill(MatMut::from_column_major_slice_mut(&mut values, rows, columns));
@@ -189,6 +190,7 @@ fn in_place(a: &mut Array2<f64>, change: impl FnOnce(MatMut<'_, f64>)) {
     }
 }
 
+#[allow(clippy::expect_used)] // the length is the product of the sizes, as allocated
 fn product<T: RealField + Copy + Default>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
     assert_eq!(a.ncols(), b.nrows(), "inner sizes of a matrix product");
     let (left, right) = (Dense::new(a), Dense::new(b));

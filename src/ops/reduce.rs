@@ -145,11 +145,11 @@ pub(super) fn quantize(site: &mut Site<'_>) -> Outcome {
             continue;
         }
         let parameter = site.input(index)?;
-        if let &[scale] = &parameter[..] {
-            if !site.extent(scale).is_one() {
-                let axis = site.axis(site.int("axis", 1), data.len())?;
-                site.tie(scale, data[axis])?;
-            }
+        if let &[scale] = &parameter[..]
+            && !site.extent(scale).is_one()
+        {
+            let axis = site.axis(site.int("axis", 1), data.len())?;
+            site.tie(scale, data[axis])?;
         }
     }
     Ok(())

@@ -272,9 +272,10 @@ pub(super) fn pad(site: &mut Site<'_>) -> Outcome {
     }
     let pads = if site.opset < 11 { site.ints_attribute("pads") } else { site.ints(1) };
     let constant = site.string("mode").is_none_or(|mode| mode == "constant");
-    let axes: Option<Vec<usize>> = match site.has_input(3) {
-        false => Some((0..rank).collect()),
-        true => site.ints(3).and_then(|axes| axes.iter().map(|&a| site.axis(a, rank).ok()).collect()),
+    let axes: Option<Vec<usize>> = if site.has_input(3) {
+        site.ints(3).and_then(|axes| axes.iter().map(|&a| site.axis(a, rank).ok()).collect())
+    } else {
+        Some((0..rank).collect())
     };
     for (number, (&from, &to)) in data.iter().zip(&result).enumerate() {
         let amounts = pads.as_ref().zip(axes.as_ref()).map(|(pads, axes)| {

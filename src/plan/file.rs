@@ -78,9 +78,10 @@ impl Plan {
     pub fn to_text(&self) -> String {
         let groups: Vec<String> =
             self.groups.iter().map(|g| format!("    {}", serde_json::to_string(g).unwrap_or_default())).collect();
-        let ranks = match self.ranks.is_empty() {
-            true => String::new(),
-            false => format!(",\n  \"ranks\": {}", serde_json::to_string(&self.ranks).unwrap_or_default()),
+        let ranks = if self.ranks.is_empty() {
+            String::new()
+        } else {
+            format!(",\n  \"ranks\": {}", serde_json::to_string(&self.ranks).unwrap_or_default())
         };
         format!("{{\n  \"version\": {},\n  \"groups\": [\n{}\n  ]{ranks}\n}}\n", self.version, groups.join(",\n"))
     }

@@ -3,8 +3,8 @@
 //!
 //! * every initializer axis that mentions a touched factor is sliced;
 //! * small constants are sliced for each use by itself, and copied where uses disagree;
-//! * sizes that operands and attributes spell out are rebuilt from the algebra ([`edits`]);
-//! * `Shape` goes on telling the old sizes ([`shapes`]), so nothing else in the file's shape arithmetic moves.
+//! * sizes that operands and attributes spell out are rebuilt from the algebra (`edits.rs`);
+//! * `Shape` goes on telling the old sizes (`shapes.rs`), so nothing else in the file's shape arithmetic moves.
 
 mod edits;
 mod mask;

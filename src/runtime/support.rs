@@ -103,9 +103,10 @@ fn qualified_name(node: &NodeProto) -> String {
 /// Writes out a default of the standard that tract takes for another: `ConstantOfShape` without a value makes float32
 /// zeros, not float64.
 pub(crate) fn spell_out_default(node: &mut NodeProto) {
-    if node.op_type() == "ConstantOfShape" && !node.attribute.iter().any(|a| a.name() == "value") {
-        if let Ok(zero) = crate::onnx::tensor::from_f32("", &[1], &[0.0]) {
-            crate::onnx::attributes::set_tensor(node, "value", zero);
-        }
+    if node.op_type() == "ConstantOfShape"
+        && !node.attribute.iter().any(|a| a.name() == "value")
+        && let Ok(zero) = crate::onnx::tensor::from_f32("", &[1], &[0.0])
+    {
+        crate::onnx::attributes::set_tensor(node, "value", zero);
     }
 }

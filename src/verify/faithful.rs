@@ -130,6 +130,7 @@ fn classes(outputs: &[NamedTensor], rows: usize) -> Result<Option<Vec<i64>>> {
 }
 
 /// Index of the first largest element; −1, which is no class, when nothing compares.
+#[allow(clippy::cast_possible_wrap)] // an index of a slice in memory
 fn largest(scores: &[f32]) -> i64 {
     let mut best = (-1_i64, f32::NEG_INFINITY);
     for (index, &score) in scores.iter().enumerate() {

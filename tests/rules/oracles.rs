@@ -74,7 +74,7 @@ fn take(tensor: &Tensor, axes: &[Expr], network: &Network, selection: &Selection
                 array = array.select(ndarray::Axis(axis), &kept);
             }
         }
-        let elements: Vec<T> = array.iter().cloned().collect();
+        let elements: Vec<T> = array.iter().copied().collect();
         Some(Tensor::new(array.shape(), &elements).unwrap())
     }
     typed::<f32>(tensor, axes, network, selection)
