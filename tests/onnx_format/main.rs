@@ -1,13 +1,5 @@
 //! The file format: what goes in comes out, and what is broken is refused.
 
-// Small numbers that the tests wrote themselves.
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
-    clippy::case_sensitive_file_extension_comparisons,
-    clippy::needless_update
-)]
 // Small exact numbers are compared and cast on purpose.
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_wrap, clippy::float_cmp)]
 
