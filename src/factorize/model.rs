@@ -1,7 +1,6 @@
 //! Factorization of a whole model: from an analysed file to a rewritten one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use rayon::prelude::*;
@@ -23,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::linalg::default_backend;
 use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Plan};
-use crate::report::{CalibrationReport, Report};
+use crate::report::{CalibrationReport, Clock, Report};
 use crate::rewrite::Subject;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
@@ -351,22 +350,4 @@ fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
 fn costs(model: &Model, dims: &DimSizes) -> Result<Cost> {
     let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
     Ok(CostModel::new(analysis.subject()).cost(&Selection::all()))
-}
-
-/// Wall-clock time of each phase.
-struct Clock {
-    last: Instant,
-    laps: BTreeMap<String, f64>,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { last: Instant::now(), laps: BTreeMap::new() }
-    }
-
-    fn lap(&mut self, phase: &str) {
-        let now = Instant::now();
-        *self.laps.entry(phase.to_owned()).or_default() += (now - self.last).as_secs_f64();
-        self.last = now;
-    }
 }

@@ -4,9 +4,6 @@ mod prove;
 mod steps;
 mod survey;
 
-use std::collections::BTreeMap;
-use std::time::Instant;
-
 use crate::analysis::Analysis;
 use crate::axes::Selection;
 use crate::error::Result;
@@ -159,22 +156,4 @@ pub fn inspect(model: &Model, dims: &DimSizes, allow_shifts: bool, thaw: &[Strin
     let groups = groups(analysis.subject(), &cost, &filter);
     let whole = cost.cost(&Selection::all());
     Ok(Report::new(&analysis, &groups, &Selection::all(), whole, whole))
-}
-
-/// Wall-clock time of each phase.
-struct Clock {
-    last: Instant,
-    laps: BTreeMap<String, f64>,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { last: Instant::now(), laps: BTreeMap::new() }
-    }
-
-    fn lap(&mut self, phase: &str) {
-        let now = Instant::now();
-        *self.laps.entry(phase.to_owned()).or_default() += (now - self.last).as_secs_f64();
-        self.last = now;
-    }
 }

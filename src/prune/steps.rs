@@ -1,7 +1,7 @@
 //! The job: choose, rewrite, repair; in one step or in several.
 
 use super::survey::Survey;
-use super::{Clock, Options, Pruned, Target};
+use super::{Options, Pruned, Target};
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::{CostModel, Group, Plan, Quota, Request};
 use crate::repair::{Method, repair};
-use crate::report::{CalibrationReport, RepairReport, Report};
+use crate::report::{CalibrationReport, Clock, RepairReport, Report};
 use crate::rewrite;
 use crate::score::Criterion;
 

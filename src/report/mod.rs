@@ -1,5 +1,6 @@
 //! One structure of results; terminal and JSON are views of it. Fractions, not percents; `None` is `null`.
 
+mod clock;
 mod terminal;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use crate::axes::Selection;
 use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
+pub(crate) use clock::Clock;
 pub use terminal::{human_bytes, human_count, inspection, result};
 
 /// Version of the JSON report.
