@@ -89,6 +89,18 @@ impl Comparison<'_> {
         Ok(Loaded { before, after, probes, sizes })
     }
 
+    /// Checks that the rewritten model is valid, and measures fidelity and time.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load) and [`measure`](Self::measure).
+    pub fn prove(&self, report: &mut Report) -> Result<()> {
+        let started = Instant::now();
+        let loaded = self.load(report)?;
+        self.measure(&loaded, report)?;
+        report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     /// Measures fidelity and time.
     ///
     /// # Errors
