@@ -6,7 +6,7 @@ use super::job::{Common, Plans};
 use super::options::remaining;
 use crate::error::{Error, Result};
 use crate::factorize::{ConvMode, Factorized, Method, Options, Target, factorize};
-use crate::prune::{Comparison, Remaining};
+use crate::prune::Remaining;
 
 /// Splits layers into two smaller ones of low rank, proves that the result is valid, and writes the file
 #[derive(Debug, clap::Args)]
@@ -115,14 +115,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let job = args.common.open(Some(&args.plans), "analysing and splitting")?;
     let factorized = job.located(factorize(&job.model, &options, job.calibration()))?;
     let Factorized { analysis, plan, model, mut report } = factorized;
-    let comparison = Comparison {
-        analysis: &analysis,
-        rewritten: &model.proto,
-        thaw: &[],
-        data: job.to_measure(),
-        dims: &options.dims,
-        seed: options.seed,
-    };
+    let comparison = job.comparison(&analysis, &model, &[], &options.dims);
     job.prove(&mut report, |report| comparison.prove(report))?;
     job.finish(&model, Some(&plan), report)
 }

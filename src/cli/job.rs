@@ -8,10 +8,12 @@ use indicatif::ProgressBar;
 
 use super::options::{Data, Dims, Samples, spinner};
 use super::texts::{check_texts, write_text};
+use crate::analysis::Analysis;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
+use crate::prune::Comparison;
 use crate::report::{Report, result};
 use crate::runtime::inputs::DimSizes;
 
@@ -107,9 +109,16 @@ impl Job<'_> {
         self.samples.calibration.as_ref()
     }
 
-    /// Samples to measure fidelity and accuracy on.
-    pub(super) fn to_measure(&self) -> Option<&Dataset> {
-        self.samples.to_measure()
+    /// The original, analysed, and what it was rewritten to: to be compared. Outputs in `thaw` may have shrunk.
+    pub(super) fn comparison<'c>(
+        &'c self,
+        analysis: &'c Analysis<'c>,
+        rewritten: &'c Model,
+        thaw: &'c [String],
+        dims: &'c DimSizes,
+    ) -> Comparison<'c> {
+        let (data, seed) = (self.samples.to_measure(), self.common.seed);
+        Comparison { analysis, rewritten: &rewritten.proto, thaw, data, dims, seed }
     }
 
     /// An outcome whose error names the model's file.

@@ -127,16 +127,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let job = args.common.open(Some(&args.plans), "analysing and rewriting")?;
     let pruned = job.located(crate::prune::prune(&job.model, &options, job.calibration()))?;
     let Pruned { analysis, groups, selection, plan, model, mut report } = pruned;
-    let proof = Proof {
-        analysis: &analysis,
-        groups: &groups,
-        selection: &selection,
-        rewritten: &model.proto,
-        thaw: &options.thaw,
-        data: job.to_measure(),
-        dims: &options.dims,
-        seed: options.seed,
-    };
+    let comparison = job.comparison(&analysis, &model, &options.thaw, &options.dims);
+    let proof = Proof { comparison, groups: &groups, selection: &selection };
     job.prove(&mut report, |report| prove(&proof, report))?;
     job.finish(&model, Some(&plan), report)
 }
