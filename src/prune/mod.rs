@@ -1,6 +1,7 @@
 //! Structured pruning, from an analysed model to a proved one.
 
 mod prove;
+mod search;
 mod steps;
 mod survey;
 
@@ -14,7 +15,7 @@ use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
 
 pub use prove::{Comparison, Proof, prove, verify};
-pub use steps::prune;
+pub use search::prune;
 
 /// How much is to go, as the user says it.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +28,8 @@ pub enum Target {
     Macs(Remaining),
     /// What remains: bytes of the file, external data included.
     Size(Remaining),
+    /// As little as possible remains, as long as no more than this share of accuracy or agreement is lost.
+    MaxDrop(f64),
     /// What a plan file says.
     Plan(Plan),
 }
@@ -120,7 +123,8 @@ impl Options {
                 let rest = model.file_bytes().saturating_sub(whole.bytes);
                 Quota::Budget(Budget::Bytes { limit: part(model.file_bytes(), remaining), rest })
             }
-            Target::Plan(_) => Quota::Ratio(0.0),
+            // A search tries budgets.
+            Target::Plan(_) | Target::MaxDrop(_) => Quota::Ratio(0.0),
         };
         let default = if matches!(quota, Quota::Ratio(_)) { Scope::Layer } else { Scope::Global };
         let (min_keep, align) = (self.min_keep.max(1), self.align.max(1));

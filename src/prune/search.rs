@@ -1,0 +1,104 @@
+//! `--max-drop`: the largest reduction whose result is still faithful enough, found by halving.
+
+use super::{Options, Pruned, Remaining, Target, steps};
+use crate::calibrate::data::Dataset;
+use crate::error::{Error, ErrorKind, Result};
+use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
+use crate::runtime::{RunOptions, Runnable};
+use crate::verify::{Faithfulness, faithful};
+
+/// Halvings of what remains: the result is within 1/128 of the multiplications.
+const HALVINGS: usize = 7;
+
+/// This share of the samples, the last ones, judges; the others are calibrated on.
+const HELD_OUT: usize = 5;
+
+/// Samples that run at once.
+const BATCH: usize = 64;
+
+/// Chooses what goes, rewrites the model and repairs what is left; see [`steps::prune`].
+///
+/// With [`Target::MaxDrop`], the smallest model (in multiply–accumulates) is searched that loses no more than that, on a
+/// fifth of the samples that nothing else is decided on.
+///
+/// # Errors
+/// As [`steps::prune`]; [`NothingToDo`](crate::ErrorKind::NothingToDo) if even the smallest removal loses too much.
+pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Pruned<'m>> {
+    let Target::MaxDrop(allowed) = options.target else { return steps::prune(model, options, data) };
+    let data = data.ok_or_else(|| Error::usage("--max-drop needs samples to judge on: give some with --data"))?;
+    let (calibration, held_out) = split(data)?;
+    let original = Runnable::new(&model.proto, &RunOptions::default())?;
+    let mut tried = Vec::new();
+    let mut best = None;
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..HALVINGS {
+        let share = f64::midpoint(low, high);
+        let options = Options { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
+        let pruned = match steps::prune(model, &options, Some(&calibration)) {
+            Ok(pruned) => pruned,
+            Err(error) if error.kind() == ErrorKind::NothingToDo => {
+                tried.push(format!("{} out of reach", percent(share)));
+                low = share;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let drop = measure(&original, &pruned.model.proto, &held_out)?;
+        let fits = drop.loss <= allowed;
+        tried.push(format!("{} loses {}{}", percent(share), percent(drop.loss), if fits { "" } else { " (too much)" }));
+        if fits {
+            (high, best) = (share, Some((pruned, drop)));
+        } else {
+            low = share;
+        }
+    }
+    let tried = format!("of the MACs: {}", tried.join(" · "));
+    let (mut pruned, drop) = best.ok_or_else(|| {
+        Error::nothing(format!("even the smallest removal loses more than {}; tried {tried}", percent(allowed)))
+    })?;
+    pruned.report.notes.push(format!(
+        "loses {} of {} on {} samples that were held out (allowed: {}); {tried}",
+        percent(drop.loss),
+        drop.figure,
+        held_out.samples(),
+        percent(allowed)
+    ));
+    Ok(pruned)
+}
+
+/// What is lost, and of which figure.
+struct Drop {
+    loss: f64,
+    figure: &'static str,
+}
+
+/// Samples to calibrate on and samples to judge on.
+fn split(data: &Dataset) -> Result<(Dataset, Dataset)> {
+    let samples = data.samples();
+    let first = samples - samples / HELD_OUT;
+    if first == samples {
+        return Err(Error::input(format!("{samples} samples are too few to hold a fifth out for --max-drop")));
+    }
+    Ok((data.part(0..first), data.part(first..samples)))
+}
+
+fn measure(original: &Runnable, rewritten: &ModelProto, data: &Dataset) -> Result<Drop> {
+    let rewritten = Runnable::new(rewritten, &RunOptions::default())?;
+    Ok(Drop::of(&faithful(original, &rewritten, data.batches(BATCH))?))
+}
+
+impl Drop {
+    /// Accuracy where there are labels, else agreement of the largest class, else the cosine of the outputs.
+    fn of(found: &Faithfulness) -> Self {
+        match (found.accuracy.before, found.accuracy.after, found.top1_agreement) {
+            (Some(before), Some(after), _) => Self { loss: before - after, figure: "accuracy" },
+            (_, _, Some(agreement)) => Self { loss: 1.0 - agreement, figure: "top-1 agreement" },
+            _ => Self { loss: 1.0 - found.cosine, figure: "cosine similarity" },
+        }
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
