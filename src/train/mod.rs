@@ -1,0 +1,27 @@
+//! Training on the ONNX graph itself: gradients, an optimizer, a loop.
+//!
+//! A model becomes a [`Program`]: values that a trained tensor reaches are computed on the tape of `candle`, operator
+//! by operator, everything else by tract. An operator with a gradient is a row of one table (`ops/table.rs`).
+
+mod feed;
+mod kernel;
+mod ops;
+mod parameters;
+mod program;
+#[cfg(test)]
+mod tests;
+
+pub use ops::differentiable;
+pub use program::{Gate, Parameter, Program, Run, Wanted};
+
+use crate::error::Error;
+
+impl From<candle_core::Error> for Error {
+    /// A tensor operation that does not fit its operands. The caller names the node.
+    fn from(error: candle_core::Error) -> Self {
+        match error {
+            candle_core::Error::WithBacktrace { inner, .. } => (*inner).into(),
+            error => Error::input(error.to_string()),
+        }
+    }
+}
