@@ -36,7 +36,8 @@ impl Default for LatencyBudget {
 /// # Errors
 /// What running the models returns.
 pub fn latency(before: &Runnable, after: &Runnable, inputs: &[NamedTensor], budget: LatencyBudget) -> Result<Latency> {
-    let prepared = [before.prepare(inputs)?, after.prepare(inputs)?];
+    let (before, after) = rayon::join(|| before.prepare(inputs), || after.prepare(inputs));
+    let prepared = [before?, after?];
     let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
     on_deep_stack(|| {
         for _ in 0..budget.warm_up {
