@@ -22,6 +22,11 @@ pub use table::differentiable;
 pub(super) use table::rows;
 pub(super) use table::{Gradient, gradient};
 
+/// Log probabilities of the last axis.
+pub(super) fn log_softmax(x: &Tensor) -> candle_core::Result<Tensor> {
+    rows::map_rows(x, rows::RowMap::LogSoftmax)
+}
+
 /// `a · b`, broadcast.
 pub(super) fn multiply(a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
     elementwise::elementwise::<scalars::Mul>(&[a, b], &[])
