@@ -3,6 +3,7 @@
 mod prove;
 mod steps;
 mod survey;
+mod trial;
 
 use crate::analysis::Analysis;
 use crate::axes::Selection;
