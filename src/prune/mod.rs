@@ -4,6 +4,7 @@ mod checkpoint;
 mod prove;
 mod steps;
 mod survey;
+mod trial;
 
 use std::path::PathBuf;
 
