@@ -23,6 +23,7 @@ pub(crate) use padding::Padding;
 pub(crate) use rows::{Row, floats};
 pub(crate) use statistics::samples_of;
 pub(crate) use stream::bytes;
+pub(crate) use window::Window;
 
 use data::Dataset;
 

@@ -3,24 +3,22 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use rayon::prelude::*;
-
+use super::trial::{Models, Removal, Trial, own_fault};
 use crate::analysis::Analysis;
 use crate::axes::{Role, Selection};
 use crate::calibrate::data::Dataset;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{CostModel, Filter, Group, Plan, Quota, Request, Scope, groups};
 use crate::report::Report;
 use crate::rewrite;
 use crate::runtime::inputs::DimSizes;
-use crate::runtime::probes::probe_batches;
-use crate::runtime::{NamedTensor, RunOptions, Runnable};
-use crate::verify::{Exactness, Faithfulness, LatencyBudget, faithful, latency, signature};
+use crate::runtime::probes::{probe_batches, probes};
+use crate::verify::{Exactness, LatencyBudget, faithful, latency, signature};
 
 /// Samples that probes are made of.
-const PROBES: usize = 8;
+const PROBES: usize = 6;
 /// Samples of one batch when data is given.
 const BATCH: usize = 64;
 
@@ -52,16 +50,6 @@ pub struct Proof<'a> {
     pub selection: &'a Selection,
 }
 
-/// Two models that must be the same function: the original with what goes masked, and with it removed.
-struct Removal {
-    masked: ModelProto,
-    /// `None` if the rewritten model is just that.
-    pruned: Option<ModelProto>,
-}
-
-/// Outputs of a model, batch by batch.
-type Outputs = Vec<Vec<NamedTensor>>;
-
 impl Comparison<'_> {
     /// Checks that the rewritten model has the signature of the original and runs; measures fidelity and time.
     ///
@@ -77,73 +65,58 @@ impl Comparison<'_> {
         let started = Instant::now();
         let original = &self.analysis.model.proto;
         signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
-        let graph = self.analysis.subject().proto()?;
-        let sizes = self.analysis.probe_sizes(self.dims);
-        let probes = probe_batches(graph, &sizes, PROBES, self.seed)?;
-        let [after, before, masked, pruned] = load([
-            Some(self.rewritten),
-            Some(original),
-            removal.map(|removal| &removal.masked),
-            removal.and_then(|removal| removal.pruned.as_ref()),
-        ])?;
-        let (Some(after), Some(before)) = (after, before) else { return Ok(()) };
-        let probed = Some(&before).filter(|_| self.thaw.is_empty() && self.data.is_none());
-        let on_probes = outputs([Some(&after), probed, masked.as_ref(), pruned.as_ref()], &probes)?;
-        let [y_after, y_before, y_masked, y_pruned] = &on_probes;
+        let models = Models::load(original, self.rewritten, removal).map_err(|e| self.blame(e))?;
+        let trial = self.run(&models, report)?;
         report.verify.valid = Some(true);
-        if masked.is_some() {
-            let removed = if pruned.is_some() { y_pruned } else { y_after };
-            judge(&Exactness::between(y_masked, removed, &probes)?, report)?;
+        if let Some(measured) = trial.exactness()? {
+            judge(&measured, report)?;
         }
-        drop((masked, pruned));
         if self.thaw.is_empty() {
             let measured = match self.data {
-                Some(data) => faithful(&before, &after, data.batches(BATCH))?,
-                None => Faithfulness::between(y_before, y_after, &probes)?,
+                Some(data) => faithful(&models.before, &models.after, data.batches(BATCH))?,
+                None => trial.faithfulness()?,
             };
             report.verify.set_faithfulness(&measured);
             let doubt = "fidelity was measured on made-up inputs; give --data for a figure to trust";
             report.notes.extend(self.data.is_none().then(|| doubt.to_owned()));
         }
-        if let Some(inputs) = probe_batches(graph, &sizes, 1, self.seed)?.first() {
-            let measured = latency(&before, &after, inputs, LatencyBudget::default())?;
-            report.model.before.latency_ms = Some(measured.before_ms);
-            report.model.after.latency_ms = Some(measured.after_ms);
-        }
+        let Models { before, after, .. } = models;
+        // Both have just run on these inputs.
+        let budget = LatencyBudget { warm_up: 0, ..LatencyBudget::default() };
+        let measured = latency(&before, &after, trial.last(), budget)?;
+        report.model.before.latency_ms = Some(measured.before_ms);
+        report.model.after.latency_ms = Some(measured.after_ms);
         report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
         Ok(())
     }
-}
 
-/// Hands models to tract, side by side. The error is that of the first model that has one.
-fn load<const N: usize>(models: [Option<&ModelProto>; N]) -> Result<[Option<Runnable>; N]> {
-    let load = |model: &ModelProto| Runnable::new(model, &RunOptions::default());
-    let loaded: Vec<Result<Option<Runnable>>> = models.par_iter().map(|model| model.map(load).transpose()).collect();
-    let mut all = [const { None }; N];
-    for (slot, loaded) in all.iter_mut().zip(loaded) {
-        *slot = loaded?;
+    /// Runs the models on probes: single ones but for the first pair, or pairs, if tract fails on single ones.
+    fn run(&self, models: &Models, report: &mut Report) -> Result<Trial> {
+        let graph = self.analysis.subject().proto()?;
+        let sizes = self.analysis.probe_sizes(self.dims);
+        // Without data, fidelity is measured on the probes too.
+        let with_original = self.thaw.is_empty() && self.data.is_none();
+        match models.run(probes(graph, &sizes, PROBES, self.seed)?, with_original) {
+            Err(error) if error.kind() == ErrorKind::Verification => {
+                let pairs = probe_batches(graph, &sizes, PROBES, self.seed)?;
+                let trial = models.run(pairs, with_original).map_err(|e| self.blame(e))?;
+                report.notes.push(format!("tract runs pairs of samples of this model, but no single ones: {error}"));
+                Ok(trial)
+            }
+            trial => trial,
+        }
     }
-    Ok(all)
-}
 
-/// Outputs of each model for each batch, none for a model that is not given. The error is that of the first model that
-/// has one.
-fn outputs<const N: usize>(models: [Option<&Runnable>; N], batches: &[Vec<NamedTensor>]) -> Result<[Outputs; N]> {
-    let first = batches.first().ok_or_else(|| Error::verification("there are no probes"))?;
-    // A plan is made once for all runs of a model; runs that begin before it is there would wait.
-    let planned: Vec<Result<()>> = models.into_par_iter().flatten().map(|model| model.plan_for(first)).collect();
-    planned.into_iter().collect::<Result<()>>()?;
-    let given = models.iter().enumerate().filter_map(|(slot, model)| Some((slot, (*model)?)));
-    let jobs: Vec<(usize, &Runnable, &Vec<NamedTensor>)> =
-        given.flat_map(|(slot, model)| batches.iter().map(move |batch| (slot, model, batch))).collect();
-    let ran: Vec<Result<(usize, Vec<NamedTensor>)>> =
-        jobs.into_par_iter().map(|(slot, model, batch)| Ok((slot, model.run(batch)?))).collect();
-    let mut all = [const { Vec::new() }; N];
-    for ran in ran {
-        let (slot, outputs) = ran?;
-        all[slot].push(outputs);
+    /// `error`, unless the original fails by itself.
+    fn blame(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Verification {
+            return error;
+        }
+        let sizes = self.analysis.probe_sizes(self.dims);
+        let probes = self.analysis.subject().proto().and_then(|graph| probe_batches(graph, &sizes, 1, self.seed));
+        let Ok(Some(inputs)) = probes.map(|batches| batches.into_iter().next()) else { return error };
+        own_fault(&self.analysis.model.proto, &inputs).unwrap_or(error)
     }
-    Ok(all)
 }
 
 /// Proves the rewrite and enters what was measured into the report.

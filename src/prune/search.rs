@@ -27,6 +27,9 @@ const BATCH: usize = 64;
 pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Pruned<'m>> {
     let Target::MaxDrop(allowed) = options.target else { return steps::prune(model, options, data) };
     let data = data.ok_or_else(|| Error::usage("--max-drop needs samples to judge on: give some with --data"))?;
+    if options.retrain.as_ref().is_some_and(|retrain| retrain.checkpoints.is_some()) {
+        return Err(Error::usage("--max-drop tries many removals and keeps no checkpoints of them"));
+    }
     let (calibration, held_out) = split(data)?;
     let original = Runnable::new(&model.proto, &RunOptions::default())?;
     let mut tried = Vec::new();

@@ -444,8 +444,8 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
     }
     Ok(RepairReport {
         name: member.original.name.clone(),
-        before: before / spread,
-        after: after / spread,
+        before: Some(before / spread),
+        after: Some(after / spread),
         reason,
         with: Vec::new(),
     })
