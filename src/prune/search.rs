@@ -17,13 +17,18 @@ const HELD_OUT: usize = 5;
 /// Samples that run at once.
 const BATCH: usize = 64;
 
-/// Chooses what goes, rewrites the model and repairs what is left; see [`steps::prune`].
+/// Chooses what goes, rewrites the model and repairs what is left; if asked, trains it.
+///
+/// With several steps, each is scored on the result of the one before. Without training, what was chosen is carried out and
+/// repaired on the original, so that no error of a repair is carried on; trained weights are carried on.
 ///
 /// With [`Target::MaxDrop`], the smallest model (in multiply–accumulates) is searched that loses no more than that, on a
 /// fifth of the samples that nothing else is decided on.
 ///
 /// # Errors
-/// As [`steps::prune`]; [`NothingToDo`](crate::ErrorKind::NothingToDo) if even the smallest removal loses too much.
+/// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
+/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if nothing can go, the budget is out of reach, or even the smallest removal
+/// loses too much.
 pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Pruned<'m>> {
     let Target::MaxDrop(allowed) = options.target else { return steps::prune(model, options, data) };
     let data = data.ok_or_else(|| Error::usage("--max-drop needs samples to judge on: give some with --data"))?;
@@ -47,23 +52,28 @@ pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) ->
             }
             Err(error) => return Err(error),
         };
-        let drop = measure(&original, &pruned.model.proto, &held_out)?;
-        let fits = drop.loss <= allowed;
-        tried.push(format!("{} loses {}{}", percent(share), percent(drop.loss), if fits { "" } else { " (too much)" }));
+        let found = measure(&original, &pruned.model.proto, &held_out)?;
+        let fits = found.share <= allowed;
+        tried.push(format!(
+            "{} loses {}{}",
+            percent(share),
+            percent(found.share),
+            if fits { "" } else { " (too much)" }
+        ));
         if fits {
-            (high, best) = (share, Some((pruned, drop)));
+            (high, best) = (share, Some((pruned, found)));
         } else {
             low = share;
         }
     }
     let tried = format!("of the MACs: {}", tried.join(" · "));
-    let (mut pruned, drop) = best.ok_or_else(|| {
+    let (mut pruned, found) = best.ok_or_else(|| {
         Error::nothing(format!("even the smallest removal loses more than {}; tried {tried}", percent(allowed)))
     })?;
     pruned.report.notes.push(format!(
         "loses {} of {} on {} samples that were held out (allowed: {}); {tried}",
-        percent(drop.loss),
-        drop.figure,
+        percent(found.share),
+        found.figure,
         held_out.samples(),
         percent(allowed)
     ));
@@ -71,8 +81,8 @@ pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) ->
 }
 
 /// What is lost, and of which figure.
-struct Drop {
-    loss: f64,
+struct Loss {
+    share: f64,
     figure: &'static str,
 }
 
@@ -86,18 +96,18 @@ fn split(data: &Dataset) -> Result<(Dataset, Dataset)> {
     Ok((data.part(0..first), data.part(first..samples)))
 }
 
-fn measure(original: &Runnable, rewritten: &ModelProto, data: &Dataset) -> Result<Drop> {
+fn measure(original: &Runnable, rewritten: &ModelProto, data: &Dataset) -> Result<Loss> {
     let rewritten = Runnable::new(rewritten, &RunOptions::default())?;
-    Ok(Drop::of(&faithful(original, &rewritten, data.batches(BATCH))?))
+    Ok(Loss::of(&faithful(original, &rewritten, data.batches(BATCH))?))
 }
 
-impl Drop {
+impl Loss {
     /// Accuracy where there are labels, else agreement of the largest class, else the cosine of the outputs.
     fn of(found: &Faithfulness) -> Self {
         match (found.accuracy.before, found.accuracy.after, found.top1_agreement) {
-            (Some(before), Some(after), _) => Self { loss: before - after, figure: "accuracy" },
-            (_, _, Some(agreement)) => Self { loss: 1.0 - agreement, figure: "top-1 agreement" },
-            _ => Self { loss: 1.0 - found.cosine, figure: "cosine similarity" },
+            (Some(before), Some(after), _) => Self { share: before - after, figure: "accuracy" },
+            (_, _, Some(agreement)) => Self { share: 1.0 - agreement, figure: "top-1 agreement" },
+            _ => Self { share: 1.0 - found.cosine, figure: "cosine similarity" },
         }
     }
 }

@@ -74,7 +74,8 @@ impl Gathered {
         Self { block, stride: None, samples: Vec::new(), misfit: false }
     }
 
-    /// Adds the chosen samples of a batch; `target` gives the rows that the block should make.
+    /// Adds the chosen samples of a batch; `target` gives the rows that the block should make. Nothing counts once a batch
+    /// is not shaped like attention.
     ///
     /// # Errors
     /// If a value was not computed.
@@ -85,26 +86,39 @@ impl Gathered {
         at: At<'_>,
         target: impl Fn(&[Row]) -> Result<Vec<f64>>,
     ) -> Result<()> {
+        if !self.misfit && !self.try_add(output, found, at, &target)? {
+            self.misfit = true;
+            self.samples.clear();
+        }
+        Ok(())
+    }
+
+    fn try_add(
+        &mut self,
+        output: &Layer,
+        found: &Activations,
+        at: At<'_>,
+        target: &impl Fn(&[Row]) -> Result<Vec<f64>>,
+    ) -> Result<bool> {
         let mixed = found.get(&output.data)?;
         let [scores, logits] = self.block.taps().map(|name| found.get(name));
         let (scores, logits) = (scores?, logits?);
-        let &[n, t, width] = mixed.shape() else { return self.give_up() };
-        let &[batch, heads, queries, _] = scores.shape() else { return self.give_up() };
+        let (&[n, t, width], &[batch, heads, queries, _]) = (mixed.shape(), scores.shape()) else { return Ok(false) };
         let is_attention = n == batch && n == at.samples && queries == t && logits.shape() == scores.shape();
         if !is_attention || heads == 0 || width % heads != 0 || self.block.query.outputs % heads != 0 {
-            return self.give_up();
+            return Ok(false);
         }
         let stride = *self.stride.get_or_insert_with(|| {
             let wanted = (VALUES / self.block.query.inputs().max(1)).clamp(ROWS.0, ROWS.1);
             (at.total * t / wanted).max(1)
         });
         for sample in (0..n).filter(|sample| (at.first + sample) % stride == 0) {
-            match self.sample(found, (scores, logits, mixed), sample, at, &target)? {
+            match self.sample(found, (scores, logits, mixed), sample, at, target)? {
                 Some(sample) => self.samples.push(sample),
-                None => return self.give_up(),
+                None => return Ok(false),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sample number `sample` of a batch; `None` if an input is not shaped like attention's.
@@ -144,12 +158,6 @@ impl Gathered {
         let outputs = target.len() / rows.len().max(1);
         let target = Array2::from_shape_vec((rows.len(), outputs), target).map_err(|e| Error::input(e.to_string()))?;
         Ok(Some(Sample { inputs, added, target, probe }))
-    }
-
-    fn give_up(&mut self) -> Result<()> {
-        self.misfit = true;
-        self.samples.clear();
-        Ok(())
     }
 
     /// Fits the block of `model` whose last layer is `output`, and writes its weights if that helps on held-out samples.
