@@ -2,6 +2,9 @@
 //!
 //! A model becomes a [`Program`]: values that a trained tensor reaches are computed on the tape of `candle`, operator
 //! by operator, everything else by tract. An operator with a gradient is a row of one table (`ops/table.rs`).
+//!
+//! The operators run on `rayon`. candle has threads of its own, for additions of gradients, that wait in busy loops: a
+//! program that embeds this library trains faster with `CANDLE_NUM_THREADS=1` in its environment. The command sets it.
 
 mod adamw;
 mod feed;

@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 
 use super::conv::Convolution;
-use super::elementwise::elementwise;
-use super::scalars::{Add, Mul};
+use super::elementwise::{broadcast_dims, elementwise};
+use super::product::matrices;
+use super::scalars::{Add, Mul, MulAdd};
 use super::site::Site;
 use crate::calibrate::Window;
 use crate::error::{Error, Result};
@@ -19,10 +20,8 @@ pub(super) fn convolution(site: &Site<'_>) -> Result<Vec<Tensor>> {
     let groups = usize::try_from(site.int("group", 1)?).unwrap_or(1).max(1);
     let transposed = site.node.op_type() == "ConvTranspose";
     let y = apply(Convolution { window, groups, transposed }, &[&x, &w])?;
-    Ok(vec![match site.optional(2)? {
-        Some(bias) => elementwise::<Add>(&[&y, &per_channel(&bias, y.rank())?], &[])?,
-        None => y,
-    }])
+    let bias = site.optional(2)?.map(|bias| per_channel(&bias, y.rank())).transpose()?;
+    Ok(vec![add(&y, bias.as_ref())?])
 }
 
 /// A vector over channels, so shaped that it broadcasts against `n × channels × …` of this rank.
@@ -36,16 +35,10 @@ pub(super) fn per_channel(vector: &Tensor, rank: usize) -> Result<Tensor> {
 
 /// `Gemm`: `alpha · A B + beta · C`.
 pub(super) fn gemm(site: &Site<'_>) -> Result<Vec<Tensor>> {
-    let side = |slot: usize, transposed: &str| -> Result<Tensor> {
-        let matrix = site.real(slot)?;
-        Ok(if site.int(transposed, 0)? == 0 { matrix } else { matrix.t()? })
-    };
-    let (alpha, beta) = (site.float("alpha", 1.0)?, site.float("beta", 1.0)?);
-    let y = scaled(contiguous(&side(0, "transA")?)?.matmul(&contiguous(&side(1, "transB")?)?)?, alpha)?;
-    Ok(vec![match site.optional(2)? {
-        Some(bias) => elementwise::<Add>(&[&y, &scaled(bias, beta)?], &[])?,
-        None => y,
-    }])
+    let transposed = (site.int("transA", 0)? != 0, site.int("transB", 0)? != 0);
+    let y = scaled(matrices(&site.real(0)?, &site.real(1)?, transposed)?, site.float("alpha", 1.0)?)?;
+    let bias = site.optional(2)?.map(|bias| scaled(bias, site.float("beta", 1.0)?)).transpose()?;
+    Ok(vec![add(&y, bias.as_ref())?])
 }
 
 fn scaled(x: Tensor, scale: f64) -> Result<Tensor> {
@@ -79,26 +72,22 @@ pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let y = product(a, &b.unsqueeze(1)?)?;
         return Ok(y.squeeze(y.rank() - 1)?);
     }
+    let split = |x: &Tensor| (x.dims()[..x.rank() - 2].to_vec(), x.dims()[x.rank() - 2..].to_vec());
+    let ((batch_a, rows), (batch_b, columns)) = (split(a), split(b));
     if b.rank() == 2 {
         // One product of all rows, not one for each batch.
-        let (rows, inner) = (a.dims()[..a.rank() - 1].to_vec(), a.dims()[a.rank() - 1]);
-        let flat = a.reshape((rows.iter().product::<usize>(), inner))?.matmul(&contiguous(b)?)?;
-        let columns = b.dims()[1];
-        return Ok(flat.reshape(rows.into_iter().chain([columns]).collect::<Vec<_>>())?);
+        let all = batch_a.iter().product::<usize>() * rows[0];
+        let flat = matrices(&a.reshape((all, rows[1]))?, b, (false, false))?;
+        return Ok(flat.reshape([batch_a, vec![rows[0], columns[1]]].concat())?);
     }
-    let batches = |x: &Tensor| x.dims()[..x.rank() - 2].to_vec();
-    let y = if batches(a) == batches(b) {
-        contiguous(a)?.matmul(&contiguous(b)?)?
-    } else {
-        contiguous(a)?.broadcast_matmul(&contiguous(b)?)?
+    let batch = broadcast_dims([batch_a.as_slice(), &batch_b].into_iter())?;
+    let side = |x: &Tensor, matrix: Vec<usize>| -> Result<Tensor> {
+        let count = batch.iter().product::<usize>();
+        let whole = x.broadcast_as([batch.clone(), matrix.clone()].concat())?.contiguous()?;
+        Ok(whole.reshape((count, matrix[0], matrix[1]))?)
     };
-    Ok(y)
-}
-
-/// candle multiplies matrices that lie row by row or column by column, one behind the other.
-fn contiguous(x: &Tensor) -> Result<Tensor> {
-    let by_columns = x.transpose(x.rank() - 2, x.rank() - 1)?;
-    Ok(if x.is_contiguous() || by_columns.is_contiguous() { x.clone() } else { x.contiguous()? })
+    let y = matrices(&side(a, rows.clone())?, &side(b, columns.clone())?, (false, false))?;
+    Ok(y.reshape([batch, vec![rows[0], columns[1]]].concat())?)
 }
 
 /// `BiasGelu` and others: an addition in front of an activation.
@@ -111,5 +100,8 @@ pub(super) fn add(a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 
 /// `x · scale + shift`, broadcast.
 pub(super) fn affine(x: &Tensor, scale: &Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
-    add(&elementwise::<Mul>(&[x, scale], &[])?, shift)
+    Ok(match shift {
+        Some(shift) => elementwise::<MulAdd>(&[x, scale, shift], &[])?,
+        None => elementwise::<Mul>(&[x, scale], &[])?,
+    })
 }

@@ -5,10 +5,10 @@
 //! once, `(channels · taps) × (samples · positions)`, keep the products large enough where images are small.
 
 use candle_core::{Result, bail};
-use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use ndarray::Array2;
 use rayon::prelude::*;
 
+use super::product::multiply;
 use crate::calibrate::Window;
 use crate::train::kernel::{Array, Kernel, Real};
 
@@ -28,8 +28,8 @@ const WAVE: usize = 4;
 
 /// Sizes of one convolution.
 struct Plan {
-    /// For each tap and output position, the input position, `NONE` in the padding.
-    reads: Vec<usize>,
+    /// For each tap, the stretches of output positions that read neighbouring input positions.
+    runs: Vec<Vec<Run>>,
     outputs: Vec<usize>,
     samples: usize,
     groups: usize,
@@ -41,6 +41,25 @@ struct Plan {
     /// Samples of one task.
     chunk: usize,
     transposed: bool,
+}
+
+/// `count` output positions from `to` on that read the input positions from `from` on.
+struct Run {
+    to: usize,
+    from: usize,
+    count: usize,
+}
+
+/// The stretches of one tap's reads.
+fn runs(reads: &[usize]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (to, &from) in reads.iter().enumerate().filter(|(_, from)| **from != NONE) {
+        match runs.last_mut() {
+            Some(run) if run.to + run.count == to && run.from + run.count == from => run.count += 1,
+            _ => runs.push(Run { to, from, count: 1 }),
+        }
+    }
+    runs
 }
 
 /// No input position.
@@ -76,7 +95,8 @@ impl Convolution {
         let chunk = (COLUMNS / (channels * taps * positions).max(1)).clamp(1, x[0].div_ceil(WAVE));
         let plane = x[2..].iter().product();
         let (samples, transposed) = (x[0], self.transposed);
-        Ok(Plan { reads, outputs, samples, groups, channels, filters, taps, plane, positions, chunk, transposed })
+        let runs = reads.chunks(positions).map(runs).collect();
+        Ok(Plan { runs, outputs, samples, groups, channels, filters, taps, plane, positions, chunk, transposed })
     }
 }
 
@@ -109,17 +129,17 @@ impl Plan {
         (0..self.groups).map(matrix).collect()
     }
 
-    /// Columns of group `g` of the samples in `x`.
+    /// Columns of group `g` of the samples in `x`; padding, which is the same for all groups, stays as it was: zeros.
     fn columns<T: Real>(&self, x: &[T], g: usize, into: &mut Array2<T>) {
         let samples = into.ncols() / self.positions;
         for (k, mut row) in into.outer_iter_mut().enumerate() {
             let (channel, tap) = (g * self.channels + k / self.taps, k % self.taps);
-            let reads = &self.reads[tap * self.positions..][..self.positions];
+            let row = row.as_slice_mut().unwrap_or_default();
             for sample in 0..samples {
                 let plane = &x[(sample * self.groups * self.channels + channel) * self.plane..][..self.plane];
-                let slots = row.iter_mut().skip(sample * self.positions);
-                for (slot, &read) in slots.zip(reads) {
-                    *slot = if read == NONE { T::from_f64(0.0) } else { plane[read] };
+                let slots = &mut row[sample * self.positions..][..self.positions];
+                for run in &self.runs[tap] {
+                    slots[run.to..][..run.count].copy_from_slice(&plane[run.from..][..run.count]);
                 }
             }
         }
@@ -130,13 +150,13 @@ impl Plan {
         let samples = columns.ncols() / self.positions;
         for (k, row) in columns.outer_iter().enumerate() {
             let (channel, tap) = (g * self.channels + k / self.taps, k % self.taps);
-            let reads = &self.reads[tap * self.positions..][..self.positions];
+            let row = row.to_slice().unwrap_or_default();
             for sample in 0..samples {
                 let plane = &mut x[(sample * self.groups * self.channels + channel) * self.plane..][..self.plane];
-                for (&value, &read) in row.iter().skip(sample * self.positions).zip(reads) {
-                    if read != NONE {
-                        plane[read] += value;
-                    }
+                let values = &row[sample * self.positions..][..self.positions];
+                for run in &self.runs[tap] {
+                    let slots = &mut plane[run.from..][..run.count];
+                    slots.iter_mut().zip(&values[run.to..]).for_each(|(slot, &value)| *slot += value);
                 }
             }
         }
@@ -157,10 +177,6 @@ impl Plan {
     }
 }
 
-fn product<T: Real>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>, mut into: ArrayViewMut2<'_, T>) {
-    general_mat_mul(T::from_f64(1.0), &a, &b, T::from_f64(0.0), &mut into);
-}
-
 fn zeros<T: Real>(rows: usize, columns: usize) -> Array2<T> {
     Array2::from_elem((rows, columns), T::from_f64(0.0))
 }
@@ -177,11 +193,11 @@ impl Kernel for Convolution {
         let tasks = result.par_chunks_mut(plan.chunk * plan.result_size()).zip(x.data.par_chunks(plan.chunk * sample));
         tasks.for_each(|(y, x)| {
             let width = x.len() / sample * plan.positions;
-            let (mut columns, mut product_) = (zeros(plan.inputs(), width), zeros(plan.filters, width));
+            let (mut columns, mut product) = (zeros(plan.inputs(), width), zeros(plan.filters, width));
             for (g, matrix) in matrices.iter().enumerate() {
                 plan.columns(x, g, &mut columns);
-                product(matrix.view(), columns.view(), product_.view_mut());
-                for (f, row) in product_.outer_iter().enumerate() {
+                multiply(matrix.view(), columns.view(), product.as_slice_mut().unwrap_or_default());
+                for (f, row) in product.outer_iter().enumerate() {
                     for (sample, values) in
                         row.as_slice().into_iter().flat_map(|r| r.chunks(plan.positions)).enumerate()
                     {
@@ -219,7 +235,7 @@ fn data_gradient<T: Real>(plan: &Plan, x: &Array<'_, T>, w: &Array<'_, T>, grad:
         let (mut columns, mut results) = (zeros(plan.inputs(), width), zeros(plan.filters, width));
         for (g, matrix) in matrices.iter().enumerate() {
             plan.gather_results(y, g, &mut results);
-            product(matrix.t(), results.view(), columns.view_mut());
+            multiply(matrix.t(), results.view(), columns.as_slice_mut().unwrap_or_default());
             plan.scatter(&columns, g, x);
         }
     });
@@ -242,7 +258,7 @@ fn weight_gradient<T: Real>(plan: &Plan, x: &Array<'_, T>, w: &Array<'_, T>, gra
                     plan.columns(x, g, &mut columns);
                     plan.gather_results(y, g, &mut results);
                     let mut part = zeros(plan.filters, plan.inputs());
-                    product(results.view(), columns.t(), part.view_mut());
+                    multiply(results.view(), columns.t(), part.as_slice_mut().unwrap_or_default());
                     part
                 };
                 (0..plan.groups).map(&mut part).collect()

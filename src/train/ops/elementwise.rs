@@ -54,6 +54,10 @@ struct Elementwise<S> {
 /// Elements that one task computes.
 const CHUNK: usize = 1 << 14;
 
+/// Parts that the gradient of a repeated operand is summed in, side by side, where the operand is small.
+const PARTS: usize = 8;
+const LARGEST_PARTIAL: usize = 1 << 14;
+
 /// `S` of the operands, broadcast against each other.
 pub(super) fn elementwise<S: Scalar>(args: &[&Tensor], parameters: &[f64]) -> Result<Tensor> {
     apply(Elementwise::<S> { parameters: parameters.to_vec(), scalar: PhantomData }, args)
@@ -97,9 +101,19 @@ impl<S: Scalar> Kernel for Elementwise<S> {
                 });
                 return gradient;
             }
-            let mut sums = vec![0.0; size];
-            walk.each(0, result.data.len(), |index, at| sums[at[operand]] += slope(operand, index, at));
-            sums.into_iter().map(T::from_f64).collect()
+            let part = result.data.len().div_ceil(if size <= LARGEST_PARTIAL { PARTS } else { 1 }).max(1);
+            let firsts: Vec<usize> = (0..result.data.len()).step_by(part).collect();
+            let sums: Vec<Vec<f64>> = firsts
+                .into_par_iter()
+                .map(|first| {
+                    let mut sums = vec![0.0; size];
+                    let count = part.min(result.data.len() - first);
+                    walk.each(first, count, |index, at| sums[at[operand]] += slope(operand, index, at));
+                    sums
+                })
+                .collect();
+            // Parts are added in order, so that the sum does not depend on the number of threads.
+            (0..size).map(|at| T::from_f64(sums.iter().map(|sums| sums[at]).sum())).collect()
         };
         Ok((0..args.len()).map(|operand| wanted[operand].then(|| of(operand))).collect())
     }

@@ -6,6 +6,7 @@ mod conv;
 mod elementwise;
 mod layout;
 mod pool;
+mod product;
 mod resize;
 mod rows;
 mod scalars;

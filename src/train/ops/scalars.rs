@@ -90,6 +90,8 @@ scalars! {
         tanh + x * (1.0 - tanh * tanh) * sigmoid(x)
     });
     Mul([a, b, _], _, _y) = a * b, [b, a, 0.0];
+    /// `a · b + c`.
+    MulAdd([a, b, c], _, _y) = a * b + c, [b, a, 1.0];
     Neg([x, ..], _, _y) = -x, one(-1.0);
     Not([x, ..], _, _y) = truth(x == 0.0), STOPS;
     Or([a, b, _], _, _y) = truth(a != 0.0 || b != 0.0), STOPS;

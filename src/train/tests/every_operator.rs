@@ -208,3 +208,11 @@ fn every_value_is_that_of_tract() {
     assert!(known.len() > 90, "{}", known.len());
     known.iter().for_each(|(_, case)| case.check_forward());
 }
+
+#[test]
+fn the_documentation_lists_every_operator() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/TRAINING.md")).unwrap();
+    for operator in differentiable() {
+        assert!(page.contains(&format!("`{operator}`")), "{operator} is not in docs/TRAINING.md");
+    }
+}
