@@ -25,10 +25,12 @@ class Trial:
     file: str
     before: int = 0
     after: int = 0
+    statistics: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
     exact: float | None = None
     verified: bool = False
+    steps: int | None = None
     note: str | None = None
     sizes: int = 0
     seconds: float = 0.0
@@ -99,6 +101,7 @@ def check_result(trial: Trial, model: Path, target: Path, sizes: int, thawed: bo
     original = onnx.load(model, load_external_data=False)
     rewritten = onnx.load(target, load_external_data=False)
     trial.before, trial.after = check.parameters(original.graph), check.parameters(rewritten.graph)
+    trial.statistics = check.running_statistics(rewritten.graph)
     trial.bytes_before, trial.bytes_after = model.stat().st_size, target.stat().st_size
     changes = [] if thawed else check.signature_changes(original, rewritten)
     if changes:
@@ -163,6 +166,7 @@ def run(
         return trial
     report = json.loads(report_path.read_text())
     trial.exact = report["verify"]["exact_max_rel"]
+    trial.steps = report["verify"].get("quantization_steps")
     trial.verified = verify and problem is None
     trial.holders = holders(report)
     trial.groups = [

@@ -7,6 +7,7 @@
 //! table, then to `value_info`; what remains unknown is reported, and later freezes what it touches.
 
 mod bindings;
+mod bodies;
 mod infer;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Structured pruning, from an analysed model to a proved one.
 
 mod prove;
+mod quantized;
 mod steps;
 mod survey;
 

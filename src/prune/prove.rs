@@ -1,21 +1,23 @@
 //! Every write is proved: valid, exact, faithful, and how fast.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::quantized;
 use crate::analysis::Analysis;
 use crate::axes::{Role, Selection};
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::graph::ValueId;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{CostModel, Filter, Group, Plan, Quota, Request, Scope, groups};
 use crate::report::Report;
-use crate::rewrite;
+use crate::rewrite::{self, Subject};
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
 use crate::runtime::{RunOptions, Runnable};
-use crate::verify::{Exactness, LatencyBudget, exactness, faithful, latency, signature};
+use crate::verify::{Exactness, Kept, LatencyBudget, exactness_of_rest, faithful, latency_each, signature};
 
 /// Samples that probes are made of.
 const PROBES: usize = 8;
@@ -67,6 +69,7 @@ pub struct Loaded {
     after: Runnable,
     probes: Vec<Vec<(String, crate::runtime::Tensor)>>,
     sizes: DimSizes,
+    kept: Kept,
 }
 
 impl Comparison<'_> {
@@ -75,6 +78,14 @@ impl Comparison<'_> {
     /// # Errors
     /// [`Verification`](crate::ErrorKind::Verification) if it does not.
     pub fn load(&self, report: &mut Report) -> Result<Loaded> {
+        self.load_resized(Kept::default(), report)
+    }
+
+    /// [`load`](Self::load), where inputs and outputs may have shrunk: `kept` says what is left of them.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_resized(&self, kept: Kept, report: &mut Report) -> Result<Loaded> {
         let original = &self.analysis.model.proto;
         signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
         let sizes = self.analysis.probe_sizes(self.dims);
@@ -84,9 +95,9 @@ impl Comparison<'_> {
             rayon::join(|| Runnable::new(original, &options), || Runnable::new(self.rewritten, &options));
         let (before, after) = (before?, after?);
         let first = probes.first().ok_or_else(|| Error::verification("there are no probes"))?;
-        after.run(first)?;
+        after.run(&kept.of(first)?)?;
         report.verify.valid = Some(true);
-        Ok(Loaded { before, after, probes, sizes })
+        Ok(Loaded { before, after, probes, sizes, kept })
     }
 
     /// Measures fidelity and time.
@@ -95,7 +106,7 @@ impl Comparison<'_> {
     /// What running the models returns.
     pub fn measure(&self, loaded: &Loaded, report: &mut Report) -> Result<()> {
         let graph = self.analysis.subject().proto()?;
-        let Loaded { before, after, sizes, .. } = loaded;
+        let Loaded { before, after, sizes, kept, .. } = loaded;
         if self.thaw.is_empty() {
             let measured = match self.data {
                 Some(data) => faithful(before, after, data.batches(BATCH))?,
@@ -110,7 +121,7 @@ impl Comparison<'_> {
         }
         let single = probe_batches(graph, sizes, 1, self.seed)?;
         if let Some(inputs) = single.first() {
-            let measured = latency(before, after, inputs, LatencyBudget::default())?;
+            let measured = latency_each((before, inputs), (after, &kept.of(inputs)?), LatencyBudget::default())?;
             report.model.before.latency_ms = Some(measured.before_ms);
             report.model.after.latency_ms = Some(measured.after_ms);
         }
@@ -126,11 +137,26 @@ pub fn prove(proof: &Proof<'_>, report: &mut Report) -> Result<()> {
     let started = Instant::now();
     let Proof { analysis, rewritten, thaw, data, dims, seed, .. } = *proof;
     let comparison = Comparison { analysis, rewritten, thaw, data, dims, seed };
-    let loaded = comparison.load(report)?;
+    let loaded = comparison.load_resized(kept(analysis.subject(), proof.selection), report)?;
     prove_exact(proof, &loaded.after, &loaded.probes, report)?;
     comparison.measure(&loaded, report)?;
     report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// What `selection` leaves of every value of a model.
+fn kept(subject: Subject<'_>, selection: &Selection) -> Kept {
+    let Subject { graph, network, .. } = subject;
+    let mut kept = BTreeMap::new();
+    for (index, value) in graph.values.iter().enumerate() {
+        let axes = network.value(ValueId(index)).unwrap_or_default().iter().enumerate();
+        let cuts: Vec<(usize, Vec<usize>)> =
+            axes.filter_map(|(axis, expr)| Some((axis, network.solution.kept(expr, selection)?))).collect();
+        if !cuts.is_empty() {
+            kept.insert(value.name.clone(), cuts);
+        }
+    }
+    kept.into()
 }
 
 /// The exact part of the selection on unrepaired weights, against the masked original.
@@ -148,12 +174,6 @@ fn prove_exact(
             all_free = false;
         }
     }
-    if !proof.thaw.is_empty() {
-        report
-            .notes
-            .push("outputs were thawed: their values cannot be compared, so exactness is not proved".to_owned());
-        return Ok(());
-    }
     if proof.selection.touched().next().is_none() {
         report.notes.push("without a plan there is no removal whose exactness could be proved; give --plan".to_owned());
         return Ok(());
@@ -163,13 +183,21 @@ fn prove_exact(
         return Ok(());
     }
     let subject = proof.analysis.subject();
-    let masked = Runnable::new(&rewrite::masked(subject, &free)?, &RunOptions::default())?;
+    let masked = rewrite::masked(subject, &free)?;
     let unrepaired = report.calibration.is_none() && all_free;
+    let kept = kept(subject, &free);
+    if quantized::is_quantized(&masked) {
+        let exact = if unrepaired { proof.rewritten.clone() } else { rewrite::prune(subject, &free)? };
+        let measured = quantized::prove(&masked, &exact, probes, &kept, report)?;
+        report.verify.exact_max_rel = Some(measured.max_rel());
+        return judge(&measured, report);
+    }
+    let masked = Runnable::new(&masked, &RunOptions::default())?;
     let measured = if unrepaired {
-        exactness(&masked, after, probes)?
+        exactness_of_rest(&masked, after, probes, &kept)?
     } else {
         let exact = rewrite::prune(subject, &free)?;
-        exactness(&masked, &Runnable::new(&exact, &RunOptions::default())?, probes)?
+        exactness_of_rest(&masked, &Runnable::new(&exact, &RunOptions::default())?, probes, &kept)?
     };
     report.verify.exact_max_rel = Some(measured.max_rel());
     judge(&measured, report)
@@ -231,7 +259,7 @@ pub fn verify(
         analysis: &analysis,
         groups: &groups,
         selection: &selection,
-        rewritten: &rewritten.proto,
+        rewritten: &after.model.proto,
         thaw: &[],
         data,
         dims,

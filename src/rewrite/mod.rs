@@ -7,6 +7,7 @@
 //! * `Shape` goes on telling the old sizes (`shapes.rs`), so nothing else in the file's shape arithmetic moves.
 
 mod edits;
+mod fold;
 mod mask;
 mod shapes;
 
@@ -15,13 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::axes::{Expr, Selection};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, Source, ValueId, sweep_dead_nodes};
+use crate::graph::{Graph, NodeId, Source, ValueId, bodies, sweep_dead_nodes};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use crate::onnx::tensor::{TensorView, vector_i64};
 use crate::ops::Network;
 
+pub(crate) use fold::folded;
 pub use mask::masked;
 
 /// A model with everything that is known about it.
@@ -263,7 +265,9 @@ impl<'a> Patch<'a> {
             if !self.before.is_empty() {
                 let mut nodes = Vec::with_capacity(graph.node.len());
                 for (index, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-                    nodes.extend(self.before.remove(&NodeId(index)).unwrap_or_default());
+                    let mut new = self.before.remove(&NodeId(index)).unwrap_or_default();
+                    new.iter_mut().for_each(|new| bodies::join_body(new, &node));
+                    nodes.extend(new);
                     nodes.push(node);
                 }
                 graph.node = nodes;
@@ -272,7 +276,7 @@ impl<'a> Patch<'a> {
             graph.value_info.retain(|info| !removed.contains(info.name()));
             graph.quantization_annotation.retain(|a| !removed.contains(a.tensor_name()));
         }
-        self.model
+        bodies::nested(&self.model).into_owned()
     }
 }
 

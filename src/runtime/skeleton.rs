@@ -47,8 +47,9 @@ pub(super) fn parse(model: &ModelProto, taps: &[String], promote: bool) -> Resul
         tract_onnx::pb::ModelProto::decode(&*bytes).map_err(|e| Error::input(format!("not a valid model: {e}")))?;
     drop(bytes);
 
-    let framework: Onnx =
+    let mut framework: Onnx =
         tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_output_types(true).with_ignore_value_info(true);
+    super::running_sum::register(&mut framework.op_register);
     let mut parsed = framework.parse(&proto, None).map_err(|e| names.explain("read", &e))?;
     for name in &parsed.unresolved_inputs {
         let weight = weights.by_name.get(name.as_str()).ok_or_else(|| undefined(graph, name))?;

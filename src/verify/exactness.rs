@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::kept::Kept;
 use crate::runtime::{NamedTensor, Runnable};
 use crate::{Error, Result};
 
@@ -69,10 +70,26 @@ impl Exactness {
 /// What running the models returns; [`ErrorKind::Verification`](crate::ErrorKind::Verification) when outputs differ in name or shape, or
 /// the masked original gives NaN.
 pub fn exactness(masked: &Runnable, pruned: &Runnable, batches: &[Vec<NamedTensor>]) -> Result<Exactness> {
-    let runs: Vec<(usize, &Runnable)> =
-        (0..batches.len()).flat_map(|batch| [(batch, masked), (batch, pruned)]).collect();
-    let mut outputs =
-        runs.into_par_iter().map(|(batch, model)| model.run(&batches[batch])).collect::<Result<Vec<_>>>()?;
+    exactness_of_rest(masked, pruned, batches, &Kept::default())
+}
+
+/// [`exactness`] where inputs and outputs shrink too: `pruned` is fed with what is kept of the inputs, and compared with
+/// what is kept of the outputs.
+///
+/// # Errors
+/// As [`exactness`].
+pub fn exactness_of_rest(
+    masked: &Runnable,
+    pruned: &Runnable,
+    batches: &[Vec<NamedTensor>],
+    kept: &Kept,
+) -> Result<Exactness> {
+    let runs: Vec<(usize, bool)> = (0..batches.len()).flat_map(|batch| [(batch, true), (batch, false)]).collect();
+    let run = |(batch, whole): (usize, bool)| {
+        let inputs: &Vec<NamedTensor> = &batches[batch];
+        if whole { kept.of(&masked.run(inputs)?) } else { pruned.run(&kept.of(inputs)?) }
+    };
+    let mut outputs = runs.into_par_iter().map(run).collect::<Result<Vec<_>>>()?;
     let pairs: Vec<(Vec<NamedTensor>, Vec<NamedTensor>)> =
         outputs.chunks_exact_mut(2).map(|pair| (std::mem::take(&mut pair[0]), std::mem::take(&mut pair[1]))).collect();
     let (first, _) = pairs.first().ok_or_else(|| Error::verification("there are no probes to compare outputs on"))?;

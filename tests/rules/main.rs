@@ -10,8 +10,12 @@
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod bodies;
 mod build;
 mod examples;
+mod functions;
 mod golden;
+mod net;
 mod oracles;
+mod proofs;
 mod traps;
