@@ -39,8 +39,7 @@ pub(crate) fn folded(model: &ModelProto, graph: &Graph, facts: &Facts) -> Option
         let at = graph.at(result);
         let fact = facts.at(result);
         let is_plain = constants.contains(&result) && !at.is_output && at.captured_by.is_empty();
-        let dims: Option<Vec<usize>> =
-            fact.extents.as_ref()?.iter().map(|e| usize::try_from(e.as_fixed()?).ok()).collect();
+        let dims: Option<Vec<usize>> = fact.extents.as_ref()?.iter().map(|extent| extent.as_fixed()).collect();
         let element = ElementType::from_code(fact.element?).ok().filter(|e| e.is_float())?;
         if is_plain { from_f64_as(&at.name, &dims?, &fact.floats()?, element).ok() } else { None }
     };

@@ -6,8 +6,10 @@
 use tract_onnx::model::{OnnxOpRegister, ParsingContext};
 use tract_onnx::ops::cumsum;
 use tract_onnx::pb::NodeProto;
+use tract_onnx::prelude::{DatumType, OutletId, TVec, TractResult, TypedModel};
 use tract_onnx::tract_core::ops::cast::cast;
-use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
+use tract_onnx::tract_hir::internal::{Expansion, StaticName, bail, expand};
 
 /// Replaces tract's operator.
 pub(super) fn register(operators: &mut OnnxOpRegister) {

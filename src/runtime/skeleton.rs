@@ -14,7 +14,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::failure::{NodeNames, unique_name};
 use super::promote::{promote_node, promoted_type};
-use super::support::spell_out_default;
+use super::support::{set_results_apart, spell_out_default};
 use super::weights::tract_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use crate::{Error, Result};
@@ -171,6 +171,7 @@ fn skeleton(
         let mut node = NodeProto { name: Some(unique_name(index, node)), doc_string: None, ..node.clone() };
         promote_node(&mut node, promote);
         spell_out_default(&mut node);
+        set_results_apart(&mut node);
         node
     });
     let graph = GraphProto {

@@ -100,6 +100,33 @@ fn qualified_name(node: &NodeProto) -> String {
     }
 }
 
+/// Gives every result of a `Scan`'s body a name that nothing in the body reads: tract adds the scanned axis to the value
+/// itself, also where the body goes on with it.
+pub(crate) fn set_results_apart(node: &mut NodeProto) {
+    if node.op_type() != "Scan" {
+        return;
+    }
+    for body in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
+        let read: BTreeSet<String> = body.node.iter().flat_map(|node| node.input.iter().cloned()).collect();
+        let mut given = BTreeSet::new();
+        for output in &mut body.output {
+            let name = output.name().to_owned();
+            if given.insert(name.clone()) && !read.contains(&name) {
+                continue;
+            }
+            let apart = format!("{name} result {}", body.node.len());
+            body.node.push(NodeProto {
+                name: Some(apart.clone()),
+                op_type: Some("Identity".to_owned()),
+                input: vec![name],
+                output: vec![apart.clone()],
+                ..NodeProto::default()
+            });
+            output.name = Some(apart);
+        }
+    }
+}
+
 /// Writes out a default of the standard that tract takes for another: `ConstantOfShape` without a value makes float32
 /// zeros, not float64.
 pub(crate) fn spell_out_default(node: &mut NodeProto) {
