@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use paredown::onnx::{Model, SaveOptions};
-use paredown::prune::{Options, Proof, Target, prove, prune};
+use paredown::prune::{Comparison, Options, Proof, Target, prove, prune};
 use paredown::runtime::inputs::DimSizes;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,16 +18,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Model::load(Path::new(model))?;
     let options = Options::new(Target::Ratio(0.5));
     let mut pruned = prune(&model, &options, None)?;
-    let proof = Proof {
+    let comparison = Comparison {
         analysis: &pruned.analysis,
-        groups: &pruned.groups,
-        selection: &pruned.selection,
         rewritten: &pruned.model.proto,
         thaw: &[],
         data: None,
         dims: &DimSizes::default(),
         seed: 0,
     };
+    let proof = Proof { comparison, groups: &pruned.groups, selection: &pruned.selection };
     prove(&proof, &mut pruned.report)?;
     for group in pruned.report.groups.iter().filter(|group| group.kept < group.size) {
         println!("{}: {} of {} {} stay", group.name, group.kept, group.size, group.axis);

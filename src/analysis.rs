@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
-use crate::facts::{Dim, Facts, input_shapes};
+use crate::facts::Facts;
 use crate::graph::{Graph, bodies, inlined, shadowing_function};
 use crate::onnx::Model;
 use crate::ops::Network;
@@ -57,9 +57,8 @@ impl<'m> Analysis<'m> {
             let model = flat(model)?;
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             dims.check_names(&declared_inputs(proto)?)?;
-            let given = dims.named.iter().map(|(name, &size)| (name.clone(), size as u64)).collect();
             let graph = Graph::new(proto, model.proto.ir_version())?;
-            let (facts, network) = Network::analyse(&model.proto, &graph, &given, thaw)?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
             let Some((proto, count)) = folded(&model.proto, &graph, &facts) else {
                 return Ok(Self { model, graph, facts, network });
             };
@@ -69,7 +68,7 @@ impl<'m> Analysis<'m> {
                 .push(format!("{count} constants that the graph computes by writing to positions were stored"));
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
-            let (facts, network) = Network::analyse(&model.proto, &graph, &given, thaw)?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
             Ok(Self { model: Cow::Owned(model), graph, facts, network })
         })
     }
@@ -82,16 +81,12 @@ impl<'m> Analysis<'m> {
     /// Sizes for probes: those given, and for the other dynamic axes but the batch those that the analysis found to work.
     pub fn probe_sizes(&self, given: &DimSizes) -> DimSizes {
         let mut sizes = given.clone();
-        let inputs = self.model.proto.graph.as_ref().map(input_shapes).unwrap_or_default();
-        let mut batches = BTreeSet::new();
-        for input in &inputs {
-            if let Some(Dim::Dynamic(name)) = input.dims.as_ref().and_then(|dims| dims.first()) {
-                batches.insert(name.clone());
-            }
-        }
+        // Inputs that are malformed have been refused by the analysis.
+        let inputs = self.model.proto.graph.as_ref().and_then(|graph| declared_inputs(graph).ok()).unwrap_or_default();
+        let batches: BTreeSet<String> = inputs.iter().filter_map(|input| input.axis_name(0)).collect();
         for (name, &size) in &self.facts.sizes[0] {
             if !batches.contains(name) {
-                sizes.named.entry(name.clone()).or_insert(usize::try_from(size).unwrap_or(1));
+                sizes.named.entry(name.clone()).or_insert(size);
             }
         }
         sizes

@@ -241,29 +241,66 @@ impl Unifier {
         let (mut left, mut right) = (Vec::new(), Vec::new());
         self.flatten_product(a, &mut left);
         self.flatten_product(b, &mut right);
+        match self.align(left, right, Self::split_outer)? {
+            None => Ok(()),
+            Some(_) => self.unify_spelled(a, b),
+        }
+    }
+
+    /// `(t₁ + t₂ + …) = (u₁ + u₂ + …)`: walk both, cutting the longer term.
+    fn align_sums(&mut self, a: Var, b: Var) -> Result<(), Misfit> {
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        self.flatten_sum(a, &mut left);
+        self.flatten_sum(b, &mut right);
+        match self.align(left, right, Self::split_head)? {
+            None => Ok(()),
+            Some((size_a, size_b)) => Err(Misfit::Sizes(size_a, size_b)),
+        }
+    }
+
+    /// Unifies the parts of two equally large axes one by one. Where sizes differ, `split` writes the larger part as
+    /// the smaller one and a rest; returns the sizes at which it can not.
+    fn align(
+        &mut self,
+        mut left: Vec<Var>,
+        mut right: Vec<Var>,
+        split: fn(&mut Self, Var, Var) -> Result<Option<Var>, Misfit>,
+    ) -> Result<Option<(Extent, Extent)>, Misfit> {
         left.reverse();
         right.reverse();
         while let (Some(x), Some(y)) = (left.pop(), right.pop()) {
-            let (size_x, size_y) = (self.extent(x), self.extent(y));
-            if size_x == size_y {
+            let sizes = (self.extent(x), self.extent(y));
+            if sizes.0 == sizes.1 {
                 self.unify(x, y)?;
-            } else if let Some(rest) = size_y.div_exact(size_x) {
-                right.push(self.split_outer(y, x, rest)?);
-            } else if let Some(rest) = size_x.div_exact(size_y) {
-                left.push(self.split_outer(x, y, rest)?);
+            } else if let Some(rest) = split(self, y, x)? {
+                right.push(rest);
+            } else if let Some(rest) = split(self, x, y)? {
+                left.push(rest);
             } else {
-                return self.unify_spelled(a, b);
+                return Ok(Some(sizes));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Writes `factor` as `(outer rest)` and returns `rest`, a new factor of size `rest`.
-    fn split_outer(&mut self, factor: Var, outer: Var, rest: Extent) -> Result<Var, Misfit> {
+    /// Writes `whole` as `(outer rest)` and returns the rest; `None` if the size of `outer` does not divide it.
+    fn split_outer(&mut self, whole: Var, outer: Var) -> Result<Option<Var>, Misfit> {
+        let Some(rest) = self.extent(whole).div_exact(self.extent(outer)) else { return Ok(None) };
         let rest = self.factor(rest);
         let product = self.product(&[outer, rest])?;
-        self.unify(factor, product)?;
-        Ok(rest)
+        self.unify(whole, product)?;
+        Ok(Some(rest))
+    }
+
+    /// Writes `whole` as `(head + rest)` and returns the rest; `None` if `head` is not shorter.
+    fn split_head(&mut self, whole: Var, head: Var) -> Result<Option<Var>, Misfit> {
+        let at = self.extent(head);
+        if !at.is_below(self.extent(whole)) {
+            return Ok(None);
+        }
+        let (first, rest) = self.cut(whole, at)?;
+        self.unify(head, first)?;
+        Ok(Some(rest))
     }
 
     /// `(t₁ + t₂ + …) = (p₁ p₂ …)`: the inner factors divide every term, the outermost is a sum.
@@ -285,32 +322,6 @@ impl Unifier {
         }
         let groups = self.sum(&groups)?;
         self.unify(outer, groups)
-    }
-
-    /// `(t₁ + t₂ + …) = (u₁ + u₂ + …)`: walk both, cutting the longer term.
-    fn align_sums(&mut self, a: Var, b: Var) -> Result<(), Misfit> {
-        let (mut left, mut right) = (Vec::new(), Vec::new());
-        self.flatten_sum(a, &mut left);
-        self.flatten_sum(b, &mut right);
-        left.reverse();
-        right.reverse();
-        while let (Some(x), Some(y)) = (left.pop(), right.pop()) {
-            let (size_x, size_y) = (self.extent(x), self.extent(y));
-            if size_x == size_y {
-                self.unify(x, y)?;
-            } else if size_x.is_below(size_y) {
-                let (head, tail) = self.cut(y, size_x)?;
-                right.push(tail);
-                self.unify(x, head)?;
-            } else if size_y.is_below(size_x) {
-                let (head, tail) = self.cut(x, size_y)?;
-                left.push(tail);
-                self.unify(head, y)?;
-            } else {
-                return Err(Misfit::Sizes(size_x, size_y));
-            }
-        }
-        Ok(())
     }
 
     /// Writes `factor` as a concatenation whose first part has size `at`, and returns both parts.

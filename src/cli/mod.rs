@@ -2,8 +2,10 @@
 
 mod factorize;
 mod inspect;
+mod job;
 mod options;
 mod prune;
+mod texts;
 mod verify;
 
 use std::ffi::OsString;

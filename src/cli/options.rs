@@ -9,7 +9,6 @@ use crate::calibrate::data::images::{ImageOptions, Layout};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::prune::Remaining;
-use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
 
 /// Where samples come from.
@@ -166,49 +165,6 @@ pub(super) fn spinner(quiet: bool, message: &'static str) -> ProgressBar {
     bar.set_message(message);
     bar.enable_steady_tick(std::time::Duration::from_millis(100));
     bar
-}
-
-/// Writes the JSON report, if one was asked for.
-pub(super) fn write_report(report: &Report, path: Option<&Path>) -> Result<()> {
-    match path {
-        None => Ok(()),
-        Some(path) => write_text(path, &report.to_json()),
-    }
-}
-
-/// Refuses to write a plan or a report over what is read, over the output, or over each other. `written` are
-/// options and where they write to.
-pub(super) fn check_texts<'a>(
-    read: impl IntoIterator<Item = &'a Path>,
-    output: Option<&'a Path>,
-    written: &[(&str, &Option<PathBuf>)],
-) -> Result<()> {
-    let mut taken: Vec<PathBuf> = read.into_iter().chain(output).map(entry).collect();
-    for &(option, path) in written {
-        let Some(path) = path else { continue };
-        let entry = entry(path);
-        if taken.contains(&entry) {
-            return Err(Error::usage(format!("{option} {}: is another file of this run", path.display())));
-        }
-        taken.push(entry);
-    }
-    Ok(())
-}
-
-/// The directory entry that a path names, whether or not there is a file yet.
-fn entry(path: &Path) -> PathBuf {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    path.file_name().map_or(folder.clone(), |name| folder.join(name))
-}
-
-/// Writes a text file through a temporary one beside it.
-pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
-    let fail = |error: std::io::Error| Error::output(error.to_string()).in_file(path);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(fail)?;
-    file.persist(path).map(drop).map_err(|e| fail(e.error))
 }
 
 #[cfg(test)]

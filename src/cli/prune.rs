@@ -1,27 +1,18 @@
 //! `paredown prune`: remove units, prove the rewrite, write the file.
 
-use std::path::PathBuf;
-
 use clap::ValueEnum;
 
-use super::options::{Data, Dims, check_texts, ratio, remaining, spinner, write_report, write_text};
+use super::job::{Common, Plans};
+use super::options::{ratio, remaining};
 use crate::error::{Error, Result};
-use crate::onnx::{Model, SaveOptions};
-use crate::plan::{Plan, Scope, Units};
+use crate::plan::{Scope, Units};
 use crate::prune::{Options, Proof, Pruned, Remaining, Target, prove};
 use crate::repair::Method;
-use crate::report::result;
-use crate::runtime::inputs::DimSizes;
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["ratio", "params", "macs", "size", "plan"]))]
 pub(super) struct Args {
-    /// The ONNX file
-    model: PathBuf,
-    /// Where to write the result
-    #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run")]
-    output: Option<PathBuf>,
     /// Share of each axis that is removed: 0.5 or 50%
     #[arg(long, value_name = "R", value_parser = ratio)]
     ratio: Option<f64>,
@@ -34,9 +25,6 @@ pub(super) struct Args {
     /// File size that remains, external data included: 50% or 40MB
     #[arg(long, value_name = "B", value_parser = remaining)]
     size: Option<Remaining>,
-    /// Carry out a plan file
-    #[arg(long, value_name = "FILE")]
-    plan: Option<PathBuf>,
     /// How units are ranked: ablation, activation, apoz, fluctuation, l1, l2, obd, obs, random, wanda [default: obs with
     /// --data, l2 without]
     #[arg(long, value_name = "C")]
@@ -72,33 +60,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     thaw: Vec<String>,
     #[command(flatten)]
-    data: Data,
+    plans: Plans,
     #[command(flatten)]
-    dims: Dims,
-    /// Write what stays to a plan file
-    #[arg(long, value_name = "FILE")]
-    plan_out: Option<PathBuf>,
-    /// Show the table, write no model
-    #[arg(long)]
-    dry_run: bool,
-    /// Seed of every random choice
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Keep weights in a file beside the model (by itself above 2 GiB)
-    #[arg(long)]
-    external_data: bool,
-    /// Write without running the model
-    #[arg(long)]
-    no_verify: bool,
-    /// Write the report as JSON
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
-    /// Overwrite an existing output
-    #[arg(long)]
-    force: bool,
-    /// Print nothing but errors
-    #[arg(long, short)]
-    quiet: bool,
+    common: Common,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -118,8 +82,8 @@ enum TypedUnit {
 
 impl Args {
     fn target(&self) -> Result<Target> {
-        match (&self.plan, self.ratio, self.params, self.macs, self.size) {
-            (Some(path), ..) => Plan::load(path).map(Target::Plan),
+        match (self.plans.load()?, self.ratio, self.params, self.macs, self.size) {
+            (Some(plan), ..) => Ok(Target::Plan(plan)),
             (_, Some(ratio), ..) => Ok(Target::Ratio(ratio)),
             (_, _, Some(params), ..) => Ok(Target::Params(params)),
             (_, _, _, Some(macs), _) => Ok(Target::Macs(macs)),
@@ -128,7 +92,7 @@ impl Args {
         }
     }
 
-    fn options(&self, dims: DimSizes) -> Result<Options> {
+    fn options(&self) -> Result<Options> {
         if self.min_keep == 0 || self.align == 0 || self.steps == 0 {
             return Err(Error::usage("--min-keep, --align and --steps are at least one"));
         }
@@ -152,51 +116,19 @@ impl Args {
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             thaw: self.thaw.clone(),
-            dims,
-            seed: self.seed,
+            dims: self.common.dims()?,
+            seed: self.common.seed,
         })
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let dims = args.dims.sizes()?;
-    let options = args.options(dims.clone())?;
-    let read = args.data.paths().chain([args.model.as_path()]).chain(args.plan.as_deref());
-    let texts = [("--plan-out", &args.plan_out), ("--report", &args.report)];
-    check_texts(read, args.output.as_deref(), &texts)?;
-    let bar = spinner(args.quiet, "analysing and rewriting");
-    let model = Model::load(&args.model)?;
-    if let (Some(output), false) = (&args.output, args.dry_run) {
-        model.check_output(output, args.force)?;
-    }
-    let located = |e: Error| e.in_file(&args.model);
-    let samples = args.data.open(&model, &dims, args.seed)?;
-    let mut pruned = crate::prune::prune(&model, &options, samples.calibration.as_ref()).map_err(located)?;
-    if !args.no_verify {
-        bar.set_message("proving");
-        let Pruned { analysis, groups, selection, model: rewritten, report, .. } = &mut pruned;
-        let proof = Proof {
-            analysis,
-            groups,
-            selection,
-            rewritten: &rewritten.proto,
-            thaw: &args.thaw,
-            data: samples.to_measure(),
-            dims: &dims,
-            seed: args.seed,
-        };
-        prove(&proof, report).map_err(located)?;
-    }
-    if let (Some(output), false) = (&args.output, args.dry_run) {
-        bar.set_message("writing");
-        let external_data = args.external_data || model.used_external_data();
-        pruned.report.model.after.bytes =
-            pruned.model.save(output, &SaveOptions { external_data, force: args.force })?;
-    }
-    if let Some(path) = &args.plan_out {
-        write_text(path, &pruned.plan.to_text())?;
-    }
-    write_report(&pruned.report, args.report.as_deref())?;
-    bar.finish_and_clear();
-    if args.quiet { Ok(()) } else { super::print(&result(&pruned.report)) }
+    let options = args.options()?;
+    let job = args.common.open(Some(&args.plans), "analysing and rewriting")?;
+    let pruned = job.located(crate::prune::prune(&job.model, &options, job.calibration()))?;
+    let Pruned { analysis, groups, selection, plan, model, mut report } = pruned;
+    let comparison = job.comparison(&analysis, &model, &options.thaw, &options.dims);
+    let proof = Proof { comparison, groups: &groups, selection: &selection };
+    job.prove(&mut report, |report| prove(&proof, report))?;
+    job.finish(&model, Some(&plan), report)
 }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::options::{Data, Dims, check_texts, spinner, write_report};
+use super::options::{Data, Dims, spinner};
+use super::texts::{check_texts, write_text};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::Plan;
@@ -40,14 +41,16 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let dims = args.dims.sizes()?;
     let read = args.data.paths().chain([args.original.as_path(), &args.rewritten]).chain(args.plan.as_deref());
-    check_texts(read, None, &[("--report", &args.report)])?;
+    check_texts(read, None, &[("--report", args.report.as_deref())])?;
     let bar = spinner(args.quiet, "proving");
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
     let plan = args.plan.as_deref().map(Plan::load).transpose()?;
     let samples = args.data.open(&original, &dims, args.seed)?;
     let report = verify(&original, &rewritten, plan.as_ref(), samples.to_measure(), &dims, args.seed)
         .map_err(|e| e.in_file(&args.rewritten))?;
-    write_report(&report, args.report.as_deref())?;
+    if let Some(path) = &args.report {
+        write_text(path, &report.to_json())?;
+    }
     bar.finish_and_clear();
     if !args.quiet {
         super::print(&result(&report))?;

@@ -10,8 +10,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::{DatumType, InferenceFact, IntoTensor, TDim, Tensor, tvec};
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 
-use super::bindings::Dim;
-use super::{DimSizes, Fact, Facts, Fallback, InputShape};
+use super::{Binding, Fact, Facts, Fallback};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
@@ -19,6 +18,7 @@ use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use crate::onnx::tensor::ElementType;
+use crate::runtime::inputs::{DeclaredInput, Dim};
 
 /// Largest tensor, in elements, whose value is followed through the graph.
 const CONSTANT_LIMIT: u64 = 1 << 14;
@@ -43,12 +43,12 @@ pub(super) fn infer(
     model: &ModelProto,
     proto: &GraphProto,
     graph: &Graph,
-    inputs: &[InputShape],
-    sizes: &[DimSizes; BINDINGS],
+    inputs: &[DeclaredInput],
+    sizes: &[Binding; BINDINGS],
     fallback: Fallback<'_>,
 ) -> crate::Result<Facts> {
     let mut walks = Vec::with_capacity(BINDINGS);
-    let stationary = sizes.iter().all(DimSizes::is_empty);
+    let stationary = sizes.iter().all(Binding::is_empty);
     let operators = Operators::new(model);
     for binding in sizes {
         let mut walk = Walk {
@@ -147,14 +147,14 @@ struct Walk<'a> {
     proto: &'a GraphProto,
     graph: &'a Graph,
     operators: &'a Operators,
-    sizes: &'a DimSizes,
+    sizes: &'a Binding,
     known: Vec<Known>,
     gaps: BTreeMap<NodeId, String>,
     fallback: Fallback<'a>,
 }
 
 impl Walk<'_> {
-    fn sources(&mut self, inputs: &[InputShape]) -> crate::Result<()> {
+    fn sources(&mut self, inputs: &[DeclaredInput]) -> crate::Result<()> {
         for (index, value) in self.graph.values.iter().enumerate() {
             self.known[index] = match value.source {
                 Source::Initializer { index, overridable } => {
@@ -171,16 +171,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn input(&self, inputs: &[InputShape], name: &str) -> Known {
+    fn input(&self, inputs: &[DeclaredInput], name: &str) -> Known {
         let Some(input) = inputs.iter().find(|input| input.name == name) else { return Known::default() };
         let shape = input.dims.as_ref().map(|dims| {
-            let size = |dim: &Dim| match dim {
-                Dim::Fixed(size) => *size,
-                Dim::Dynamic(name) => self.sizes.get(name).copied().unwrap_or(1),
+            let open = |axis| input.axis_name(axis).and_then(|name| self.sizes.get(&name).copied()).unwrap_or(1);
+            let size = |(axis, dim): (usize, &Dim)| match dim {
+                Dim::Fixed(size) => *size as u64,
+                Dim::Symbol(_) | Dim::Unknown => open(axis) as u64,
             };
-            dims.iter().map(size).collect()
+            dims.iter().enumerate().map(size).collect()
         });
-        Known { element: datum_type(input.element), raw_element: Some(input.element), shape, value: None }
+        let element = input.element as i32;
+        Known { element: datum_type(element), raw_element: Some(element), shape, value: None }
     }
 
     fn tensor(&self, tensor: &TensorProto) -> crate::Result<Known> {
@@ -373,7 +375,9 @@ impl Walk<'_> {
         let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()? else { return None };
         let size = |dim: &tensor_shape_proto::Dimension| match dim.value.as_ref()? {
             tensor_shape_proto::dimension::Value::DimValue(size) => u64::try_from(*size).ok(),
-            tensor_shape_proto::dimension::Value::DimParam(name) => self.sizes.get(name).copied(),
+            tensor_shape_proto::dimension::Value::DimParam(name) => {
+                self.sizes.get(name.trim()).map(|&size| size as u64)
+            }
         };
         let shape = tensor.shape.as_ref().and_then(|shape| shape.dim.iter().map(size).collect());
         Some((tensor.elem_type(), shape))

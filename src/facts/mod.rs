@@ -18,8 +18,9 @@ use crate::axes::{BINDINGS, Extent};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::ModelProto;
+use crate::runtime::inputs::declared_inputs;
 
-pub use bindings::{Dim, DimSizes, InputShape, input_shapes, sample_sizes};
+pub use bindings::{Binding, sample_sizes};
 
 /// What is known about one value.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +39,7 @@ pub struct Facts {
     /// Nodes of which some result is unknown, with the reason.
     pub gaps: Vec<(NodeId, String)>,
     /// The sizes that dynamic dimensions were given under each binding.
-    pub sizes: [DimSizes; BINDINGS],
+    pub sizes: [Binding; BINDINGS],
 }
 
 /// Output sizes of a node by the rule table, where tract has no operator: `(node, operand sizes) → result sizes`.
@@ -49,15 +50,15 @@ impl Facts {
     /// dimensions.
     ///
     /// # Errors
-    /// If an initializer is malformed.
+    /// If an input or an initializer is malformed.
     pub fn infer(
         model: &ModelProto,
         graph: &Graph,
-        sizes: &[DimSizes; BINDINGS],
+        sizes: &[Binding; BINDINGS],
         fallback: Fallback<'_>,
     ) -> Result<Self> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        infer::infer(model, proto, graph, &input_shapes(proto), sizes, fallback)
+        infer::infer(model, proto, graph, &declared_inputs(proto)?, sizes, fallback)
     }
 
     /// What is known about `value`.

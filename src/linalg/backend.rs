@@ -137,10 +137,10 @@ pub(super) fn require_finite<T: Copy + Into<f64>>(a: ArrayView2<'_, T>, name: &s
     )))
 }
 
-/// Refuses a matrix that is not square.
-pub(super) fn require_square(a: ArrayView2<'_, f64>, name: &str) -> Result<()> {
+/// Refuses a matrix that is not square, or has entries that are not finite.
+pub(super) fn require_symmetric(a: ArrayView2<'_, f64>, name: &str) -> Result<()> {
     if a.nrows() == a.ncols() {
-        return Ok(());
+        return require_finite(a, name);
     }
     Err(Error::input(format!("'{name}' is {}×{}, not square", a.nrows(), a.ncols())))
 }

@@ -18,7 +18,7 @@ use faer::{Accum, Auto, Col, Conj, Mat, MatMut, MatRef, Par};
 use ndarray::{Array1, Array2, ArrayView2, ShapeBuilder};
 
 use super::backend::{
-    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_square,
+    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_symmetric,
 };
 use crate::Result;
 
@@ -40,8 +40,7 @@ impl Backend for Faer {
     }
 
     fn eigh(&self, a: ArrayView2<'_, f64>, name: &str) -> Result<Eigh> {
-        require_square(a, name)?;
-        require_finite(a, name)?;
+        require_symmetric(a, name)?;
         let n = a.nrows();
         let held = Dense::new(a);
         let mut values = Col::<f64>::zeros(n);
@@ -232,8 +231,7 @@ where
 }
 
 fn lower_factor(a: ArrayView2<'_, f64>, name: &str) -> Result<Mat<f64>> {
-    require_square(a, name)?;
-    require_finite(a, name)?;
+    require_symmetric(a, name)?;
     let n = a.nrows();
     let mut l = Dense::new(a).mat().to_owned();
     let request = llt::factor::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());

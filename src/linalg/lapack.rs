@@ -8,7 +8,7 @@ use ndarray_linalg::{Cholesky, Diag, Eigh as _, InverseC, JobSvd, Lapack as Scal
 use ndarray_linalg::{QR, SVDDC, Scalar as _, SolveTriangular, UPLO};
 
 use super::backend::{
-    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_square,
+    Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_symmetric,
 };
 use crate::Result;
 
@@ -43,8 +43,7 @@ impl Backend for Lapack {
     }
 
     fn eigh(&self, a: ArrayView2<'_, f64>, name: &str) -> Result<Eigh> {
-        require_square(a, name)?;
-        require_finite(a, name)?;
+        require_symmetric(a, name)?;
         sequential();
         let (values, vectors) = lower(a).eigh(UPLO::Lower).map_err(|_| no_convergence("eigendecomposition", name))?;
         // LAPACK sorts from small to large.
@@ -55,8 +54,7 @@ impl Backend for Lapack {
     }
 
     fn cholesky(&self, a: ArrayView2<'_, f64>, name: &str) -> Result<Array2<f64>> {
-        require_square(a, name)?;
-        require_finite(a, name)?;
+        require_symmetric(a, name)?;
         sequential();
         lower(a).cholesky(UPLO::Lower).map_err(|_| not_positive_definite(name))
     }
@@ -70,8 +68,7 @@ impl Backend for Lapack {
     }
 
     fn inverse_spd(&self, a: ArrayView2<'_, f64>, name: &str) -> Result<Array2<f64>> {
-        require_square(a, name)?;
-        require_finite(a, name)?;
+        require_symmetric(a, name)?;
         sequential();
         lower(a).invc().map_err(|_| not_positive_definite(name))
     }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::axes::{Expr, Reason, Role, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
-use crate::facts::{DimSizes, Facts, sample_sizes};
+use crate::facts::{Binding, Facts, sample_sizes};
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{GraphProto, ModelProto};
 
@@ -65,17 +65,17 @@ impl Network {
     /// [`solve`](Self::solve).
     ///
     /// # Errors
-    /// If the model holds no graph, or an initializer is malformed.
+    /// If the model holds no graph, or an input or initializer is malformed.
     pub fn analyse(
         model: &ModelProto,
         graph: &Graph,
-        sizes: &DimSizes,
+        sizes: &Binding,
         thaw: &BTreeSet<String>,
     ) -> Result<(Facts, Self)> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let fallback = |node, operands: &[_]| output_extents(model, graph, node, operands);
         let mut best: Option<((usize, Reverse<usize>), Facts, Self)> = None;
-        let (candidates, first_will_do) = sample_sizes(proto, sizes);
+        let (candidates, first_will_do) = sample_sizes(proto, sizes)?;
         for candidate in candidates {
             let facts = Facts::infer(model, graph, &candidate, &fallback)?;
             let network = Self::solve(model, graph, &facts, thaw)?;

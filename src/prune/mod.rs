@@ -14,7 +14,7 @@ use crate::repair::Method;
 use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
 
-pub use prove::{Comparison, Loaded, Proof, prove, verify};
+pub use prove::{Comparison, Proof, prove, verify};
 pub use steps::prune;
 
 /// How much is to go, as the user says it.

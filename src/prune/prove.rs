@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::quantized;
 use crate::analysis::Analysis;
 use crate::axes::{Role, Selection};
@@ -16,34 +18,13 @@ use crate::report::Report;
 use crate::rewrite::{self, Subject};
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
-use crate::runtime::{RunOptions, Runnable};
-use crate::verify::{Exactness, Kept, LatencyBudget, exactness_of_rest, faithful, latency_each, signature};
+use crate::runtime::{NamedTensor, RunOptions, Runnable};
+use crate::verify::{Exactness, Faithfulness, Kept, LatencyBudget, faithful, latency_each, signature};
 
 /// Samples that probes are made of.
 const PROBES: usize = 8;
 /// Samples of one batch when data is given.
 const BATCH: usize = 64;
-
-/// What is to be proved about which models.
-#[derive(Debug, Clone, Copy)]
-pub struct Proof<'a> {
-    /// The original and what is known about it.
-    pub analysis: &'a Analysis<'a>,
-    /// Its groups.
-    pub groups: &'a [Group],
-    /// What stays.
-    pub selection: &'a Selection,
-    /// The rewritten model.
-    pub rewritten: &'a ModelProto,
-    /// Outputs that may have shrunk.
-    pub thaw: &'a [String],
-    /// Data to measure fidelity and accuracy on; made-up inputs otherwise.
-    pub data: Option<&'a Dataset>,
-    /// Sizes of dynamic dimensions.
-    pub dims: &'a DimSizes,
-    /// Seed of made-up inputs.
-    pub seed: u64,
-}
 
 /// A rewrite to compare with its original, whatever the rewrite was.
 #[derive(Debug, Clone, Copy)]
@@ -62,71 +43,121 @@ pub struct Comparison<'a> {
     pub seed: u64,
 }
 
-/// Both models in tract, and inputs for them.
-#[derive(Debug)]
-pub struct Loaded {
-    before: Runnable,
-    after: Runnable,
-    probes: Vec<Vec<(String, crate::runtime::Tensor)>>,
-    sizes: DimSizes,
+/// A removal of units, to be compared with its original and proved exact.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof<'a> {
+    /// The two models.
+    pub comparison: Comparison<'a>,
+    /// Groups of the original.
+    pub groups: &'a [Group],
+    /// What stays.
+    pub selection: &'a Selection,
+}
+
+/// Two models that must be the same function: the original with what goes masked, and with it removed.
+struct Removal {
+    masked: ModelProto,
+    /// `None` if the rewritten model is just that.
+    pruned: Option<ModelProto>,
+    /// What is left of every value.
     kept: Kept,
 }
 
+/// Outputs of a model, batch by batch.
+type Outputs = Vec<Vec<NamedTensor>>;
+
 impl Comparison<'_> {
-    /// Checks that the rewritten model has the signature of the original and runs.
+    /// Checks that the rewritten model has the signature of the original and runs; measures fidelity and time.
     ///
     /// # Errors
-    /// [`Verification`](crate::ErrorKind::Verification) if it does not.
-    pub fn load(&self, report: &mut Report) -> Result<Loaded> {
-        self.load_resized(Kept::default(), report)
+    /// [`Verification`](crate::ErrorKind::Verification) if the model is not valid, and what running the models returns.
+    pub fn prove(&self, report: &mut Report) -> Result<()> {
+        self.prove_with(None, &Kept::default(), report)
     }
 
-    /// [`load`](Self::load), where inputs and outputs may have shrunk: `kept` says what is left of them.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn load_resized(&self, kept: Kept, report: &mut Report) -> Result<Loaded> {
+    /// As [`prove`](Self::prove), and that the two models of `removal` agree. Every model is loaded once and runs on
+    /// the probes once, whatever its outputs are then held against. `resized` is what is left of thawed inputs.
+    fn prove_with(&self, removal: Option<&Removal>, resized: &Kept, report: &mut Report) -> Result<()> {
+        let started = Instant::now();
         let original = &self.analysis.model.proto;
         signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
-        let sizes = self.analysis.probe_sizes(self.dims);
-        let probes = probe_batches(self.analysis.subject().proto()?, &sizes, PROBES, self.seed)?;
-        let options = RunOptions::default();
-        let (before, after) =
-            rayon::join(|| Runnable::new(original, &options), || Runnable::new(self.rewritten, &options));
-        let (before, after) = (before?, after?);
-        let first = probes.first().ok_or_else(|| Error::verification("there are no probes"))?;
-        after.run(&kept.of(first)?)?;
-        report.verify.valid = Some(true);
-        Ok(Loaded { before, after, probes, sizes, kept })
-    }
-
-    /// Measures fidelity and time.
-    ///
-    /// # Errors
-    /// What running the models returns.
-    pub fn measure(&self, loaded: &Loaded, report: &mut Report) -> Result<()> {
         let graph = self.analysis.subject().proto()?;
-        let Loaded { before, after, sizes, kept, .. } = loaded;
+        let sizes = self.analysis.probe_sizes(self.dims);
+        let probes = probe_batches(graph, &sizes, PROBES, self.seed)?;
+        let quantized = removal.filter(|removal| quantized::is_quantized(&removal.masked));
+        let compared = removal.filter(|_| quantized.is_none());
+        let [after, before, masked, pruned] = load([
+            Some(self.rewritten),
+            Some(original),
+            compared.map(|removal| &removal.masked),
+            compared.and_then(|removal| removal.pruned.as_ref()),
+        ])?;
+        let (Some(after), Some(before)) = (after, before) else { return Ok(()) };
+        let probed = Some(&before).filter(|_| self.thaw.is_empty() && self.data.is_none());
+        let (left, rest) = (cut(resized, &probes)?, cut_by(compared, &probes)?);
+        let feeds = [&left, &probes, &probes, &rest];
+        let on_probes = outputs([Some(&after), probed, masked.as_ref(), pruned.as_ref()], feeds)?;
+        let [y_after, y_before, y_masked, y_pruned] = &on_probes;
+        report.verify.valid = Some(true);
+        if masked.is_some() {
+            let removed = if pruned.is_some() { y_pruned } else { y_after };
+            judge(&Exactness::between(&cut_by(compared, y_masked)?, removed, &probes)?, report)?;
+        }
+        if let Some(Removal { masked, pruned, kept }) = quantized {
+            let pruned = pruned.as_ref().unwrap_or(self.rewritten);
+            judge(&quantized::prove(masked, pruned, &probes, kept, report)?, report)?;
+        }
+        drop((masked, pruned));
         if self.thaw.is_empty() {
             let measured = match self.data {
-                Some(data) => faithful(before, after, data.batches(BATCH))?,
-                None => faithful(before, after, Dataset::synthetic(graph, sizes, PROBES, self.seed)?.batches(2))?,
+                Some(data) => faithful(&before, &after, data.batches(BATCH))?,
+                None => Faithfulness::between(y_before, y_after, &probes)?,
             };
             report.verify.set_faithfulness(&measured);
-            if self.data.is_none() {
-                report
-                    .notes
-                    .push("fidelity was measured on made-up inputs; give --data for a figure to trust".to_owned());
-            }
+            let doubt = "fidelity was measured on made-up inputs; give --data for a figure to trust";
+            report.notes.extend(self.data.is_none().then(|| doubt.to_owned()));
         }
-        let single = probe_batches(graph, sizes, 1, self.seed)?;
-        if let Some(inputs) = single.first() {
-            let measured = latency_each((before, inputs), (after, &kept.of(inputs)?), LatencyBudget::default())?;
+        if let Some(inputs) = probe_batches(graph, &sizes, 1, self.seed)?.first() {
+            let measured = latency_each((&before, inputs), (&after, &resized.of(inputs)?), LatencyBudget::default())?;
             report.model.before.latency_ms = Some(measured.before_ms);
             report.model.after.latency_ms = Some(measured.after_ms);
         }
+        report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
         Ok(())
     }
+}
+
+/// Hands models to tract, side by side. The error is that of the first model that has one.
+fn load<const N: usize>(models: [Option<&ModelProto>; N]) -> Result<[Option<Runnable>; N]> {
+    let load = |model: &ModelProto| Runnable::new(model, &RunOptions::default());
+    let loaded: Vec<Result<Option<Runnable>>> = models.par_iter().map(|model| model.map(load).transpose()).collect();
+    let mut all = [const { None }; N];
+    for (slot, loaded) in all.iter_mut().zip(loaded) {
+        *slot = loaded?;
+    }
+    Ok(all)
+}
+
+/// Outputs of each model for each batch, none for a model that is not given. The error is that of the first model that
+/// has one.
+fn outputs<const N: usize>(models: [Option<&Runnable>; N], batches: [&Outputs; N]) -> Result<[Outputs; N]> {
+    let no_probes = || Error::verification("there are no probes");
+    // A plan is made once for all runs of a model; runs that begin before it is there would wait.
+    let given: Vec<(usize, &Runnable)> =
+        models.iter().enumerate().filter_map(|(slot, model)| Some((slot, (*model)?))).collect();
+    let plan = |&(slot, model): &(usize, &Runnable)| model.plan_for(batches[slot].first().ok_or_else(no_probes)?);
+    let planned: Vec<Result<()>> = given.par_iter().map(plan).collect();
+    planned.into_iter().collect::<Result<()>>()?;
+    let jobs: Vec<(usize, &Runnable, &Vec<NamedTensor>)> =
+        given.iter().flat_map(|&(slot, model)| batches[slot].iter().map(move |batch| (slot, model, batch))).collect();
+    let ran: Vec<Result<(usize, Vec<NamedTensor>)>> =
+        jobs.into_par_iter().map(|(slot, model, batch)| Ok((slot, model.run(batch)?))).collect();
+    let mut all = [const { Vec::new() }; N];
+    for ran in ran {
+        let (slot, outputs) = ran?;
+        all[slot].push(outputs);
+    }
+    Ok(all)
 }
 
 /// Proves the rewrite and enters what was measured into the report.
@@ -134,14 +165,9 @@ impl Comparison<'_> {
 /// # Errors
 /// [`Verification`](crate::ErrorKind::Verification) if the rewritten model is not valid or the removal was not exact.
 pub fn prove(proof: &Proof<'_>, report: &mut Report) -> Result<()> {
-    let started = Instant::now();
-    let Proof { analysis, rewritten, thaw, data, dims, seed, .. } = *proof;
-    let comparison = Comparison { analysis, rewritten, thaw, data, dims, seed };
-    let loaded = comparison.load_resized(kept(analysis.subject(), proof.selection), report)?;
-    prove_exact(proof, &loaded.after, &loaded.probes, report)?;
-    comparison.measure(&loaded, report)?;
-    report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
-    Ok(())
+    let removal = proof.removal(report)?;
+    let resized = kept(proof.comparison.analysis.subject(), proof.selection);
+    proof.comparison.prove_with(removal.as_ref(), &resized, report)
 }
 
 /// What `selection` leaves of every value of a model.
@@ -159,51 +185,46 @@ fn kept(subject: Subject<'_>, selection: &Selection) -> Kept {
     kept.into()
 }
 
-/// The exact part of the selection on unrepaired weights, against the masked original.
-fn prove_exact(
-    proof: &Proof<'_>,
-    after: &Runnable,
-    probes: &[Vec<(String, crate::runtime::Tensor)>],
-    report: &mut Report,
-) -> Result<()> {
-    let mut free = proof.selection.clone();
-    let mut all_free = true;
-    for group in proof.groups {
-        if !matches!(group.role, Role::Free) && !free.keeps_all(group.factor) {
-            free.keep(group.factor, vec![true; group.size]);
-            all_free = false;
+/// What is left of the values of every batch.
+fn cut(kept: &Kept, batches: &Outputs) -> Result<Outputs> {
+    batches.iter().map(|batch| kept.of(batch)).collect()
+}
+
+fn cut_by(removal: Option<&Removal>, batches: &Outputs) -> Result<Outputs> {
+    removal.map_or_else(|| Ok(Vec::new()), |removal| cut(&removal.kept, batches))
+}
+
+impl Proof<'_> {
+    /// The exact part of the selection, on unrepaired weights; `None`, with a note, where there is none to prove.
+    fn removal(&self, report: &mut Report) -> Result<Option<Removal>> {
+        let mut free = self.selection.clone();
+        let mut all_free = true;
+        for group in self.groups {
+            if !matches!(group.role, Role::Free) && !free.keeps_all(group.factor) {
+                free.keep(group.factor, vec![true; group.size]);
+                all_free = false;
+            }
         }
+        let obstacle = if self.selection.touched().next().is_none() {
+            Some("without a plan there is no removal whose exactness could be proved; give --plan")
+        } else if free.touched().next().is_none() {
+            Some("every removal shifts a statistic: there is no exact part to prove")
+        } else {
+            None
+        };
+        if let Some(obstacle) = obstacle {
+            report.notes.push(obstacle.to_owned());
+            return Ok(None);
+        }
+        let subject = self.comparison.analysis.subject();
+        let is_rewritten = report.calibration.is_none() && all_free;
+        let pruned = if is_rewritten { None } else { Some(rewrite::prune(subject, &free)?) };
+        Ok(Some(Removal { masked: rewrite::masked(subject, &free)?, pruned, kept: kept(subject, &free) }))
     }
-    if proof.selection.touched().next().is_none() {
-        report.notes.push("without a plan there is no removal whose exactness could be proved; give --plan".to_owned());
-        return Ok(());
-    }
-    if free.touched().next().is_none() {
-        report.notes.push("every removal shifts a statistic: there is no exact part to prove".to_owned());
-        return Ok(());
-    }
-    let subject = proof.analysis.subject();
-    let masked = rewrite::masked(subject, &free)?;
-    let unrepaired = report.calibration.is_none() && all_free;
-    let kept = kept(subject, &free);
-    if quantized::is_quantized(&masked) {
-        let exact = if unrepaired { proof.rewritten.clone() } else { rewrite::prune(subject, &free)? };
-        let measured = quantized::prove(&masked, &exact, probes, &kept, report)?;
-        report.verify.exact_max_rel = Some(measured.max_rel());
-        return judge(&measured, report);
-    }
-    let masked = Runnable::new(&masked, &RunOptions::default())?;
-    let measured = if unrepaired {
-        exactness_of_rest(&masked, after, probes, &kept)?
-    } else {
-        let exact = rewrite::prune(subject, &free)?;
-        exactness_of_rest(&masked, &Runnable::new(&exact, &RunOptions::default())?, probes, &kept)?
-    };
-    report.verify.exact_max_rel = Some(measured.max_rel());
-    judge(&measured, report)
 }
 
 fn judge(measured: &Exactness, report: &mut Report) -> Result<()> {
+    report.verify.exact_max_rel = Some(measured.max_rel());
     if measured.max_rel() <= Exactness::TOLERANCE {
         if !measured.proves() {
             report.notes.push(
@@ -255,16 +276,7 @@ pub fn verify(
     let mut report = Report::new(&analysis, &groups, &selection, cost.cost(&Selection::all()), new_cost);
     report.model.after.bytes = rewritten.file_bytes();
     report.model.after.nodes = after.graph.nodes.len();
-    let proof = Proof {
-        analysis: &analysis,
-        groups: &groups,
-        selection: &selection,
-        rewritten: &after.model.proto,
-        thaw: &[],
-        data,
-        dims,
-        seed,
-    };
-    prove(&proof, &mut report)?;
+    let comparison = Comparison { analysis: &analysis, rewritten: &after.model.proto, thaw: &[], data, dims, seed };
+    prove(&Proof { comparison, groups: &groups, selection: &selection }, &mut report)?;
     Ok(report)
 }

@@ -20,11 +20,18 @@ use crate::graph::{Graph, NodeId, Source, ValueId, bodies, sweep_dead_nodes};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
+use crate::onnx::put_aside;
 use crate::onnx::tensor::{TensorView, vector_i64};
 use crate::ops::Network;
 
 pub(crate) use fold::folded;
 pub use mask::masked;
+
+/// Bytes of sliced weights that are held in memory; further ones are put aside into temporary files.
+const HELD_BYTES: usize = 512 << 20;
+
+/// Smallest weight, in bytes, that is put aside.
+const PUT_ASIDE: usize = 1 << 20;
 
 /// A model with everything that is known about it.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +100,8 @@ struct Patch<'a> {
     /// Values that may have lost their last reader.
     orphans: BTreeSet<String>,
     names: BTreeSet<String>,
+    /// Bytes of sliced weights in memory.
+    held: usize,
 }
 
 impl<'a> Patch<'a> {
@@ -105,6 +114,7 @@ impl<'a> Patch<'a> {
             added: Vec::new(),
             orphans: BTreeSet::new(),
             names: subject.graph.values.iter().map(|value| value.name.clone()).collect(),
+            held: 0,
         })
     }
 
@@ -160,6 +170,7 @@ impl<'a> Patch<'a> {
             let Some(tensor) = self.subject.constant(value) else { continue };
             let Some(axes) = self.subject.network.value(value) else { continue };
             let Some(sliced) = self.slice(tensor, axes, selection)? else { continue };
+            let sliced = self.hold(sliced);
             match self.subject.graph.at(value).source {
                 Source::Initializer { index, .. } => self.graph_mut()?.initializer[index] = sliced,
                 Source::Node(node, _) => {
@@ -172,6 +183,17 @@ impl<'a> Patch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A sliced tensor, its bytes put aside where many are held already.
+    fn hold(&mut self, mut tensor: TensorProto) -> TensorProto {
+        let bytes = tensor.raw_data().len();
+        if bytes >= PUT_ASIDE && self.held + bytes > HELD_BYTES {
+            tensor.raw_data = tensor.raw_data.map(put_aside);
+        } else {
+            self.held += bytes;
+        }
+        tensor
     }
 
     /// The kept part of a tensor, `None` if all of it is kept.

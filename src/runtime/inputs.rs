@@ -34,6 +34,15 @@ pub struct DeclaredInput {
 }
 
 impl DeclaredInput {
+    /// What an open axis is called: its symbol, or `input:axis`; `None` for a fixed one.
+    pub fn axis_name(&self, axis: usize) -> Option<String> {
+        match self.dims.as_ref()?.get(axis)? {
+            Dim::Fixed(_) => None,
+            Dim::Symbol(text) => Some(text.clone()),
+            Dim::Unknown => Some(format!("{}:{axis}", self.name)),
+        }
+    }
+
     /// Size of axis 0 where the file fixes it: samples must be fed in batches of exactly that many.
     pub fn fixed_batch(&self) -> Option<usize> {
         match self.dims.as_ref()?.first()? {
@@ -223,7 +232,7 @@ fn symbols_in(expression: &str) -> impl Iterator<Item = &str> {
 
 /// The value of an expression of symbols, integers, `+`, `-`, `*` and parentheses; `None` when it is anything else,
 /// mentions an unknown symbol, is negative or overflows.
-fn evaluate(expression: &str, symbols: &BTreeMap<String, usize>) -> Option<usize> {
+pub(crate) fn evaluate(expression: &str, symbols: &BTreeMap<String, usize>) -> Option<usize> {
     if expression.len() > LONGEST_EXPRESSION {
         return None;
     }

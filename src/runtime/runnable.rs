@@ -123,6 +123,14 @@ impl Runnable {
         })
     }
 
+    /// Makes the plan for the shapes of `inputs`, so that runs need not wait for it.
+    ///
+    /// # Errors
+    /// As [`Runnable::run`], but for failures of the run itself.
+    pub fn plan_for(&self, inputs: &[NamedTensor]) -> Result<()> {
+        self.prepare(inputs).map(drop)
+    }
+
     /// Everything needed to run again and again on the same inputs; to be used on a deep stack.
     pub(crate) fn prepare(&self, inputs: &[NamedTensor]) -> Result<Prepared<'_>> {
         let inputs = self.ordered(inputs)?;

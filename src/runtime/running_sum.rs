@@ -6,7 +6,7 @@
 use tract_onnx::model::{OnnxOpRegister, ParsingContext};
 use tract_onnx::ops::cumsum;
 use tract_onnx::pb::NodeProto;
-use tract_onnx::prelude::{DatumType, OutletId, TVec, TractResult, TypedModel};
+use tract_onnx::prelude::{DatumType, OutletId, SpecialOps, TVec, TractResult, TypedModel};
 use tract_onnx::tract_core::ops::cast::cast;
 use tract_onnx::tract_hir::infer::{InferenceOp, InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::internal::{Expansion, StaticName, bail, expand};

@@ -14,7 +14,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::failure::{NodeNames, unique_name};
 use super::promote::{promote_node, promoted_type};
-use super::support::{set_results_apart, spell_out_default};
+use super::support::{lowered, set_results_apart, spell_out_default};
 use super::weights::tract_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use crate::{Error, Result};
@@ -167,12 +167,12 @@ fn skeleton(
     let is_hoisted =
         |node: &NodeProto| node.output.first().is_some_and(|output| weights.hoisted.contains(output.as_str()));
     let numbered = graph.node.iter().enumerate().filter(|(_, node)| !is_hoisted(node));
-    let nodes = numbered.map(|(index, node)| {
+    let nodes = numbered.flat_map(|(index, node)| {
         let mut node = NodeProto { name: Some(unique_name(index, node)), doc_string: None, ..node.clone() };
         promote_node(&mut node, promote);
         spell_out_default(&mut node);
         set_results_apart(&mut node);
-        node
+        lowered(node)
     });
     let graph = GraphProto {
         node: nodes.collect(),

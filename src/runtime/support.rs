@@ -31,6 +31,9 @@ const CLASSICAL: &[&str] = &[
     "TreeEnsembleClassifier",
 ];
 
+/// Operators of `ai.onnx.ml` that tract lacks and [`lowered`] says in others.
+const LOWERED: &[&str] = &["Scaler"];
+
 /// A node that tract has no operator for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnsupportedNode {
@@ -77,7 +80,8 @@ pub(crate) fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool 
         "ai.onnx.ml" => CLASSICAL.contains(&op),
         _ => false,
     };
-    in_domain && registry.0.contains_key(op)
+    let lowered = node.domain() == "ai.onnx.ml" && LOWERED.contains(&op);
+    lowered || (in_domain && registry.0.contains_key(op))
 }
 
 /// Whether an `axis` is within any rank there is: tract counts from it up to the rank.
@@ -98,6 +102,40 @@ fn qualified_name(node: &NodeProto) -> String {
         "" | "ai.onnx" => node.op_type().to_owned(),
         domain => format!("{domain}.{}", node.op_type()),
     }
+}
+
+/// What tract runs in the place of a node: `Scaler` is `(x - offset) * scale`, features last.
+pub(super) fn lowered(node: NodeProto) -> Vec<NodeProto> {
+    if node.domain() != "ai.onnx.ml" || node.op_type() != "Scaler" {
+        return vec![node];
+    }
+    let (Some(data), Some(result)) = (node.input.first(), node.output.first()) else { return vec![node] };
+    let named = |op: &str, inputs: &[&str], output: &str| NodeProto {
+        name: Some(output.to_owned()),
+        op_type: Some(op.to_owned()),
+        input: inputs.iter().map(|&input| input.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    };
+    let mut nodes = Vec::new();
+    let mut value = format!("{result} real");
+    let mut cast = named("Cast", &[data], &value);
+    crate::onnx::attributes::set_int(&mut cast, "to", 1);
+    nodes.push(cast);
+    for (op, attribute) in [("Sub", "offset"), ("Mul", "scale")] {
+        let numbers = node.attribute.iter().find(|a| a.name() == attribute).map_or(&[][..], |a| &a.floats);
+        let Ok(tensor) = crate::onnx::tensor::from_f32("", &[numbers.len()], numbers) else { continue };
+        if numbers.is_empty() {
+            continue;
+        }
+        let (constant, next) = (format!("{result} {attribute}"), format!("{result} {op}"));
+        let mut stored = named("Constant", &[], &constant);
+        crate::onnx::attributes::set_tensor(&mut stored, "value", tensor);
+        nodes.extend([stored, named(op, &[&value, &constant], &next)]);
+        value = next;
+    }
+    nodes.push(named("Identity", &[&value], result));
+    nodes
 }
 
 /// Gives every result of a `Scan`'s body a name that nothing in the body reads: tract adds the scanned axis to the value

@@ -33,6 +33,28 @@ impl OutputExactness {
 }
 
 impl Exactness {
+    /// Compares the outputs that two models gave for the same batches of inputs, sample by sample.
+    ///
+    /// A sample is a row of axis 0 where an output has as many rows as the batch, else a whole run; so give several
+    /// batches, [`probe_batches`](crate::runtime::probes::probe_batches) does. Outputs of integers (indices of a
+    /// `TopK`, whose ties rounding may break) count only when there is no other output.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Verification`](crate::ErrorKind::Verification) when outputs differ in name or shape, or the masked
+    /// original gives NaN.
+    pub fn between(
+        masked: &[Vec<NamedTensor>],
+        pruned: &[Vec<NamedTensor>],
+        batches: &[Vec<NamedTensor>],
+    ) -> Result<Self> {
+        let first = masked.first().ok_or_else(|| Error::verification("there are no probes to compare outputs on"))?;
+        let any_float = first.iter().any(|(_, tensor)| tensor.is_float());
+        let compared = (0..first.len()).filter(|&index| !any_float || first[index].1.is_float());
+        let outputs =
+            compared.map(|index| compare_output(index, (masked, pruned), batches)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { samples: batches.iter().map(|batch| batch_size(batch)).sum(), outputs })
+    }
+
     /// Largest deviation that passes as rounding in float32.
     pub const TOLERANCE: f64 = 1e-4;
     /// An output that varies less than this share of its magnitude would hide a wrong removal.
@@ -60,15 +82,10 @@ impl Exactness {
 }
 
 /// Runs `masked` (the original with the removed slices zeroed) and `pruned` on the same batches of inputs and compares
-/// their outputs, sample by sample.
-///
-/// A sample is a row of axis 0 where an output has as many rows as the batch, else a whole run; so give several
-/// batches, [`probe_batches`](crate::runtime::probes::probe_batches) does. Outputs of integers (indices of a `TopK`, whose ties rounding may break) count only when there
-/// is no other output.
+/// their outputs as [`Exactness::between`] does.
 ///
 /// # Errors
-/// What running the models returns; [`ErrorKind::Verification`](crate::ErrorKind::Verification) when outputs differ in name or shape, or
-/// the masked original gives NaN.
+/// What running the models returns, and [`Exactness::between`].
 pub fn exactness(masked: &Runnable, pruned: &Runnable, batches: &[Vec<NamedTensor>]) -> Result<Exactness> {
     exactness_of_rest(masked, pruned, batches, &Kept::default())
 }
@@ -84,20 +101,10 @@ pub fn exactness_of_rest(
     batches: &[Vec<NamedTensor>],
     kept: &Kept,
 ) -> Result<Exactness> {
-    let runs: Vec<(usize, bool)> = (0..batches.len()).flat_map(|batch| [(batch, true), (batch, false)]).collect();
-    let run = |(batch, whole): (usize, bool)| {
-        let inputs: &Vec<NamedTensor> = &batches[batch];
-        if whole { kept.of(&masked.run(inputs)?) } else { pruned.run(&kept.of(inputs)?) }
-    };
-    let mut outputs = runs.into_par_iter().map(run).collect::<Result<Vec<_>>>()?;
-    let pairs: Vec<(Vec<NamedTensor>, Vec<NamedTensor>)> =
-        outputs.chunks_exact_mut(2).map(|pair| (std::mem::take(&mut pair[0]), std::mem::take(&mut pair[1]))).collect();
-    let (first, _) = pairs.first().ok_or_else(|| Error::verification("there are no probes to compare outputs on"))?;
-    let any_float = first.iter().any(|(_, tensor)| tensor.is_float());
-    let compared = (0..first.len()).filter(|&index| !any_float || first[index].1.is_float());
-    let compared = compared.map(|index| compare_output(index, &pairs, batches)).collect::<Result<Vec<_>>>()?;
-    let samples = batches.iter().map(|batch| batch_size(batch)).sum();
-    Ok(Exactness { samples, outputs: compared })
+    let whole = || batches.par_iter().map(|batch| kept.of(&masked.run(batch)?)).collect::<Result<Vec<_>>>();
+    let rest = || batches.par_iter().map(|batch| pruned.run(&kept.of(batch)?)).collect::<Result<Vec<_>>>();
+    let (whole, rest) = rayon::join(whole, rest);
+    Exactness::between(&whole?, &rest?, batches)
 }
 
 /// Axis 0 of the first input.
@@ -107,12 +114,12 @@ pub(super) fn batch_size(inputs: &[NamedTensor]) -> usize {
 
 fn compare_output(
     index: usize,
-    pairs: &[(Vec<NamedTensor>, Vec<NamedTensor>)],
+    (masked, pruned): (&[Vec<NamedTensor>], &[Vec<NamedTensor>]),
     batches: &[Vec<NamedTensor>],
 ) -> Result<OutputExactness> {
     let mut samples: Vec<Vec<f32>> = Vec::new();
     let mut max_delta = 0_f64;
-    for ((masked, pruned), batch) in pairs.iter().zip(batches) {
+    for ((masked, pruned), batch) in masked.iter().zip(pruned).zip(batches) {
         let (y, other) = matching(index, masked, pruned)?;
         let (name, y, other) = (&y.0, &y.1, other.1.to_vec::<f32>()?);
         let values = y.to_vec::<f32>()?;
@@ -130,7 +137,7 @@ fn compare_output(
         }
         samples.extend(values.chunks(width.max(1)).map(<[f32]>::to_vec));
     }
-    let name = pairs.first().map(|(masked, _)| masked[index].0.clone()).unwrap_or_default();
+    let name = masked.first().and_then(|outputs| outputs.get(index)).map(|output| output.0.clone()).unwrap_or_default();
     let (deviation, magnitude) = spread(&samples);
     let ratio = |part: f64, whole: f64| if part == 0.0 { 0.0 } else { part / whole };
     Ok(OutputExactness { name, max_rel: ratio(max_delta, deviation), spread: ratio(deviation, magnitude) })

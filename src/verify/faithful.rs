@@ -23,6 +23,24 @@ pub struct Faithfulness {
     pub accuracy: Accuracy,
 }
 
+impl Faithfulness {
+    /// The distance between the outputs that two models gave for the same batches of inputs.
+    ///
+    /// # Errors
+    /// As [`FaithfulnessMeter::add`]; [`ErrorKind::Input`](crate::ErrorKind::Input) when there is no batch.
+    pub fn between(
+        original: &[Vec<NamedTensor>],
+        rewritten: &[Vec<NamedTensor>],
+        batches: &[Vec<NamedTensor>],
+    ) -> Result<Self> {
+        let mut meter = FaithfulnessMeter::default();
+        for ((before, after), inputs) in original.iter().zip(rewritten).zip(batches) {
+            meter.add(before, after, batch_size(inputs), None)?;
+        }
+        meter.finish().ok_or_else(nothing_to_compare)
+    }
+}
+
 /// Accumulates [`Faithfulness`] batch by batch, in float64.
 #[derive(Debug, Clone, Default)]
 pub struct FaithfulnessMeter {
@@ -157,7 +175,11 @@ pub fn faithful(
         let (before, after) = rayon::join(|| original.run(&batch.inputs), || rewritten.run(&batch.inputs));
         meter.add(&before?, &after?, batch_size(&batch.inputs), batch.labels.as_deref())?;
     }
-    meter.finish().ok_or_else(|| Error::input("there are no samples to compare the models on"))
+    meter.finish().ok_or_else(nothing_to_compare)
+}
+
+fn nothing_to_compare() -> Error {
+    Error::input("there are no samples to compare the models on")
 }
 
 #[cfg(test)]

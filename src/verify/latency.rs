@@ -48,7 +48,8 @@ pub fn latency_each(
     after: (&Runnable, &[NamedTensor]),
     budget: LatencyBudget,
 ) -> Result<Latency> {
-    let prepared = [before.0.prepare(before.1)?, after.0.prepare(after.1)?];
+    let (before, after) = rayon::join(|| before.0.prepare(before.1), || after.0.prepare(after.1));
+    let prepared = [before?, after?];
     let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
     on_deep_stack(|| {
         for _ in 0..budget.warm_up {

@@ -8,7 +8,7 @@ use paredown::axes::Selection;
 use paredown::onnx::Model;
 use paredown::onnx::proto::ModelProto;
 use paredown::plan::{Plan, Scope, Units};
-use paredown::prune::{Options, Proof, Pruned, Target, prove, prune};
+use paredown::prune::{Comparison, Options, Proof, Pruned, Target, prove, prune};
 use paredown::runtime::inputs::DimSizes;
 use paredown::runtime::probes::probe_batches;
 use paredown::runtime::{NamedTensor, RunOptions, Runnable};
@@ -43,8 +43,8 @@ fn own_proof(pruned: &mut Pruned<'_>) -> f64 {
     let (analysis, groups, selection): (_, _, &Selection) = (&*analysis, &*groups, &*selection);
     let dims = DimSizes::default();
     let rewritten = &model.proto;
-    let proof = Proof { analysis, groups, selection, rewritten, thaw: &[], data: None, dims: &dims, seed: 0 };
-    prove(&proof, report).unwrap();
+    let comparison = Comparison { analysis, rewritten, thaw: &[], data: None, dims: &dims, seed: 0 };
+    prove(&Proof { comparison, groups, selection }, report).unwrap();
     report.verify.exact_max_rel.unwrap()
 }
 

@@ -12,7 +12,9 @@
 
 mod bodies;
 mod build;
+mod documented;
 mod examples;
+mod exporters;
 mod functions;
 mod golden;
 mod net;

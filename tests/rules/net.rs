@@ -10,7 +10,7 @@ use paredown::onnx::Model;
 use paredown::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use paredown::onnx::tensor::{from_f32, from_i64};
 use paredown::ops::Network;
-use paredown::prune::{Options, Proof, Pruned, Target, prove};
+use paredown::prune::{Comparison, Options, Proof, Pruned, Target, prove};
 use paredown::report::Report;
 use paredown::rewrite::{Subject, prune};
 use paredown::runtime::{RunOptions, Runnable, Tensor};
@@ -137,17 +137,15 @@ pub(crate) fn halved(model: ModelProto, thaw: &[&str]) -> Result<(ModelProto, Re
     let options = Options { thaw: thaw.clone(), ..Options::new(Target::Ratio(0.5)) };
     let Pruned { analysis, groups, selection, model: rewritten, mut report, .. } =
         paredown::prune::prune(&model, &options, None)?;
-    let proof = Proof {
+    let comparison = Comparison {
         analysis: &analysis,
-        groups: &groups,
-        selection: &selection,
         rewritten: &rewritten.proto,
         thaw: &thaw,
         data: None,
         dims: &options.dims,
         seed: 0,
     };
-    prove(&proof, &mut report)?;
+    prove(&Proof { comparison, groups: &groups, selection: &selection }, &mut report)?;
     Ok((rewritten.proto.clone(), report))
 }
 

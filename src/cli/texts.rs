@@ -1,0 +1,44 @@
+//! Plans and reports: text files beside the model.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Refuses to write a plan or a report over what is read, over the output, or over each other. `written` are
+/// options and where they write to.
+pub(super) fn check_texts<'a>(
+    read: impl IntoIterator<Item = &'a Path>,
+    output: Option<&'a Path>,
+    written: &[(&str, Option<&Path>)],
+) -> Result<()> {
+    let mut taken: Vec<PathBuf> = read.into_iter().chain(output).map(entry).collect();
+    for &(option, path) in written {
+        let Some(path) = path else { continue };
+        let entry = entry(path);
+        if taken.contains(&entry) {
+            return Err(Error::usage(format!("{option} {}: is another file of this run", path.display())));
+        }
+        taken.push(entry);
+    }
+    Ok(())
+}
+
+/// The directory entry that a path names, whether or not there is a file yet.
+fn entry(path: &Path) -> PathBuf {
+    let folder = folder(path);
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    path.file_name().map_or(folder.clone(), |name| folder.join(name))
+}
+
+/// The folder of a path, `.` for a bare name.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Writes a text file through a temporary one beside it.
+pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
+    let fail = |error: std::io::Error| Error::output(error.to_string()).in_file(path);
+    let mut file = tempfile::NamedTempFile::new_in(folder(path)).map_err(fail)?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).map_err(fail)?;
+    file.persist(path).map(drop).map_err(|e| fail(e.error))
+}
