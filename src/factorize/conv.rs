@@ -183,12 +183,17 @@ impl<'a> Kernel<'a> {
 
 /// Two convolutions, with the changes of bias of all groups in a row.
 fn chain(kernels: [Result<ArrayD<f64>>; 2], groups: &[LowRank]) -> Result<ConvSplit> {
-    let shifts: Option<Vec<_>> = groups.iter().map(|f| f.bias_shift.as_ref().map(|x| x.view())).collect();
     Ok(ConvSplit {
         kernels: kernels.into_iter().collect::<Result<_>>()?,
-        bias_shift: shifts.and_then(|parts| concatenate(Axis(0), &parts).ok()),
+        bias_shift: concatenated(&groups.iter().collect::<Vec<_>>()),
         error: groups.iter().map(|f| f.error).sum(),
     })
+}
+
+/// The changes of bias of all groups in a row, if all have one.
+pub(super) fn concatenated(groups: &[&LowRank]) -> Option<Array1<f64>> {
+    let shifts: Option<Vec<_>> = groups.iter().map(|f| f.bias_shift.as_ref().map(|x| x.view())).collect();
+    shifts.and_then(|parts| concatenate(Axis(0), &parts).ok())
 }
 
 /// Axis orders of a group's kernel.

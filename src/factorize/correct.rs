@@ -4,15 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use ndarray::Array1;
+use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use super::candidates::Candidate;
 use super::data::{InputMoments, OutputPca, Target};
-use super::decompose::{ConvMode, assembled, matrices};
+use super::decompose::{ConvMode, assembled, kernel, matrices};
+use super::encoded;
 use super::inputs::{MOST_INPUTS, layer};
-use super::low_rank::LowRank;
 use super::rewrite::{Factors, split_layers};
+use crate::calibrate::moments::Moments;
 use crate::calibrate::{Activations, Buffered, Calibration, Layer, Sampler, Stream, bytes, floats, samples_of};
 use crate::error::Result;
 use crate::graph::ValueId;
@@ -111,7 +112,7 @@ fn collect(
     data: Calibration<'_>,
     layers: &[&Layer],
     (original, split): (&mut Stream, &mut Stream),
-) -> Result<Vec<Vec<crate::calibrate::moments::Moments>>> {
+) -> Result<Vec<Vec<Moments>>> {
     let mut names: Vec<String> = layers.iter().map(|layer| layer.data.clone()).collect();
     names.sort();
     names.dedup();
@@ -166,27 +167,65 @@ impl Collector<'_> {
 }
 
 /// The factors of a layer, from how its inputs have changed.
-#[allow(clippy::cast_precision_loss)]
-fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[crate::calibrate::moments::Moments]) -> Result<Factors> {
+fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[Moments]) -> Result<Factors> {
     let backend = default_backend();
     let candidate = chosen.candidate;
     let weight = candidate.values(subject)?;
-    let groups: Vec<LowRank> = matrices(candidate, &weight, chosen.mode)?
-        .iter()
-        .zip(sums)
-        .zip(&chosen.energies)
-        .map(|((w, sums), &energy)| {
-            let rows = sums.rows.max(1) as f64;
-            let (now, was): (Array1<f64>, Array1<f64>) = (&sums.x / rows, &sums.y / rows);
-            let cross = backend.matmul(sums.cross_covariance().view(), w.view());
-            let wanted = w.t().dot(&was);
-            let covariance = sums.covariance();
-            let inputs = InputMoments { matrix: covariance.view(), mean: Some(&now) };
-            let target = Target { cross: cross.view(), mean: Some(&wanted), energy };
-            OutputPca::corrected(backend, w.view(), inputs, target, DAMPING, &candidate.tensor)?
+    let matrices = matrices(candidate, &weight, ConvMode::Channel)?;
+    let groups = matrices.iter().zip(sums).zip(&chosen.energies);
+    let located = |e: crate::Error| e.at_node(candidate.name.as_str());
+    if !matches!(chosen.mode, ConvMode::Spatial | ConvMode::Tucker2) {
+        let split = |((w, sums), &energy): ((&Array2<f64>, &Moments), &f64)| {
+            let change = Change::new(w, sums);
+            OutputPca::corrected(backend, w.view(), change.inputs(), change.target(energy), DAMPING, &candidate.tensor)?
                 .split(backend, chosen.rank)
-        })
-        .collect::<Result<_>>()
-        .map_err(|e: crate::Error| e.at_node(candidate.name.as_str()))?;
-    assembled(candidate, chosen.mode, groups)
+        };
+        let groups = groups.map(split).collect::<Result<_>>().map_err(located)?;
+        return assembled(candidate, chosen.mode, groups);
+    }
+    let kernel = kernel(candidate, &weight)?;
+    let split = |((w, sums), &energy): ((&Array2<f64>, &Moments), &f64)| {
+        let change = Change::new(w, sums);
+        let places = encoded::places(&kernel, chosen.mode);
+        let ranks = encoded::ranks(&kernel, chosen.mode, chosen.rank);
+        encoded::Encoders::new(backend, w.view(), places, change.inputs(), &candidate.tensor)?.split(
+            backend,
+            w.view(),
+            ranks,
+            change.inputs(),
+            change.target(energy),
+            DAMPING,
+        )
+    };
+    let groups = groups.map(split).collect::<Result<_>>().map_err(located)?;
+    encoded::assembled(&kernel, chosen.mode, groups)
+}
+
+/// The moments of a group's inputs as they are now, and of the outputs that it should give for them.
+struct Change {
+    covariance: Array2<f64>,
+    mean: Array1<f64>,
+    cross: Array2<f64>,
+    wanted: Array1<f64>,
+}
+
+impl Change {
+    #[allow(clippy::cast_precision_loss)]
+    fn new(w: &Array2<f64>, sums: &Moments) -> Self {
+        let rows = sums.rows.max(1) as f64;
+        Self {
+            covariance: sums.covariance(),
+            mean: &sums.x / rows,
+            cross: default_backend().matmul(sums.cross_covariance().view(), w.view()),
+            wanted: w.t().dot(&(&sums.y / rows)),
+        }
+    }
+
+    fn inputs(&self) -> InputMoments<'_> {
+        InputMoments { matrix: self.covariance.view(), mean: Some(&self.mean) }
+    }
+
+    fn target(&self, energy: f64) -> Target<'_> {
+        Target { cross: self.cross.view(), mean: Some(&self.wanted), energy }
+    }
 }

@@ -5,6 +5,7 @@ use ndarray::{Array1, Array2, ArrayD, Ix2};
 use super::candidates::{Candidate, Form};
 use super::conv::{Kernel, Tucker2, tucker2};
 use super::data::{InputMoments, OutputPca};
+use super::encoded;
 use super::low_rank::{ErrorCurve, LowRank};
 use super::nmf::{self, NmfOptions};
 use super::rewrite::Factors;
@@ -74,14 +75,16 @@ pub struct Decomposition {
 enum Parts {
     Svd(Vec<WeightSvd>),
     Outputs(Vec<OutputPca>),
+    /// Spatial and Tucker-2 with data.
+    Encoded(Vec<encoded::Group>),
     Nmf,
     SemiNmf,
     Tucker2,
 }
 
 impl Decomposition {
-    /// Decomposes the weight of a layer (as the nodes see it), one matrix for each group. Outputs are decomposed where
-    /// `inputs` are given and the split leaves a matrix of outputs: SVD of matrices and of channels.
+    /// Decomposes the weight of a layer (as the nodes see it), one matrix for each group. With `inputs` the SVD is that of
+    /// the outputs.
     ///
     /// # Errors
     /// Weights that are not finite, no convergence, negative weights for [`Method::Nmf`]; all name the layer.
@@ -90,23 +93,14 @@ impl Decomposition {
         candidate: &Candidate,
         weight: ArrayD<f64>,
         (method, mode): (Method, ConvMode),
-        inputs: Option<&[Inputs]>,
+        inputs: Option<Vec<Inputs>>,
     ) -> Result<Self> {
         let name = candidate.tensor.as_str();
-        let matrices = matrices(candidate, &weight, mode)?;
-        let of_outputs = method == Method::Svd && matches!(mode, ConvMode::Channel | ConvMode::None);
-        if let (Some(inputs), true) = (inputs.filter(|inputs| inputs.len() == matrices.len()), of_outputs) {
-            let pcas: Vec<OutputPca> = matrices
-                .iter()
-                .zip(inputs)
-                .map(|(w, x)| {
-                    let moments = InputMoments { matrix: x.covariance.view(), mean: Some(&x.mean) };
-                    OutputPca::new(backend, w.view(), moments, name)
-                })
-                .collect::<Result<_>>()?;
-            let curve = summed(pcas.iter().map(OutputPca::curve));
-            return Ok(Self { curve, parts: Parts::Outputs(pcas), weight: None, is_of_outputs: true });
+        if let Some(inputs) = inputs.filter(|_| method == Method::Svd) {
+            let (curve, parts) = of_outputs(backend, candidate, &weight, mode, inputs)?;
+            return Ok(Self { curve, parts, weight: Some(weight), is_of_outputs: true });
         }
+        let matrices = matrices(candidate, &weight, mode)?;
         if mode == ConvMode::Tucker2 {
             let curve = tucker_curve(backend, &weight, candidate)?;
             return Ok(Self { curve, parts: Parts::Tucker2, weight: Some(weight), is_of_outputs: false });
@@ -126,7 +120,8 @@ impl Decomposition {
     }
 
     /// Squared error at every rank, summed over groups: of the outputs with data, of the weight without. For NMF that
-    /// of the SVD, which it cannot fall below; for Tucker-2 the sum of both truncations, which it cannot exceed.
+    /// of the SVD, which it cannot fall below; for Tucker-2 the sum of both truncations, which it cannot exceed; for
+    /// spatial and Tucker-2 splits with data an estimate.
     pub fn curve(&self) -> &ErrorCurve {
         &self.curve
     }
@@ -154,6 +149,13 @@ impl Decomposition {
             Parts::SemiNmf => {
                 matrices()?.iter().map(|w| semi_nmf::split(backend, w.view(), rank, name)).collect::<Result<_>>()?
             }
+            Parts::Encoded(groups) => {
+                let weight = weight.ok_or_else(|| Error::input("its kernel is missing"))?;
+                let kernel = kernel(candidate, weight)?;
+                let split = |group: &encoded::Group| group.split(backend, &kernel, mode, rank);
+                let groups = groups.iter().map(split).collect::<Result<_>>()?;
+                return encoded::assembled(&kernel, mode, groups);
+            }
             Parts::Tucker2 => {
                 let weight = weight.ok_or_else(|| Error::input("its kernel is missing"))?;
                 let kernel = kernel(candidate, weight)?;
@@ -168,9 +170,38 @@ impl Decomposition {
     pub(super) fn output_energies(&self) -> Vec<f64> {
         match &self.parts {
             Parts::Outputs(pcas) => pcas.iter().map(|pca| pca.curve().total()).collect(),
+            Parts::Encoded(groups) => groups.iter().map(encoded::Group::energy).collect(),
             _ => Vec::new(),
         }
     }
+}
+
+/// Decomposes the outputs of every group.
+fn of_outputs(
+    backend: &dyn Backend,
+    candidate: &Candidate,
+    weight: &ArrayD<f64>,
+    mode: ConvMode,
+    inputs: Vec<Inputs>,
+) -> Result<(ErrorCurve, Parts)> {
+    // Rows are in im2col order, as the inputs are.
+    let matrices = matrices(candidate, weight, ConvMode::Channel)?;
+    if inputs.len() != matrices.len() {
+        return Err(Error::input("its inputs were not measured for each group"));
+    }
+    let groups = matrices.into_iter().zip(inputs);
+    if matches!(mode, ConvMode::Spatial | ConvMode::Tucker2) {
+        let kernel = kernel(candidate, weight)?;
+        let groups: Vec<encoded::Group> =
+            groups.map(|(w, x)| encoded::Group::new(backend, w, (&kernel, mode), x)).collect::<Result<_>>()?;
+        return Ok((summed(groups.iter().map(encoded::Group::curve)), Parts::Encoded(groups)));
+    }
+    let pca = |(w, x): (Array2<f64>, Inputs)| {
+        let moments = InputMoments { matrix: x.covariance.view(), mean: Some(&x.mean) };
+        OutputPca::new(backend, w.view(), moments, &candidate.tensor)
+    };
+    let pcas: Vec<OutputPca> = groups.map(pca).collect::<Result<_>>()?;
+    Ok((summed(pcas.iter().map(OutputPca::curve)), Parts::Outputs(pcas)))
 }
 
 /// The factors of all groups as those of the layer.
@@ -191,7 +222,7 @@ pub(super) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRa
     }
 }
 
-fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Result<Kernel<'w>> {
+pub(super) fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Result<Kernel<'w>> {
     let Form::Kernel { groups } = candidate.form else { return Err(Error::input("it is no convolution")) };
     Kernel::new(weight.view(), groups, &candidate.tensor)
 }

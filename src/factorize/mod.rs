@@ -30,6 +30,7 @@ pub mod conv;
 mod correct;
 pub mod data;
 pub mod decompose;
+mod encoded;
 mod inputs;
 mod low_rank;
 mod model;

@@ -121,10 +121,9 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     let mut prepared: Vec<Prepared<'_>> = found
         .open
         .par_iter()
-        .zip(&moments)
-        .map(|(candidate, inputs)| prepare(subject, candidate, options, inputs.as_deref()))
+        .zip(moments)
+        .map(|(candidate, inputs)| prepare(subject, candidate, options, inputs))
         .collect::<Result<_>>()?;
-    drop(moments);
     clock.lap("decompose");
     let mut notes = Vec::new();
     if matches!(options.target, Target::Params(_) | Target::Macs(_)) {
@@ -243,7 +242,7 @@ fn prepare<'c>(
     subject: Subject<'_>,
     candidate: &'c Candidate,
     options: &Options,
-    inputs: Option<&[Inputs]>,
+    inputs: Option<Vec<Inputs>>,
 ) -> Result<Prepared<'c>> {
     let mode = match candidate.form {
         Form::Matrix => ConvMode::Channel,

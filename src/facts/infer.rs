@@ -10,7 +10,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::{DatumType, InferenceFact, IntoTensor, TDim, Tensor, tvec};
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 
-use super::{Binding, Fact, Facts, Fallback};
+use super::{Binding, Fact, Facts, Shapes};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
@@ -45,27 +45,30 @@ pub(super) fn infer(
     graph: &Graph,
     inputs: &[DeclaredInput],
     sizes: &[Binding; BINDINGS],
-    fallback: Fallback<'_>,
+    rules: &dyn Shapes,
 ) -> crate::Result<Facts> {
     let mut walks = Vec::with_capacity(BINDINGS);
     let stationary = sizes.iter().all(Binding::is_empty);
     let operators = Operators::new(model);
-    for binding in sizes {
+    for (binding, sizes) in sizes.iter().enumerate() {
         let mut walk = Walk {
             proto,
             graph,
             operators: &operators,
-            sizes: binding,
+            sizes,
+            binding,
+            made_up: false,
             known: vec![Known::default(); graph.values.len()],
             gaps: BTreeMap::new(),
-            fallback,
+            rules,
         };
         walk.sources(inputs)?;
         for &node in &graph.order {
             walk.visit(node);
         }
+        let made_up = walk.made_up;
         walks.push((walk.known, walk.gaps));
-        if stationary {
+        if stationary && !made_up {
             break;
         }
     }
@@ -148,9 +151,13 @@ struct Walk<'a> {
     graph: &'a Graph,
     operators: &'a Operators,
     sizes: &'a Binding,
+    /// Number of the binding.
+    binding: usize,
+    /// Whether sizes were made up, which differ from binding to binding.
+    made_up: bool,
     known: Vec<Known>,
     gaps: BTreeMap<NodeId, String>,
-    fallback: Fallback<'a>,
+    rules: &'a dyn Shapes,
 }
 
 impl Walk<'_> {
@@ -223,6 +230,7 @@ impl Walk<'_> {
             self.gaps.remove(&id);
         } else {
             self.gaps.entry(id).or_insert_with(|| "its output shape is not known".to_owned());
+            self.read_off(id, &mut results);
         }
         for (output, known) in node.outputs.iter().zip(results) {
             if let Some(output) = output {
@@ -322,7 +330,7 @@ impl Walk<'_> {
         let fixed = |shape: &Vec<u64>| shape.iter().map(|&d| Extent::fixed(d)).collect();
         let operands: Vec<Option<Vec<Extent>>> =
             node.inputs.iter().map(|input| input.and_then(|v| self.known[v.0].shape.as_ref()).map(fixed)).collect();
-        let by_rule = (self.fallback)(id, &operands).unwrap_or_default();
+        let by_rule = self.rules.results(id, &operands).unwrap_or_default();
         for (slot, result) in results.iter_mut().enumerate() {
             if result.shape.is_some() {
                 continue;
@@ -335,6 +343,25 @@ impl Walk<'_> {
                 result.raw_element = result.raw_element.or(Some(declared_element));
                 result.shape = result.shape.take().or(shape);
             }
+        }
+    }
+
+    /// Shapes that readers ask for. Sizes of which they are not certain are made up, different under each binding, so that
+    /// they count as dynamic; axis 0 follows that of the first operand if it is dynamic there.
+    fn read_off(&mut self, id: NodeId, results: &mut [Known]) {
+        let node = self.graph.node(id);
+        let first = node.inputs.first().copied().flatten().and_then(|value| self.known[value.0].shape.as_ref());
+        let is_dynamic = |size: &u64| self.sizes.values().any(|&sample| sample as u64 == *size);
+        let batch = first.and_then(|shape| shape.first().copied()).filter(is_dynamic);
+        let known = |value: ValueId| self.known[value.0].shape.clone();
+        for (output, result) in node.outputs.iter().zip(results) {
+            let Some(value) = output.filter(|_| result.shape.is_none()) else { continue };
+            let Some(demand) = self.rules.demanded(value, &known) else { continue };
+            let size = |(axis, size): (usize, Option<u64>)| {
+                size.or(batch.filter(|_| axis == 0)).unwrap_or(64 + 16 * axis as u64 + 32 * self.binding as u64)
+            };
+            result.shape = Some(demand.into_iter().enumerate().map(size).collect());
+            self.made_up = true;
         }
     }
 

@@ -4,7 +4,8 @@
 //! results. Sizes are concrete, once under each [sample binding](crate::axes::BINDINGS) of the dynamic
 //! dimensions, so shape arithmetic is plain integers and a size that differs between bindings is dynamic.
 //! Weights stay where they are: tract sees their shapes only. What tract cannot infer falls back to the rule
-//! table, then to `value_info`; what remains unknown is reported, and later freezes what it touches.
+//! table, then to `value_info`, then to what readers ask of it; what remains unknown is reported, and later freezes
+//! what it touches.
 
 mod bindings;
 mod bodies;
@@ -42,8 +43,15 @@ pub struct Facts {
     pub sizes: [Binding; BINDINGS],
 }
 
-/// Output sizes of a node by the rule table, where tract has no operator: `(node, operand sizes) → result sizes`.
-pub type Fallback<'f> = &'f (dyn Fn(NodeId, &[Option<Vec<Extent>>]) -> Option<Vec<Option<Vec<Extent>>>> + Sync);
+/// What is known of shapes where tract has no operator.
+pub trait Shapes: Sync {
+    /// Sizes of the results of a node, `None` where they are not known.
+    fn results(&self, node: NodeId, operands: &[Option<Vec<Extent>>]) -> Option<Vec<Option<Vec<Extent>>>>;
+
+    /// What the readers of a value ask of its shape, the sizes that are not certain left open; `None` if its rank is. `known`
+    /// tells the sizes of values that are known.
+    fn demanded(&self, value: ValueId, known: &dyn Fn(ValueId) -> Option<Vec<u64>>) -> Option<Vec<Option<u64>>>;
+}
 
 impl Facts {
     /// Infers the facts of every value of `graph`, the view of the main graph of `model`, at `sizes` of its dynamic
@@ -51,14 +59,9 @@ impl Facts {
     ///
     /// # Errors
     /// If an input or an initializer is malformed.
-    pub fn infer(
-        model: &ModelProto,
-        graph: &Graph,
-        sizes: &[Binding; BINDINGS],
-        fallback: Fallback<'_>,
-    ) -> Result<Self> {
+    pub fn infer(model: &ModelProto, graph: &Graph, sizes: &[Binding; BINDINGS], rules: &dyn Shapes) -> Result<Self> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        infer::infer(model, proto, graph, &declared_inputs(proto)?, sizes, fallback)
+        infer::infer(model, proto, graph, &declared_inputs(proto)?, sizes, rules)
     }
 
     /// What is known about `value`.

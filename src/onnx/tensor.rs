@@ -161,6 +161,32 @@ impl<'a> TensorView<'a> {
         })
     }
 
+    /// The same tensor with zeros at every position of `axis` whose flag is not set.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if the tensor has no axis of as many positions as there are flags, or
+    /// elements are smaller than a byte.
+    pub fn zeroed(&self, axis: usize, kept: &[bool]) -> Result<TensorProto> {
+        let width = self.element.bytes().filter(|_| self.dims.get(axis) == Some(&kept.len()));
+        let Some(width) = width else {
+            let message = format!("{} flags do not mask axis {axis} of {:?}", kept.len(), self.dims);
+            return Err(Error::input(message).in_tensor(self.tensor));
+        };
+        let block = width * self.dims.iter().skip(axis + 1).product::<usize>();
+        let mut bytes = self.bytes.to_vec();
+        if block > 0 {
+            let blocks = bytes.chunks_exact_mut(block).zip(kept.iter().cycle());
+            blocks.filter(|(_, keep)| !**keep).for_each(|(block, _)| block.fill(0));
+        }
+        Ok(TensorProto {
+            dims: create::file_dims(&self.dims),
+            data_type: Some(self.element.code()),
+            name: self.tensor.name.clone(),
+            raw_data: Some(Bytes::from(bytes)),
+            ..TensorProto::default()
+        })
+    }
+
     fn map<const N: usize, T>(&self, convert: impl Fn([u8; N]) -> T) -> Vec<T> {
         self.bytes.as_chunks::<N>().0.iter().map(|&bytes| convert(bytes)).collect()
     }

@@ -4,6 +4,7 @@
 
 mod attention;
 mod contract;
+mod demand;
 mod layout;
 mod recurrent;
 mod reduce;
@@ -23,7 +24,7 @@ use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{GraphProto, ModelProto};
 
 pub use site::{Contraction, Cut, Edit, Linear, Refusal, Relation, Site};
-pub use sizes::output_extents;
+pub use sizes::{RuleShapes, output_extents};
 pub use table::{RULES, Relate, Rule, rule};
 
 /// The solved axes of a graph.
@@ -73,11 +74,11 @@ impl Network {
         thaw: &BTreeSet<String>,
     ) -> Result<(Facts, Self)> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let fallback = |node, operands: &[_]| output_extents(model, graph, node, operands);
+        let rules = RuleShapes { model, graph };
         let mut best: Option<((usize, Reverse<usize>), Facts, Self)> = None;
         let (candidates, first_will_do) = sample_sizes(proto, sizes)?;
         for candidate in candidates {
-            let facts = Facts::infer(model, graph, &candidate, &fallback)?;
+            let facts = Facts::infer(model, graph, &candidate, &rules)?;
             let network = Self::solve(model, graph, &facts, thaw)?;
             let doubts = facts.gaps.len() + network.misfits;
             let rank = (doubts, Reverse(facts.dynamic_axes()));

@@ -1,11 +1,32 @@
 //! Sizes of results by the rules, for operators whose shapes tract does not infer.
 
+use super::demand::demanded;
 use super::table::{Relate, rule};
 use crate::axes::{Extent, Row};
-use crate::graph::{Graph, NodeId};
+use crate::facts::Shapes;
+use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::{ModelProto, NodeProto};
 
 type Shape = Vec<Extent>;
+
+/// What the rules know of shapes, for the analysis of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct RuleShapes<'a> {
+    /// The model.
+    pub model: &'a ModelProto,
+    /// View of its main graph.
+    pub graph: &'a Graph,
+}
+
+impl Shapes for RuleShapes<'_> {
+    fn results(&self, node: NodeId, operands: &[Option<Shape>]) -> Option<Vec<Option<Shape>>> {
+        output_extents(self.model, self.graph, node, operands)
+    }
+
+    fn demanded(&self, value: ValueId, known: &dyn Fn(ValueId) -> Option<Vec<u64>>) -> Option<Vec<Option<u64>>> {
+        demanded(self.model.graph.as_ref()?, self.graph, value, known)
+    }
+}
 
 /// Sizes of the results of a node, in order; `None` where the rule does not tell.
 pub fn output_extents(

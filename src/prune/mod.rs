@@ -4,6 +4,7 @@ mod prove;
 mod quantized;
 mod steps;
 mod survey;
+mod trial;
 
 use crate::analysis::Analysis;
 use crate::axes::Selection;

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use super::quantized;
+use super::trial::{Models, Removal, Trial, own_fault};
 use crate::analysis::Analysis;
 use crate::axes::{Role, Selection};
 use crate::calibrate::data::Dataset;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph::ValueId;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
@@ -17,12 +16,11 @@ use crate::plan::{CostModel, Filter, Group, Plan, Quota, Request, Scope, groups}
 use crate::report::Report;
 use crate::rewrite::{self, Subject};
 use crate::runtime::inputs::DimSizes;
-use crate::runtime::probes::probe_batches;
-use crate::runtime::{NamedTensor, RunOptions, Runnable};
-use crate::verify::{Exactness, Faithfulness, Kept, LatencyBudget, faithful, latency_each, signature};
+use crate::runtime::probes::{probe_batches, probes};
+use crate::verify::{Exactness, Kept, LatencyBudget, faithful, latency_each, signature};
 
 /// Samples that probes are made of.
-const PROBES: usize = 8;
+const PROBES: usize = 6;
 /// Samples of one batch when data is given.
 const BATCH: usize = 64;
 
@@ -54,110 +52,81 @@ pub struct Proof<'a> {
     pub selection: &'a Selection,
 }
 
-/// Two models that must be the same function: the original with what goes masked, and with it removed.
-struct Removal {
-    masked: ModelProto,
-    /// `None` if the rewritten model is just that.
-    pruned: Option<ModelProto>,
-    /// What is left of every value.
-    kept: Kept,
-}
-
-/// Outputs of a model, batch by batch.
-type Outputs = Vec<Vec<NamedTensor>>;
-
 impl Comparison<'_> {
     /// Checks that the rewritten model has the signature of the original and runs; measures fidelity and time.
     ///
     /// # Errors
     /// [`Verification`](crate::ErrorKind::Verification) if the model is not valid, and what running the models returns.
     pub fn prove(&self, report: &mut Report) -> Result<()> {
-        self.prove_with(None, &Kept::default(), report)
+        self.prove_with(None, Kept::default(), report)
     }
 
     /// As [`prove`](Self::prove), and that the two models of `removal` agree. Every model is loaded once and runs on
-    /// the probes once, whatever its outputs are then held against. `resized` is what is left of thawed inputs.
-    fn prove_with(&self, removal: Option<&Removal>, resized: &Kept, report: &mut Report) -> Result<()> {
+    /// the probes once, whatever its outputs are then held against; a quantized one by itself. `resized` is what is left
+    /// of thawed inputs.
+    fn prove_with(&self, removal: Option<&Removal>, resized: Kept, report: &mut Report) -> Result<()> {
         let started = Instant::now();
         let original = &self.analysis.model.proto;
         signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
-        let graph = self.analysis.subject().proto()?;
-        let sizes = self.analysis.probe_sizes(self.dims);
-        let probes = probe_batches(graph, &sizes, PROBES, self.seed)?;
         let quantized = removal.filter(|removal| quantized::is_quantized(&removal.masked));
         let compared = removal.filter(|_| quantized.is_none());
-        let [after, before, masked, pruned] = load([
-            Some(self.rewritten),
-            Some(original),
-            compared.map(|removal| &removal.masked),
-            compared.and_then(|removal| removal.pruned.as_ref()),
-        ])?;
-        let (Some(after), Some(before)) = (after, before) else { return Ok(()) };
-        let probed = Some(&before).filter(|_| self.thaw.is_empty() && self.data.is_none());
-        let (left, rest) = (cut(resized, &probes)?, cut_by(compared, &probes)?);
-        let feeds = [&left, &probes, &probes, &rest];
-        let on_probes = outputs([Some(&after), probed, masked.as_ref(), pruned.as_ref()], feeds)?;
-        let [y_after, y_before, y_masked, y_pruned] = &on_probes;
+        let models = Models::load(original, self.rewritten, compared, resized).map_err(|e| self.blame(e))?;
+        let trial = self.run(&models, report)?;
         report.verify.valid = Some(true);
-        if masked.is_some() {
-            let removed = if pruned.is_some() { y_pruned } else { y_after };
-            judge(&Exactness::between(&cut_by(compared, y_masked)?, removed, &probes)?, report)?;
+        if let Some(measured) = trial.exactness()? {
+            judge(&measured, report)?;
         }
         if let Some(Removal { masked, pruned, kept }) = quantized {
             let pruned = pruned.as_ref().unwrap_or(self.rewritten);
-            judge(&quantized::prove(masked, pruned, &probes, kept, report)?, report)?;
+            judge(&quantized::prove(masked, pruned, trial.probes(), kept, report)?, report)?;
         }
-        drop((masked, pruned));
         if self.thaw.is_empty() {
             let measured = match self.data {
-                Some(data) => faithful(&before, &after, data.batches(BATCH))?,
-                None => Faithfulness::between(y_before, y_after, &probes)?,
+                Some(data) => faithful(&models.before, &models.after, data.batches(BATCH))?,
+                None => trial.faithfulness()?,
             };
             report.verify.set_faithfulness(&measured);
             let doubt = "fidelity was measured on made-up inputs; give --data for a figure to trust";
             report.notes.extend(self.data.is_none().then(|| doubt.to_owned()));
         }
-        if let Some(inputs) = probe_batches(graph, &sizes, 1, self.seed)?.first() {
-            let measured = latency_each((&before, inputs), (&after, &resized.of(inputs)?), LatencyBudget::default())?;
-            report.model.before.latency_ms = Some(measured.before_ms);
-            report.model.after.latency_ms = Some(measured.after_ms);
-        }
+        let Models { before, after, resized, .. } = models;
+        // Both have just run on these inputs.
+        let budget = LatencyBudget { warm_up: 0, ..LatencyBudget::default() };
+        let last = trial.last();
+        let measured = latency_each((&before, last), (&after, &resized.of(last)?), budget)?;
+        report.model.before.latency_ms = Some(measured.before_ms);
+        report.model.after.latency_ms = Some(measured.after_ms);
         report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
         Ok(())
     }
-}
 
-/// Hands models to tract, side by side. The error is that of the first model that has one.
-fn load<const N: usize>(models: [Option<&ModelProto>; N]) -> Result<[Option<Runnable>; N]> {
-    let load = |model: &ModelProto| Runnable::new(model, &RunOptions::default());
-    let loaded: Vec<Result<Option<Runnable>>> = models.par_iter().map(|model| model.map(load).transpose()).collect();
-    let mut all = [const { None }; N];
-    for (slot, loaded) in all.iter_mut().zip(loaded) {
-        *slot = loaded?;
+    /// Runs the models on probes: single ones but for the first pair, or pairs, if tract fails on single ones.
+    fn run(&self, models: &Models, report: &mut Report) -> Result<Trial> {
+        let graph = self.analysis.subject().proto()?;
+        let sizes = self.analysis.probe_sizes(self.dims);
+        // Without data, fidelity is measured on the probes too.
+        let with_original = self.thaw.is_empty() && self.data.is_none();
+        match models.run(probes(graph, &sizes, PROBES, self.seed)?, with_original) {
+            Err(error) if error.kind() == ErrorKind::Verification => {
+                let pairs = probe_batches(graph, &sizes, PROBES, self.seed)?;
+                let trial = models.run(pairs, with_original).map_err(|e| self.blame(e))?;
+                report.notes.push(format!("tract runs pairs of samples of this model, but no single ones: {error}"));
+                Ok(trial)
+            }
+            trial => trial,
+        }
     }
-    Ok(all)
-}
 
-/// Outputs of each model for each batch, none for a model that is not given. The error is that of the first model that
-/// has one.
-fn outputs<const N: usize>(models: [Option<&Runnable>; N], batches: [&Outputs; N]) -> Result<[Outputs; N]> {
-    let no_probes = || Error::verification("there are no probes");
-    // A plan is made once for all runs of a model; runs that begin before it is there would wait.
-    let given: Vec<(usize, &Runnable)> =
-        models.iter().enumerate().filter_map(|(slot, model)| Some((slot, (*model)?))).collect();
-    let plan = |&(slot, model): &(usize, &Runnable)| model.plan_for(batches[slot].first().ok_or_else(no_probes)?);
-    let planned: Vec<Result<()>> = given.par_iter().map(plan).collect();
-    planned.into_iter().collect::<Result<()>>()?;
-    let jobs: Vec<(usize, &Runnable, &Vec<NamedTensor>)> =
-        given.iter().flat_map(|&(slot, model)| batches[slot].iter().map(move |batch| (slot, model, batch))).collect();
-    let ran: Vec<Result<(usize, Vec<NamedTensor>)>> =
-        jobs.into_par_iter().map(|(slot, model, batch)| Ok((slot, model.run(batch)?))).collect();
-    let mut all = [const { Vec::new() }; N];
-    for ran in ran {
-        let (slot, outputs) = ran?;
-        all[slot].push(outputs);
+    /// `error`, unless the original fails by itself.
+    fn blame(&self, error: Error) -> Error {
+        if error.kind() != ErrorKind::Verification {
+            return error;
+        }
+        let sizes = self.analysis.probe_sizes(self.dims);
+        let probes = self.analysis.subject().proto().and_then(|graph| probe_batches(graph, &sizes, 1, self.seed));
+        let Ok(Some(inputs)) = probes.map(|batches| batches.into_iter().next()) else { return error };
+        own_fault(&self.analysis.model.proto, &inputs).unwrap_or(error)
     }
-    Ok(all)
 }
 
 /// Proves the rewrite and enters what was measured into the report.
@@ -167,7 +136,7 @@ fn outputs<const N: usize>(models: [Option<&Runnable>; N], batches: [&Outputs; N
 pub fn prove(proof: &Proof<'_>, report: &mut Report) -> Result<()> {
     let removal = proof.removal(report)?;
     let resized = kept(proof.comparison.analysis.subject(), proof.selection);
-    proof.comparison.prove_with(removal.as_ref(), &resized, report)
+    proof.comparison.prove_with(removal.as_ref(), resized, report)
 }
 
 /// What `selection` leaves of every value of a model.
@@ -183,15 +152,6 @@ fn kept(subject: Subject<'_>, selection: &Selection) -> Kept {
         }
     }
     kept.into()
-}
-
-/// What is left of the values of every batch.
-fn cut(kept: &Kept, batches: &Outputs) -> Result<Outputs> {
-    batches.iter().map(|batch| kept.of(batch)).collect()
-}
-
-fn cut_by(removal: Option<&Removal>, batches: &Outputs) -> Result<Outputs> {
-    removal.map_or_else(|| Ok(Vec::new()), |removal| cut(&removal.kept, batches))
 }
 
 impl Proof<'_> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::trial::own_fault;
 use super::{Options, Target};
 use crate::analysis::Analysis;
 use crate::axes::{Role, Selection};
@@ -9,6 +10,7 @@ use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::{CostModel, Filter, Group, Request, groups, select};
+use crate::runtime::probes::probe_batches;
 use crate::score::{Context, Criterion};
 
 /// A model, its groups, and which of them are open.
@@ -39,7 +41,7 @@ impl<'m> Survey<'m> {
     ) -> Result<Selection> {
         let open: Vec<&Group> = self.groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
         if open.is_empty() {
-            return Err(nothing_open(&self.groups, options));
+            return Err(self.contradiction(options).unwrap_or_else(|| nothing_open(&self.groups, options)));
         }
         let subject = self.analysis.subject();
         let score = || criterion.score(&Context { subject, groups: &open, seed: options.seed, data });
@@ -49,6 +51,22 @@ impl<'m> Survey<'m> {
                 plan.selection(&self.groups, &scored, request, options.allow_shifts)
             }
             _ => select(&score()?, &CostModel::new(subject), request),
+        }
+    }
+}
+
+impl Survey<'_> {
+    /// Sizes that contradict each other freeze everything around them: then the file is to blame, if it does not run.
+    fn contradiction(&self, options: &Options) -> Option<Error> {
+        let Analysis { facts, network, model, .. } = &self.analysis;
+        if facts.gaps.is_empty() && network.misfits == 0 {
+            return None;
+        }
+        let sizes = self.analysis.probe_sizes(&options.dims);
+        let batches = probe_batches(self.analysis.subject().proto().ok()?, &sizes, 1, options.seed);
+        match batches.map(|batches| batches.into_iter().next()) {
+            Ok(inputs) => own_fault(&model.proto, &inputs?),
+            Err(error) => Some(error),
         }
     }
 }

@@ -73,11 +73,31 @@ impl Prober {
 /// # Errors
 /// As [`Prober`].
 pub fn probe_batches(graph: &GraphProto, sizes: &DimSizes, samples: usize, seed: u64) -> Result<Vec<Vec<NamedTensor>>> {
+    drawn(graph, sizes, samples, seed, |_| 2)
+}
+
+/// [`probe_batches`] where only the first batch is of two samples, and the others are single: one batch shows whether samples
+/// are kept apart, and tract runs single ones almost twice as fast.
+///
+/// # Errors
+/// As [`Prober`].
+pub fn probes(graph: &GraphProto, sizes: &DimSizes, samples: usize, seed: u64) -> Result<Vec<Vec<NamedTensor>>> {
+    drawn(graph, sizes, samples, seed, |before| if before == 0 { 2 } else { 1 })
+}
+
+/// At least `samples` samples in batches of `size`, which is told how many there are already.
+fn drawn(
+    graph: &GraphProto,
+    sizes: &DimSizes,
+    samples: usize,
+    seed: u64,
+    size: fn(usize) -> usize,
+) -> Result<Vec<Vec<NamedTensor>>> {
     let prober = Prober::new(graph, sizes, seed)?;
     let mut batches = Vec::new();
     let mut drawn = 0;
     while drawn < samples {
-        let batch = prober.batch(drawn, 2)?;
+        let batch = prober.batch(drawn, size(drawn))?;
         let rows = batch.first().and_then(|(_, tensor)| tensor.shape().first().copied());
         drawn += rows.unwrap_or(1).max(1);
         batches.push(batch);
@@ -309,6 +329,19 @@ mod tests {
         assert_eq!(rows(&graph), [2; 4]);
         graph.input[0] = tensor_value("x", DataType::Float, &["3", "3"]);
         assert_eq!(rows(&graph), [3; 3]);
+    }
+
+    #[test]
+    fn one_pair_comes_before_single_samples() {
+        let graph = mlp().graph.unwrap();
+        let (pairs, mixed) = (
+            probe_batches(&graph, &DimSizes::default(), 4, 1).unwrap(),
+            probes(&graph, &DimSizes::default(), 4, 1).unwrap(),
+        );
+        let shapes: Vec<usize> = mixed.iter().map(|batch| batch[0].1.shape()[0]).collect();
+        assert_eq!(shapes, [2, 1, 1]);
+        assert_eq!(mixed[0], pairs[0]);
+        assert_eq!(mixed[2][0].1, pairs[1][0].1.rows(1, 2).unwrap());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Pruned ≡ masked original: the metric that a removal is held to.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use super::kept::Kept;
@@ -36,7 +38,7 @@ impl Exactness {
     /// Compares the outputs that two models gave for the same batches of inputs, sample by sample.
     ///
     /// A sample is a row of axis 0 where an output has as many rows as the batch, else a whole run; so give several
-    /// batches, [`probe_batches`](crate::runtime::probes::probe_batches) does. Outputs of integers (indices of a
+    /// batches, [`probes`](crate::runtime::probes::probes) does. Outputs of integers (indices of a
     /// `TopK`, whose ties rounding may break) count only when there is no other output.
     ///
     /// # Errors
@@ -117,7 +119,8 @@ fn compare_output(
     (masked, pruned): (&[Vec<NamedTensor>], &[Vec<NamedTensor>]),
     batches: &[Vec<NamedTensor>],
 ) -> Result<OutputExactness> {
-    let mut samples: Vec<Vec<f32>> = Vec::new();
+    // By length: what is not a row of a batch grows with the batch.
+    let mut samples: BTreeMap<usize, Vec<Vec<f32>>> = BTreeMap::new();
     let mut max_delta = 0_f64;
     for ((masked, pruned), batch) in masked.iter().zip(pruned).zip(batches) {
         let (y, other) = matching(index, masked, pruned)?;
@@ -131,14 +134,13 @@ fn compare_output(
         max_delta = values.iter().zip(&other).map(|(a, b)| difference(*a, *b)).fold(max_delta, f64::max);
         let rows = batch_size(batch);
         let count = if y.shape().first() == Some(&rows) { rows } else { 1 };
-        let width = values.len() / count.max(1);
-        if samples.first().is_some_and(|known| known.len() != width) {
-            return Err(Error::verification(format!("output '{name}' changes its shape from probe to probe")));
-        }
-        samples.extend(values.chunks(width.max(1)).map(<[f32]>::to_vec));
+        let width = (values.len() / count.max(1)).max(1);
+        samples.entry(width).or_default().extend(values.chunks(width).map(<[f32]>::to_vec));
     }
-    let name = masked.first().and_then(|outputs| outputs.get(index)).map(|output| output.0.clone()).unwrap_or_default();
-    let (deviation, magnitude) = spread(&samples);
+    let first = masked.first().and_then(|outputs| outputs.get(index));
+    let name = first.map(|output| output.0.clone()).unwrap_or_default();
+    let spreads = samples.values().map(|samples| spread(samples));
+    let (deviation, magnitude) = spreads.fold((0.0, 0.0), |(a, b), (c, d)| (f64::max(a, c), f64::max(b, d)));
     let ratio = |part: f64, whole: f64| if part == 0.0 { 0.0 } else { part / whole };
     Ok(OutputExactness { name, max_rel: ratio(max_delta, deviation), spread: ratio(deviation, magnitude) })
 }

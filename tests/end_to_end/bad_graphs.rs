@@ -176,7 +176,7 @@ fn operands_that_do_not_fit_are_not_pruned() {
         let mut proto = mlp();
         *initializer(&mut proto, "w1") = weight("w1", &dims);
         let case = Case::new(&proto);
-        let said = case.prune("").exits_one_of(&[3, 4, 5]);
+        let said = case.prune("").exits(3);
         assert!(said.err.contains("Gemm_h") || said.err.contains("w1"), "{dims:?}: {}", said.err);
         case.untouched();
     }
@@ -190,14 +190,14 @@ fn absurd_inputs_end_well() {
         set_dim(&mut proto, axis, size);
         let case = Case::new(&proto);
         limited("inspect").arg(&case.file).exits_one_of(&[0, 3]);
-        let said = case.prune("").exits_one_of(&[0, 3, 4, 5]);
+        let said = case.prune("").exits_one_of(&[0, 3]);
         if said.code != Some(0) {
             case.untouched();
         }
     }
 }
 
-/// An axis of size zero holds nothing to remove, and no division by it may happen.
+/// An axis of size zero is no fault of the file; it holds nothing to remove, and no division by it may happen.
 #[test]
 fn zero_size_axes_end_well() {
     let mut narrow = mlp();
@@ -213,7 +213,7 @@ fn zero_size_axes_end_well() {
         let case = Case::new(&proto);
         limited("inspect").arg(&case.file).exits_one_of(&[0, 3]);
         for options in ["", "--no-verify"] {
-            case.prune(options).args("--force").exits_one_of(&[0, 3, 4, 5]);
+            case.prune(options).args("--force").exits_one_of(&[0, 3, 4]);
         }
     }
 }
@@ -248,7 +248,7 @@ fn shapes_beyond_memory_are_not_allocated() {
     for proto in cases {
         let case = Case::new(&proto);
         limited("inspect").arg(&case.file).exits_one_of(&[0, 3]);
-        let said = case.prune("").exits_one_of(&[0, 3, 4, 5]);
+        let said = case.prune("").exits_one_of(&[0, 3]);
         if said.code != Some(0) {
             assert!(said.err.contains("model.onnx"), "{}", said.err);
             case.untouched();
@@ -293,7 +293,7 @@ fn an_input_without_a_type_or_of_another_type_ends_well() {
     for proto in [untyped, strings, nameless] {
         let case = Case::new(&proto);
         limited("inspect").arg(&case.file).exits_one_of(&[0, 3]);
-        case.prune("").exits_one_of(&[3, 4, 5]);
+        case.prune("").exits(3);
         case.untouched();
     }
 }

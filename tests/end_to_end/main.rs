@@ -11,6 +11,7 @@ mod command;
 mod dead_weight;
 mod determinism;
 mod exact;
+mod factorize;
 mod inspect;
 mod interrupt;
 mod mask;

@@ -34,6 +34,15 @@ pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+pub(crate) fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        ints: values.to_vec(),
+        r#type: Some(AttributeType::Ints.into()),
+        ..AttributeProto::default()
+    }
+}
+
 /// A weight that looks random and is not; `seed` tells weights apart.
 pub(crate) fn weight(name: &str, dims: &[usize]) -> TensorProto {
     let seed = name.bytes().map(f32::from).sum::<f32>();

@@ -3,13 +3,14 @@
 use prost::Message as _;
 
 use paredown::onnx::Model;
+use paredown::onnx::proto::type_proto::Value;
 use paredown::onnx::proto::{ModelProto, NodeProto};
 use paredown::prune::{Options, Target, inspect, prune};
 use paredown::report::{GroupReport, Report};
 use paredown::runtime::inputs::DimSizes;
 
 use crate::command::{Folder, Run};
-use crate::networks::{foreign, graph, model, node, value, weight};
+use crate::networks::{foreign, graph, ints, model, node, value, weight};
 
 /// Four dense layers with `middle` between the second and the third.
 fn with_middle(middle: Vec<NodeProto>) -> ModelProto {
@@ -72,17 +73,62 @@ fn an_unknown_operator_freezes_what_it_touches_and_nothing_else() {
     assert!(!named.reason.is_empty());
 }
 
-/// Where the file does not say what shape comes out of it, what follows has no shape either and is frozen too, and
-/// the report says why.
+/// Where the file does not say what shape comes out of it, the readers do: a weight tells how wide the matrix is that it
+/// is multiplied with, and a declared output of what rank.
 #[test]
-fn an_unknown_operator_of_unknown_shape_leaves_what_comes_before() {
+fn an_unknown_operator_of_unknown_shape_freezes_what_it_touches_and_nothing_else() {
     let report = report(&with_middle(vec![foreign("Mystery", &["before"], "after")]));
+    freezes_only_what_it_touches(&report, "Mystery_after");
+}
+
+/// If even the rank of what follows stays open, it is frozen, and the report says why.
+#[test]
+fn an_unknown_operator_of_unknown_rank_leaves_what_comes_before() {
+    let mut proto = with_middle(vec![foreign("Mystery", &["before"], "after")]);
+    let Some(Value::TensorType(output)) = graph(&mut proto).output[0].r#type.as_mut().unwrap().value.as_mut() else {
+        panic!("the output is a tensor")
+    };
+    output.shape = None;
+    let report = report(&proto);
     assert_eq!(group(&report, "w1", 1).role, "free");
     for (tensor, axis) in [("w2", 1), ("w3", 0), ("w3", 1), ("w4", 0)] {
         let frozen = group(&report, tensor, axis);
         assert!(frozen.role == "frozen" && frozen.reason.is_some(), "{frozen:?}");
     }
     assert!(report.frozen.iter().any(|frozen| frozen.node == "Mystery_after"), "{:?}", report.frozen);
+}
+
+/// Convolutions behind it lose channels as if its shape were known: the file is that of the same network with an operator
+/// that is known.
+#[test]
+fn convolutions_behind_an_unknown_operator_are_pruned() {
+    let with = |middle: NodeProto| {
+        let mut nodes = vec![node("Conv", &["x", "k1"], "a"), middle, node("Conv", &["b", "k2"], "c")];
+        nodes.extend([node("Relu", &["c"], "d"), node("MaxPool", &["d"], "e"), node("Conv", &["e", "k3"], "f")]);
+        nodes[4].attribute = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
+        nodes.extend([
+            node("GlobalAveragePool", &["f"], "g"),
+            node("Flatten", &["g"], "h"),
+            node("Gemm", &["h", "w"], "y"),
+        ]);
+        let weights =
+            [("k1", vec![8, 3, 3, 3]), ("k2", vec![12, 8, 3, 3]), ("k3", vec![6, 12, 1, 1]), ("w", vec![6, 4])];
+        let weights = weights.iter().map(|(name, dims)| weight(name, dims)).collect();
+        model(value("x", &["n", "3", "16", "16"]), nodes, weights, value("y", &["n", "4"]))
+    };
+    let pruned = |proto: ModelProto, exclude: &str| {
+        let model = Model::from_proto(proto);
+        let options = Options { exclude: vec![exclude.to_owned()], ..Options::new(Target::Ratio(0.5)) };
+        let initializers = prune(&model, &options, None).unwrap().model.proto.graph.unwrap().initializer;
+        initializers
+            .into_iter()
+            .map(|tensor| (tensor.name().to_owned(), tensor.dims.clone(), tensor.raw_data))
+            .collect::<Vec<_>>()
+    };
+    let found = pruned(with(foreign("Mystery", &["a"], "b")), "none");
+    assert_eq!(found, pruned(with(node("Relu", &["a"], "b")), "k1"));
+    let dims: Vec<&[i64]> = found.iter().map(|(_, dims, _)| dims.as_slice()).collect();
+    assert_eq!(dims, [&[8, 3, 3, 3][..], &[6, 8, 3, 3], &[3, 6, 1, 1], &[3, 4]]);
 }
 
 /// A standard name in another domain is another operator.
