@@ -21,6 +21,7 @@ pub(crate) use moments::Buffered;
 pub(crate) use rows::{Row, floats};
 pub(crate) use statistics::samples_of;
 pub(crate) use stream::bytes;
+pub(crate) use window::Window;
 
 use data::Dataset;
 

@@ -13,7 +13,7 @@ enum Padding {
     Same(bool),
 }
 
-/// The sliding window of a Conv or `ConvTranspose`.
+/// The sliding window of a Conv, `ConvTranspose` or pooling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Window {
     kernel: Vec<usize>,
@@ -22,6 +22,8 @@ pub(crate) struct Window {
     padding: Padding,
     /// Further outputs at the end of each axis; `None` for Conv.
     transposed: Option<Vec<i64>>,
+    /// Whether a last window may reach beyond the padding (`ceil_mode` of pooling).
+    ceil: bool,
 }
 
 /// A window laid over inputs of one size.
@@ -64,6 +66,7 @@ impl Window {
             dilations: list("dilations", 1, rank)?,
             padding,
             transposed: is_transposed.then(|| list("output_padding", 0, rank)).transpose()?,
+            ceil: attributes.int_or("ceil_mode", 0)? != 0,
         }))
     }
 
@@ -80,7 +83,12 @@ impl Window {
             let span = self.dilations[axis] * (int(self.kernel[axis]) - 1) + 1;
             let (stride, input) = (self.strides[axis].max(1), int(input));
             let (size, first) = match (&self.padding, &self.transposed) {
-                (Padding::Explicit(b, a), None) => ((input + b[axis] + a[axis] - span).div_euclid(stride) + 1, b[axis]),
+                (Padding::Explicit(b, a), None) => {
+                    let room = input + b[axis] + a[axis] - span;
+                    let up = self.ceil && room.rem_euclid(stride) != 0;
+                    let more = i64::from(up && (room.div_euclid(stride) + 1) * stride < input + b[axis]);
+                    (room.div_euclid(stride) + 1 + more, b[axis])
+                }
                 (Padding::Explicit(b, a), Some(more)) => {
                     (stride * (input - 1) + more[axis] + span - b[axis] - a[axis], b[axis])
                 }

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 
 use super::job::{Common, Plans};
 use super::options::remaining;
+use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::factorize::{ConvMode, Factorized, Method, Options, Target, factorize};
 use crate::prune::Remaining;
@@ -42,6 +43,8 @@ pub(super) struct Args {
     /// Put layers back that did not get faster in tract
     #[arg(long, conflicts_with = "no_verify")]
     keep_faster: bool,
+    #[command(flatten)]
+    retrain: Retraining,
     #[command(flatten)]
     plans: Plans,
     #[command(flatten)]
@@ -104,6 +107,7 @@ impl Args {
             include: self.include.clone(),
             exclude: self.exclude.clone(),
             dims: self.common.dims()?,
+            retrain: self.retrain.options(self.common.seed)?,
             seed: self.common.seed,
             ..Options::new(self.target()?)
         })
@@ -111,8 +115,9 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let options = args.options()?;
+    let mut options = args.options()?;
     let job = args.common.open(Some(&args.plans), "analysing and splitting")?;
+    options.progress = job.progress();
     let factorized = job.located(factorize(&job.model, &options, job.calibration()))?;
     let Factorized { analysis, plan, model, mut report } = factorized;
     let comparison = job.comparison(&analysis, &model, &[], &options.dims);

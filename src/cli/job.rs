@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
 use crate::prune::Comparison;
-use crate::report::{Report, result};
+use crate::report::{Progress, Report, result};
 use crate::runtime::inputs::DimSizes;
 
 /// What is read, what is written, and how.
@@ -119,6 +119,12 @@ impl Job<'_> {
     ) -> Comparison<'c> {
         let (data, seed) = (self.samples.to_measure(), self.common.seed);
         Comparison { analysis, rewritten: &rewritten.proto, thaw, data, dims, seed }
+    }
+
+    /// Shows what is being done.
+    pub(super) fn progress(&self) -> Progress {
+        let bar = self.bar.clone();
+        Progress::to(move |what| bar.set_message(what.to_owned()))
     }
 
     /// An outcome whose error names the model's file.

@@ -6,6 +6,8 @@ mod job;
 mod options;
 mod prune;
 mod texts;
+mod training;
+mod tune;
 mod verify;
 
 use std::ffi::OsString;
@@ -31,6 +33,7 @@ enum Command {
     Inspect(inspect::Args),
     Prune(prune::Args),
     Factorize(factorize::Args),
+    Tune(tune::Args),
     Verify(verify::Args),
 }
 
@@ -51,6 +54,7 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Factorize(args) => factorize::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match outcome {

@@ -1,13 +1,17 @@
 //! `paredown prune`: remove units, prove the rewrite, write the file.
 
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 
 use super::job::{Common, Plans};
 use super::options::{ratio, remaining};
+use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::plan::{Scope, Units};
-use crate::prune::{Options, Proof, Pruned, Remaining, Target, prove};
+use crate::prune::{Options, Proof, Pruned, Remaining, Retrain, Target, prove};
 use crate::repair::Method;
+use crate::report::Progress;
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
 #[derive(Debug, clap::Args)]
@@ -25,8 +29,8 @@ pub(super) struct Args {
     /// File size that remains, external data included: 50% or 40MB
     #[arg(long, value_name = "B", value_parser = remaining)]
     size: Option<Remaining>,
-    /// How units are ranked: ablation, activation, apoz, fluctuation, l1, l2, obd, obs, random, wanda [default: obs with
-    /// --data, l2 without]
+    /// How units are ranked: ablation, activation, apoz, fisher, fluctuation, l1, l2, obd, obd-loss, obs, random, taylor,
+    /// wanda [default: obs with --data, l2 without]
     #[arg(long, value_name = "C")]
     criterion: Option<String>,
     /// How the rest is repaired: none, bias, bn, lstsq [default: lstsq with --data, none without]
@@ -60,6 +64,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     thaw: Vec<String>,
     #[command(flatten)]
+    retrain: Retraining,
+    /// Keep finished steps here, so that an interrupted job goes on where it was
+    #[arg(long, value_name = "DIR", requires = "retrain")]
+    checkpoint_dir: Option<PathBuf>,
+    #[command(flatten)]
     plans: Plans,
     #[command(flatten)]
     common: Common,
@@ -92,6 +101,12 @@ impl Args {
         }
     }
 
+    fn retrain(&self) -> Result<Option<Retrain>> {
+        let checkpoints = self.checkpoint_dir.clone();
+        let training = self.retrain.options(self.common.seed)?;
+        Ok(training.map(|training| Retrain { training, checkpoints }))
+    }
+
     fn options(&self) -> Result<Options> {
         if self.min_keep == 0 || self.align == 0 || self.steps == 0 {
             return Err(Error::usage("--min-keep, --align and --steps are at least one"));
@@ -117,14 +132,17 @@ impl Args {
             exclude: self.exclude.clone(),
             thaw: self.thaw.clone(),
             dims: self.common.dims()?,
+            retrain: self.retrain()?,
             seed: self.common.seed,
+            progress: Progress::default(),
         })
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let options = args.options()?;
+    let mut options = args.options()?;
     let job = args.common.open(Some(&args.plans), "analysing and rewriting")?;
+    options.progress = job.progress();
     let pruned = job.located(crate::prune::prune(&job.model, &options, job.calibration()))?;
     let Pruned { analysis, groups, selection, plan, model, mut report } = pruned;
     let comparison = job.comparison(&analysis, &model, &options.thaw, &options.dims);

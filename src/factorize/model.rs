@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use rayon::prelude::*;
 
 use super::candidates::{Candidate, Candidates, Form, Refused, candidates};
@@ -21,11 +20,12 @@ use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::linalg::default_backend;
 use crate::onnx::Model;
-use crate::plan::{Cost, CostModel, Plan};
-use crate::report::{CalibrationReport, Clock, Report};
+use crate::plan::{Cost, CostModel, Patterns, Plan};
+use crate::report::{CalibrationReport, Clock, Progress, Report};
 use crate::rewrite::Subject;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
+use crate::train::{self, Guidance};
 use crate::verify::Latency;
 
 pub use super::select::Target;
@@ -56,8 +56,12 @@ pub struct Options {
     pub keep_faster: bool,
     /// Sizes of dynamic dimensions.
     pub dims: DimSizes,
+    /// Whether and how the weights are trained once the layers are split.
+    pub retrain: Option<train::Options>,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Who is told what goes on.
+    pub progress: Progress,
 }
 
 impl Options {
@@ -74,7 +78,9 @@ impl Options {
             time_layers: false,
             keep_faster: false,
             dims: DimSizes::default(),
+            retrain: None,
             seed: 0,
+            progress: Progress::default(),
         }
     }
 }
@@ -148,7 +154,17 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
         correct(subject, Calibration::new(data, options.seed), &mut chosen)?;
         clock.lap("correct");
     }
-    let rewritten = model.with_proto(split_layers(subject, &pairs(&chosen))?);
+    let mut rewritten = split_layers(subject, &pairs(&chosen))?;
+    let mut training = Vec::new();
+    if let Some(retrain) = &options.retrain {
+        let data = data.ok_or_else(|| Error::usage("--retrain needs samples: give some with --data"))?;
+        let guidance = Guidance { labels: data.has_labels(), teacher: Some(&model.proto) };
+        let retrain = train::Options { progress: options.progress.clone(), ..retrain.clone() };
+        let (trained, report) = train::tune(&rewritten, data, guidance, &retrain)?;
+        (rewritten, training) = (trained, vec![report]);
+        clock.lap("train");
+    }
+    let rewritten = model.with_proto(rewritten);
     let after = costs(&rewritten, &options.dims)?;
     let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
     report.model.after.bytes = rewritten.file_bytes();
@@ -160,6 +176,7 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     }
     report.layers = layer_reports(&prepared, &decisions, &outcomes, &found.refused);
     report.notes.extend(notes);
+    report.training = training;
     report.calibration = data.map(|data| CalibrationReport {
         samples: data.samples(),
         hash: data.hash().to_owned(),
@@ -302,19 +319,11 @@ fn weigh(
 
 /// Moves layers that the user's patterns leave out to the refused ones.
 fn exclude(found: &mut Candidates, options: &Options) -> Result<()> {
-    let (include, exclude) = (globs(&options.include)?, globs(&options.exclude)?);
+    let patterns = Patterns::new(&options.include, &options.exclude)?;
     let is_left_out = |candidate: &Candidate| {
-        let matches = |set: &GlobSet| set.is_match(&candidate.name) || set.is_match(&candidate.tensor);
         let is_kernel = matches!(candidate.form, Form::Kernel { .. });
-        if include.as_ref().is_some_and(|set| !matches(set)) {
-            Some("not matched by --include")
-        } else if exclude.as_ref().is_some_and(matches) {
-            Some("matched by --exclude")
-        } else if is_kernel && options.conv == ConvMode::None {
-            Some("convolutions stay with --conv none")
-        } else {
-            None
-        }
+        let by_mode = (is_kernel && options.conv == ConvMode::None).then_some("convolutions stay with --conv none");
+        patterns.refusal([candidate.name.as_str(), candidate.tensor.as_str()]).or(by_mode)
     };
     let (mut open, mut refused) = (Vec::new(), Vec::new());
     for candidate in std::mem::take(&mut found.open) {
@@ -332,17 +341,6 @@ fn exclude(found: &mut Candidates, options: &Options) -> Result<()> {
     found.open = open;
     found.refused.extend(refused);
     Ok(())
-}
-
-fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        set.add(Glob::new(pattern).map_err(|e| Error::usage(format!("'{pattern}' is not a pattern: {e}")))?);
-    }
-    set.build().map(Some).map_err(|e| Error::usage(e.to_string()))
 }
 
 /// Cost of a rewritten model.

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
-
 use super::cost::{Cost, CostModel};
+use super::patterns::Patterns;
 use crate::axes::{Expr, FactorId, Role};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{NodeId, ValueId};
 use crate::ops::{Edit, is_prunable};
 use crate::rewrite::Subject;
@@ -97,8 +96,7 @@ pub enum Units {
 /// Which groups the user wants pruned, by name or by the names of their members.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    include: Option<GlobSet>,
-    exclude: Option<GlobSet>,
+    patterns: Patterns,
     /// Which factor of merged axes is pruned.
     pub units: Units,
     /// Whether factors whose removal shifts a statistic may be pruned.
@@ -111,32 +109,13 @@ impl Filter {
     /// # Errors
     /// If a pattern is malformed.
     pub fn new(include: &[String], exclude: &[String], units: Units, allow_shifts: bool) -> Result<Self> {
-        Ok(Self { include: globs(include)?, exclude: globs(exclude)?, units, allow_shifts })
+        Ok(Self { patterns: Patterns::new(include, exclude)?, units, allow_shifts })
     }
 
     fn verdict(&self, group: &Group) -> Option<String> {
-        let matches = |set: &GlobSet| {
-            set.is_match(&group.name) || group.members.iter().any(|member| set.is_match(&member.tensor))
-        };
-        if self.include.as_ref().is_some_and(|set| !matches(set)) {
-            return Some("not matched by --include".to_owned());
-        }
-        if self.exclude.as_ref().is_some_and(matches) {
-            return Some("matched by --exclude".to_owned());
-        }
-        None
+        let members = group.members.iter().map(|member| member.tensor.as_str());
+        self.patterns.refusal([group.name.as_str()].into_iter().chain(members)).map(str::to_owned)
     }
-}
-
-fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        set.add(Glob::new(pattern).map_err(|e| Error::usage(format!("'{pattern}' is not a pattern: {e}")))?);
-    }
-    set.build().map(Some).map_err(|e| Error::usage(e.to_string()))
 }
 
 /// All groups of a model that slice a stored tensor, in graph order.

@@ -6,9 +6,11 @@
 mod cost;
 mod file;
 mod groups;
+mod patterns;
 mod select;
 
 pub use cost::{Cost, CostModel};
 pub use file::{Plan, PlannedGroup};
 pub use groups::{Filter, Group, Kind, Member, Units, groups};
+pub use patterns::Patterns;
 pub use select::{Budget, Quota, Request, Scope, Scored, select};

@@ -1,9 +1,12 @@
 //! Structured pruning, from an analysed model to a proved one.
 
+mod checkpoint;
 mod prove;
 mod steps;
 mod survey;
 mod trial;
+
+use std::path::PathBuf;
 
 use crate::analysis::Analysis;
 use crate::axes::Selection;
@@ -11,7 +14,7 @@ use crate::error::Result;
 use crate::onnx::Model;
 use crate::plan::{Budget, CostModel, Filter, Group, Plan, Quota, Request, Scope, Units, groups};
 use crate::repair::Method;
-use crate::report::Report;
+use crate::report::{Progress, Report};
 use crate::runtime::inputs::DimSizes;
 
 pub use prove::{Comparison, Proof, prove, verify};
@@ -81,8 +84,21 @@ pub struct Options {
     pub thaw: Vec<String>,
     /// Sizes of dynamic dimensions.
     pub dims: DimSizes,
+    /// Whether and how the weights are trained after each step.
+    pub retrain: Option<Retrain>,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Who is told what goes on.
+    pub progress: Progress,
+}
+
+/// Training after each step, towards the original's outputs and the data's labels, if there are any.
+#[derive(Debug, Clone)]
+pub struct Retrain {
+    /// How.
+    pub training: crate::train::Options,
+    /// Where finished steps are kept, so that an interrupted job can go on.
+    pub checkpoints: Option<PathBuf>,
 }
 
 impl Options {
@@ -102,7 +118,9 @@ impl Options {
             exclude: Vec::new(),
             thaw: Vec::new(),
             dims: DimSizes::default(),
+            retrain: None,
             seed: 0,
+            progress: Progress::default(),
         }
     }
 

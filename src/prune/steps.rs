@@ -1,5 +1,6 @@
-//! The job: choose, rewrite, repair; in one step or in several.
+//! The job: choose, rewrite, repair, train; in one step or in several.
 
+use super::checkpoint::{Checkpoints, Finished};
 use super::survey::Survey;
 use super::{Options, Pruned, Target};
 use crate::axes::{Role, Selection};
@@ -9,14 +10,15 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::{CostModel, Group, Plan, Quota, Request};
 use crate::repair::{Method, repair};
-use crate::report::{CalibrationReport, Clock, RepairReport, Report};
+use crate::report::{CalibrationReport, Clock, RepairReport, Report, TuningReport};
 use crate::rewrite;
 use crate::score::Criterion;
+use crate::train::{self, Guidance};
 
-/// Chooses what goes, rewrites the model and repairs what is left.
+/// Chooses what goes, rewrites the model, repairs what is left and, if asked, trains it; in one step or in several.
 ///
-/// With several steps, each is scored on the repaired result of the one before; what was chosen is always carried out and
-/// repaired on the original, so that no error of a repair is carried on.
+/// Each further step is scored on the result of the one before. Without training, what was chosen is carried out and
+/// repaired on the original, so that no error of a repair is carried on; trained weights are carried on.
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
@@ -25,29 +27,127 @@ pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) ->
     let mut clock = Clock::start();
     let survey = Survey::new(model, options)?;
     clock.lap("analyse");
-    let data = data.map(|data| Calibration::new(data, options.seed));
-    let criterion = Criterion::by_name(options.criterion.as_deref().unwrap_or(match data {
-        Some(_) => "obs",
-        None => "l2",
-    }))?;
-    let method = options.repair.unwrap_or(if data.is_some() { Method::Lstsq } else { Method::None });
-    if method != Method::None && data.is_none() {
-        return Err(Error::usage("--repair needs samples: give some with --data, or --data synthetic"));
+    let job = Job::new(model, options, data, &survey)?;
+    let done = job.run(&mut clock)?;
+    let (before, after) = (job.cost.cost(&Selection::all()), job.cost.cost(&done.selection));
+    let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
+    report.model.after.bytes = done.model.file_bytes();
+    report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
+    report.notes.extend(shift_note(&survey.groups, &done.selection));
+    report.training = done.training;
+    let uses_data = job.criterion.needs_data || job.method != Method::None || options.retrain.is_some();
+    report.calibration = job.data.filter(|_| uses_data).map(|calibration| {
+        report.notes.extend(calibration.data.warnings().iter().cloned());
+        CalibrationReport {
+            samples: calibration.data.samples(),
+            hash: calibration.data.hash().to_owned(),
+            seed: options.seed,
+            synthetic: calibration.data.is_synthetic(),
+            layers: done.repaired,
+        }
+    });
+    report.seconds = clock.laps;
+    let plan = Plan::of(&survey.groups, &done.selection);
+    let (selection, model) = (done.selection, done.model);
+    drop(job);
+    let Survey { analysis, groups } = survey;
+    Ok(Pruned { analysis, groups, selection, plan, model, report })
+}
+
+/// What is to be done, to which model.
+struct Job<'j, 'm> {
+    model: &'m Model,
+    options: &'j Options,
+    data: Option<Calibration<'j>>,
+    survey: &'j Survey<'m>,
+    cost: CostModel<'j>,
+    criterion: &'static Criterion,
+    method: Method,
+    steps: usize,
+    checkpoints: Option<Checkpoints>,
+}
+
+/// What has been done so far.
+struct Done {
+    model: Model,
+    selection: Selection,
+    repaired: Vec<RepairReport>,
+    training: Vec<TuningReport>,
+}
+
+impl<'j, 'm> Job<'j, 'm> {
+    fn new(model: &'m Model, options: &'j Options, data: Option<&'j Dataset>, survey: &'j Survey<'m>) -> Result<Self> {
+        let calibration = data.map(|data| Calibration::new(data, options.seed));
+        let by_default = if data.is_some() { "obs" } else { "l2" };
+        let method = options.repair.unwrap_or(if data.is_some() { Method::Lstsq } else { Method::None });
+        if method != Method::None && data.is_none() {
+            return Err(Error::usage("--repair needs samples: give some with --data, or --data synthetic"));
+        }
+        let folder = options.retrain.as_ref().and_then(|retrain| retrain.checkpoints.as_deref());
+        let checkpoints = match (data, folder) {
+            (Some(data), Some(folder)) => Some(Checkpoints::open(folder, model, options, data)?),
+            _ => None,
+        };
+        if options.retrain.is_some() && data.is_none() {
+            return Err(Error::usage("--retrain needs samples: give some with --data"));
+        }
+        Ok(Self {
+            model,
+            options,
+            data: calibration,
+            survey,
+            cost: CostModel::new(survey.analysis.subject()),
+            criterion: Criterion::by_name(options.criterion.as_deref().unwrap_or(by_default))?,
+            method,
+            steps: if matches!(options.target, Target::Plan(_)) { 1 } else { options.steps.max(1) },
+            checkpoints,
+        })
     }
-    let cost = CostModel::new(survey.analysis.subject());
-    let mut selection = Selection::all();
-    let mut current: Option<(Model, Vec<RepairReport>)> = None;
-    let steps = if matches!(options.target, Target::Plan(_)) { 1 } else { options.steps.max(1) };
-    for step in 1..=steps {
-        selection = match &current {
-            None => {
-                let request = options.request(model, &cost, share(step, steps));
-                survey.choose(options, criterion, &request, data)?
+
+    fn run(&self, clock: &mut Clock) -> Result<Done> {
+        let mut done = None;
+        let mut first = 1;
+        if let Some(finished) = self.checkpoints.as_ref().map(|c| c.last(self.steps)).transpose()?.flatten() {
+            let request = self.options.request(self.model, &self.cost, 1.0);
+            let selection = finished.plan.selection(&self.survey.groups, &[], &request, true)?;
+            let Finished { step, model, repaired, training, .. } = finished;
+            first = step + 1;
+            done = Some(Done { model, selection, repaired, training });
+        }
+        for step in first..=self.steps {
+            let next = self.step(done, step, clock)?;
+            if let Some(checkpoints) = &self.checkpoints {
+                checkpoints.keep(&Finished {
+                    step,
+                    model: next.model.with_proto(next.model.proto.clone()),
+                    plan: Plan::of(&self.survey.groups, &next.selection),
+                    repaired: next.repaired.clone(),
+                    training: next.training.clone(),
+                })?;
             }
-            Some((pruned, _)) => {
-                let request = step_request(options, model, &cost, (step, steps));
-                let next = Survey::new(pruned, options)?;
-                compose(&survey.groups, &selection, &next.groups, &next.choose(options, criterion, &request, data)?)?
+            done = Some(next);
+        }
+        done.ok_or_else(|| Error::usage("--steps is at least one"))
+    }
+
+    /// One step behind `before`.
+    fn step(&self, before: Option<Done>, step: usize, clock: &mut Clock) -> Result<Done> {
+        let progress = self.options.progress.within(format!("step {step} of {}", self.steps));
+        progress.say("scoring");
+        let choose =
+            |survey: &Survey<'_>, request: &Request| survey.choose(self.options, self.criterion, request, self.data);
+        let next = before.as_ref().map(|done| Survey::new(&done.model, self.options)).transpose()?;
+        let (chosen, selection) = match (&next, &before) {
+            (Some(next), Some(done)) => {
+                let request = step_request(self.options, self.model, &self.cost, (step, self.steps));
+                let chosen = choose(next, &request)?;
+                let composed = compose(&self.survey.groups, &done.selection, &next.groups, &chosen)?;
+                (chosen, composed)
+            }
+            _ => {
+                let chosen =
+                    choose(self.survey, &self.options.request(self.model, &self.cost, share(step, self.steps)))?;
+                (chosen.clone(), chosen)
             }
         };
         clock.lap("score");
@@ -56,37 +156,30 @@ pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) ->
                 "nothing would be removed: every group keeps all its units at this target; ask for more, or lower --min-keep and --align",
             ));
         }
-        let subject = survey.analysis.subject();
-        let rewritten = rewrite::prune(subject, &selection)?;
+        let (subject, kept) = match (&next, &self.options.retrain) {
+            (Some(next), Some(_)) => (next.analysis.subject(), &chosen),
+            _ => (self.survey.analysis.subject(), &selection),
+        };
+        let rewritten = rewrite::prune(subject, kept)?;
         clock.lap("rewrite");
-        let (rewritten, repaired) = match data {
-            Some(data) => repair(subject, &selection, rewritten, data, method)?,
+        progress.say("repairing");
+        let (mut rewritten, repaired) = match self.data {
+            Some(data) => repair(subject, kept, rewritten, data, self.method)?,
             None => (rewritten, Vec::new()),
         };
         clock.lap("repair");
-        current = Some((model.with_proto(rewritten), repaired));
-    }
-    let (rewritten, repaired) = current.ok_or_else(|| Error::usage("--steps is at least one"))?;
-    let (before, after) = (cost.cost(&Selection::all()), cost.cost(&selection));
-    let mut report = Report::new(&survey.analysis, &survey.groups, &selection, before, after);
-    report.model.after.bytes = rewritten.file_bytes();
-    report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
-    report.notes.extend(shift_note(&survey.groups, &selection));
-    report.calibration = data.filter(|_| criterion.needs_data || method != Method::None).map(|calibration| {
-        report.notes.extend(calibration.data.warnings().iter().cloned());
-        CalibrationReport {
-            samples: calibration.data.samples(),
-            hash: calibration.data.hash().to_owned(),
-            seed: options.seed,
-            synthetic: calibration.data.is_synthetic(),
-            layers: repaired,
+        let mut training = before.map(|done| done.training).unwrap_or_default();
+        if let (Some(retrain), Some(data)) = (&self.options.retrain, self.data) {
+            let seed = self.options.seed.wrapping_add(step as u64);
+            let options = train::Options { seed, progress, ..retrain.training.clone() };
+            let guidance = Guidance { labels: data.data.has_labels(), teacher: Some(&self.model.proto) };
+            let (trained, report) = train::tune(&rewritten, data.data, guidance, &options)?;
+            rewritten = trained;
+            training.push(report);
+            clock.lap("train");
         }
-    });
-    report.seconds = clock.laps;
-    let plan = Plan::of(&survey.groups, &selection);
-    drop(cost);
-    let Survey { analysis, groups } = survey;
-    Ok(Pruned { analysis, groups, selection, plan, model: rewritten, report })
+        Ok(Done { model: self.model.with_proto(rewritten), selection, repaired, training })
+    }
 }
 
 fn share(step: usize, steps: usize) -> f64 {

@@ -1,6 +1,7 @@
 //! One structure of results; terminal and JSON are views of it. Fractions, not percents; `None` is `null`.
 
 mod clock;
+mod progress;
 mod terminal;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
 pub(crate) use clock::Clock;
+pub use progress::Progress;
 pub use terminal::{human_bytes, human_count, inspection, result};
 
 /// Version of the JSON report.
@@ -35,6 +37,9 @@ pub struct Report {
     pub verify: VerifyReport,
     /// Calibration data and repair.
     pub calibration: Option<CalibrationReport>,
+    /// Training, one entry for each time that it was done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training: Vec<TuningReport>,
     /// Where the time went, in seconds, by phase.
     pub seconds: BTreeMap<String, f64>,
     /// What the user should know.
@@ -137,6 +142,42 @@ pub struct LayerReport {
     pub reason: Option<String>,
 }
 
+/// What training did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct TuningReport {
+    /// Stored tensors that were trained.
+    pub tensors: usize,
+    /// Their elements.
+    pub params: u64,
+    /// Samples that were trained on.
+    pub samples: usize,
+    /// Samples that were held out to judge by.
+    pub held_out: usize,
+    /// Name of the loss.
+    pub loss: String,
+    /// How the model did on the held-out samples at the start.
+    pub before: EpochReport,
+    /// Every pass over the samples.
+    pub epochs: Vec<EpochReport>,
+    /// The epoch whose weights were kept; 0 if none was better than the start.
+    pub best_epoch: usize,
+    /// Why training stopped early.
+    pub note: Option<String>,
+}
+
+/// One pass over the samples.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct EpochReport {
+    /// Its number, counted from 1.
+    pub epoch: usize,
+    /// Mean loss of the training samples on the way.
+    pub loss: Option<f64>,
+    /// Loss of the held-out samples after it.
+    pub held_out: f64,
+    /// Share of held-out samples whose class is right, where labels are followed.
+    pub accuracy: Option<f64>,
+}
+
 /// Calibration data, and what repair did with it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CalibrationReport {
@@ -184,6 +225,7 @@ impl Report {
             layers: Vec::new(),
             verify: VerifyReport::default(),
             calibration: None,
+            training: Vec::new(),
             seconds: BTreeMap::new(),
             notes: analysis.model.warnings.clone(),
         }

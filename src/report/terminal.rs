@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{CalibrationReport, GroupReport, Report};
+use super::{CalibrationReport, EpochReport, GroupReport, Report, TuningReport};
 
 /// A count with a unit: `774.0 k`, `11.69 M`.
 pub fn human_count(count: u64) -> String {
@@ -53,7 +53,33 @@ pub fn result(report: &Report) -> String {
     if let Some(calibration) = &report.calibration {
         text += &format!("{}\n", calibration_line(calibration));
     }
+    for training in &report.training {
+        text += &format!("{}\n", training_line(training));
+    }
     text + &format!("{}\n", summary_table(report)) + &remarks(report)
+}
+
+fn training_line(training: &TuningReport) -> String {
+    let best = training.epochs.iter().find(|epoch| epoch.epoch == training.best_epoch).unwrap_or(&training.before);
+    let shown = |epoch: &EpochReport| match epoch.accuracy {
+        Some(share) => format!("{:.4} ({} right)", epoch.held_out, percent(share)),
+        None => format!("{:.4}", epoch.held_out),
+    };
+    let (tensors, params) = (training.tensors, human_count(training.params));
+    let mut line = format!(
+        "trained {tensors} tensors ({params} parameters) for {} epochs on {} samples, {} loss on {} held out: {} → {}",
+        training.epochs.len(),
+        training.samples,
+        training.loss,
+        training.held_out,
+        shown(&training.before),
+        shown(best)
+    );
+    if training.best_epoch < training.epochs.len() {
+        line += &format!(" (weights of epoch {})", training.best_epoch);
+    }
+    training.note.iter().for_each(|note| line += &format!("\nnote: {note}"));
+    line
 }
 
 /// Nodes that no rule understood, and notes.

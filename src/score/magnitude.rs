@@ -17,11 +17,11 @@ use crate::plan::Group;
 use crate::rewrite::Subject;
 
 pub(super) fn l1(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    norms(context.subject, context.groups, |x| x.abs())
+    unit_sums(context.subject, context.groups, |_| |_, w: Element| w.folded.abs())
 }
 
 pub(super) fn l2(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    let mut scores = norms(context.subject, context.groups, |x| x * x)?;
+    let mut scores = unit_sums(context.subject, context.groups, |_| |_, w: Element| w.folded * w.folded)?;
     scores.iter_mut().flatten().for_each(|score| *score = score.sqrt());
     Ok(scores)
 }
@@ -34,11 +34,25 @@ struct Weight {
     node: NodeId,
 }
 
-/// Sum of `measure(w)` over each unit's slices.
-fn norms(subject: Subject<'_>, groups: &[&Group], measure: fn(f64) -> f64) -> Result<Vec<Vec<f64>>> {
+/// An element of a weight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Element {
+    /// As it is stored.
+    pub(super) stored: f64,
+    /// With the batch normalization behind it folded in.
+    pub(super) folded: f64,
+}
+
+/// Sum over each unit's slices of all contraction weights: `measure` gives, for the name of a stored tensor, the figure of
+/// the element at a position of it.
+pub(super) fn unit_sums<M: Fn(usize, Element) -> f64>(
+    subject: Subject<'_>,
+    groups: &[&Group],
+    measure: impl Fn(&str) -> M + Sync,
+) -> Result<Vec<Vec<f64>>> {
     let weights = weights(subject);
-    let marginals: Vec<Vec<Vec<f64>>> =
-        weights.par_iter().map(|weight| axis_sums(subject, weight, measure)).collect::<Result<_>>()?;
+    let of_weight = |weight: &Weight| axis_sums(subject, weight, measure(&subject.graph.at(weight.value).name));
+    let marginals: Vec<Vec<Vec<f64>>> = weights.par_iter().map(of_weight).collect::<Result<_>>()?;
     let slot: BTreeMap<FactorId, usize> = groups.iter().enumerate().map(|(i, g)| (g.factor, i)).collect();
     let mut scores: Vec<Vec<f64>> = groups.iter().map(|g| vec![0.0; g.size]).collect();
     for (weight, sums) in weights.iter().zip(marginals) {
@@ -91,7 +105,7 @@ fn stored_behind(subject: Subject<'_>, mut value: ValueId) -> Option<ValueId> {
 }
 
 /// For each axis, the sum of `measure` over everything at each of its positions.
-fn axis_sums(subject: Subject<'_>, weight: &Weight, measure: fn(f64) -> f64) -> Result<Vec<Vec<f64>>> {
+fn axis_sums(subject: Subject<'_>, weight: &Weight, measure: impl Fn(usize, Element) -> f64) -> Result<Vec<Vec<f64>>> {
     let Some(tensor) = subject.constant(weight.value) else { return Ok(Vec::new()) };
     let readable = ElementType::from_code(tensor.data_type())?.bytes().is_some();
     if !readable {
@@ -112,7 +126,11 @@ fn axis_sums(subject: Subject<'_>, weight: &Weight, measure: fn(f64) -> f64) -> 
             1 => scales.as_ref().map_or(1.0, |s| s[k]),
             _ => 1.0,
         };
-        let sum: f64 = chunk.iter().map(|&w| measure(f64::from(w) * scale)).sum();
+        let element = |(offset, &w): (usize, &f32)| {
+            let stored = f64::from(w);
+            measure(block * inner + offset, Element { stored, folded: stored * scale })
+        };
+        let sum: f64 = chunk.iter().enumerate().map(element).sum();
         sums[0][i] += sum;
         sums[1][k] += sum;
     }

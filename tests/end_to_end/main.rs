@@ -19,5 +19,6 @@ mod networks;
 mod never_silent;
 mod output_files;
 mod plans;
+mod train;
 mod usage;
 mod verify;

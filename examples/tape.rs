@@ -1,0 +1,37 @@
+//! How far a model's values on the tape, on which it would be trained, are from those that tract computes.
+//!
+//!     cargo run --release --example tape -- MODEL.onnx [NAME=SIZE]…
+
+use candle_core::DType;
+use paredown::onnx::Model;
+use paredown::runtime::inputs::DimSizes;
+use paredown::runtime::probes::probe_batches;
+use paredown::runtime::{RunOptions, Runnable};
+use paredown::train::{Program, Wanted};
+use paredown::{Error, Result};
+
+fn main() -> Result<()> {
+    let mut typed = std::env::args().skip(1);
+    let path = typed.next().ok_or_else(|| Error::usage("which model?"))?;
+    let mut sizes = DimSizes::default();
+    typed.try_for_each(|size| sizes.add(&size))?;
+    let model = Model::load(path.as_ref())?;
+    let graph = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+    let runnable = Runnable::new(&model.proto, &RunOptions::default())?;
+    let program = Program::new(&model.proto, Wanted::Parameters(&|_| true), DType::F32)?;
+    let trained: usize = program.parameters().iter().map(|p| p.var.elem_count()).sum();
+    println!("{} tensors can be trained, {trained} parameters", program.parameters().len());
+    for batch in probe_batches(graph, &sizes, 2, 1)?.iter().take(1) {
+        let samples = batch.first().and_then(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1);
+        let expected = runnable.run(batch)?;
+        for (name, found) in program.run(batch, samples)?.outputs {
+            let found = found.flatten_all()?.to_vec1::<f32>()?;
+            let Some((_, expected)) = expected.iter().find(|(known, _)| *known == name) else { continue };
+            let expected = expected.to_vec::<f32>()?;
+            let largest = expected.iter().fold(0_f32, |m, y| m.max(y.abs()));
+            let delta = found.iter().zip(&expected).fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
+            println!("{name}: largest difference {:.1e} of the largest value", delta / largest);
+        }
+    }
+    Ok(())
+}

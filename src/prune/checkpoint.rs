@@ -1,0 +1,109 @@
+//! Finished steps on disk, so that an interrupted job goes on where it was and ends with the same file.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Options;
+use crate::calibrate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::onnx::{Model, SaveOptions};
+use crate::plan::Plan;
+use crate::report::{RepairReport, TuningReport};
+
+/// A directory of finished steps of one job.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    folder: PathBuf,
+    job: String,
+}
+
+/// A finished step.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    /// Which job this is a step of.
+    job: String,
+    step: usize,
+    plan: Plan,
+    repaired: Vec<RepairReport>,
+    training: Vec<TuningReport>,
+}
+
+/// What a finished step left.
+pub(super) struct Finished {
+    pub(super) step: usize,
+    pub(super) model: Model,
+    pub(super) plan: Plan,
+    pub(super) repaired: Vec<RepairReport>,
+    pub(super) training: Vec<TuningReport>,
+}
+
+impl Checkpoints {
+    /// The directory `folder`, which is made, for this model, data and options.
+    ///
+    /// # Errors
+    /// [`Output`](crate::ErrorKind::Output) if it cannot be made.
+    pub(super) fn open(folder: &Path, model: &Model, options: &Options, data: &Dataset) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder))?;
+        let mut hasher = Sha256::new();
+        hasher.update(prost::Message::encode_to_vec(&model.proto));
+        // Where it is kept and who listens makes no difference to what comes out.
+        let mut told = Options { progress: Default::default(), ..options.clone() };
+        if let Some(retrain) = &mut told.retrain {
+            (retrain.checkpoints, retrain.training.progress) = (None, Default::default());
+        }
+        hasher.update(format!("{told:?} {} {}", data.hash(), env!("CARGO_PKG_VERSION")));
+        let job = hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { folder: folder.to_owned(), job })
+    }
+
+    fn paths(&self, step: usize) -> (PathBuf, PathBuf) {
+        (self.folder.join(format!("step-{step}.onnx")), self.folder.join(format!("step-{step}.json")))
+    }
+
+    /// The last finished step, if there is one. An unfinished one, which lacks its record, is done again.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if the directory holds steps of another job or a damaged one.
+    pub(super) fn last(&self, steps: usize) -> Result<Option<Finished>> {
+        for step in (1..=steps).rev() {
+            let (model, record) = self.paths(step);
+            if !record.exists() {
+                continue;
+            }
+            let damaged = |e: String| Error::input(format!("is no finished step: {e}")).in_file(&record);
+            let text = std::fs::read_to_string(&record).map_err(|e| damaged(e.to_string()))?;
+            let read: Record = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+            if read.job != self.job {
+                let message =
+                    "is a step of another job (another model, data, options or version); use another directory";
+                return Err(Error::input(message).in_file(&record));
+            }
+            let Record { step, plan, repaired, training, .. } = read;
+            return Ok(Some(Finished { step, model: Model::load(&model)?, plan, repaired, training }));
+        }
+        Ok(None)
+    }
+
+    /// Keeps a finished step: first the model, then the record that says that it is whole.
+    ///
+    /// # Errors
+    /// [`Output`](crate::ErrorKind::Output) if it cannot be written.
+    pub(super) fn keep(&self, finished: &Finished) -> Result<()> {
+        let (model, path) = self.paths(finished.step);
+        finished.model.save(&model, &SaveOptions { external_data: false, force: true })?;
+        let record = Record {
+            job: self.job.clone(),
+            step: finished.step,
+            plan: finished.plan.clone(),
+            repaired: finished.repaired.clone(),
+            training: finished.training.clone(),
+        };
+        let fail = |e: String| Error::output(e).in_file(&path);
+        let text = serde_json::to_string_pretty(&record).map_err(|e| fail(e.to_string()))?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(|e| fail(e.to_string()))?;
+        std::io::Write::write_all(&mut file, text.as_bytes()).map_err(|e| fail(e.to_string()))?;
+        file.persist(&path).map(drop).map_err(|e| fail(e.error.to_string()))
+    }
+}

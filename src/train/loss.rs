@@ -1,0 +1,202 @@
+//! What training makes small.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::feed::to_candle;
+use super::ops::{log_softmax, multiply};
+use super::samples::Mixture;
+use crate::error::{Error, Result};
+use crate::onnx::proto::GraphProto;
+use crate::runtime::NamedTensor;
+
+/// The distance between results and targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// `−Σ p log q / n` for labels.
+    CrossEntropy,
+    /// `T² Σ p log (p / q) / n` between distributions at temperature T = 2 (Hinton et al. 2015, "Distilling the Knowledge in a
+    /// Neural Network").
+    KullbackLeibler,
+    /// `‖y − t‖² / ‖t‖²`.
+    Mse,
+    /// `1 − cos(y, t)` of each row of the last axis, averaged.
+    Cosine,
+}
+
+/// Temperature of [`Loss::KullbackLeibler`].
+const TEMPERATURE: f64 = 2.0;
+
+impl Loss {
+    /// The loss called `name` on the command line.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) with the names that exist.
+    pub fn by_name(name: &str) -> Result<Self> {
+        match name {
+            "ce" => Ok(Self::CrossEntropy),
+            "kl" => Ok(Self::KullbackLeibler),
+            "mse" => Ok(Self::Mse),
+            "cosine" => Ok(Self::Cosine),
+            _ => Err(Error::usage(format!("loss '{name}' is unknown; choose ce, kl, mse or cosine"))),
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CrossEntropy => "ce",
+            Self::KullbackLeibler => "kl",
+            Self::Mse => "mse",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+/// What an output holds of a distribution over classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Logits,
+    Probabilities,
+    LogProbabilities,
+}
+
+/// What output `name` of `graph` holds, by the operator that makes it.
+pub(super) fn form(graph: &GraphProto, name: &str) -> Form {
+    let maker = graph.node.iter().find(|node| node.output.iter().any(|output| output == name));
+    match maker.map(|node| node.op_type()) {
+        Some("Softmax" | "Sigmoid") => Form::Probabilities,
+        Some("LogSoftmax") => Form::LogProbabilities,
+        _ => Form::Logits,
+    }
+}
+
+/// Whether an output looks like scores of classes: by the operator that makes it, or by its name.
+pub(super) fn is_scores(graph: &GraphProto, name: &str) -> bool {
+    let named = ["logit", "prob", "score", "class"].iter().any(|part| name.to_lowercase().contains(part));
+    named || form(graph, name) != Form::Logits
+}
+
+impl Form {
+    /// Log probabilities of classes (last axis) at a temperature.
+    fn log_probabilities(self, y: &Tensor, temperature: f64) -> Result<Tensor> {
+        let logits = match self {
+            Form::Logits | Form::LogProbabilities => y.clone(),
+            Form::Probabilities => y.clamp(1e-12, 1.0)?.log()?,
+        };
+        Ok(log_softmax(&(logits / temperature)?)?)
+    }
+}
+
+/// Targets of one batch.
+#[derive(Debug, Clone)]
+pub(super) enum Target<'a> {
+    /// The right class of each sample, the other one of a mixture too.
+    Labels(&'a [i64], Option<&'a Mixture>),
+    /// The outputs of another model.
+    Teacher(&'a [NamedTensor]),
+}
+
+/// The loss of `outputs` and the share of samples whose class is right, where there are labels.
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) if outputs and targets do not fit, or a label is no class of the model.
+pub(super) fn loss(
+    kind: Loss,
+    graph: &GraphProto,
+    outputs: &[(String, Tensor)],
+    target: &Target<'_>,
+) -> Result<Tensor> {
+    match target {
+        Target::Labels(labels, mixture) => {
+            let (name, y) = classes(outputs, labels.len())?;
+            let target = one_hot(labels, *mixture, y)?;
+            let log = form(graph, name).log_probabilities(y, 1.0)?;
+            Ok((multiply(&target, &log)?.sum_all()?.neg()? / labels.len().max(1) as f64)?)
+        }
+        Target::Teacher(teacher) => {
+            let mut sum: Option<Tensor> = None;
+            for (name, y) in outputs {
+                let Some((_, t)) = teacher.iter().find(|(known, _)| known == name) else {
+                    return Err(Error::input(format!("the teacher has no output '{name}'")));
+                };
+                let t = to_candle(t, y.dtype())?;
+                if t.dims() != y.dims() {
+                    let message = format!("output '{name}' has shape {:?}, the teacher's {:?}", y.dims(), t.dims());
+                    return Err(Error::input(message));
+                }
+                let part = distance(kind, form(graph, name), y, &t)?;
+                sum = Some(match sum {
+                    Some(sum) => (sum + part)?,
+                    None => part,
+                });
+            }
+            sum.ok_or_else(|| Error::input("there is no output to compare"))
+        }
+    }
+}
+
+fn distance(kind: Loss, form: Form, y: &Tensor, t: &Tensor) -> Result<Tensor> {
+    let rows = (t.elem_count() / t.dims().last().copied().unwrap_or(1).max(1)).max(1) as f64;
+    match kind {
+        Loss::KullbackLeibler | Loss::CrossEntropy => {
+            let log_p = form.log_probabilities(t, TEMPERATURE)?;
+            let log_q = form.log_probabilities(y, TEMPERATURE)?;
+            let sum = multiply(&log_p.exp()?, &(log_p - log_q)?)?.sum_all()?;
+            Ok((sum * (TEMPERATURE * TEMPERATURE / rows))?)
+        }
+        Loss::Mse => {
+            let whole = t.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.max(f64::MIN_POSITIVE);
+            Ok(((y - t)?.sqr()?.sum_all()? / whole)?)
+        }
+        Loss::Cosine => {
+            let last = y.rank().saturating_sub(1);
+            let dot = (y * t)?.sum(last)?;
+            let norms = ((y.sqr()?.sum(last)? * t.sqr()?.sum(last)?)? + 1e-12)?.sqrt()?;
+            Ok(((dot / norms)?.sum_all()?.affine(-1.0 / rows, 1.0))?)
+        }
+    }
+}
+
+/// The output `[samples, classes]`.
+fn classes(outputs: &[(String, Tensor)], samples: usize) -> Result<(&str, &Tensor)> {
+    let found = outputs.iter().find(|(_, y)| matches!(y.dims(), &[n, classes] if n == samples && classes > 1));
+    let shapes: Vec<&[usize]> = outputs.iter().map(|(_, y)| y.dims()).collect();
+    found.map(|(name, y)| (name.as_str(), y)).ok_or_else(|| {
+        Error::input(format!("labels need an output of shape [samples, classes]; the model's have {shapes:?}"))
+    })
+}
+
+fn one_hot(labels: &[i64], mixture: Option<&Mixture>, y: &Tensor) -> Result<Tensor> {
+    let classes = y.dims()[1];
+    let class = |label: i64| {
+        let class = usize::try_from(label).ok().filter(|&class| class < classes);
+        class.ok_or_else(|| Error::input(format!("label {label} is no class: the model has {classes}")))
+    };
+    let mut target = vec![0.0; labels.len() * classes];
+    for (row, &label) in labels.iter().enumerate() {
+        let weight = mixture.map_or(1.0, |mixture| mixture.weight[row]);
+        target[row * classes + class(label)?] += weight;
+        if let Some(mixture) = mixture {
+            target[row * classes + class(labels[mixture.partner[row]])?] += 1.0 - weight;
+        }
+    }
+    Ok(Tensor::from_vec(target, (labels.len(), classes), &Device::Cpu)?.to_dtype(y.dtype())?)
+}
+
+/// Samples whose largest score is that of their label.
+///
+/// # Errors
+/// As [`loss`].
+pub(super) fn right(outputs: &[(String, Tensor)], labels: &[i64]) -> Result<usize> {
+    let (_, y) = classes(outputs, labels.len())?;
+    let found = y.detach().argmax(1)?.to_vec1::<u32>()?;
+    Ok(found.iter().zip(labels).filter(|&(&found, &label)| i64::from(found) == label).count())
+}
+
+/// The mean cross-entropy of `outputs` against `labels`.
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) if no output is `[samples, classes]`, or a label is no class.
+pub fn label_loss(graph: &GraphProto, outputs: &[(String, Tensor)], labels: &[i64]) -> Result<Tensor> {
+    loss(Loss::CrossEntropy, graph, outputs, &Target::Labels(labels, None))
+}

@@ -1,0 +1,117 @@
+//! What the gradient of an operator sees of one node.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::onnx::attributes::Attributes;
+use crate::onnx::proto::NodeProto;
+use crate::runtime;
+use crate::train::feed::to_candle;
+
+/// An operand: on the tape, or known without it.
+#[derive(Debug, Clone)]
+pub(in crate::train) enum Operand {
+    /// A real tensor that gradients may flow through. Truth values are 0 and 1.
+    Real(Tensor),
+    /// Integers, and what else is not real.
+    Known(runtime::Tensor),
+}
+
+/// A node with its operands.
+pub(in crate::train) struct Site<'a> {
+    pub(super) node: &'a NodeProto,
+    pub(super) attributes: Attributes<'a>,
+    pub(super) inputs: Vec<Option<Operand>>,
+    /// Version of the operator set that the node is of.
+    pub(super) opset: i64,
+    /// Element type of the tape.
+    pub(super) dtype: candle_core::DType,
+}
+
+impl<'a> Site<'a> {
+    pub(in crate::train) fn new(
+        node: &'a NodeProto,
+        inputs: Vec<Option<Operand>>,
+        opset: i64,
+        dtype: candle_core::DType,
+    ) -> Self {
+        Self { node, attributes: Attributes::of(node), inputs, opset, dtype }
+    }
+
+    /// Operand `slot` as real numbers.
+    pub(super) fn real(&self, slot: usize) -> Result<Tensor> {
+        self.optional(slot)?.ok_or_else(|| Error::input(format!("operand {slot} is missing")))
+    }
+
+    /// Operand `slot` as real numbers, if it is there.
+    pub(super) fn optional(&self, slot: usize) -> Result<Option<Tensor>> {
+        match self.inputs.get(slot) {
+            Some(Some(Operand::Real(tensor))) => Ok(Some(tensor.clone())),
+            Some(Some(Operand::Known(tensor))) => to_candle(tensor, self.dtype).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Operand `slot` as integers, if it is there.
+    pub(super) fn ints(&self, slot: usize) -> Result<Option<Vec<i64>>> {
+        match self.inputs.get(slot) {
+            Some(Some(Operand::Known(tensor))) => tensor.to_vec::<i64>().map(Some),
+            Some(Some(Operand::Real(_))) => {
+                Err(Error::input(format!("operand {slot} depends on weights, where the operator wants fixed integers")))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Operand `slot` as numbers that do not depend on weights, if it is there.
+    pub(super) fn floats(&self, slot: usize) -> Result<Option<Vec<f64>>> {
+        match self.inputs.get(slot) {
+            Some(Some(Operand::Known(tensor))) => tensor.to_vec::<f64>().map(Some),
+            Some(Some(Operand::Real(tensor))) => {
+                let values = tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
+                Ok(Some(values))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Shape of operand `slot`.
+    pub(super) fn dims(&self, slot: usize) -> Result<Vec<usize>> {
+        match self.inputs.get(slot) {
+            Some(Some(Operand::Real(tensor))) => Ok(tensor.dims().to_vec()),
+            Some(Some(Operand::Known(tensor))) => Ok(tensor.shape().to_vec()),
+            _ => Err(Error::input(format!("operand {slot} is missing"))),
+        }
+    }
+
+    /// A list that is an attribute in old operator sets and operand `slot` in new ones.
+    pub(super) fn list(&self, name: &str, slot: usize) -> Result<Option<Vec<i64>>> {
+        match self.attributes.ints(name)? {
+            Some(list) => Ok(Some(list.to_vec())),
+            None => self.ints(slot),
+        }
+    }
+
+    /// An integer attribute.
+    pub(super) fn int(&self, name: &str, default: i64) -> Result<i64> {
+        self.attributes.int_or(name, default)
+    }
+
+    /// A real attribute.
+    pub(super) fn float(&self, name: &str, default: f32) -> Result<f64> {
+        self.attributes.float_or(name, default).map(f64::from)
+    }
+
+    /// A text attribute.
+    pub(super) fn text(&self, name: &str, default: &'a str) -> Result<&'a str> {
+        Ok(self.attributes.string(name)?.unwrap_or(default))
+    }
+}
+
+/// Axis number `axis`, negative counted from the end, of a tensor of rank `rank`.
+pub(super) fn axis_of(axis: i64, rank: usize) -> Result<usize> {
+    let signed = i64::try_from(rank).unwrap_or(i64::MAX);
+    let index = if axis < 0 { axis.saturating_add(signed) } else { axis };
+    let found = usize::try_from(index).ok().filter(|&index| index < rank);
+    found.ok_or_else(|| Error::input(format!("there is no axis {axis} of a tensor of rank {rank}")))
+}

@@ -1,0 +1,105 @@
+//! Which stored tensors are trained.
+
+use std::collections::BTreeSet;
+
+use crate::error::Result;
+use crate::graph::{Graph, Source, ValueId};
+use crate::onnx::proto::GraphProto;
+use crate::onnx::tensor::{ElementType, TensorView};
+
+/// Larger values are masks and limits, not weights.
+const LARGEST_WEIGHT: f32 = 1e4;
+
+/// Operands that are statistics, bounds or sizes, not weights.
+const FIXED: &[(&str, &[usize])] = &[
+    ("BatchNormalization", &[3, 4]),
+    ("Clip", &[1, 2]),
+    ("DequantizeLinear", &[1, 2]),
+    ("Dropout", &[1, 2]),
+    ("Pad", &[1, 2]),
+    ("Pow", &[1]),
+    ("QuantizeLinear", &[1, 2]),
+    ("Resize", &[1, 2, 3]),
+    ("Upsample", &[1]),
+    ("Where", &[0]),
+];
+
+/// Operators that only move, repeat or convert a tensor.
+const CARRIERS: &[&str] = &[
+    "Cast",
+    "Concat",
+    "Expand",
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// The float initializers that a gradient may change: those that meet the data in some operator that they weigh. Tables
+/// that only meet positions (rotary frequencies), statistics, masks and single numbers are left alone.
+///
+/// # Errors
+/// If an initializer is malformed.
+pub(super) fn trainable(proto: &GraphProto, graph: &Graph) -> Result<BTreeSet<String>> {
+    let data = of_data(graph);
+    let mut found = BTreeSet::new();
+    for (index, value) in graph.values.iter().enumerate() {
+        let Source::Initializer { index: stored, overridable: false } = value.source else { continue };
+        let Some(tensor) = proto.initializer.get(stored) else { continue };
+        let is_float = ElementType::from_code(tensor.data_type()).is_ok_and(ElementType::is_float);
+        if !is_float || !value.captured_by.is_empty() || !meets_data(graph, ValueId(index), &data) {
+            continue;
+        }
+        let view = TensorView::new(tensor)?;
+        let is_weight = |w: &f32| w.is_finite() && w.abs() < LARGEST_WEIGHT;
+        if view.len() > 1 && view.to_f32()?.iter().all(is_weight) {
+            found.insert(value.name.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// Values that follow from the values of the graph's inputs, not from their shapes alone.
+pub(super) fn of_data(graph: &Graph) -> BTreeSet<ValueId> {
+    let is_input = |value: &ValueId| {
+        let source = graph.at(*value).source;
+        matches!(source, Source::Input(_) | Source::Initializer { overridable: true, .. })
+    };
+    let mut data: BTreeSet<ValueId> = (0..graph.values.len()).map(ValueId).filter(is_input).collect();
+    let captured = captures(graph);
+    for &id in &graph.order {
+        let node = graph.node(id);
+        let reads_shapes = node.domain.is_empty() && matches!(node.op.as_str(), "Shape" | "Size");
+        let mut read = node.inputs.iter().flatten().chain(captured.iter().filter(|(at, _)| *at == id).map(|(_, v)| v));
+        if !reads_shapes && read.any(|input| data.contains(input)) {
+            data.extend(node.outputs.iter().flatten());
+        }
+    }
+    data
+}
+
+/// Values that subgraphs read, with the nodes that hold those.
+fn captures(graph: &Graph) -> Vec<(crate::graph::NodeId, ValueId)> {
+    let values = graph.values.iter().enumerate();
+    values.flat_map(|(index, value)| value.captured_by.iter().map(move |&node| (node, ValueId(index)))).collect()
+}
+
+/// Whether some operator combines the stored `value` with data, or looks it up.
+fn meets_data(graph: &Graph, value: ValueId, data: &BTreeSet<ValueId>) -> bool {
+    graph.at(value).uses.iter().any(|&(id, slot)| {
+        let node = graph.node(id);
+        let op = node.op.as_str();
+        if FIXED.iter().any(|(fixed, slots)| *fixed == op && slots.contains(&slot)) {
+            return false;
+        }
+        if op == "Gather" || node.inputs.iter().flatten().any(|input| data.contains(input)) {
+            return true;
+        }
+        CARRIERS.contains(&op) && node.outputs.iter().flatten().any(|&output| meets_data(graph, output, data))
+    })
+}

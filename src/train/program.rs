@@ -1,0 +1,297 @@
+//! A graph as a differentiable program.
+//!
+//! Values that a trained tensor reaches are computed on candle's tape, operator by operator; all others are tract's
+//! ([`Feed`]). So shape arithmetic, masks and index computations need no gradient rule, whatever an exporter wrote.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::feed::{Feed, to_candle};
+use super::ops::{Gradient, Operand, Site, gradient};
+use super::parameters::{of_data, trainable};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId, ValueId};
+use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, type_proto};
+use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::ops::operator_name;
+use crate::runtime::{NamedTensor, tensor_of};
+
+/// A stored tensor that is trained.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// Name of the initializer.
+    pub name: String,
+    /// Its value on the tape.
+    pub var: Var,
+}
+
+/// A factor of ones in front of an operand: its gradient says how much each index matters for each sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gate {
+    /// The node.
+    pub node: NodeId,
+    /// The operand.
+    pub operand: usize,
+    /// Axis of the operand.
+    pub axis: usize,
+}
+
+/// What is to be computed on the tape.
+#[derive(Clone, Copy)]
+pub enum Wanted<'a> {
+    /// Gradients of the stored tensors that `admits` lets through.
+    Parameters(&'a dyn Fn(&str) -> bool),
+    /// Gradients of gates.
+    Gates(&'a [Gate]),
+}
+
+/// One operator on the tape.
+struct Step {
+    node: NodeProto,
+    name: String,
+    gradient: &'static Gradient,
+    opset: i64,
+    gates: Vec<(usize, usize, usize)>,
+}
+
+/// A graph as a differentiable program.
+pub struct Program {
+    dtype: DType,
+    steps: Vec<Step>,
+    parameters: Vec<Parameter>,
+    constants: BTreeMap<String, Operand>,
+    feed: Feed,
+    outputs: Vec<String>,
+    gates: usize,
+}
+
+/// The results of one run.
+pub struct Run {
+    /// The graph's real outputs that depend on what is differentiated, in graph order.
+    pub outputs: Vec<(String, Tensor)>,
+    /// The gates' factors: one for each sample and index, in the order of the gates.
+    pub gates: Vec<Var>,
+}
+
+impl Program {
+    /// The program of `model`'s main graph, computed in `dtype` (float32 or float64).
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input), naming operators and nodes, if the model is malformed, nothing in it can be trained,
+    /// or an operator on the way to an output has no gradient.
+    pub fn new(model: &ModelProto, wanted: Wanted<'_>, dtype: DType) -> Result<Self> {
+        let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let graph = Graph::new(proto, model.ir_version())?;
+        let (chosen, gates): (BTreeSet<String>, &[Gate]) = match wanted {
+            Wanted::Parameters(admits) => {
+                (trainable(proto, &graph)?.into_iter().filter(|name| admits(name)).collect(), &[])
+            }
+            Wanted::Gates(gates) => (BTreeSet::new(), gates),
+        };
+        let outputs: Vec<String> = proto.output.iter().filter(|o| is_real(o)).map(|o| o.name().to_owned()).collect();
+        let (live, nodes) = live(&graph, &chosen, gates, &outputs);
+        let outputs: Vec<String> =
+            outputs.into_iter().filter(|name| graph.value(name).is_some_and(|v| live.contains(&v))).collect();
+        if outputs.is_empty() {
+            return Err(Error::input("no real output of the model depends on a weight that can be trained"));
+        }
+        let opset = |domain: &str| {
+            let is_it = |imported: &str| imported == domain || (domain.is_empty() && imported == "ai.onnx");
+            model.opset_import.iter().find(|o| is_it(o.domain())).map_or(0, |o| o.version())
+        };
+        let steps = steps(&graph, &proto.node, &nodes, gates, &opset)?;
+        let read: BTreeSet<ValueId> =
+            nodes.iter().flat_map(|&id| graph.node(id).inputs.iter().flatten().copied()).collect();
+        let stored: BTreeMap<&str, &TensorProto> = proto.initializer.iter().map(|t| (t.name(), t)).collect();
+        let data = of_data(&graph);
+        let (mut constants, mut parameters) = (BTreeMap::new(), Vec::new());
+        let (mut of_shapes, mut of_values) = (BTreeSet::new(), BTreeSet::new());
+        for &value in &read {
+            let name = &graph.at(value).name;
+            match stored.get(name.as_str()) {
+                Some(tensor) if chosen.contains(name) => {
+                    let var = Var::from_tensor(&to_candle(&tensor_of(tensor)?, dtype)?)?;
+                    parameters.push(Parameter { name: name.clone(), var });
+                }
+                Some(tensor) if !data.contains(&value) => {
+                    constants.insert(name.clone(), operand(&tensor_of(tensor)?, dtype)?);
+                }
+                _ if live.contains(&value) => {}
+                _ if data.contains(&value) => {
+                    of_values.insert(name.clone());
+                }
+                _ => {
+                    of_shapes.insert(name.clone());
+                }
+            }
+        }
+        parameters.sort_by(|a, b| a.name.cmp(&b.name));
+        let feed = Feed::new(model, of_shapes, of_values)?;
+        Ok(Self { dtype, steps, parameters, constants, feed, outputs, gates: gates.len() })
+    }
+
+    /// The tensors that are trained, by name.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Names of the outputs that a run gives.
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// Runs the program on one batch of `samples` samples, on the tape.
+    ///
+    /// # Errors
+    /// If an operand does not fit its operator; the message names the node.
+    pub fn run(&self, inputs: &[NamedTensor], samples: usize) -> Result<Run> {
+        let mut values = self.constants.clone();
+        for (name, tensor) in self.feed.values(inputs)?.iter().chain(inputs) {
+            values.insert(name.clone(), operand(tensor, self.dtype)?);
+        }
+        let mut gates: Vec<Option<Var>> = vec![None; self.gates];
+        values.extend(self.parameters.iter().map(|p| (p.name.clone(), Operand::Real(p.var.as_tensor().clone()))));
+        for step in &self.steps {
+            let located = |e: Error| e.at_node(step.name.as_str());
+            let mut operands: Vec<Option<Operand>> =
+                step.node.input.iter().map(|name| values.get(name.as_str()).cloned()).collect();
+            for &(slot, axis, number) in &step.gates {
+                let Some(Some(Operand::Real(x))) = operands.get(slot) else { continue };
+                let (gated, gate) = gated(x, axis, samples).map_err(located)?;
+                operands[slot] = Some(Operand::Real(gated));
+                gates[number] = Some(gate);
+            }
+            let site = Site::new(&step.node, operands, step.opset, self.dtype);
+            let results = step.gradient.forward(&site).map_err(located)?;
+            for (name, result) in step.node.output.iter().zip(results) {
+                values.insert(name.clone(), Operand::Real(result));
+            }
+        }
+        let outputs = self.outputs.iter().map(|name| match values.remove(name) {
+            Some(Operand::Real(tensor)) => Ok((name.clone(), tensor)),
+            _ => Err(Error::input(format!("output '{name}' was not computed"))),
+        });
+        let outputs = outputs.collect::<Result<Vec<_>>>()?;
+        let gates = gates.into_iter().map(|gate| gate.ok_or_else(|| Error::input("a gate was not passed")));
+        Ok(Run { outputs, gates: gates.collect::<Result<_>>()? })
+    }
+
+    /// `model`, whose program this is, with the trained tensors in their own element types. Nothing else changes.
+    ///
+    /// # Errors
+    /// If a value does not fit its element type.
+    pub fn write(&self, model: &ModelProto) -> Result<ModelProto> {
+        let mut model = model.clone();
+        let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
+        for tensor in &mut graph.initializer {
+            let Some(parameter) = self.parameters.iter().find(|p| p.name == tensor.name()) else { continue };
+            let values = parameter.var.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+            let view = TensorView::new(tensor)?;
+            *tensor = from_f64_as(view.name(), view.dims(), &values, view.element_type())?;
+        }
+        Ok(model)
+    }
+}
+
+fn is_real(output: &crate::onnx::proto::ValueInfoProto) -> bool {
+    let value = output.r#type.as_ref().and_then(|t| t.value.as_ref());
+    match value {
+        Some(type_proto::Value::TensorType(tensor)) => {
+            ElementType::from_code(tensor.elem_type()).is_ok_and(ElementType::is_float)
+        }
+        _ => false,
+    }
+}
+
+fn operand(tensor: &crate::runtime::Tensor, dtype: DType) -> Result<Operand> {
+    Ok(if tensor.is_float() { Operand::Real(to_candle(tensor, dtype)?) } else { Operand::Known(tensor.clone()) })
+}
+
+/// Values that `chosen` tensors and gates reach, and the nodes among them that `outputs` need, in order.
+fn live(
+    graph: &Graph,
+    chosen: &BTreeSet<String>,
+    gates: &[Gate],
+    outputs: &[String],
+) -> (BTreeSet<ValueId>, Vec<NodeId>) {
+    let mut live: BTreeSet<ValueId> = chosen.iter().filter_map(|name| graph.value(name)).collect();
+    let mut nodes = Vec::new();
+    for &id in &graph.order {
+        let node = graph.node(id);
+        let reads_shapes = node.domain.is_empty() && matches!(node.op.as_str(), "Shape" | "Size");
+        let captures = graph.values.iter().enumerate().filter(|(_, value)| value.captured_by.contains(&id));
+        let captures_live = captures.into_iter().any(|(index, _)| live.contains(&ValueId(index)));
+        let reached = captures_live || node.inputs.iter().flatten().any(|input| live.contains(input));
+        if (reached && !reads_shapes) || gates.iter().any(|gate| gate.node == id) {
+            live.extend(node.outputs.iter().flatten());
+            nodes.push(id);
+        }
+    }
+    let mut needed: BTreeSet<ValueId> = outputs.iter().filter_map(|name| graph.value(name)).collect();
+    let mut kept = Vec::new();
+    for id in nodes.into_iter().rev() {
+        let node = graph.node(id);
+        if node.outputs.iter().flatten().any(|output| needed.contains(output)) {
+            needed.extend(node.inputs.iter().flatten());
+            kept.push(id);
+        }
+    }
+    kept.reverse();
+    (live, kept)
+}
+
+/// The steps of `nodes`, or all their operators that have no gradient.
+fn steps(
+    graph: &Graph,
+    protos: &[NodeProto],
+    nodes: &[NodeId],
+    gates: &[Gate],
+    opset: &dyn Fn(&str) -> i64,
+) -> Result<Vec<Step>> {
+    let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut steps = Vec::new();
+    for &id in nodes {
+        let node = graph.node(id);
+        let Some(gradient) = gradient(&node.domain, &node.op) else {
+            missing.entry(operator_name(&node.domain, &node.op)).or_default().push(&node.name);
+            continue;
+        };
+        let at = gates.iter().enumerate().filter(|(_, gate)| gate.node == id);
+        steps.push(Step {
+            node: protos[id.0].clone(),
+            name: node.name.clone(),
+            gradient,
+            opset: opset(&node.domain),
+            gates: at.map(|(number, gate)| (gate.operand, gate.axis, number)).collect(),
+        });
+    }
+    if missing.is_empty() {
+        return Ok(steps);
+    }
+    let named: Vec<String> =
+        missing.iter().map(|(op, nodes)| format!("{op} (node '{}'{})", nodes[0], more(nodes.len() - 1))).collect();
+    Err(Error::input(format!("the model cannot be trained: no gradient is known for {}", named.join(", "))))
+}
+
+fn more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" and {count} more") }
+}
+
+/// `x` times ones, one for each sample and index of `axis`, and the ones. Samples lie along axis 0, alone or merged with
+/// something else; where they do not, all of `x` is one sample.
+fn gated(x: &Tensor, axis: usize, samples: usize) -> Result<(Tensor, Var)> {
+    let dims = x.dims();
+    let first = *dims.first().ok_or_else(|| Error::input("a single number has no axis to gate"))?;
+    let samples = if axis > 0 && samples > 0 && first.is_multiple_of(samples) { samples } else { 1 };
+    let split: Vec<usize> = match axis {
+        0 => [1].iter().chain(dims).copied().collect(),
+        _ => [samples, first / samples].iter().chain(&dims[1..]).copied().collect(),
+    };
+    let mut ones = vec![1; split.len()];
+    ones[0] = samples;
+    ones[axis + 1] = dims[axis];
+    let gate = Var::ones(ones, x.dtype(), &Device::Cpu)?;
+    let product = super::ops::multiply(&x.reshape(split)?, gate.as_tensor())?;
+    Ok((product.reshape(dims)?, gate))
+}

@@ -1,0 +1,303 @@
+//! The training loop: labels, another model's outputs, or both; best weights on held-out samples kept.
+
+use std::time::Instant;
+
+use candle_core::{DType, Tensor};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::adamw::{AdamW, rate};
+use super::loss::{Loss, Target, is_scores, loss, right};
+use super::program::{Program, Run, Wanted};
+use super::samples::{Mixture, Samples};
+use crate::calibrate::data::{Batch, Dataset};
+use crate::error::{Error, Result};
+use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::plan::Patterns;
+use crate::report::{EpochReport, Progress, TuningReport};
+use crate::runtime::inputs::declared_inputs;
+use crate::runtime::{RunOptions, Runnable};
+
+/// When training ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Duration {
+    /// After so many passes over the samples.
+    Epochs(usize),
+    /// After so many minutes; what comes out depends on the speed of the machine.
+    Minutes(f64),
+}
+
+/// Options of [`tune`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// When training ends.
+    pub duration: Duration,
+    /// Peak of the step size.
+    pub rate: f64,
+    /// Decay of weights, times the rate a step.
+    pub decay: f64,
+    /// Samples of a step, unless the model fixes them.
+    pub batch: usize,
+    /// The distance to the teacher's outputs; by default `kl` for scores of classes, else `mse`.
+    pub loss: Option<Loss>,
+    /// Share of the samples that are mixed with another, where all inputs are real numbers.
+    pub mixup: f64,
+    /// Tensors that are trained, by name; all if empty.
+    pub include: Vec<String>,
+    /// Tensors that are not.
+    pub exclude: Vec<String>,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Who is told what goes on.
+    pub progress: Progress,
+}
+
+impl Options {
+    /// The defaults, for this long.
+    pub fn new(duration: Duration) -> Self {
+        Self {
+            duration,
+            rate: 1e-3,
+            decay: 1e-2,
+            batch: 64,
+            loss: None,
+            mixup: 0.5,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            seed: 0,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Refuses values out of range.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) with the option.
+    pub fn check(&self) -> Result<()> {
+        let is_long = match self.duration {
+            Duration::Epochs(epochs) => epochs > 0,
+            Duration::Minutes(minutes) => minutes > 0.0 && minutes.is_finite(),
+        };
+        if !is_long {
+            return Err(Error::usage("training lasts at least one epoch, or more than no minute"));
+        }
+        if !(self.rate > 0.0 && self.rate.is_finite()) || self.batch == 0 || !(0.0..=1.0).contains(&self.mixup) {
+            return Err(Error::usage("--lr is positive, --batch at least one, --mixup between 0 and 1"));
+        }
+        Ok(())
+    }
+}
+
+/// What training follows.
+#[derive(Debug, Clone, Copy)]
+pub struct Guidance<'a> {
+    /// Whether the data's labels are followed.
+    pub labels: bool,
+    /// The model whose outputs are followed.
+    pub teacher: Option<&'a ModelProto>,
+}
+
+/// Trains `model` on `data`. The result has the weights that were best on held-out
+/// samples, and is the same whatever the number of threads.
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) if an operator has no gradient, a label is no class, or there are too few samples;
+/// [`Usage`](crate::ErrorKind::Usage) for options out of range or if there is nothing to follow.
+pub fn tune(
+    model: &ModelProto,
+    data: &Dataset,
+    guidance: Guidance<'_>,
+    options: &Options,
+) -> Result<(ModelProto, TuningReport)> {
+    options.check()?;
+    if guidance.labels && !data.has_labels() {
+        return Err(Error::input("the data has no labels to train on; give some, or a teacher"));
+    }
+    if !guidance.labels && guidance.teacher.is_none() {
+        return Err(Error::usage("there is nothing to learn from: the data has no labels, and no teacher is given"));
+    }
+    let mut trainer = Trainer::new(model, data, guidance, options)?;
+    let report = trainer.train(options)?;
+    Ok((trainer.program.write(model)?, report))
+}
+
+struct Trainer<'a> {
+    graph: &'a GraphProto,
+    program: Program,
+    samples: Samples,
+    labels: bool,
+    teacher: Option<Runnable>,
+    loss: Loss,
+    mixup: f64,
+}
+
+/// How the program does on the held-out samples.
+#[derive(Debug, Clone, Copy)]
+struct Score {
+    loss: f64,
+    accuracy: Option<f64>,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(model: &'a ModelProto, data: &Dataset, guidance: Guidance<'_>, options: &Options) -> Result<Self> {
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let patterns = Patterns::new(&options.include, &options.exclude)?;
+        let admits = |name: &str| patterns.refusal([name]).is_none();
+        let program = Program::new(model, Wanted::Parameters(&admits), DType::F32)?;
+        let fixed = declared_inputs(graph)?.iter().find_map(crate::runtime::inputs::DeclaredInput::fixed_batch);
+        let samples = Samples::read(data, options.batch, fixed)?;
+        let scores = program.outputs().iter().all(|name| is_scores(graph, name));
+        let by_default = if guidance.labels || scores { Loss::KullbackLeibler } else { Loss::Mse };
+        let loss = options.loss.unwrap_or(by_default);
+        let mixup = if samples.are_real() { options.mixup } else { 0.0 };
+        let teacher = guidance.teacher.map(|teacher| Runnable::new(teacher, &RunOptions::default())).transpose()?;
+        Ok(Self { graph, program, samples, labels: guidance.labels, teacher, loss, mixup })
+    }
+
+    fn train(&mut self, options: &Options) -> Result<TuningReport> {
+        let parameters = self.program.parameters();
+        let mut report = TuningReport {
+            tensors: parameters.len(),
+            params: parameters.iter().map(|p| p.var.elem_count() as u64).sum(),
+            samples: self.samples.count(false),
+            held_out: self.samples.count(true),
+            loss: if self.labels { "ce" } else { self.loss.name() }.to_owned(),
+            ..TuningReport::default()
+        };
+        let before = self.score()?;
+        report.before = EpochReport { epoch: 0, loss: None, held_out: before.loss, accuracy: before.accuracy };
+        let mut best = (before, 0, self.snapshot()?);
+        let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+        let mut optimizer = AdamW::new(self.program.parameters(), options.decay as f32);
+        let clock = Course { duration: options.duration, started: Instant::now() };
+        for epoch in 1.. {
+            let batches = self.samples.shuffled(&mut random);
+            let (mut sum, count) = (0.0, batches.len());
+            for (index, rows) in batches.iter().enumerate() {
+                let step = self.step(
+                    &mut optimizer,
+                    rows,
+                    &mut random,
+                    |done| rate(options.rate, done),
+                    || clock.share(epoch - 1, index, count),
+                )?;
+                sum += step / count as f64;
+                if !sum.is_finite() {
+                    break;
+                }
+            }
+            let score = if sum.is_finite() { self.score()? } else { Score { loss: f64::NAN, accuracy: None } };
+            if !score.loss.is_finite() {
+                report.note = Some(format!(
+                    "the loss was no longer a number in epoch {epoch}: the weights of epoch {} were kept; try a smaller --lr",
+                    best.1
+                ));
+                break;
+            }
+            report.epochs.push(EpochReport { epoch, loss: Some(sum), held_out: score.loss, accuracy: score.accuracy });
+            options.progress.say(&format!("epoch {epoch}: loss {sum:.4}, held out {}", describe(score)));
+            if score.loss < best.0.loss {
+                best = (score, epoch, self.snapshot()?);
+            }
+            if clock.is_over(epoch) {
+                break;
+            }
+        }
+        self.restore(&best.2)?;
+        report.best_epoch = best.1;
+        Ok(report)
+    }
+
+    /// One step of training; the loss before it.
+    fn step(
+        &self,
+        optimizer: &mut AdamW,
+        rows: &(usize, Vec<usize>),
+        random: &mut ChaCha8Rng,
+        rate: impl Fn(f64) -> f32,
+        done: impl Fn() -> f64,
+    ) -> Result<f64> {
+        let mut batch = self.samples.take(rows)?;
+        let mixture = (self.mixup > 0.0).then(|| Mixture::draw(rows.1.len(), self.mixup, random));
+        if let Some(mixture) = &mixture {
+            batch.inputs = mixture.mix(&batch.inputs)?;
+        }
+        let run = self.program.run(&batch.inputs, rows.1.len())?;
+        let loss = self.loss(&run, &batch, mixture.as_ref())?;
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if value.is_finite() {
+            optimizer.step(self.program.parameters(), &loss.backward()?, rate(done()))?;
+        }
+        Ok(value)
+    }
+
+    /// Cross-entropy against labels, distance to the teacher, or their mean.
+    fn loss(&self, run: &Run, batch: &Batch, mixture: Option<&Mixture>) -> Result<Tensor> {
+        let taught = self.teacher.as_ref().map(|teacher| teacher.run(&batch.inputs)).transpose()?;
+        let of = |kind: Loss, target: Target<'_>| loss(kind, self.graph, &run.outputs, &target);
+        let labels = batch.labels.as_deref().filter(|_| self.labels);
+        match (labels, taught.as_deref()) {
+            (Some(labels), None) => of(Loss::CrossEntropy, Target::Labels(labels, mixture)),
+            (None, Some(taught)) => of(self.loss, Target::Teacher(taught)),
+            (Some(labels), Some(taught)) => {
+                let both = of(Loss::CrossEntropy, Target::Labels(labels, mixture))?;
+                Ok(((both + of(self.loss, Target::Teacher(taught))?)? * 0.5)?)
+            }
+            (None, None) => Err(Error::usage("there is nothing to learn from")),
+        }
+    }
+
+    /// Loss and accuracy on the held-out samples.
+    fn score(&self) -> Result<Score> {
+        let (mut sum, mut count, mut found, mut labelled) = (0.0, 0.0, 0, 0);
+        for rows in self.samples.in_order(true) {
+            let batch = self.samples.take(&rows)?;
+            let run = self.program.run(&batch.inputs, rows.1.len())?;
+            let loss = self.loss(&run, &batch, None)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            sum += loss * rows.1.len() as f64;
+            count += rows.1.len() as f64;
+            if let Some(labels) = batch.labels.as_deref().filter(|_| self.labels) {
+                found += right(&run.outputs, labels)?;
+                labelled += labels.len();
+            }
+        }
+        let accuracy = (labelled > 0).then(|| found as f64 / labelled as f64);
+        Ok(Score { loss: sum / f64::max(count, 1.0), accuracy })
+    }
+
+    fn snapshot(&self) -> Result<Vec<Tensor>> {
+        let copies = self.program.parameters().iter().map(|p| p.var.copy().map(|copy| copy.detach()));
+        Ok(copies.collect::<candle_core::Result<_>>()?)
+    }
+
+    fn restore(&self, values: &[Tensor]) -> Result<()> {
+        self.program.parameters().iter().zip(values).try_for_each(|(p, value)| Ok(p.var.set(value)?))
+    }
+}
+
+fn describe(score: Score) -> String {
+    let accuracy = score.accuracy.map(|share| format!(" ({:.1} % right)", 100.0 * share)).unwrap_or_default();
+    format!("{:.4}{accuracy}", score.loss)
+}
+
+/// How much of training is done.
+struct Course {
+    duration: Duration,
+    started: Instant,
+}
+
+impl Course {
+    fn share(&self, epochs: usize, batch: usize, batches: usize) -> f64 {
+        match self.duration {
+            Duration::Epochs(all) => (epochs as f64 + batch as f64 / batches.max(1) as f64) / all as f64,
+            Duration::Minutes(minutes) => self.started.elapsed().as_secs_f64() / (60.0 * minutes),
+        }
+    }
+
+    fn is_over(&self, epochs: usize) -> bool {
+        match self.duration {
+            Duration::Epochs(all) => epochs >= all,
+            Duration::Minutes(_) => self.share(0, 0, 1) >= 1.0,
+        }
+    }
+}

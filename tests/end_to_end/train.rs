@@ -1,0 +1,202 @@
+//! `tune`, `prune --retrain`, `factorize --retrain`: training from the command line.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use ndarray::{Array1, Array4};
+use ndarray_npy::NpzWriter;
+use paredown::onnx::Model;
+use paredown::onnx::proto::ModelProto;
+
+use crate::command::{Folder, Run, fixture, json};
+
+fn tune(model: &str, out: &Path, args: &str) -> Run {
+    Run::new("tune").arg(fixture(model)).arg("-o").arg(out).args("--force").args(args)
+}
+
+fn without_weights(path: &Path) -> ModelProto {
+    let mut proto = Model::load(path).unwrap().proto;
+    proto.graph.as_mut().unwrap().initializer.iter_mut().for_each(|tensor| tensor.raw_data = None);
+    proto
+}
+
+#[test]
+fn tuning_changes_weights_and_nothing_else() {
+    let folder = Folder::new();
+    let (out, report) = (folder.at("out.onnx"), folder.at("report.json"));
+    let train = fixture("train_overfit.npz");
+    tune("digits_mlp.onnx", &out, "--epochs 3 --report").arg(&report).arg("--data").arg(&train).exits(0);
+    assert_eq!(without_weights(&out), without_weights(&fixture("digits_mlp.onnx")));
+    assert_ne!(fs::read(&out).unwrap(), fs::read(fixture("digits_mlp.onnx")).unwrap());
+    let training = &json(&report)["training"][0];
+    assert_eq!((training["tensors"].as_u64(), training["loss"].as_str()), (Some(6), Some("ce")));
+    assert_eq!(training["epochs"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn training_gives_the_same_bytes_whatever_the_number_of_threads() {
+    let folder = Folder::new();
+    for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
+        let run = |threads: &str| {
+            let out = folder.at("out.onnx");
+            let tune = tune(name, &out, "--epochs 1 --no-verify --data").arg(fixture("train_overfit.npz"));
+            tune.env("RAYON_NUM_THREADS", threads).exits(0);
+            fs::read(&out).unwrap()
+        };
+        assert!(run("1") == run("5"), "{name}");
+    }
+}
+
+#[test]
+fn a_teacher_makes_up_for_labels() {
+    let folder = Folder::new();
+    let (pruned, out, report) = (folder.at("pruned.onnx"), folder.at("out.onnx"), folder.at("report.json"));
+    let calib = fixture("calib.npz");
+    Run::prune(&fixture("digits_mlp.onnx"), &pruned).args("--params 20% --no-verify").exits(0);
+    let tune = Run::new("tune").arg(&pruned).arg("-o").arg(&out).args("--epochs 3 --report").arg(&report);
+    let tune = tune.arg("--data").arg(&calib).arg("--eval").arg(fixture("eval.npz"));
+    tune.arg("--teacher").arg(fixture("digits_mlp.onnx")).exits(0);
+    let training = &json(&report)["training"][0];
+    assert_eq!(training["loss"], "kl");
+    let accuracy = &json(&report)["verify"]["accuracy"];
+    assert!(accuracy["after"].as_f64() > accuracy["before"].as_f64(), "{accuracy}");
+}
+
+#[test]
+fn retraining_in_steps_reaches_the_budget_and_says_what_it_did() {
+    let folder = Folder::new();
+    let (out, report) = (folder.at("out.onnx"), folder.at("report.json"));
+    let prune = Run::prune(&fixture("digits_mlp.onnx"), &out).args("--params 10% --steps 2 --retrain 5 --report");
+    let said =
+        prune.arg(&report).arg("--data").arg(fixture("train.npz")).arg("--eval").arg(fixture("eval.npz")).exits(0);
+    assert!(said.out.contains("trained 6 tensors"), "{}", said.out);
+    let report = json(&report);
+    assert_eq!(report["training"].as_array().unwrap().len(), 2);
+    let params = |when: &str| report["model"][when]["params"].as_f64().unwrap();
+    assert!(params("after") <= 0.1 * params("before"));
+    assert!(report["verify"]["exact_max_rel"].as_f64().unwrap() <= 1e-4);
+    assert!(report["verify"]["accuracy"]["after"].as_f64().unwrap() > 0.95, "{}", report["verify"]);
+}
+
+#[test]
+fn a_factorized_model_is_trained() {
+    let folder = Folder::new();
+    let (out, report) = (folder.at("out.onnx"), folder.at("report.json"));
+    let run = Run::new("factorize").arg(fixture("digits_mlp.onnx")).arg("-o").arg(&out).args("--rank 2 --retrain 3");
+    run.arg("--data").arg(fixture("train.npz")).arg("--report").arg(&report).exits(0);
+    let training = &json(&report)["training"][0];
+    let held_out = |epoch: &serde_json::Value| epoch["held_out"].as_f64().unwrap();
+    let best = training["best_epoch"].as_u64().unwrap() as usize;
+    assert!(best > 0 && held_out(&training["epochs"][best - 1]) < held_out(&training["before"]), "{training}");
+}
+
+fn stepwise(out: &Path, checkpoints: &Path, model: &str) -> Run {
+    let prune = Run::prune(&fixture(model), out).args("--params 20% --steps 3 --retrain 2 --force --no-verify");
+    prune.arg("--data").arg(fixture("train.npz")).arg("--checkpoint-dir").arg(checkpoints)
+}
+
+#[test]
+fn an_interrupted_job_goes_on_and_ends_with_the_same_file() {
+    let folder = Folder::new();
+    let (out, checkpoints) = (folder.at("out.onnx"), folder.at("steps"));
+    stepwise(&out, &checkpoints, "digits_mlp.onnx").exits(0);
+    let whole = fs::read(&out).unwrap();
+    // As if it had been killed while it kept the second step: a model without its record, damaged at that.
+    fs::remove_file(checkpoints.join("step-3.json")).unwrap();
+    fs::remove_file(checkpoints.join("step-2.json")).unwrap();
+    fs::write(checkpoints.join("step-2.onnx"), "half").unwrap();
+    fs::remove_file(&out).unwrap();
+    stepwise(&out, &checkpoints, "digits_mlp.onnx").exits(0);
+    assert!(fs::read(&out).unwrap() == whole);
+    // And with everything done already.
+    stepwise(&out, &checkpoints, "digits_mlp.onnx").exits(0);
+    assert!(fs::read(&out).unwrap() == whole);
+    let said = stepwise(&out, &checkpoints, "digits_overfit.onnx").exits(3);
+    said.complains(&["step-3.json", "another job"]);
+    fs::write(checkpoints.join("step-3.json"), "{}").unwrap();
+    stepwise(&out, &checkpoints, "digits_mlp.onnx").exits(3).complains(&["step-3.json"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_job_killed_at_any_moment_ends_with_the_same_file() {
+    let folder = Folder::new();
+    let out = folder.at("out.onnx");
+    stepwise(&out, &folder.at("whole"), "digits_mlp.onnx").exits(0);
+    let whole = fs::read(&out).unwrap();
+    fs::remove_file(&out).unwrap();
+    let checkpoints = folder.at("steps");
+    for delay in [100, 400, 900] {
+        let mut child = stepwise(&out, &checkpoints, "digits_mlp.onnx").spawn();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    stepwise(&out, &checkpoints, "digits_mlp.onnx").exits(0);
+    assert!(fs::read(&out).unwrap() == whole);
+}
+
+#[test]
+fn a_loss_that_is_no_number_keeps_the_last_good_weights_and_says_so() {
+    let folder = Folder::new();
+    let out = folder.at("out.onnx");
+    let said =
+        tune("digits_mlp.onnx", &out, "--epochs 3 --lr 1e30 --no-verify --data").arg(fixture("train.npz")).exits(0);
+    assert!(said.out.contains("no longer a number") && said.out.contains("epoch 0"), "{}", said.out);
+    let weights = |path: &Path| Model::load(path).unwrap().proto.graph.unwrap().initializer;
+    assert_eq!(weights(&out), weights(&fixture("digits_mlp.onnx")));
+}
+
+#[test]
+fn mistakes_are_told_before_any_work() {
+    let folder = Folder::new();
+    let out = folder.at("out.onnx");
+    let (calib, train) = (fixture("calib.npz"), fixture("train.npz"));
+    let run = |args: &str| tune("digits_mlp.onnx", &out, args);
+    run("--epochs 1").exits(2).complains(&["--data"]);
+    run("--epochs 1 --data").arg(&calib).exits(2).complains(&["nothing to learn from", "--teacher"]);
+    run("--epochs 1 --no-labels --data").arg(&train).exits(2).complains(&["--teacher"]);
+    run("--epochs 0 --data").arg(&train).exits(2).complains(&["epoch"]);
+    run("--epochs 1 --lr -1 --data").arg(&train).exits(2);
+    run("--epochs 1 --loss hinge --data").arg(&train).exits(2).complains(&["hinge", "cosine"]);
+    run("--epochs 1 --include nothing* --data").arg(&train).exits(3).complains(&["trained"]);
+    let prune = |args: &str| Run::prune(&fixture("digits_mlp.onnx"), &out).args(args);
+    prune("--ratio 0.5 --retrain 1").exits(2).complains(&["--data"]);
+    prune("--ratio 0.5 --retrain 0 --data").arg(&train).exits(2).complains(&["--retrain"]);
+    prune("--ratio 0.5 --checkpoint-dir steps --data").arg(&train).exits(2).complains(&["--retrain"]);
+    assert!(!out.exists());
+}
+
+/// Samples for the digits' networks, of which all have the same label.
+fn samples(path: &Path, count: usize, label: i64) {
+    let mut npz = NpzWriter::new(File::create(path).unwrap());
+    npz.add_array("input", &Array4::from_shape_fn((count, 1, 8, 8), |(n, _, y, x)| ((n + y * x) % 7) as f32)).unwrap();
+    npz.add_array("labels", &Array1::from_elem(count, label)).unwrap();
+    npz.finish().unwrap();
+}
+
+#[test]
+fn labels_must_be_classes_and_samples_enough() {
+    let folder = Folder::new();
+    let (out, data) = (folder.at("out.onnx"), folder.at("data.npz"));
+    samples(&data, 40, 10);
+    tune("digits_mlp.onnx", &out, "--epochs 1 --data").arg(&data).exits(3).complains(&["data.npz", "is 10", "0 to 9"]);
+    samples(&data, 5, 1);
+    tune("digits_mlp.onnx", &out, "--epochs 1 --data").arg(&data).exits(3).complains(&["samples"]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn criteria_by_gradients_choose_units() {
+    let folder = Folder::new();
+    let report = folder.at("report.json");
+    for (data, model) in [("train_overfit.npz", "digits_resnet.onnx"), ("calib.npz", "digits_vit.onnx")] {
+        for criterion in ["taylor", "fisher", "obd-loss"] {
+            let run =
+                Run::new("prune").arg(fixture(model)).args("--dry-run --ratio 0.5 --force --criterion").arg(criterion);
+            run.arg("--data").arg(fixture(data)).arg("--report").arg(&report).exits(0);
+            let exact = json(&report)["verify"]["exact_max_rel"].as_f64().unwrap();
+            assert!(exact <= 1e-4, "{model} {criterion}: {exact}");
+        }
+    }
+}
