@@ -23,6 +23,19 @@ use crate::runtime::inputs::{DeclaredInput, Dim};
 /// Largest tensor, in elements, whose value is followed through the graph.
 const CONSTANT_LIMIT: u64 = 1 << 14;
 
+/// Operators whose attribute `axis` counts the axes of their first operand.
+const AXIS_OF_FIRST: &[&str] = &[
+    "ArgMax",
+    "ArgMin",
+    "Concat",
+    "Gather",
+    "GatherElements",
+    "LayerNormalization",
+    "RMSNormalization",
+    "Split",
+    "TopK",
+];
+
 /// Sizes of one value under one binding.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
@@ -64,6 +77,7 @@ pub(super) fn infer(
         };
         walk.sources(inputs)?;
         for &node in &graph.order {
+            walk.check_axis(node)?;
             walk.visit(node);
         }
         let made_up = walk.made_up;
@@ -200,6 +214,22 @@ impl Walk<'_> {
         let value = if small { self.operators.load(tensor).map(Arc::new) } else { None };
         let element = datum_type(tensor.data_type());
         Ok(Known { element, raw_element: Some(tensor.data_type()), shape: Some(shape), value })
+    }
+
+    /// An axis beyond the rank is a fault of the file; tract would count up to it, or from it.
+    fn check_axis(&self, id: NodeId) -> crate::Result<()> {
+        let node = self.graph.node(id);
+        if !node.domain.is_empty() || !AXIS_OF_FIRST.contains(&node.op.as_str()) {
+            return Ok(());
+        }
+        let data = node.inputs.first().copied().flatten();
+        let rank = data.and_then(|value| self.known[value.0].shape.as_ref()).map(Vec::len);
+        let axis = self.proto.node[id.0].attribute.iter().find(|attribute| attribute.name() == "axis").map(|a| a.i());
+        let (Some(rank), Some(axis)) = (rank.and_then(|rank| i64::try_from(rank).ok()), axis) else { return Ok(()) };
+        if (-rank..rank).contains(&axis) {
+            return Ok(());
+        }
+        Err(Error::input(format!("axis {axis} is out of range for rank {rank}")).at_node(node.name.as_str()))
     }
 
     fn visit(&mut self, id: NodeId) {

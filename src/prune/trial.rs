@@ -67,7 +67,7 @@ impl Models {
         Ok(Self { after: after?, before: before?, masked: masked?, pruned: pruned?, resized, kept })
     }
 
-    /// Runs every model on `probes`, the original on those of [`Trial::singles`] if at all.
+    /// Runs every model on `probes`, the original on the single ones, if at all.
     pub(super) fn run(&self, probes: Vec<Vec<NamedTensor>>, with_original: bool) -> Result<Trial> {
         let singles = if with_original { singles(&probes) } else { &[] };
         let (resized, rest) = (cut(&self.resized, &probes)?, cut(&self.kept, &probes)?);
