@@ -57,7 +57,7 @@ def prune(binary: str, model: Path, target: Path, options: list[str], limit: flo
         run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return 124, f"no end in {limit:.0f} s", limit
-    return run.returncode, run.stderr, time.perf_counter() - start
+    return run.returncode, run.stderr.replace(f"{model.parent}/", ""), time.perf_counter() - start
 
 
 def holders(report: dict, count: int = 3) -> list[str]:
