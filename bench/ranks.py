@@ -16,6 +16,7 @@ split, 512 training sentences. Prints one Markdown row each.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -29,27 +30,37 @@ EVAL = ROOT / "fixtures" / "eval.npz"
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that can be split: a map from `inputs` to `outputs` values that costs `cost` whole."""
+    """A layer that can be split: `outputs`×`inputs` with a window of `window` (empty for matrices)."""
 
     name: str
-    inputs: int
     outputs: int
-    cost: int
+    inputs: int
+    window: tuple[int, ...]
 
-    def price(self, rank: int) -> float:
-        """Cost at a rank; whole where that does not pay."""
-        return min(self.cost, self.cost * rank * (self.inputs + self.outputs) / (self.inputs * self.outputs))
+    def price(self, conv: str, rank: int) -> float:
+        """Cost at a rank as a share of the whole layer's."""
+        o, i, area = self.outputs, self.inputs, math.prod(self.window)
+        if conv == "spatial" and area > 1:
+            cost = rank * (i * self.window[0] + o * self.window[1])
+        elif conv == "tucker2" and area > 1:
+            inner = max(1, (rank * i + o // 2) // o)
+            cost = i * inner + inner * rank * area + rank * o
+        else:
+            cost = rank * (i * area + o)
+        return cost / (o * i * area)
 
-    def rank(self, share: float) -> int:
+    def rank(self, conv: str, share: float) -> int:
         """The largest rank that costs at most this share."""
-        return max(1, int(share * self.inputs * self.outputs / (self.inputs + self.outputs)))
+        fitting = [rank for rank in range(1, self.outputs * self.inputs) if self.price(conv, rank) <= share]
+        return max(fitting, default=1)
 
 
 class Runner:
     """Runs `paredown factorize` on one model with fixed options."""
 
-    def __init__(self, paredown: str, model: Path, options: list[str], folder: Path):
-        self.base = [paredown, "factorize", str(model), *options]
+    def __init__(self, paredown: str, model: Path, conv: str, options: list[str], folder: Path):
+        self.base = [paredown, "factorize", str(model), "--conv", conv, *options]
+        self.conv = conv
         self.folder = folder
 
     def run(self, *options: str, out: Path | None = None) -> dict:
@@ -58,73 +69,65 @@ class Runner:
         subprocess.run([*self.base, *options, *target, "--quiet", "--report", str(report)], check=True)
         return json.loads(report.read_text())
 
-    def layers(self, figure: str) -> list[Layer]:
-        """Every layer that a rank can be chosen for, with its cost in `figure`: params or macs."""
-        told = self.run("--energy", "1.0")["layers"]
-        open_layers = [layer for layer in told if layer["rank_for_90"] is not None]
+    def layers(self) -> list[Layer]:
+        """Every layer that a rank can be chosen for."""
         found = []
-        for layer in open_layers:
-            outputs, *rest = layer["shape"] if len(layer["shape"]) > 2 else layer["shape"][::-1]
-            inputs = 1
-            for size in rest:
-                inputs *= size
-            found.append(Layer(layer["name"], inputs, outputs, layer[figure]))
+        for told in self.run("--rank", "1")["layers"]:
+            if told.get("rank_for_90") is None:
+                continue
+            if len(told["shape"]) == 2:
+                inputs, outputs = told["shape"]
+                found.append(Layer(told["name"], outputs, inputs, ()))
+            else:
+                outputs, inputs, *window = told["shape"]
+                found.append(Layer(told["name"], outputs, inputs, tuple(window)))
         return found
 
-    def plan(self, ranks: dict[str, int]) -> str:
+    def planned(self, ranks: dict[str, int]) -> list[str]:
         path = self.folder / "plan.json"
         path.write_text(json.dumps({"version": 1, "groups": [], "ranks": ranks}))
-        return str(path)
+        return ["--plan", str(path)]
 
 
-def uniform(layers: list[Layer], budget: float) -> dict[str, int]:
-    """The same share everywhere, as large as the budget allows."""
-    shares = [step / 1000 for step in range(1, 1000)]
-    cost = {share: sum(layer.price(layer.rank(share)) for layer in layers) for share in shares}
-    share = max(share for share in shares if cost[share] <= budget)
-    return paying(layers, {layer.name: layer.rank(share) for layer in layers})
-
-
-def paying(layers: list[Layer], ranks: dict[str, int]) -> dict[str, int]:
-    return {layer.name: ranks[layer.name] for layer in layers if layer.price(ranks[layer.name]) < layer.cost}
-
-
-def threshold(runner: Runner, layers: list[Layer], budget: float) -> dict[str, int]:
-    """The same share of energy everywhere, by bisection on the share."""
-    low, high, best = 0.0, 1.0, {}
-    for _ in range(12):
+def largest(runner: Runner, figure: str, budget: float, ranks) -> list[str]:
+    """The plan of the largest share whose `ranks(share)` stay within the budget of the whole model."""
+    low, high, best = 0.0, 1.0, None
+    for _ in range(11):
         share = (low + high) / 2
-        told = {layer["name"]: layer["rank"] for layer in runner.run("--energy", str(share), "--align", "1")["layers"]}
-        ranks = {layer.name: told[layer.name] for layer in layers if told.get(layer.name)}
-        cost = sum(layer.price(ranks[layer.name]) if layer.name in ranks else layer.cost for layer in layers)
-        if cost <= budget:
-            low, best = share, paying([layer for layer in layers if layer.name in ranks], ranks)
+        plan = runner.planned(ranks(share))
+        if runner.run(*plan)["model"]["after"][figure] <= budget:
+            low, best = share, ranks(share)
         else:
             high = share
-    return best
+    return runner.planned(best)
 
 
-def compare(title: str, runner: Runner, data: list[str], figure: str, share: float, score, whole: bool) -> None:
-    """One row for each way at `share` of the layers' cost (`whole`: of the model's). `runner` has no data."""
-    layers = runner.layers(figure)
-    total = runner.run("--energy", "1.0")["model"]["before"][figure]
-    cost = sum(layer.cost for layer in layers)
-    fixed = total - cost
-    budget = share * total - fixed if whole else share * cost
-    even = uniform(layers, budget)
+def compare(title: str, runner: Runner, data: list[str], figure: str, budget: float, score, fixed: int) -> None:
+    """One row for each way; `fixed` is what no split can save, `runner` has no data."""
+    layers = runner.layers()
+    whole = runner.run("--rank", "1")["model"]["before"][figure]
+
+    def uniform(share: float) -> dict[str, int]:
+        ranks = {layer.name: layer.rank(runner.conv, share) for layer in layers}
+        return {layer.name: rank for layer in layers if layer.price(runner.conv, rank := ranks[layer.name]) < 1}
+
+    def threshold(share: float) -> dict[str, int]:
+        told = runner.run("--energy", str(share), "--align", "1")["layers"]
+        return {layer["name"]: layer["rank"] for layer in told if layer.get("rank") is not None}
+
     ways = {
-        "chosen": lambda: ["--" + figure, str(int(budget + fixed)), *data],
-        "uniform": lambda: ["--plan", runner.plan(even), *data],
-        "threshold": lambda: ["--plan", runner.plan(threshold(runner, layers, budget)), *data],
-        "plain SVD": lambda: ["--plan", runner.plan(even)],
+        "chosen": lambda: ["--" + figure, str(int(budget)), *data],
+        "uniform": lambda: largest(runner, figure, budget, uniform) + data,
+        "threshold": lambda: largest(runner, figure, budget, threshold) + data,
+        "plain SVD": lambda: largest(runner, figure, budget, uniform),
     }
     for way, options in ways.items():
         typed, out = options(), runner.folder / "out.onnx"
         began = time.perf_counter()
         told = runner.run(*typed, out=out)
         seconds = time.perf_counter() - began
-        left = 100 * (told["model"]["after"][figure] - fixed) / cost
-        print(f"| {title} | {100 * share:.0f} % | {way} | {left:.1f} % | {score(told, out)} | {seconds:.1f} |", flush=True)
+        left = 100 * (told["model"]["after"][figure] - fixed) / (whole - fixed)
+        print(f"| {title} | {way} | {left:.1f} % | {score(told, out)} | {seconds:.1f} |", flush=True)
 
 
 def digits(args: argparse.Namespace, folder: Path) -> None:
@@ -136,8 +139,9 @@ def digits(args: argparse.Namespace, folder: Path) -> None:
 
     for conv in args.conv:
         for share in args.share or (0.6, 0.5, 0.4):
-            runner = Runner(args.paredown, model, ["--conv", conv, "--eval", str(EVAL)], folder)
-            compare(f"digits_resnet, {conv}", runner, data, "macs", share, accuracy, whole=True)
+            runner = Runner(args.paredown, model, conv, ["--eval", str(EVAL)], folder)
+            macs = runner.run("--rank", "1")["model"]["before"]["macs"]
+            compare(f"digits_resnet, {conv}, {100 * share:.0f} % of MACs", runner, data, "macs", share * macs, accuracy, 0)
 
 
 def minilm(args: argparse.Namespace, folder: Path) -> None:
@@ -152,9 +156,13 @@ def minilm(args: argparse.Namespace, folder: Path) -> None:
     def spearman(_: dict, out: Path) -> str:
         return f"{sts.spearman(out, args.sts / 'stsb-en-dev.csv'):.2f}"
 
-    print(f"| MiniLM | 100 % | original | 100.0 % | {spearman({}, model)} | |", flush=True)
+    print(f"| MiniLM | original | 100.0 % | {spearman({}, model)} | |", flush=True)
+    runner = Runner(args.paredown, model, "channel", [], folder)
+    linear = sum(layer.inputs * layer.outputs for layer in runner.layers())
+    fixed = runner.run("--rank", "1")["model"]["before"]["params"] - linear
     for share in args.share or (0.7, 0.5):
-        compare("MiniLM", Runner(args.paredown, model, [], folder), ["--data", str(calib)], "params", share, spearman, whole=False)
+        title = f"MiniLM, {100 * share:.0f} % of 36 layers' parameters"
+        compare(title, runner, ["--data", str(calib)], "params", fixed + share * linear, spearman, fixed)
 
 
 def main() -> None:
@@ -166,7 +174,7 @@ def main() -> None:
     parser.add_argument("--conv", nargs="+", default=["channel", "spatial", "tucker2"])
     parser.add_argument("--share", nargs="+", type=float)
     args = parser.parse_args()
-    print("| network | asked | ranks | left | score | s |\n|---|---|---|---|---|---|")
+    print("| network | ranks | left | score | s |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         (digits if args.network == "digits" else minilm)(args, Path(name))
 

@@ -16,7 +16,7 @@ struct Array {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Reshape(Vec<usize>),
+    Reshape,
     Transpose(Vec<usize>),
     Concat(usize),
     Slice { axis: usize, from: usize, to: usize },
@@ -67,7 +67,7 @@ impl Op {
     fn run(&self, inputs: &[&Array], result: &[usize], kept: &[Vec<usize>]) -> Array {
         let data = inputs[0];
         match self {
-            Op::Reshape(_) => Array { shape: result.to_vec(), elements: data.elements.clone() },
+            Op::Reshape => Array { shape: result.to_vec(), elements: data.elements.clone() },
             Op::Transpose(order) => data.pick(order.iter().map(|&axis| data.shape[axis]).collect(), |at| {
                 let mut from = vec![0; at.len()];
                 order.iter().zip(at).for_each(|(&axis, &i)| from[axis] = i);
@@ -170,7 +170,7 @@ impl Net {
             pairs.into_iter().try_for_each(|(_, (&a, &b))| unifier.unify(a, b))
         };
         match op {
-            Op::Reshape(_) => {
+            Op::Reshape => {
                 let (before, after) = (unifier.product(&data)?, unifier.product(&result)?);
                 unifier.unify(before, after)
             }
@@ -218,7 +218,7 @@ impl Net {
             // Reshapes are what the algebra is for.
             0..=2 => {
                 let result = regrouped(shape.iter().product(), &step.choices);
-                self.node(Op::Reshape(result.clone()), &[tensor], &result);
+                self.node(Op::Reshape, &[tensor], &result);
             }
             3 => {
                 let order = permutation(shape.len(), &step.choices);
@@ -351,7 +351,7 @@ proptest! {
         let mut net = Net::new();
         let data = net.source(&shape);
         let result = regrouped(shape.iter().product(), &regroup);
-        net.node(Op::Reshape(result.clone()), &[data], &result);
+        net.node(Op::Reshape, &[data], &result);
         net.check(&choices);
     }
 }
@@ -368,16 +368,16 @@ fn the_usual_reshapes_leave_something_to_remove() {
     assert!(
         removed(|net| {
             let x = net.source(&[2, 6, 3]);
-            net.node(Op::Reshape(vec![2, 18]), &[x], &[2, 18]);
+            net.node(Op::Reshape, &[x], &[2, 18]);
         }) > 0
     );
     assert!(
         removed(|net| {
             let x = net.source(&[5, 12]);
-            let heads = net.node(Op::Reshape(vec![5, 3, 4]), &[x], &[5, 3, 4]);
+            let heads = net.node(Op::Reshape, &[x], &[5, 3, 4]);
             let moved = net.node(Op::Transpose(vec![1, 0, 2]), &[heads], &[3, 5, 4]);
             let back = net.node(Op::Transpose(vec![1, 0, 2]), &[moved], &[5, 3, 4]);
-            net.node(Op::Reshape(vec![5, 12]), &[back], &[5, 12]);
+            net.node(Op::Reshape, &[back], &[5, 12]);
         }) > 0
     );
     assert!(
@@ -390,9 +390,9 @@ fn the_usual_reshapes_leave_something_to_remove() {
     assert!(
         removed(|net| {
             let x = net.source(&[8]);
-            let pairs = net.node(Op::Reshape(vec![2, 4]), &[x], &[2, 4]);
+            let pairs = net.node(Op::Reshape, &[x], &[2, 4]);
             let swapped = net.node(Op::Transpose(vec![1, 0]), &[pairs], &[4, 2]);
-            let shuffled = net.node(Op::Reshape(vec![8]), &[swapped], &[8]);
+            let shuffled = net.node(Op::Reshape, &[swapped], &[8]);
             net.node(Op::Add, &[x, shuffled], &[8]);
         }) > 0
     );

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Refuses to write a plan or a report over what is read, over the output, or over each other. `written` are
-/// options and where they write to.
+/// Refuses to write a plan or a report over what is read, over the output, over each other, or into a folder that is not
+/// there: before any work is done. `written` are options and where they write to.
 pub(super) fn check_texts<'a>(
     read: impl IntoIterator<Item = &'a Path>,
     output: Option<&'a Path>,
@@ -19,6 +19,9 @@ pub(super) fn check_texts<'a>(
             return Err(Error::usage(format!("{option} {}: is another file of this run", path.display())));
         }
         taken.push(entry);
+        if !folder(path).is_dir() {
+            return Err(Error::output(format!("{option}: its folder does not exist")).in_file(path));
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::chain::{self, Step};
 use super::conv::ConvSplit;
 use super::low_rank::LowRank;
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, ValueId, sweep_dead_nodes};
+use crate::graph::{NodeId, ValueId, bodies, sweep_dead_nodes};
 use crate::onnx::attributes::{self, Attributes};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
@@ -50,6 +50,9 @@ impl Factors {
         }
     }
 }
+
+/// A node, and what is added to its result.
+type Shift<'s> = (NodeId, &'s Array1<f64>);
 
 /// The model with these layers split.
 ///
@@ -152,7 +155,7 @@ impl<'a> Patch<'a> {
         }
         self.orphans.extend(node.input.get(candidate.linear.weight).cloned());
         if let Some(shift) = factors.bias_shift() {
-            self.shift_bias(id, candidate, shift, &mut nodes)?;
+            self.shift_bias(candidate, (id, shift), &mut nodes)?;
         }
         self.instead.insert(id, nodes);
         Ok(())
@@ -170,13 +173,7 @@ impl<'a> Patch<'a> {
     }
 
     /// Adds `shift` to what the last of `nodes` gives.
-    fn shift_bias(
-        &mut self,
-        id: NodeId,
-        candidate: &Candidate,
-        shift: &Array1<f64>,
-        nodes: &mut Vec<NodeProto>,
-    ) -> Result<()> {
+    fn shift_bias(&mut self, candidate: &Candidate, (id, shift): Shift<'_>, nodes: &mut Vec<NodeProto>) -> Result<()> {
         let Some(last) = nodes.last_mut() else { return Ok(()) };
         let read = Attributes::of(last);
         let (alpha, beta) = (f64::from(read.float_or("alpha", 1.0)?), f64::from(read.float_or("beta", 1.0)?));
@@ -201,14 +198,17 @@ impl<'a> Patch<'a> {
                 set_operand(last, slot, name);
                 return Ok(());
             }
-        } else if self.shift_add_behind(id, candidate, &shift)? {
+        } else if self.shift_add_behind(candidate, (id, &shift))? {
             return Ok(());
         }
-        self.append_add(id, candidate, &shift, nodes)
+        let Some(last) = nodes.last_mut() else { return Ok(()) };
+        let add = self.added_behind(candidate, (id, &shift), last)?;
+        nodes.push(add);
+        Ok(())
     }
 
     /// Adds `shift` to the constant of the `Add` that alone reads the result of a `MatMul`, if there is one.
-    fn shift_add_behind(&mut self, id: NodeId, candidate: &Candidate, shift: &Array1<f64>) -> Result<bool> {
+    fn shift_add_behind(&mut self, candidate: &Candidate, (id, shift): Shift<'_>) -> Result<bool> {
         let Some((add, slot, old)) = bias_behind(self.subject, candidate, id) else { return Ok(false) };
         let Some(bias) = self.vector(old, shift.len()) else { return Ok(false) };
         let name = self.subject.graph.at(old).name.clone();
@@ -223,14 +223,13 @@ impl<'a> Patch<'a> {
         constant_vector(self.subject, value, size)
     }
 
-    fn append_add(
+    /// An `Add` of `shift` that takes over the output of `last`.
+    fn added_behind(
         &mut self,
-        id: NodeId,
         candidate: &Candidate,
-        shift: &Array1<f64>,
-        nodes: &mut Vec<NodeProto>,
-    ) -> Result<()> {
-        let Some(last) = nodes.last_mut() else { return Ok(()) };
+        (id, shift): Shift<'_>,
+        last: &mut NodeProto,
+    ) -> Result<NodeProto> {
         let output = last.output.first().cloned().unwrap_or_default();
         let name = self.subject.graph.node(id).name.clone();
         let rank = self.subject.graph.node(id).outputs.first().copied().flatten();
@@ -241,15 +240,13 @@ impl<'a> Patch<'a> {
         let bias = self.store(&format!("{}.bias", candidate.tensor), &bias, candidate)?;
         let product = unique(&mut self.names, &format!("{output}_product"));
         last.output = vec![product.clone()];
-        let add = NodeProto {
+        Ok(NodeProto {
             op_type: Some("Add".to_owned()),
             name: Some(unique(&mut self.node_names, &format!("{name}/bias"))),
             input: vec![product, bias],
             output: vec![output],
             ..NodeProto::default()
-        };
-        nodes.push(add);
-        Ok(())
+        })
     }
 
     fn node(&self, id: NodeId) -> Result<&'a NodeProto> {
@@ -291,7 +288,7 @@ impl<'a> Patch<'a> {
         if old_style {
             model.ir_version = Some(4);
         }
-        model
+        bodies::nested(&model).into_owned()
     }
 }
 

@@ -13,7 +13,7 @@ use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use super::{Binding, Fact, Facts, Shapes};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
-use crate::graph::{Graph, NodeId, Source, ValueId};
+use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
@@ -23,13 +23,33 @@ use crate::runtime::inputs::{DeclaredInput, Dim};
 /// Largest tensor, in elements, whose value is followed through the graph.
 const CONSTANT_LIMIT: u64 = 1 << 14;
 
+/// Operators whose attribute `axis` counts the axes of their first operand.
+const AXIS_OF_FIRST: &[&str] = &[
+    "ArgMax",
+    "ArgMin",
+    "Concat",
+    "Gather",
+    "GatherElements",
+    "LayerNormalization",
+    "RMSNormalization",
+    "Split",
+    "TopK",
+];
+
 /// Sizes of one value under one binding.
 #[derive(Debug, Clone, Default)]
-struct Known {
-    element: Option<DatumType>,
-    raw_element: Option<i32>,
-    shape: Option<Vec<u64>>,
-    value: Option<Arc<Tensor>>,
+pub(super) struct Known {
+    pub(super) element: Option<DatumType>,
+    pub(super) raw_element: Option<i32>,
+    pub(super) shape: Option<Vec<u64>>,
+    pub(super) value: Option<Arc<Tensor>>,
+}
+
+impl Known {
+    /// What is known of every value of this type and shape.
+    pub(super) fn without_value(&self) -> Self {
+        Self { value: None, ..self.clone() }
+    }
 }
 
 pub(super) fn infer(
@@ -57,6 +77,7 @@ pub(super) fn infer(
         };
         walk.sources(inputs)?;
         for &node in &graph.order {
+            walk.check_axis(node)?;
             walk.visit(node);
         }
         let made_up = walk.made_up;
@@ -97,6 +118,7 @@ struct Operators {
     framework: tract_onnx::Onnx,
     header: pb::ModelProto,
     opset: i64,
+    functions: Functions,
 }
 
 impl Operators {
@@ -107,7 +129,7 @@ impl Operators {
             .find(|import| matches!(import.domain(), "" | "ai.onnx"))
             .map_or(0, |import| import.version());
         let header = pb::ModelProto { ir_version: model.ir_version(), ..pb::ModelProto::default() };
-        Self { framework: tract_onnx::onnx(), header, opset }
+        Self { framework: tract_onnx::onnx(), header, opset, functions: Functions::of(model) }
     }
 
     fn context(&self) -> ParsingContext<'_> {
@@ -194,10 +216,28 @@ impl Walk<'_> {
         Ok(Known { element, raw_element: Some(tensor.data_type()), shape: Some(shape), value })
     }
 
+    /// An axis beyond the rank is a fault of the file; tract would count up to it, or from it.
+    fn check_axis(&self, id: NodeId) -> crate::Result<()> {
+        let node = self.graph.node(id);
+        if !node.domain.is_empty() || !AXIS_OF_FIRST.contains(&node.op.as_str()) {
+            return Ok(());
+        }
+        let data = node.inputs.first().copied().flatten();
+        let rank = data.and_then(|value| self.known[value.0].shape.as_ref()).map(Vec::len);
+        let axis = self.proto.node[id.0].attribute.iter().find(|attribute| attribute.name() == "axis").map(|a| a.i());
+        let (Some(rank), Some(axis)) = (rank.and_then(|rank| i64::try_from(rank).ok()), axis) else { return Ok(()) };
+        if (-rank..rank).contains(&axis) {
+            return Ok(());
+        }
+        Err(Error::input(format!("axis {axis} is out of range for rank {rank}")).at_node(node.name.as_str()))
+    }
+
     fn visit(&mut self, id: NodeId) {
         let node = &self.graph.nodes[id.0];
         let proto = &self.proto.node[id.0];
         let outcome = match (node.domain.as_str(), node.op.as_str()) {
+            _ if self.operators.functions.called_by(proto).is_some() => Err("a function of the model".to_owned()),
+            (bodies::DOMAIN, _) => self.body_end(id, proto),
             ("", "Constant") => self.constant(proto),
             ("", "Shape") => self.shape(id, proto),
             ("", "Identity") => self.first_input(id).map(|known| vec![known]),
@@ -227,6 +267,12 @@ impl Walk<'_> {
                 self.known[output.0] = known;
             }
         }
+    }
+
+    fn body_end(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {
+        let operands: Vec<Option<&Known>> =
+            self.graph.node(id).inputs.iter().map(|input| input.map(|value| &self.known[value.0])).collect();
+        super::bodies::results(proto, &operands)
     }
 
     fn first_input(&self, id: NodeId) -> Result<Known, String> {

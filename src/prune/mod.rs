@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod prove;
+mod quantized;
 mod search;
 mod steps;
 mod survey;

@@ -218,6 +218,20 @@ fn zero_size_axes_end_well() {
     }
 }
 
+/// Found by fuzzing: tract counts from zero up to the axis, which wraps around below minus the rank.
+#[test]
+fn an_axis_beyond_the_rank_is_refused_by_name() {
+    for axis in [-9, -3, 2, 9] {
+        let mut normal = node("LayerNormalization", &["h", "scale"], "l");
+        normal.attribute = vec![int("axis", axis)];
+        let nodes = vec![node("Gemm", &["x", "w1"], "h"), normal, node("Gemm", &["l", "w2"], "y")];
+        let weights = vec![weight("w1", &[6, 12]), weight("scale", &[12]), weight("w2", &[12, 4])];
+        let case = Case::new(&model(value("x", &["n", "6"]), nodes, weights, value("y", &["n", "4"])));
+        limited("inspect").arg(&case.file).exits(3);
+        case.refused(&["LayerNormalization_l", &format!("axis {axis}"), "rank 2"]);
+    }
+}
+
 #[test]
 fn shapes_beyond_memory_are_not_allocated() {
     let huge = 1_i64 << 34;

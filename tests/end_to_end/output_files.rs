@@ -40,6 +40,17 @@ fn plan_and_report_do_not_overwrite_what_is_read_or_written() {
     assert!(fs::read(&model).unwrap() == original);
 }
 
+/// Found out before any work is done: no model is written whose plan or report is then missing.
+#[test]
+fn a_plan_or_report_that_has_nowhere_to_go_stops_the_run() {
+    let folder = Folder::new();
+    for option in ["--plan-out", "--report"] {
+        let prune = Run::prune(&fixture("digits_mlp.onnx"), &folder.at("out.onnx")).args("--ratio 0.5").arg(option);
+        prune.arg(folder.at("nowhere/text.json")).exits(6).complains(&[option, "nowhere/text.json", "does not exist"]);
+    }
+    assert!(folder.names().is_empty());
+}
+
 #[test]
 fn an_existing_output_needs_force() {
     let folder = Folder::new();
