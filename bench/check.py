@@ -64,6 +64,14 @@ def parameters(graph: onnx.GraphProto) -> int:
     return total
 
 
+def running_statistics(graph: onnx.GraphProto) -> int:
+    """Elements of the means and variances of BatchNormalization nodes: measured, not trained, and so not among the
+    parameters of a PyTorch network."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    names = {name for node in graph.node if node.op_type == "BatchNormalization" for name in node.input[3:5]}
+    return sum(sizes.get(name, 0) for name in names)
+
+
 def session(path: Path) -> onnxruntime.InferenceSession:
     """A session without graph optimizations, so that the file is run as it is written."""
     options = onnxruntime.SessionOptions()

@@ -1,7 +1,8 @@
 """Prune every network at ratio 0.5, check the results with other tools, and write bench/COVERAGE.md.
 
     python bench/coverage.py --models models --paredown target/release/paredown            # everything
-    python bench/coverage.py anchors wide --only resnet50 --models models                  # some
+    python bench/coverage.py anchors wide --only 'resnet*' --models models                 # some
+    python bench/coverage.py wide --resume --models models                                 # what is missing
     python bench/coverage.py --render --models models                                      # only the page again
 
 Sections: `anchors` (the table with peers), `wide` (torchvision, both exporters), `detectors`, `transformers`,
@@ -11,6 +12,7 @@ are run once for each file (--peers runs them again).
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import subprocess
@@ -84,7 +86,15 @@ class Bench:
         (self.store / f"{section}.json").write_text(json.dumps(self.results[section], indent=1))
 
     def wanted(self, name: str) -> bool:
-        return not self.args.only or any(part in name for part in self.args.only)
+        return not self.args.only or any(fnmatch.fnmatch(name, pattern) for pattern in self.args.only)
+
+    def is_done(self, section: str, name: str) -> bool:
+        """Whether a run that was interrupted has this network behind it. `anchors` and `wide` measure the same files alike."""
+        if not self.args.resume:
+            return False
+        if section == "anchors" and name not in self.results.get(section, {}) and name in self.results.get("wide", {}):
+            self.record(section, name, self.results["wide"][name])
+        return name in self.results.get(section, {})
 
     def record(self, section: str, name: str, row: dict) -> None:
         self.results.setdefault(section, {})[name] = row
@@ -93,12 +103,16 @@ class Bench:
         print(f"{section} {name}: {shown}, exact {row.get('exact')}, {row.get('error') or 'ok'}", flush=True)
 
     def trial(self, section: str, name: str, path: Path, **options: object) -> None:
+        if self.is_done(section, name):
+            return
         done = trial.run(self.args.paredown, path, self.scratch, **options)
         self.record(section, name, trial.as_json(done))
 
     def torchvision(self, section: str, name: str, dynamo: bool, **options: object) -> None:
-        path, refusal = exported(self.args.models, name, dynamo, self.args.no_export)
         key = name + ("_dynamo" if dynamo else "")
+        if self.is_done(section, key):
+            return
+        path, refusal = exported(self.args.models, name, dynamo, self.args.no_export)
         if self.args.no_export and not path.exists():
             return
         if refusal:
@@ -167,7 +181,8 @@ def main() -> int:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--paredown", default="paredown", help="the binary")
-    parser.add_argument("--only", action="append", default=[], metavar="PART", help="networks whose name contains this")
+    parser.add_argument("--only", action="append", default=[], metavar="GLOB", help="networks of this name; may be repeated")
+    parser.add_argument("--resume", action="store_true", help="leave out networks that have results")
     parser.add_argument("--peers", action="store_true", help="run the peers again")
     parser.add_argument(
         "--verify-below", type=float, default=250, metavar="MB", help="larger files of torchvision are not run in tract"

@@ -23,6 +23,8 @@ from sts_calib import sample
 
 SENTENCES, IMAGES = 64, 16
 BFLOAT16_OPSET = 22  # the first with bfloat16 convolutions
+# Largest numbers: the lowest float32, which masks hold, would become minus infinity, and that times zero no number.
+RANGES = {TensorProto.FLOAT16: 65504.0, TensorProto.BFLOAT16: 3.3895e38}
 # Inputs that stay float32 whatever the type of the data: the regions and scales of Resize.
 FLOAT_OPERANDS = {("Resize", 1), ("Resize", 2)}
 
@@ -60,7 +62,7 @@ def cast_tensor(tensor: TensorProto, element_type: int) -> None:
     if tensor.data_type != TensorProto.FLOAT:
         return
     dtype = helper.tensor_dtype_to_np_dtype(element_type)
-    limit = 65504.0 if element_type == TensorProto.FLOAT16 else np.inf
+    limit = RANGES.get(element_type, np.inf)
     values = np.clip(numpy_helper.to_array(tensor), -limit, limit).astype(dtype)
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 

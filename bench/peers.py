@@ -3,7 +3,8 @@
     python bench/peers.py onnxsim models/resnet18.onnx      # onnxsim's structured and attention-head pruning
     python bench/peers.py torch-pruning resnet18            # Torch-Pruning on the torchvision network, then export
 
-Prints one line of JSON: {"parameters": …, "seconds": …}. A crash is a traceback and exit code 1; the caller sets the
+Prints one line of JSON: {"parameters": …, "statistics": …, "seconds": …}, the second being how many of the first are
+running statistics of batch norms. A crash is a traceback and exit code 1; the caller sets the
 time limit. coverage.py runs this in a process of its own.
 """
 
@@ -19,22 +20,26 @@ import check
 import onnx
 
 
-def onnxsim(path: Path) -> int:
+def figures(graph: onnx.GraphProto) -> dict[str, int]:
+    return {"parameters": check.parameters(graph), "statistics": check.running_statistics(graph)}
+
+
+def onnxsim(path: Path) -> dict[str, int]:
     """Attention heads first, then channels and neurons. Of the package's two implementations the one that removes
     more counts."""
     import onnxsim as package
 
     model = onnx.load(path)
-    smallest = check.parameters(model.graph)
+    smallest = figures(model.graph)
     for suffix in ("", "_cpp"):
         pruned = model
         for step in ("apply_attention_head_pruning", "apply_structured_pruning"):
             pruned = getattr(package, step + suffix)(pruned, sparsity=0.5)
-        smallest = min(smallest, check.parameters(pruned.graph))
+        smallest = min(smallest, figures(pruned.graph), key=lambda found: found["parameters"])
     return smallest
 
 
-def torch_pruning(name: str) -> int:
+def torch_pruning(name: str) -> dict[str, int]:
     """Group magnitude, ratio 0.5, the classifier kept; counted in the exported file as everywhere else."""
     import export_torchvision
     import torch
@@ -64,7 +69,7 @@ def torch_pruning(name: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pruned.onnx"
         export_torchvision.export(model, name, path, dynamo=False, static=False, keep_bn=False)
-        return check.parameters(onnx.load(path).graph)
+        return figures(onnx.load(path).graph)
 
 
 def main() -> None:
@@ -74,8 +79,8 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     start = time.perf_counter()
-    parameters = onnxsim(Path(args.subject)) if args.peer == "onnxsim" else torch_pruning(args.subject)
-    print(json.dumps({"parameters": parameters, "seconds": round(time.perf_counter() - start, 2)}))
+    found = onnxsim(Path(args.subject)) if args.peer == "onnxsim" else torch_pruning(args.subject)
+    print(json.dumps(found | {"seconds": round(time.perf_counter() - start, 2)}))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,12 @@ class Trial:
     file: str
     before: int = 0
     after: int = 0
+    statistics: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
     exact: float | None = None
     verified: bool = False
+    steps: int | None = None
     note: str | None = None
     sizes: int = 0
     seconds: float = 0.0
@@ -55,7 +57,7 @@ def prune(binary: str, model: Path, target: Path, options: list[str], limit: flo
         run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return 124, f"no end in {limit:.0f} s", limit
-    return run.returncode, run.stderr, time.perf_counter() - start
+    return run.returncode, run.stderr.replace(f"{model.parent}/", ""), time.perf_counter() - start
 
 
 def holders(report: dict, count: int = 3) -> list[str]:
@@ -63,6 +65,24 @@ def holders(report: dict, count: int = 3) -> list[str]:
     held = [group for group in report["groups"] if group["role"] != "free" and group["params"]]
     held.sort(key=lambda group: -group["params"])
     return [f"{group['name']} ({group['role']}, {group['params']}): {group['reason']}" for group in held[:count]]
+
+
+def is_beyond_tract(message: str) -> bool:
+    """Whether verification ended at an operator that tract lacks, or whose form it does not read."""
+    return "tract has no operator" in message or "tract cannot read" in message
+
+
+def validate(trial: Trial, model: Path, target: Path) -> None:
+    """The full onnx.checker; what it finds in the original too is a note."""
+    try:
+        check.validate(target)
+    except onnx.checker.ValidationError as error:
+        try:
+            check.validate(model)
+        except onnx.checker.ValidationError:
+            trial.note = f"onnx.checker refuses the original too: {first_lines(str(error))}"
+            return
+        raise
 
 
 def exposed(model: onnx.ModelProto, operators: set[str]) -> tuple[bytes, list[str]]:
@@ -95,10 +115,11 @@ def halved(before: list[list[int]], after: list[list[int]]) -> list[int]:
 
 def check_result(trial: Trial, model: Path, target: Path, sizes: int, thawed: bool) -> None:
     """Raises what onnx.checker or ONNX Runtime find; fills in parameters and the number of input sizes run."""
-    check.validate(target)
+    validate(trial, model, target)
     original = onnx.load(model, load_external_data=False)
     rewritten = onnx.load(target, load_external_data=False)
     trial.before, trial.after = check.parameters(original.graph), check.parameters(rewritten.graph)
+    trial.statistics = check.running_statistics(rewritten.graph)
     trial.bytes_before, trial.bytes_after = model.stat().st_size, target.stat().st_size
     changes = [] if thawed else check.signature_changes(original, rewritten)
     if changes:
@@ -154,16 +175,21 @@ def run(
     code, message, trial.seconds = prune(
         binary, model, target, arguments if verify else [*arguments, "--no-verify"], limit
     )
-    problem = None
+    problem, refused = None, False
     if code and verify and code not in (2, 3, 4):
-        problem = f"verification, exit {code}: {first_lines(message)}"
+        if is_beyond_tract(message):
+            trial.note = f"not in tract: {first_lines(message).split(': ', 2)[-1]}"
+        else:
+            problem = f"verification, exit {code}: {first_lines(message)}"
+        refused = True
         code, message, trial.seconds = prune(binary, model, target, [*arguments, "--no-verify"], limit)
     if code:
         trial.error = f"exit {code}: {first_lines(message, 4)}"
         return trial
     report = json.loads(report_path.read_text())
     trial.exact = report["verify"]["exact_max_rel"]
-    trial.verified = verify and problem is None
+    trial.steps = report["verify"].get("quantization_steps")
+    trial.verified = verify and not refused
     trial.holders = holders(report)
     trial.groups = [
         {key: group[key] for key in ("name", "role", "axis", "size", "kept")}
@@ -172,7 +198,7 @@ def run(
     ]
     try:
         check_result(trial, model, target, sizes, thawed=not kept_signature)
-        if kinds and not trial.note:
+        if kinds and trial.sizes:
             count_halved(trial, model, target, kinds)
     except Exception as error:  # whatever the checker or the runtime raise is the finding
         found = f"{type(error).__name__}: {first_lines(str(error))}"

@@ -1,27 +1,48 @@
 //! Everything that is known about a model before anything is decided.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::facts::Facts;
-use crate::graph::Graph;
+use crate::graph::{Graph, bodies, inlined, shadowing_function};
 use crate::onnx::Model;
 use crate::ops::Network;
-use crate::rewrite::Subject;
+use crate::rewrite::{Subject, folded};
 use crate::runtime::inputs::{DimSizes, declared_inputs};
 use crate::runtime::on_deep_stack;
 
 /// A model's graph, facts and solved axes.
 #[derive(Debug)]
 pub struct Analysis<'m> {
-    /// The model.
-    pub model: &'m Model,
+    /// The model; calls of its own functions are replaced by what they stand for, and small constants that are made by
+    /// writing to positions are stored. The nodes of [`bodies`] stand among those of the main graph.
+    pub model: Cow<'m, Model>,
     /// View of its main graph.
     pub graph: Graph,
     /// Shapes and small constants.
     pub facts: Facts,
     /// Solved axes.
     pub network: Network,
+}
+
+/// The model with its own functions inlined and the bodies of its operators hoisted.
+fn flat(model: &Model) -> Result<Cow<'_, Model>> {
+    let model = match inlined(&model.proto) {
+        None => Cow::Borrowed(model),
+        Some(inlined) => {
+            let mut restated = model.restated(inlined.model);
+            restated.warnings.push(format!("{} calls of functions of the model were inlined", inlined.calls));
+            Cow::Owned(restated)
+        }
+    };
+    if let Some(why) = shadowing_function(&model.proto) {
+        return Err(Error::input(why));
+    }
+    Ok(match bodies::hoisted(&model.proto) {
+        None => model,
+        Some(hoisted) => Cow::Owned(model.restated(hoisted)),
+    })
 }
 
 impl<'m> Analysis<'m> {
@@ -33,11 +54,22 @@ impl<'m> Analysis<'m> {
     /// unknown.
     pub fn new(model: &'m Model, dims: &DimSizes, thaw: &BTreeSet<String>) -> Result<Self> {
         on_deep_stack(|| {
+            let model = flat(model)?;
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             dims.check_names(&declared_inputs(proto)?)?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
             let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
-            Ok(Self { model, graph, facts, network })
+            let Some((proto, count)) = folded(&model.proto, &graph, &facts) else {
+                return Ok(Self { model, graph, facts, network });
+            };
+            let mut model = model.restated(proto);
+            model
+                .warnings
+                .push(format!("{count} constants that the graph computes by writing to positions were stored"));
+            let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+            let graph = Graph::new(proto, model.proto.ir_version())?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
+            Ok(Self { model: Cow::Owned(model), graph, facts, network })
         })
     }
 

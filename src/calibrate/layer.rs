@@ -39,14 +39,15 @@ pub struct Layer {
     pub(crate) window: Option<Window>,
 }
 
-/// The layers of the analysed graph whose weight is an initializer of floats (or a `Constant`), in graph order.
+/// The layers of the analysed graph whose weight is an initializer of floats (or a `Constant`), in graph order. Bodies of
+/// If, Loop and Scan are left out: what flows in them cannot be tapped.
 ///
 /// # Errors
 /// If an attribute or a weight is malformed.
 pub fn layers(subject: Subject<'_>) -> Result<Vec<Layer>> {
     let proto = subject.proto()?;
     let mut found = Vec::new();
-    for &id in &subject.graph.order {
+    for &id in subject.graph.order.iter().filter(|id| !subject.graph.node(**id).in_body) {
         let Some(linear) = subject.network.relations[id.0].contraction.as_ref().and_then(|c| c.linear) else {
             continue;
         };

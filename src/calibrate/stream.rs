@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
+use crate::graph::bodies::nested;
 use crate::graph::captures;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
@@ -62,6 +63,7 @@ impl Stream {
     /// # Errors
     /// If the model holds no graph or tract cannot take the segment.
     pub fn segment(&mut self, model: &ModelProto, reads: &[String], wanted: &[String]) -> Result<Segment> {
+        let model = &*nested(model);
         let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let index = Index::new(graph);
         self.reached.extend(index.ancestors(reads, &BTreeSet::new()).1);

@@ -189,6 +189,9 @@ fn refused(subject: Subject<'_>, id: NodeId, linear: Option<Linear>, reason: Str
 /// The layer that a node is, or why it cannot be split.
 fn read(subject: Subject<'_>, id: NodeId, linear: Linear) -> Result<Candidate, String> {
     let node = subject.graph.node(id);
+    if node.in_body {
+        return Err("it stands in a body of If, Loop or Scan".to_owned());
+    }
     let operand = node.inputs.get(linear.weight).copied().flatten().ok_or("it has no weight")?;
     let (weight, tensor, axes) = stored(subject, operand)?;
     let element = ElementType::from_code(tensor.data_type()).map_err(|e| e.to_string())?;

@@ -14,7 +14,7 @@ use super::chain::{self, Step};
 use super::conv::ConvSplit;
 use super::low_rank::LowRank;
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, ValueId, sweep_dead_nodes};
+use crate::graph::{NodeId, ValueId, bodies, sweep_dead_nodes};
 use crate::onnx::attributes::{self, Attributes};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
@@ -288,7 +288,7 @@ impl<'a> Patch<'a> {
         if old_style {
             model.ir_version = Some(4);
         }
-        model
+        bodies::nested(&model).into_owned()
     }
 }
 

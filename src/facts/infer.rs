@@ -13,7 +13,7 @@ use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
 use super::{Binding, Fact, Facts, Shapes};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
-use crate::graph::{Graph, NodeId, Source, ValueId};
+use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
@@ -38,11 +38,18 @@ const AXIS_OF_FIRST: &[&str] = &[
 
 /// Sizes of one value under one binding.
 #[derive(Debug, Clone, Default)]
-struct Known {
-    element: Option<DatumType>,
-    raw_element: Option<i32>,
-    shape: Option<Vec<u64>>,
-    value: Option<Arc<Tensor>>,
+pub(super) struct Known {
+    pub(super) element: Option<DatumType>,
+    pub(super) raw_element: Option<i32>,
+    pub(super) shape: Option<Vec<u64>>,
+    pub(super) value: Option<Arc<Tensor>>,
+}
+
+impl Known {
+    /// What is known of every value of this type and shape.
+    pub(super) fn without_value(&self) -> Self {
+        Self { value: None, ..self.clone() }
+    }
 }
 
 pub(super) fn infer(
@@ -111,6 +118,7 @@ struct Operators {
     framework: tract_onnx::Onnx,
     header: pb::ModelProto,
     opset: i64,
+    functions: Functions,
 }
 
 impl Operators {
@@ -121,7 +129,7 @@ impl Operators {
             .find(|import| matches!(import.domain(), "" | "ai.onnx"))
             .map_or(0, |import| import.version());
         let header = pb::ModelProto { ir_version: model.ir_version(), ..pb::ModelProto::default() };
-        Self { framework: tract_onnx::onnx(), header, opset }
+        Self { framework: tract_onnx::onnx(), header, opset, functions: Functions::of(model) }
     }
 
     fn context(&self) -> ParsingContext<'_> {
@@ -228,6 +236,8 @@ impl Walk<'_> {
         let node = &self.graph.nodes[id.0];
         let proto = &self.proto.node[id.0];
         let outcome = match (node.domain.as_str(), node.op.as_str()) {
+            _ if self.operators.functions.called_by(proto).is_some() => Err("a function of the model".to_owned()),
+            (bodies::DOMAIN, _) => self.body_end(id, proto),
             ("", "Constant") => self.constant(proto),
             ("", "Shape") => self.shape(id, proto),
             ("", "Identity") => self.first_input(id).map(|known| vec![known]),
@@ -257,6 +267,12 @@ impl Walk<'_> {
                 self.known[output.0] = known;
             }
         }
+    }
+
+    fn body_end(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {
+        let operands: Vec<Option<&Known>> =
+            self.graph.node(id).inputs.iter().map(|input| input.map(|value| &self.known[value.0])).collect();
+        super::bodies::results(proto, &operands)
     }
 
     fn first_input(&self, id: NodeId) -> Result<Known, String> {

@@ -8,6 +8,7 @@
 //! what it touches.
 
 mod bindings;
+mod bodies;
 mod infer;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! A `petgraph` view of a `GraphProto`: nodes are operators, edges are values.
 
+pub mod bodies;
+mod inline;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +12,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, NodeProto};
 
+pub use inline::{Functions, Inlined, inlined, shadowing_function};
 pub use sweep::sweep_dead_nodes;
 
 /// A node of the graph: its position in `GraphProto::node`.
@@ -66,6 +69,8 @@ pub struct Node {
     pub inputs: Vec<Option<ValueId>>,
     /// Results; `None` is one left out.
     pub outputs: Vec<Option<ValueId>>,
+    /// Whether it stands in a body of `If`, `Loop` or `Scan`; see [`bodies`].
+    pub in_body: bool,
 }
 
 /// The view. It holds positions into the `GraphProto`, not references.
@@ -194,7 +199,8 @@ impl Graph {
         }
         let domain = if proto.domain() == "ai.onnx" { "" } else { proto.domain() };
         let (op, domain) = (proto.op_type().to_owned(), domain.to_owned());
-        self.nodes.push(Node { name, op, domain, inputs: Vec::new(), outputs });
+        let in_body = bodies::is_hoisted(proto);
+        self.nodes.push(Node { name, op, domain, inputs: Vec::new(), outputs, in_body });
         Ok(())
     }
 

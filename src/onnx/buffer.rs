@@ -1,7 +1,7 @@
 //! The bytes of a file: small files are read, big ones are mapped into memory.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -33,6 +33,21 @@ pub(super) fn file_bytes(path: &Path) -> Result<Bytes> {
     Ok(Bytes::from_owner(map(&file).map_err(fail)?))
 }
 
+/// The same bytes in a temporary file without a name, mapped into memory: they take none until they are read. If there is
+/// no room for such a file, they stay where they are.
+pub(crate) fn put_aside(bytes: Bytes) -> Bytes {
+    let write = || {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(&bytes)?;
+        file.flush()?;
+        map(&file)
+    };
+    match write() {
+        Ok(mapped) if mapped.len() == bytes.len() => Bytes::from_owner(mapped),
+        _ => bytes,
+    }
+}
+
 /// Maps the whole file, read-only.
 #[allow(unsafe_code)]
 fn map(file: &File) -> std::io::Result<Mmap> {
@@ -59,6 +74,12 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             assert!(file_bytes(&path).unwrap() == bytes, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn bytes_that_were_put_aside_are_the_same() {
+        let bytes = Bytes::from((0..100_000_u32).map(|i| (i % 251) as u8).collect::<Vec<u8>>());
+        assert_eq!(put_aside(bytes.clone()), bytes);
     }
 
     #[test]

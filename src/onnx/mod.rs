@@ -19,5 +19,6 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
+pub(crate) use buffer::put_aside;
 pub use model::Model;
 pub use save::{SaveOptions, discard_staged};

@@ -71,6 +71,11 @@ impl Model {
         Self { proto, warnings: Vec::new(), file_bytes, sources, external_data }
     }
 
+    /// The same file, its content said in another way.
+    pub(crate) fn restated(&self, proto: ModelProto) -> Self {
+        Self { proto, ..self.clone() }
+    }
+
     /// Size of the model file and of the external files that it uses, in bytes. For a model made in memory: its size
     /// as one protobuf.
     pub fn file_bytes(&self) -> u64 {

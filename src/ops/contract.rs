@@ -7,12 +7,12 @@ use crate::axes::Var;
 
 /// Depthwise convolution needs no case of its own: `i` has size one and `g` is the factor.
 pub(super) fn conv(site: &mut Site<'_>) -> Outcome {
-    conv_by(site, "n# (g i) _..#, (g o) i _..#, (g o)? -> n (g o) _..#")
+    conv_by(site, "n (g i) _..#, (g o) i _..#, (g o)? -> n (g o) _..#")
 }
 
 /// `com.microsoft.FusedConv`: a sum may be added in front of the activation.
 pub(super) fn fused_conv(site: &mut Site<'_>) -> Outcome {
-    conv_by(site, "n# (g i) _..#, (g o) i _..#, (g o)?, n (g o) _..#? -> n (g o) _..#")
+    conv_by(site, "n (g i) _..#, (g o) i _..#, (g o)?, n (g o) _..#? -> n (g o) _..#")
 }
 
 fn conv_by(site: &mut Site<'_>, row: &str) -> Outcome {
@@ -26,7 +26,7 @@ fn conv_by(site: &mut Site<'_>, row: &str) -> Outcome {
 }
 
 pub(super) fn conv_transpose(site: &mut Site<'_>) -> Outcome {
-    site.row("n# (g i) _..#, (g i) o _..#, (g o)? -> n (g o) _..#", &[("g", "group", 1)])?;
+    site.row("n (g i) _..#, (g i) o _..#, (g o)? -> n (g o) _..#", &[("g", "group", 1)])?;
     let linear =
         Linear { data: 0, data_axis: 1, weight: 1, weight_in: 0, weight_out: 1, bias: Some(2), result_axis: 1 };
     let (mut macs, data) = (site.input(1)?, site.input(0)?);

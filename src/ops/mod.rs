@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::axes::{Expr, Reason, Role, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
 use crate::facts::{Binding, Facts, sample_sizes};
-use crate::graph::{Graph, NodeId, Source, ValueId};
+use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{GraphProto, ModelProto};
 
 pub use site::{Contraction, Cut, Edit, Linear, Refusal, Relation, Site};
@@ -125,6 +125,8 @@ pub fn constant_values(graph: &Graph) -> BTreeSet<ValueId> {
     for &id in &graph.order {
         let node = graph.node(id);
         let random = node.op.starts_with("Random") || matches!(node.op.as_str(), "Bernoulli" | "Multinomial");
+        // What enters a body may differ from one iteration to the next.
+        let random = random || node.domain == bodies::DOMAIN;
         let mut read = node.inputs.iter().flatten().chain(captured.get(&id).into_iter().flatten());
         if !random && read.all(|input| constants.contains(input)) {
             constants.extend(node.outputs.iter().flatten());
@@ -138,6 +140,7 @@ struct Builder<'a> {
     graph: &'a Graph,
     facts: &'a Facts,
     opsets: BTreeMap<String, i64>,
+    functions: Functions,
     unifier: Unifier,
     constants: BTreeSet<ValueId>,
     values: Vec<Option<Vec<Var>>>,
@@ -162,6 +165,7 @@ impl<'a> Builder<'a> {
             graph,
             facts,
             opsets: model.opset_import.iter().map(|o| (opset(o.domain()), o.version())).collect(),
+            functions: Functions::of(model),
             unifier,
             constants: constant_values(graph),
             values,
@@ -264,9 +268,12 @@ impl<'a> Builder<'a> {
             relation: Relation::default(),
             named,
         };
-        let outcome = match rule(domain, &node.op) {
-            Some(rule) => relate(&mut site, rule),
-            None => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
+        let function = self.functions.called_by(site.proto);
+        let outcome = match (function, rule(domain, &node.op)) {
+            (Some(why), _) => Err(Refusal::new(format!("calls a function of the model that is not inlined: {why}"))),
+            (None, _) if domain == bodies::DOMAIN => relate(&mut site, &BODY_END),
+            (None, Some(rule)) => relate(&mut site, rule),
+            (None, None) => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
         };
         if outcome.is_ok() {
             site.freeze_unnamed();
@@ -298,6 +305,10 @@ impl<'a> Builder<'a> {
         }
     }
 }
+
+/// What enters and leaves the bodies of `If`, `Loop` and `Scan`.
+const BODY_END: Rule =
+    Rule { domain: bodies::DOMAIN, op: "", relate: Relate::Frozen("enters or leaves a body of If, Loop or Scan") };
 
 fn relate(site: &mut Site<'_>, rule: &Rule) -> Result<(), Refusal> {
     match rule.relate {

@@ -170,7 +170,7 @@ pub(super) fn scan_axis(site: &mut Site<'_>) -> Outcome {
     Ok(())
 }
 
-/// The last two axes form a triangle.
+/// `Trilu`: the last two axes form a triangle.
 pub(super) fn triangle(site: &mut Site<'_>) -> Outcome {
     let (data, result) = (site.input(0)?, site.output(0)?);
     site.tie_all(&data, &result)?;

@@ -31,6 +31,10 @@ const fn standard(op: &'static str, relate: Relate) -> Rule {
     Rule { domain: "", op, relate }
 }
 
+const fn classical(op: &'static str, relate: Relate) -> Rule {
+    Rule { domain: "ai.onnx.ml", op, relate }
+}
+
 const fn microsoft(op: &'static str, relate: Relate) -> Rule {
     Rule { domain: "com.microsoft", op, relate }
 }
@@ -38,7 +42,10 @@ const fn microsoft(op: &'static str, relate: Relate) -> Rule {
 use Relate::{Elementwise, Frozen, Row, Rule as By};
 
 /// Pooling keeps channels; windows fix the spatial axes.
-const POOL: Relate = Row("n# c _..# -> n c _..#, n c _..#");
+const POOL: Relate = Row("n c _..# -> n c _..#, n c _..#");
+
+/// Attributes of the operators of `ai.onnx.ml` hold a number for each feature.
+const FEATURES: Relate = Row("s..# -> s..");
 
 /// All rules, sorted by domain and name. An operator that is not here freezes what it touches.
 pub const RULES: &[Rule] = &[
@@ -207,6 +214,25 @@ pub const RULES: &[Rule] = &[
     standard("Upsample", By(layout::resize)),
     standard("Where", Elementwise),
     standard("Xor", Elementwise),
+    classical("ArrayFeatureExtractor", Frozen("picks features at run time")),
+    classical("Binarizer", Elementwise),
+    classical("CastMap", Frozen("a map of names")),
+    classical("CategoryMapper", Elementwise),
+    classical("DictVectorizer", Frozen("a map of names")),
+    classical("FeatureVectorizer", Frozen("a list of features")),
+    classical("Imputer", FEATURES),
+    classical("LabelEncoder", Elementwise),
+    classical("LinearClassifier", Frozen("a classical model")),
+    classical("LinearRegressor", Frozen("a classical model")),
+    classical("Normalizer", FEATURES),
+    classical("OneHotEncoder", Frozen("a list of classes")),
+    classical("SVMClassifier", Frozen("a classical model")),
+    classical("SVMRegressor", Frozen("a classical model")),
+    classical("Scaler", FEATURES),
+    classical("TreeEnsemble", Frozen("a classical model")),
+    classical("TreeEnsembleClassifier", Frozen("a classical model")),
+    classical("TreeEnsembleRegressor", Frozen("a classical model")),
+    classical("ZipMap", Frozen("a map of names")),
     microsoft("Attention", By(attention::packed)),
     microsoft("BiasGelu", Elementwise),
     microsoft("DynamicQuantizeMatMul", Frozen("integer operator")),

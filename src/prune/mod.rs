@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod prove;
+mod quantized;
 mod steps;
 mod survey;
 mod trial;

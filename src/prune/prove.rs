@@ -1,21 +1,23 @@
 //! Every write is proved: valid, exact, faithful, and how fast.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::quantized;
 use super::trial::{Models, Removal, Trial, own_fault};
 use crate::analysis::Analysis;
 use crate::axes::{Role, Selection};
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::ValueId;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{CostModel, Filter, Group, Plan, Quota, Request, Scope, groups};
 use crate::report::Report;
-use crate::rewrite;
+use crate::rewrite::{self, Subject};
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::{probe_batches, probes};
-use crate::verify::{Exactness, LatencyBudget, faithful, latency, signature};
+use crate::verify::{Exactness, Kept, LatencyBudget, faithful, latency_each, signature};
 
 /// Samples that probes are made of.
 const PROBES: usize = 6;
@@ -56,20 +58,27 @@ impl Comparison<'_> {
     /// # Errors
     /// [`Verification`](crate::ErrorKind::Verification) if the model is not valid, and what running the models returns.
     pub fn prove(&self, report: &mut Report) -> Result<()> {
-        self.prove_with(None, report)
+        self.prove_with(None, Kept::default(), report)
     }
 
     /// As [`prove`](Self::prove), and that the two models of `removal` agree. Every model is loaded once and runs on
-    /// the probes once, whatever its outputs are then held against.
-    fn prove_with(&self, removal: Option<&Removal>, report: &mut Report) -> Result<()> {
+    /// the probes once, whatever its outputs are then held against; a quantized one by itself. `resized` is what is left
+    /// of thawed inputs.
+    fn prove_with(&self, removal: Option<&Removal>, resized: Kept, report: &mut Report) -> Result<()> {
         let started = Instant::now();
         let original = &self.analysis.model.proto;
         signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
-        let models = Models::load(original, self.rewritten, removal).map_err(|e| self.blame(e))?;
+        let quantized = removal.filter(|removal| quantized::is_quantized(&removal.masked));
+        let compared = removal.filter(|_| quantized.is_none());
+        let models = Models::load(original, self.rewritten, compared, resized).map_err(|e| self.blame(e))?;
         let trial = self.run(&models, report)?;
         report.verify.valid = Some(true);
         if let Some(measured) = trial.exactness()? {
             judge(&measured, report)?;
+        }
+        if let Some(Removal { masked, pruned, kept }) = quantized {
+            let pruned = pruned.as_ref().unwrap_or(self.rewritten);
+            judge(&quantized::prove(masked, pruned, trial.probes(), kept, report)?, report)?;
         }
         if self.thaw.is_empty() {
             let measured = match self.data {
@@ -80,10 +89,11 @@ impl Comparison<'_> {
             let doubt = "fidelity was measured on made-up inputs; give --data for a figure to trust";
             report.notes.extend(self.data.is_none().then(|| doubt.to_owned()));
         }
-        let Models { before, after, .. } = models;
+        let Models { before, after, resized, .. } = models;
         // Both have just run on these inputs.
         let budget = LatencyBudget { warm_up: 0, ..LatencyBudget::default() };
-        let measured = latency(&before, &after, trial.last(), budget)?;
+        let last = trial.last();
+        let measured = latency_each((&before, last), (&after, &resized.of(last)?), budget)?;
         report.model.before.latency_ms = Some(measured.before_ms);
         report.model.after.latency_ms = Some(measured.after_ms);
         report.seconds.insert("verify".to_owned(), started.elapsed().as_secs_f64());
@@ -125,7 +135,23 @@ impl Comparison<'_> {
 /// [`Verification`](crate::ErrorKind::Verification) if the rewritten model is not valid or the removal was not exact.
 pub fn prove(proof: &Proof<'_>, report: &mut Report) -> Result<()> {
     let removal = proof.removal(report)?;
-    proof.comparison.prove_with(removal.as_ref(), report)
+    let resized = kept(proof.comparison.analysis.subject(), proof.selection);
+    proof.comparison.prove_with(removal.as_ref(), resized, report)
+}
+
+/// What `selection` leaves of every value of a model.
+fn kept(subject: Subject<'_>, selection: &Selection) -> Kept {
+    let Subject { graph, network, .. } = subject;
+    let mut kept = BTreeMap::new();
+    for (index, value) in graph.values.iter().enumerate() {
+        let axes = network.value(ValueId(index)).unwrap_or_default().iter().enumerate();
+        let cuts: Vec<(usize, Vec<usize>)> =
+            axes.filter_map(|(axis, expr)| Some((axis, network.solution.kept(expr, selection)?))).collect();
+        if !cuts.is_empty() {
+            kept.insert(value.name.clone(), cuts);
+        }
+    }
+    kept.into()
 }
 
 impl Proof<'_> {
@@ -139,9 +165,7 @@ impl Proof<'_> {
                 all_free = false;
             }
         }
-        let obstacle = if !self.comparison.thaw.is_empty() {
-            Some("outputs were thawed: their values cannot be compared, so exactness is not proved")
-        } else if self.selection.touched().next().is_none() {
+        let obstacle = if self.selection.touched().next().is_none() {
             Some("without a plan there is no removal whose exactness could be proved; give --plan")
         } else if free.touched().next().is_none() {
             Some("every removal shifts a statistic: there is no exact part to prove")
@@ -155,7 +179,7 @@ impl Proof<'_> {
         let subject = self.comparison.analysis.subject();
         let is_rewritten = report.calibration.is_none() && all_free;
         let pruned = if is_rewritten { None } else { Some(rewrite::prune(subject, &free)?) };
-        Ok(Some(Removal { masked: rewrite::masked(subject, &free)?, pruned }))
+        Ok(Some(Removal { masked: rewrite::masked(subject, &free)?, pruned, kept: kept(subject, &free) }))
     }
 }
 
@@ -212,7 +236,7 @@ pub fn verify(
     let mut report = Report::new(&analysis, &groups, &selection, cost.cost(&Selection::all()), new_cost);
     report.model.after.bytes = rewritten.file_bytes();
     report.model.after.nodes = after.graph.nodes.len();
-    let comparison = Comparison { analysis: &analysis, rewritten: &rewritten.proto, thaw: &[], data, dims, seed };
+    let comparison = Comparison { analysis: &analysis, rewritten: &after.model.proto, thaw: &[], data, dims, seed };
     prove(&Proof { comparison, groups: &groups, selection: &selection }, &mut report)?;
     Ok(report)
 }

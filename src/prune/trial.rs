@@ -5,13 +5,15 @@ use rayon::prelude::*;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{NamedTensor, RunOptions, Runnable, unsupported_nodes};
-use crate::verify::{Exactness, Faithfulness};
+use crate::verify::{Exactness, Faithfulness, Kept};
 
 /// Two models that must be the same function: the original with what goes masked, and with it removed.
 pub(super) struct Removal {
     pub(super) masked: ModelProto,
     /// `None` if the rewritten model is just that.
     pub(super) pruned: Option<ModelProto>,
+    /// What is left of every value.
+    pub(super) kept: Kept,
 }
 
 /// Outputs of a model, batch by batch.
@@ -36,11 +38,20 @@ pub(super) struct Models {
     pub(super) after: Runnable,
     masked: Option<Runnable>,
     pruned: Option<Runnable>,
+    /// What is left of the inputs of `after`.
+    pub(super) resized: Kept,
+    /// What is left in `pruned` of the values of `masked`.
+    kept: Kept,
 }
 
 impl Models {
     /// Hands the models to tract, side by side. The error is that of the first model that has one.
-    pub(super) fn load(original: &ModelProto, rewritten: &ModelProto, removal: Option<&Removal>) -> Result<Self> {
+    pub(super) fn load(
+        original: &ModelProto,
+        rewritten: &ModelProto,
+        removal: Option<&Removal>,
+        resized: Kept,
+    ) -> Result<Self> {
         let load = |model: &ModelProto| Runnable::new(model, &RunOptions::default());
         let given = |model: Option<&ModelProto>| model.map(load).transpose();
         let ((after, before), (masked, pruned)) = rayon::join(
@@ -52,18 +63,21 @@ impl Models {
                 )
             },
         );
-        Ok(Self { after: after?, before: before?, masked: masked?, pruned: pruned? })
+        let kept = removal.map(|removal| removal.kept.clone()).unwrap_or_default();
+        Ok(Self { after: after?, before: before?, masked: masked?, pruned: pruned?, resized, kept })
     }
 
     /// Runs every model on `probes`, the original on the single ones, if at all.
     pub(super) fn run(&self, probes: Vec<Vec<NamedTensor>>, with_original: bool) -> Result<Trial> {
         let singles = if with_original { singles(&probes) } else { &[] };
+        let (resized, rest) = (cut(&self.resized, &probes)?, cut(&self.kept, &probes)?);
         let [after, before, masked, pruned] = outputs([
-            (Some(&self.after), &probes),
+            (Some(&self.after), &resized),
             (Some(&self.before), singles),
             (self.masked.as_ref(), &probes),
-            (self.pruned.as_ref(), &probes),
+            (self.pruned.as_ref(), &rest),
         ])?;
+        let masked = cut(&self.kept, &masked)?;
         Ok(Trial { probes, after, before, masked, pruned })
     }
 }
@@ -74,6 +88,7 @@ pub(super) struct Trial {
     after: Outputs,
     /// For the single probes.
     before: Outputs,
+    /// What is left of them in the pruned model.
     masked: Outputs,
     pruned: Outputs,
 }
@@ -94,10 +109,20 @@ impl Trial {
         Faithfulness::between(&self.before, &self.after[self.probes.len() - singles.len()..], singles)
     }
 
+    /// All probes.
+    pub(super) fn probes(&self) -> &[Vec<NamedTensor>] {
+        &self.probes
+    }
+
     /// The last probe: a single one, where the batch is open.
     pub(super) fn last(&self) -> &[NamedTensor] {
         self.probes.last().map_or(&[], Vec::as_slice)
     }
+}
+
+/// What is left of the values of every batch.
+fn cut(kept: &Kept, batches: &[Vec<NamedTensor>]) -> Result<Outputs> {
+    batches.iter().map(|batch| kept.of(batch)).collect()
 }
 
 /// All probes but the first, which may be a pair, unless there is no other.

@@ -7,6 +7,7 @@
 //! * `Shape` goes on telling the old sizes (`shapes.rs`), so nothing else in the file's shape arithmetic moves.
 
 mod edits;
+mod fold;
 mod mask;
 mod shapes;
 
@@ -15,14 +16,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::axes::{Expr, Selection};
 use crate::error::{Error, Result};
 use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, Source, ValueId, sweep_dead_nodes};
+use crate::graph::{Graph, NodeId, Source, ValueId, bodies, sweep_dead_nodes};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
+use crate::onnx::put_aside;
 use crate::onnx::tensor::{TensorView, vector_i64};
 use crate::ops::Network;
 
+pub(crate) use fold::folded;
 pub use mask::masked;
+
+/// Bytes of sliced weights that are held in memory; further ones are put aside into temporary files.
+const HELD_BYTES: usize = 512 << 20;
+
+/// Smallest weight, in bytes, that is put aside.
+const PUT_ASIDE: usize = 1 << 20;
 
 /// A model with everything that is known about it.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +100,8 @@ struct Patch<'a> {
     /// Values that may have lost their last reader.
     orphans: BTreeSet<String>,
     names: BTreeSet<String>,
+    /// Bytes of sliced weights in memory.
+    held: usize,
 }
 
 impl<'a> Patch<'a> {
@@ -103,6 +114,7 @@ impl<'a> Patch<'a> {
             added: Vec::new(),
             orphans: BTreeSet::new(),
             names: subject.graph.values.iter().map(|value| value.name.clone()).collect(),
+            held: 0,
         })
     }
 
@@ -158,6 +170,7 @@ impl<'a> Patch<'a> {
             let Some(tensor) = self.subject.constant(value) else { continue };
             let Some(axes) = self.subject.network.value(value) else { continue };
             let Some(sliced) = self.slice(tensor, axes, selection)? else { continue };
+            let sliced = self.hold(sliced);
             match self.subject.graph.at(value).source {
                 Source::Initializer { index, .. } => self.graph_mut()?.initializer[index] = sliced,
                 Source::Node(node, _) => {
@@ -170,6 +183,17 @@ impl<'a> Patch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A sliced tensor, its bytes put aside where many are held already.
+    fn hold(&mut self, mut tensor: TensorProto) -> TensorProto {
+        let bytes = tensor.raw_data().len();
+        if bytes >= PUT_ASIDE && self.held + bytes > HELD_BYTES {
+            tensor.raw_data = tensor.raw_data.map(put_aside);
+        } else {
+            self.held += bytes;
+        }
+        tensor
     }
 
     /// The kept part of a tensor, `None` if all of it is kept.
@@ -263,7 +287,9 @@ impl<'a> Patch<'a> {
             if !self.before.is_empty() {
                 let mut nodes = Vec::with_capacity(graph.node.len());
                 for (index, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-                    nodes.extend(self.before.remove(&NodeId(index)).unwrap_or_default());
+                    let mut new = self.before.remove(&NodeId(index)).unwrap_or_default();
+                    new.iter_mut().for_each(|new| bodies::join_body(new, &node));
+                    nodes.extend(new);
                     nodes.push(node);
                 }
                 graph.node = nodes;
@@ -272,7 +298,7 @@ impl<'a> Patch<'a> {
             graph.value_info.retain(|info| !removed.contains(info.name()));
             graph.quantization_annotation.retain(|a| !removed.contains(a.tensor_name()));
         }
-        self.model
+        bodies::nested(&self.model).into_owned()
     }
 }
 

@@ -15,6 +15,7 @@ pub mod inputs;
 pub mod probes;
 mod promote;
 mod runnable;
+mod running_sum;
 #[cfg(test)]
 pub(crate) mod sample_models;
 mod skeleton;

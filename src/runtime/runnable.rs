@@ -10,6 +10,7 @@ use super::skeleton::{Parsed, parse};
 use super::stack::on_deep_stack;
 use super::support::unsupported_nodes;
 use super::tensor::Tensor;
+use crate::graph::bodies::nested;
 use crate::onnx::proto::ModelProto;
 use crate::{Error, Result};
 
@@ -84,6 +85,7 @@ impl Runnable {
     /// [`ErrorKind::Verification`](crate::ErrorKind::Verification) when tract cannot run it, with node and operator
     /// where tract tells.
     pub fn new(model: &ModelProto, options: &RunOptions) -> Result<Self> {
+        let model = &*nested(model);
         if let Some(missing) = unsupported_nodes(model).into_iter().next() {
             let what =
                 if missing.is_function { "does not run functions of the model such as" } else { "has no operator" };

@@ -14,7 +14,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::failure::{NodeNames, unique_name};
 use super::promote::{promote_node, promoted_type};
-use super::support::spell_out_default;
+use super::support::{lowered, set_results_apart, spell_out_default};
 use super::weights::tract_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use crate::{Error, Result};
@@ -47,8 +47,9 @@ pub(super) fn parse(model: &ModelProto, taps: &[String], promote: bool) -> Resul
         tract_onnx::pb::ModelProto::decode(&*bytes).map_err(|e| Error::input(format!("not a valid model: {e}")))?;
     drop(bytes);
 
-    let framework: Onnx =
+    let mut framework: Onnx =
         tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_output_types(true).with_ignore_value_info(true);
+    super::running_sum::register(&mut framework.op_register);
     let mut parsed = framework.parse(&proto, None).map_err(|e| names.explain("read", &e))?;
     for name in &parsed.unresolved_inputs {
         let weight = weights.by_name.get(name.as_str()).ok_or_else(|| undefined(graph, name))?;
@@ -166,11 +167,12 @@ fn skeleton(
     let is_hoisted =
         |node: &NodeProto| node.output.first().is_some_and(|output| weights.hoisted.contains(output.as_str()));
     let numbered = graph.node.iter().enumerate().filter(|(_, node)| !is_hoisted(node));
-    let nodes = numbered.map(|(index, node)| {
+    let nodes = numbered.flat_map(|(index, node)| {
         let mut node = NodeProto { name: Some(unique_name(index, node)), doc_string: None, ..node.clone() };
         promote_node(&mut node, promote);
         spell_out_default(&mut node);
-        node
+        set_results_apart(&mut node);
+        lowered(node)
     });
     let graph = GraphProto {
         node: nodes.collect(),

@@ -1,8 +1,11 @@
 //! A thread with a deep stack, whose panics become errors.
 
 use std::any::Any;
+use std::fmt::Display;
 use std::sync::Once;
 use std::thread;
+
+use rayon::ThreadPoolBuilder;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -14,19 +17,22 @@ const THREAD_NAME: &str = "paredown-tract";
 
 /// Runs `work` on a thread of its own with a deep stack, and turns a panic into an error.
 ///
-/// tract walks graphs by recursion in places and panics on some malformed ones: neither may end the process.
+/// tract walks graphs by recursion in places and panics on some malformed ones: neither may end the process. Some of its
+/// operators work in parallel by rayon. Had they to wait for workers that themselves wait for this thread, all would wait
+/// for ever; so this thread is a pool by itself.
 ///
 /// # Errors
 /// The error of `work`; [`ErrorKind::Verification`] when it panics or when the thread cannot be started.
 pub(crate) fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     silence_worker_panics();
+    let no_thread =
+        |e: &dyn Display| Error::new(ErrorKind::Verification, format!("no thread to run the model on: {e}"));
+    let pool = ThreadPoolBuilder::new().num_threads(1).stack_size(STACK_BYTES).thread_name(|_| THREAD_NAME.to_owned());
+    let pool = pool.build().map_err(|e| no_thread(&e))?;
+    // A worker of another pool would take up further work while it waits; a plain thread waits.
     thread::scope(|scope| {
-        let worker = thread::Builder::new()
-            .name(THREAD_NAME.to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, work)
-            .map_err(|e| Error::new(ErrorKind::Verification, format!("no thread to run the model on: {e}")))?;
-        worker.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
+        let waiting = thread::Builder::new().spawn_scoped(scope, || pool.install(work)).map_err(|e| no_thread(&e))?;
+        waiting.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
     })
 }
 
@@ -66,6 +72,16 @@ mod tests {
     fn recursion_beyond_a_default_stack_returns() {
         let depth = 100_000;
         assert_eq!(on_deep_stack(|| Ok(descend(depth))).unwrap(), depth);
+    }
+
+    /// Every worker waits for a thread that itself works in parallel: GroupQueryAttention in tract, once for ever.
+    #[test]
+    fn parallel_work_inside_parallel_work_ends() {
+        use rayon::prelude::*;
+        let many = 4 * rayon::current_num_threads();
+        let sum = |n: usize| on_deep_stack(move || Ok((0..100_usize).into_par_iter().map(|i| i + n).sum::<usize>()));
+        let sums: Vec<usize> = (0..many).into_par_iter().map(|n| sum(n).unwrap()).collect();
+        assert_eq!(sums, (0..many).map(|n| 4950 + 100 * n).collect::<Vec<_>>());
     }
 
     #[test]

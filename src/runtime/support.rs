@@ -31,6 +31,9 @@ const CLASSICAL: &[&str] = &[
     "TreeEnsembleClassifier",
 ];
 
+/// Operators of `ai.onnx.ml` that tract lacks and [`lowered`] says in others.
+const LOWERED: &[&str] = &["Scaler"];
+
 /// A node that tract has no operator for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnsupportedNode {
@@ -77,7 +80,8 @@ pub(crate) fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool 
         "ai.onnx.ml" => CLASSICAL.contains(&op),
         _ => false,
     };
-    in_domain && registry.0.contains_key(op)
+    let lowered = node.domain() == "ai.onnx.ml" && LOWERED.contains(&op);
+    lowered || (in_domain && registry.0.contains_key(op))
 }
 
 /// Whether an `axis` is within any rank there is: tract counts from it up to the rank.
@@ -97,6 +101,67 @@ fn qualified_name(node: &NodeProto) -> String {
     match node.domain() {
         "" | "ai.onnx" => node.op_type().to_owned(),
         domain => format!("{domain}.{}", node.op_type()),
+    }
+}
+
+/// What tract runs in the place of a node: `Scaler` is `(x - offset) * scale`, features last.
+pub(super) fn lowered(node: NodeProto) -> Vec<NodeProto> {
+    if node.domain() != "ai.onnx.ml" || node.op_type() != "Scaler" {
+        return vec![node];
+    }
+    let (Some(data), Some(result)) = (node.input.first(), node.output.first()) else { return vec![node] };
+    let named = |op: &str, inputs: &[&str], output: &str| NodeProto {
+        name: Some(output.to_owned()),
+        op_type: Some(op.to_owned()),
+        input: inputs.iter().map(|&input| input.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    };
+    let mut nodes = Vec::new();
+    let mut value = format!("{result} real");
+    let mut cast = named("Cast", &[data], &value);
+    crate::onnx::attributes::set_int(&mut cast, "to", 1);
+    nodes.push(cast);
+    for (op, attribute) in [("Sub", "offset"), ("Mul", "scale")] {
+        let numbers = node.attribute.iter().find(|a| a.name() == attribute).map_or(&[][..], |a| &a.floats);
+        let Ok(tensor) = crate::onnx::tensor::from_f32("", &[numbers.len()], numbers) else { continue };
+        if numbers.is_empty() {
+            continue;
+        }
+        let (constant, next) = (format!("{result} {attribute}"), format!("{result} {op}"));
+        let mut stored = named("Constant", &[], &constant);
+        crate::onnx::attributes::set_tensor(&mut stored, "value", tensor);
+        nodes.extend([stored, named(op, &[&value, &constant], &next)]);
+        value = next;
+    }
+    nodes.push(named("Identity", &[&value], result));
+    nodes
+}
+
+/// Gives every result of a `Scan`'s body a name that nothing in the body reads: tract adds the scanned axis to the value
+/// itself, also where the body goes on with it.
+pub(crate) fn set_results_apart(node: &mut NodeProto) {
+    if node.op_type() != "Scan" {
+        return;
+    }
+    for body in node.attribute.iter_mut().filter_map(|attribute| attribute.g.as_mut()) {
+        let read: BTreeSet<String> = body.node.iter().flat_map(|node| node.input.iter().cloned()).collect();
+        let mut given = BTreeSet::new();
+        for output in &mut body.output {
+            let name = output.name().to_owned();
+            if given.insert(name.clone()) && !read.contains(&name) {
+                continue;
+            }
+            let apart = format!("{name} result {}", body.node.len());
+            body.node.push(NodeProto {
+                name: Some(apart.clone()),
+                op_type: Some("Identity".to_owned()),
+                input: vec![name],
+                output: vec![apart.clone()],
+                ..NodeProto::default()
+            });
+            output.name = Some(apart);
+        }
     }
 }
 

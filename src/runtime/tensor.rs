@@ -114,6 +114,17 @@ impl Tensor {
         self.0.slice(0, start, end).map(|rows| Self(Arc::new(rows))).map_err(|e| Error::input(e.to_string()))
     }
 
+    /// The given positions of an axis, in this order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when a position exceeds the axis, or there is none.
+    pub fn take(&self, axis: usize, positions: &[usize]) -> Result<Self> {
+        let parts = positions.iter().map(|&at| self.0.slice(axis, at, at + 1));
+        let parts = parts.collect::<Result<Vec<_>, _>>().map_err(|e| Error::input(e.to_string()))?;
+        let whole = TractTensor::stack_tensors(axis, &parts).map_err(|e| Error::input(e.to_string()))?;
+        Ok(Self(Arc::new(whole)))
+    }
+
     /// The rows of `parts`, one part after the other along axis 0.
     ///
     /// # Errors
@@ -177,6 +188,13 @@ mod tests {
         assert_eq!(parts[1].as_slice::<i64>().unwrap(), [3, 4, 5, 6]);
         assert_eq!(Tensor::concatenate_rows(&parts).unwrap(), whole);
         assert!(whole.rows(2, 4).is_err());
+    }
+
+    #[test]
+    fn positions_of_any_axis_are_taken_in_order() {
+        let whole = Tensor::new(&[2, 3], &[1_i64, 2, 3, 4, 5, 6]).unwrap();
+        assert_eq!(whole.take(1, &[2, 0]).unwrap(), Tensor::new(&[2, 2], &[3_i64, 1, 6, 4]).unwrap());
+        assert!(whole.take(1, &[3]).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::kept::Kept;
 use crate::runtime::{NamedTensor, Runnable};
 use crate::{Error, Result};
 
@@ -88,9 +89,24 @@ impl Exactness {
 /// # Errors
 /// What running the models returns, and [`Exactness::between`].
 pub fn exactness(masked: &Runnable, pruned: &Runnable, batches: &[Vec<NamedTensor>]) -> Result<Exactness> {
-    let run = |model: &Runnable| batches.par_iter().map(|batch| model.run(batch)).collect::<Result<Vec<_>>>();
-    let (masked, pruned) = rayon::join(|| run(masked), || run(pruned));
-    Exactness::between(&masked?, &pruned?, batches)
+    exactness_of_rest(masked, pruned, batches, &Kept::default())
+}
+
+/// [`exactness`] where inputs and outputs shrink too: `pruned` is fed with what is kept of the inputs, and compared with
+/// what is kept of the outputs.
+///
+/// # Errors
+/// As [`exactness`].
+pub fn exactness_of_rest(
+    masked: &Runnable,
+    pruned: &Runnable,
+    batches: &[Vec<NamedTensor>],
+    kept: &Kept,
+) -> Result<Exactness> {
+    let whole = || batches.par_iter().map(|batch| kept.of(&masked.run(batch)?)).collect::<Result<Vec<_>>>();
+    let rest = || batches.par_iter().map(|batch| pruned.run(&kept.of(batch)?)).collect::<Result<Vec<_>>>();
+    let (whole, rest) = rayon::join(whole, rest);
+    Exactness::between(&whole?, &rest?, batches)
 }
 
 /// Axis 0 of the first input.

@@ -36,7 +36,19 @@ impl Default for LatencyBudget {
 /// # Errors
 /// What running the models returns.
 pub fn latency(before: &Runnable, after: &Runnable, inputs: &[NamedTensor], budget: LatencyBudget) -> Result<Latency> {
-    let (before, after) = rayon::join(|| before.prepare(inputs), || after.prepare(inputs));
+    latency_each((before, inputs), (after, inputs), budget)
+}
+
+/// [`latency`] where each model has inputs of its own.
+///
+/// # Errors
+/// As [`latency`].
+pub fn latency_each(
+    before: (&Runnable, &[NamedTensor]),
+    after: (&Runnable, &[NamedTensor]),
+    budget: LatencyBudget,
+) -> Result<Latency> {
+    let (before, after) = rayon::join(|| before.0.prepare(before.1), || after.0.prepare(after.1));
     let prepared = [before?, after?];
     let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
     on_deep_stack(|| {

@@ -9,14 +9,18 @@
 
 mod exactness;
 mod faithful;
+mod kept;
 mod latency;
+mod quantization;
 mod signature;
 
 use serde::{Deserialize, Serialize};
 
-pub use exactness::{Exactness, OutputExactness, exactness};
+pub use exactness::{Exactness, OutputExactness, exactness, exactness_of_rest};
 pub use faithful::{Faithfulness, FaithfulnessMeter, faithful};
-pub use latency::{Latency, LatencyBudget, latency};
+pub use kept::Kept;
+pub use latency::{Latency, LatencyBudget, latency, latency_each};
+pub use quantization::{Steps, quantized_activations, steps, without_activation_quantizers};
 pub use signature::{signature, valid};
 
 /// The `verify` part of the report; `None` is `null`: not measured, or not defined for this model.
@@ -26,6 +30,10 @@ pub struct VerifyReport {
     pub valid: Option<bool>,
     /// Largest deviation from the masked original, relative to how much the output varies over samples.
     pub exact_max_rel: Option<f64>,
+    /// Of a quantized model, with its quantizers in place: most quantization steps between the two at any quantizer.
+    /// (`exact_max_rel` is measured without them.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization_steps: Option<u64>,
     /// ‖Δ‖₂ / ‖y‖₂ over all samples and float outputs.
     pub rel_l2: Option<f64>,
     /// Cosine of the angle between the outputs of all samples.

@@ -59,7 +59,7 @@ pub(crate) fn model(graph: GraphProto) -> ModelProto {
     let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
     ModelProto {
         ir_version: Some(10),
-        opset_import: vec![opset("", OPSET), opset("com.microsoft", 1)],
+        opset_import: vec![opset("", OPSET), opset("ai.onnx.ml", 3), opset("com.microsoft", 1)],
         graph: Some(graph),
         ..ModelProto::default()
     }

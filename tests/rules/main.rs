@@ -10,8 +10,14 @@
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod bodies;
 mod build;
+mod documented;
 mod examples;
+mod exporters;
+mod functions;
 mod golden;
+mod net;
 mod oracles;
+mod proofs;
 mod traps;

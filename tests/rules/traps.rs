@@ -2,123 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use paredown::axes::{FactorId, Role, Selection};
-use paredown::facts::Facts;
-use paredown::graph::{Graph, NodeId, ValueId};
-use paredown::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType};
-use paredown::onnx::tensor::{TensorView, from_f32, from_i64};
-use paredown::ops::Network;
-use paredown::rewrite::{Subject, prune};
-use paredown::runtime::{RunOptions, Runnable, Tensor};
+use paredown::axes::Role;
+use paredown::graph::NodeId;
+use paredown::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
+use paredown::onnx::tensor::TensorView;
 
-use super::build::{attribute, declared, dynamic, model};
-
-/// A graph under construction: `x` of a given shape in, `y` out.
-struct Net(GraphProto);
-
-impl Net {
-    fn new(inputs: &[(&str, i32, &[&str])]) -> Self {
-        let input = inputs.iter().map(|&(name, element, dims)| dynamic(name, element, dims)).collect();
-        Self(GraphProto { name: Some("net".into()), input, ..GraphProto::default() })
-    }
-
-    fn weight(mut self, name: &str, dims: &[usize]) -> Self {
-        let count: usize = dims.iter().product();
-        let values: Vec<f32> = (0..count).map(|i| ((i * 37 + name.len() * 11) % 23) as f32 / 23.0 - 0.4).collect();
-        self.0.initializer.push(from_f32(name, dims, &values).unwrap());
-        self
-    }
-
-    fn ints(mut self, name: &str, values: &[i64]) -> Self {
-        self.0.initializer.push(from_i64(name, &[values.len()], values).unwrap());
-        self
-    }
-
-    fn node(mut self, op: &str, inputs: &[&str], output: &str, attributes: &str) -> Self {
-        self.0.node.push(NodeProto {
-            name: Some(format!("{op}:{output}")),
-            op_type: Some(op.into()),
-            input: inputs.iter().map(|&i| i.into()).collect(),
-            output: output.split(',').map(Into::into).collect(),
-            attribute: attributes.split_whitespace().map(attribute).collect(),
-            ..NodeProto::default()
-        });
-        self
-    }
-
-    fn output(mut self, name: &str) -> Solved {
-        self.0.output.push(declared(name, 1, None));
-        Solved::new(model(self.0))
-    }
-
-    fn at_opset(mut self, name: &str, opset: i64) -> Solved {
-        self.0.output.push(declared(name, 1, None));
-        let mut model = model(self.0);
-        model.opset_import[0].version = Some(opset);
-        Solved::new(model)
-    }
-}
-
-struct Solved {
-    model: ModelProto,
-    graph: Graph,
-    facts: Facts,
-    network: Network,
-}
-
-impl Solved {
-    fn new(model: ModelProto) -> Self {
-        let graph = Graph::new(model.graph.as_ref().unwrap(), 10).unwrap();
-        let (facts, network) = Network::analyse(&model, &graph, &Default::default(), &BTreeSet::new()).unwrap();
-        Self { model, graph, facts, network }
-    }
-
-    fn value(&self, name: &str) -> ValueId {
-        self.graph.value(name).unwrap()
-    }
-
-    fn role(&self, name: &str, axis: usize) -> &Role {
-        let factors = self.network.value(self.value(name)).unwrap()[axis].factors();
-        &self.network.solution.factor(factors[0]).role
-    }
-
-    fn factors(&self, name: &str, axis: usize) -> Vec<FactorId> {
-        self.network.value(self.value(name)).unwrap()[axis].factors()
-    }
-
-    fn reason(&self, name: &str, axis: usize) -> String {
-        self.role(name, axis).reason().map_or("free".into(), |r| format!("{}: {}", r.node, r.why))
-    }
-
-    fn subject(&self) -> Subject<'_> {
-        Subject { model: &self.model, graph: &self.graph, facts: &self.facts, network: &self.network }
-    }
-
-    /// Removes the first index of a factor, and runs both on inputs of the given shapes.
-    fn assert_exact(&self, factor: FactorId, inputs: &[(&str, &[usize])]) -> ModelProto {
-        let size = self.network.solution.size(factor);
-        let mut selection = Selection::all();
-        selection.keep(factor, (0..size).map(|i| i > 0).collect());
-        let pruned = prune(self.subject(), &selection).unwrap();
-        let masked = paredown::rewrite::masked(self.subject(), &selection).unwrap();
-        let feeds: Vec<_> = inputs
-            .iter()
-            .map(|&(name, shape)| {
-                let count: usize = shape.iter().product();
-                let values: Vec<f32> = (0..count).map(|i| ((i * 17) % 29) as f32 / 29.0 - 0.5).collect();
-                (name.to_owned(), Tensor::new(shape, &values).unwrap())
-            })
-            .collect();
-        let run = |model: &ModelProto| Runnable::new(model, &RunOptions::default()).unwrap().run(&feeds).unwrap();
-        for ((_, a), (_, b)) in run(&pruned).iter().zip(&run(&masked)) {
-            assert_eq!(a.shape(), b.shape());
-            for (a, b) in a.to_vec::<f32>().unwrap().iter().zip(b.to_vec::<f32>().unwrap()) {
-                assert!((a - b).abs() < 1e-5, "{a} is not {b}");
-            }
-        }
-        pruned
-    }
-}
+use super::build::{declared, dynamic};
+use super::net::{Net, Solved};
 
 #[test]
 fn one_against_many_couples_nothing() {

@@ -9,6 +9,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::product::multiply;
+use super::site::check_size;
 use crate::calibrate::Window;
 use crate::train::kernel::{Array, Kernel, Real};
 
@@ -66,8 +67,9 @@ fn runs(reads: &[usize]) -> Vec<Run> {
 pub(super) const NONE: usize = usize::MAX;
 
 /// The input positions of `window` over inputs of sizes `spatial`, tap by tap, and the sizes of the output.
-pub(super) fn reads(window: &Window, spatial: &[usize]) -> (Vec<usize>, Vec<usize>) {
+pub(super) fn reads(window: &Window, spatial: &[usize]) -> Result<(Vec<usize>, Vec<usize>)> {
     let placed = window.place(spatial);
+    check_size(placed.outputs.iter().copied().chain([window.taps()]))?;
     let (positions, taps) = (placed.outputs.iter().product::<usize>(), window.taps());
     let mut table = vec![NONE; positions * taps];
     let mut of_position = Vec::new();
@@ -77,7 +79,7 @@ pub(super) fn reads(window: &Window, spatial: &[usize]) -> (Vec<usize>, Vec<usiz
             table[tap * positions + position] = read.unwrap_or(NONE);
         }
     }
-    (table, placed.outputs)
+    Ok((table, placed.outputs))
 }
 
 impl Convolution {
@@ -87,7 +89,7 @@ impl Convolution {
         }
         let groups = self.groups;
         let (channels, filters) = if self.transposed { (w[0] / groups, w[1]) } else { (w[1], w[0] / groups) };
-        let (reads, outputs) = reads(&self.window, &x[2..]);
+        let (reads, outputs) = reads(&self.window, &x[2..])?;
         let (taps, positions) = (self.window.taps(), outputs.iter().product::<usize>());
         if x[1] != channels * groups || w[2..].iter().product::<usize>() != taps || positions == 0 || x[0] == 0 {
             bail!("data of shape {x:?} does not fit a weight of shape {w:?} in {groups} groups");

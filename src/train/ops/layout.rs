@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::site::{Site, axis_of};
+use super::site::{Site, axis_of, check_size};
 use super::take::{pad as pad_axis, take};
 use crate::error::{Error, Result};
 
@@ -85,6 +85,7 @@ pub(super) fn expand(site: &Site<'_>) -> Result<Vec<Tensor>> {
     let wanted = site.ints(1)?.ok_or_else(|| Error::input("the shape is missing"))?;
     let wanted = wanted.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let dims = super::elementwise::broadcast_dims([x.dims(), &wanted].into_iter())?;
+    check_size(dims.iter().copied())?;
     Ok(vec![x.broadcast_as(dims)?])
 }
 
@@ -181,7 +182,11 @@ pub(super) fn pad(site: &Site<'_>) -> Result<Vec<Tensor>> {
         let before = pads.get(index).copied().unwrap_or(0);
         let after = pads.get(index + axes.len()).copied().unwrap_or(0);
         let n = i64::try_from(x.dims()[axis]).unwrap_or(i64::MAX);
-        let from = (-before..n + after).map(|at| padded(at, n, mode)).collect::<Result<Vec<_>>>()?;
+        let padded_size = usize::try_from(n.saturating_add(before).saturating_add(after)).unwrap_or(0);
+        check_size(x.dims().iter().enumerate().map(|(a, &size)| if a == axis { padded_size } else { size }))?;
+        let from = (before.saturating_neg()..n.saturating_add(after))
+            .map(|at| padded(at, n, mode))
+            .collect::<Result<Vec<_>>>()?;
         x = pad_axis(&x, axis, from, fill)?;
     }
     Ok(vec![x])
@@ -192,6 +197,7 @@ fn padded(at: i64, n: i64, mode: &str) -> Result<Option<usize>> {
     let inside = usize::try_from(at).ok().filter(|_| at < n);
     let position = match mode {
         "constant" => return Ok(inside),
+        _ if n == 0 => return Err(Error::input("an axis of no elements cannot be padded by its own")),
         "edge" => at.clamp(0, n - 1),
         "wrap" => at.rem_euclid(n),
         "reflect" if n > 1 => {
@@ -211,7 +217,9 @@ pub(super) fn tile(site: &Site<'_>) -> Result<Vec<Tensor>> {
     let repeats = site.ints(1)?.ok_or_else(|| Error::input("the repeats are missing"))?;
     for (axis, repeats) in repeats.into_iter().enumerate() {
         let n = *x.dims().get(axis).ok_or_else(|| Error::input("there are more repeats than axes"))?;
-        x = take(&x, axis, (0..n * size(repeats)?).map(|i| i % n).collect())?;
+        let repeats = size(repeats)?;
+        check_size(x.dims().iter().copied().chain([repeats]))?;
+        x = take(&x, axis, (0..n * repeats).map(|i| i % n).collect())?;
     }
     Ok(vec![x])
 }

@@ -59,7 +59,7 @@ impl Kernel for Pool {
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let x = args[0];
         let [samples, channels, spatial @ ..] = x.dims else { bail!("data of shape {:?} cannot be pooled", x.dims) };
-        let (table, outputs) = reads(&self.window, spatial);
+        let (table, outputs) = reads(&self.window, spatial)?;
         let (plane, positions) = (spatial.iter().product::<usize>(), outputs.iter().product::<usize>());
         if plane == 0 || positions == 0 {
             bail!("data of shape {:?} is too small to be pooled", x.dims);
@@ -82,7 +82,7 @@ impl Kernel for Pool {
     ) -> Result<Vec<Option<Vec<T>>>> {
         let x = args[0];
         let (plane, positions) = (x.dims[2..].iter().product(), result.dims[2..].iter().product());
-        let (table, _) = reads(&self.window, &x.dims[2..]);
+        let (table, _) = reads(&self.window, &x.dims[2..])?;
         let mut gradient = vec![T::from_f64(0.0); x.data.len()];
         let planes = (x.data.par_chunks(plane), grad.data.par_chunks(positions));
         gradient.par_chunks_mut(plane).zip(planes).for_each(|(into, (x, g))| {

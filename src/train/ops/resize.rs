@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::contract::product;
-use super::site::{Site, axis_of};
+use super::site::{Site, axis_of, check_size};
 use super::take::take;
 use crate::error::{Error, Result};
 
@@ -49,6 +49,7 @@ pub(super) fn resize(site: &Site<'_>) -> Result<Vec<Tensor>> {
             }
             (None, None) => return Err(Error::input("neither scales nor sizes are given")),
         };
+        check_size(x.dims().iter().enumerate().map(|(a, &old)| if a == axis { size } else { old }))?;
         if size != n || (scale - 1.0).abs() > f64::EPSILON {
             x = sampling.along(&x, axis, size, scale)?;
         }

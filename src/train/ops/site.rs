@@ -115,3 +115,15 @@ pub(super) fn axis_of(axis: i64, rank: usize) -> Result<usize> {
     let found = usize::try_from(index).ok().filter(|&index| index < rank);
     found.ok_or_else(|| Error::input(format!("there is no axis {axis} of a tensor of rank {rank}")))
 }
+
+/// Most elements of one tensor on the tape (8 GiB in float32): sizes come from a file.
+const LARGEST: usize = 1 << 31;
+
+/// Refuses a shape of more than 2³¹ elements, before anything of it is made.
+pub(super) fn check_size(dims: impl IntoIterator<Item = usize>) -> candle_core::Result<()> {
+    let count = dims.into_iter().try_fold(1_usize, |count, size| count.checked_mul(size));
+    match count.filter(|&count| count <= LARGEST) {
+        Some(_) => Ok(()),
+        None => candle_core::bail!("a tensor of more than {LARGEST} elements"),
+    }
+}
