@@ -6,6 +6,7 @@
 pub mod data;
 mod layer;
 pub mod moments;
+mod padding;
 mod rows;
 mod statistics;
 mod stream;
@@ -18,6 +19,7 @@ pub use stream::{Activations, Checkpoint, Segment, Stream};
 
 pub(crate) use layer::stored;
 pub(crate) use moments::Buffered;
+pub(crate) use padding::Padding;
 pub(crate) use rows::{Row, floats};
 pub(crate) use statistics::samples_of;
 pub(crate) use stream::bytes;

@@ -7,6 +7,7 @@ use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
 use super::layer::Layer;
+use super::padding::Padding;
 use crate::error::{Error, Result};
 use crate::runtime::Tensor;
 
@@ -40,8 +41,19 @@ impl Sampler {
         Self { seed, stream: layer.node.0 as u64, per_sample: wanted.div_ceil(samples.max(1)).max(1) }
     }
 
-    /// Rows of this batch, of which there are `rows`, whose samples are numbered from `first`.
-    pub(crate) fn choose(&self, rows: usize, samples: usize, first: usize) -> Vec<Row> {
+    /// Rows of this batch, of which there are `rows`, whose samples are numbered from `first`; padding is left out.
+    pub(crate) fn choose(&self, rows: usize, samples: usize, first: usize, padding: Option<&Padding>) -> Vec<Row> {
+        let mut chosen = self.choose_any(rows, samples, first);
+        if let Some(padding) = padding
+            && rows.is_multiple_of(samples.max(1))
+        {
+            let each = rows / samples.max(1);
+            chosen.retain(|row| padding.counts(row.sample - first, row.index % each.max(1), each));
+        }
+        chosen
+    }
+
+    fn choose_any(&self, rows: usize, samples: usize, first: usize) -> Vec<Row> {
         let samples = if samples > 0 && rows.is_multiple_of(samples) { samples } else { 1 };
         let each = rows / samples;
         let mut chosen = Vec::with_capacity(samples * self.per_sample.min(each));

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::moments::Buffered;
 use super::rows::floats;
-use super::{Calibration, Layer, Sampler, Stream};
+use super::{Calibration, Layer, Padding, Sampler, Stream};
 use crate::error::Result;
 use crate::linalg::default_backend;
 use crate::rewrite::Subject;
@@ -70,8 +70,8 @@ impl<'l> Accumulator<'l> {
         }
     }
 
-    fn add(&mut self, data: &Tensor, samples: usize, first: usize) -> Result<()> {
-        let rows = self.sampler.choose(self.layer.row_count(data.shape()), samples, first);
+    fn add(&mut self, data: &Tensor, samples: usize, first: usize, padding: Option<&Padding>) -> Result<()> {
+        let rows = self.sampler.choose(self.layer.row_count(data.shape()), samples, first, padding);
         let values = floats(data)?;
         let mut x = Vec::with_capacity(rows.len() * self.sum.len());
         self.layer.input_rows(data, &values, self.group, &rows, &mut x)?;
@@ -125,7 +125,10 @@ pub fn input_statistics(
         let batch = batch?;
         let samples = samples_of(&batch.inputs);
         let activations = stream.run(&segment, index, &batch.inputs)?;
-        accumulators.par_iter_mut().try_for_each(|a| a.add(activations.get(&a.layer.data)?, samples, first))?;
+        let padding = Padding::of(&batch.inputs);
+        accumulators
+            .par_iter_mut()
+            .try_for_each(|a| a.add(activations.get(&a.layer.data)?, samples, first, padding.as_ref()))?;
         first += samples;
     }
     let mut done = accumulators.into_iter().map(Accumulator::finish);

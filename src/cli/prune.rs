@@ -15,7 +15,7 @@ use crate::report::Progress;
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["ratio", "params", "macs", "size", "plan"]))]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["ratio", "params", "macs", "size", "max_drop", "plan"]))]
 pub(super) struct Args {
     /// Share of each axis that is removed: 0.5 or 50%
     #[arg(long, value_name = "R", value_parser = ratio)]
@@ -29,6 +29,9 @@ pub(super) struct Args {
     /// File size that remains, external data included: 50% or 40MB
     #[arg(long, value_name = "B", value_parser = remaining)]
     size: Option<Remaining>,
+    /// Remove as much as loses no more than this of accuracy (where the data has labels) or agreement: 1%
+    #[arg(long, value_name = "D", value_parser = ratio)]
+    max_drop: Option<f64>,
     /// How units are ranked: ablation, activation, apoz, fisher, fluctuation, l1, l2, obd, obd-loss, obs, random, taylor,
     /// wanda [default: obs with --data, l2 without]
     #[arg(long, value_name = "C")]
@@ -91,13 +94,16 @@ enum TypedUnit {
 
 impl Args {
     fn target(&self) -> Result<Target> {
+        if let Some(drop) = self.max_drop {
+            return Ok(Target::MaxDrop(drop));
+        }
         match (self.plans.load()?, self.ratio, self.params, self.macs, self.size) {
             (Some(plan), ..) => Ok(Target::Plan(plan)),
             (_, Some(ratio), ..) => Ok(Target::Ratio(ratio)),
             (_, _, Some(params), ..) => Ok(Target::Params(params)),
             (_, _, _, Some(macs), _) => Ok(Target::Macs(macs)),
             (_, _, _, _, Some(size)) => Ok(Target::Size(size)),
-            _ => Err(Error::usage("say how much is to go: --ratio, --params, --macs, --size or --plan")),
+            _ => Err(Error::usage("say how much is to go: --ratio, --params, --macs, --size, --max-drop or --plan")),
         }
     }
 

@@ -14,7 +14,9 @@ use super::encoded;
 use super::inputs::{MOST_INPUTS, layer};
 use super::rewrite::{Factors, split_layers};
 use crate::calibrate::moments::Moments;
-use crate::calibrate::{Activations, Buffered, Calibration, Layer, Sampler, Stream, bytes, floats, samples_of};
+use crate::calibrate::{
+    Activations, Buffered, Calibration, Layer, Padding, Sampler, Stream, bytes, floats, samples_of,
+};
 use crate::error::Result;
 use crate::graph::ValueId;
 use crate::linalg::default_backend;
@@ -136,7 +138,8 @@ fn collect(
         let count = samples_of(&inputs);
         let (old, new) = rayon::join(|| original.run(&sources, index, &inputs), || split.run(&images, index, &inputs));
         let (old, new) = (old?, new?);
-        collectors.par_iter_mut().try_for_each(|c| c.add(&new, &old, count, first))?;
+        let padding = Padding::of(&inputs);
+        collectors.par_iter_mut().try_for_each(|c| c.add(&new, &old, (count, first), padding.as_ref()))?;
         first += count;
         held_bytes += bytes(&old.frontier) + bytes(&new.frontier);
         if held_bytes <= HELD_BYTES {
@@ -155,9 +158,15 @@ fn collect(
 }
 
 impl Collector<'_> {
-    fn add(&mut self, new: &Activations, old: &Activations, samples: usize, first: usize) -> Result<()> {
+    fn add(
+        &mut self,
+        new: &Activations,
+        old: &Activations,
+        (samples, first): (usize, usize),
+        padding: Option<&Padding>,
+    ) -> Result<()> {
         let (now, was) = (new.get(&self.layer.data)?, old.get(&self.layer.data)?);
-        let rows = self.sampler.choose(self.layer.row_count(now.shape()), samples, first);
+        let rows = self.sampler.choose(self.layer.row_count(now.shape()), samples, first, padding);
         let (mut x, mut y) = (Vec::new(), Vec::new());
         self.layer.input_rows(now, &floats(now)?, self.group, &rows, &mut x)?;
         self.layer.input_rows(was, &floats(was)?, self.group, &rows, &mut y)?;

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod prove;
 mod quantized;
+mod search;
 mod steps;
 mod survey;
 mod trial;
@@ -19,7 +20,7 @@ use crate::report::{Progress, Report};
 use crate::runtime::inputs::DimSizes;
 
 pub use prove::{Comparison, Proof, prove, verify};
-pub use steps::prune;
+pub use search::prune;
 
 /// How much is to go, as the user says it.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +33,8 @@ pub enum Target {
     Macs(Remaining),
     /// What remains: bytes of the file, external data included.
     Size(Remaining),
+    /// As little as possible remains, as long as no more than this share of accuracy or agreement is lost.
+    MaxDrop(f64),
     /// What a plan file says.
     Plan(Plan),
 }
@@ -140,7 +143,8 @@ impl Options {
                 let rest = model.file_bytes().saturating_sub(whole.bytes);
                 Quota::Budget(Budget::Bytes { limit: part(model.file_bytes(), remaining), rest })
             }
-            Target::Plan(_) => Quota::Ratio(0.0),
+            // A search tries budgets.
+            Target::Plan(_) | Target::MaxDrop(_) => Quota::Ratio(0.0),
         };
         let default = if matches!(quota, Quota::Ratio(_)) { Scope::Layer } else { Scope::Global };
         let (min_keep, align) = (self.min_keep.max(1), self.align.max(1));

@@ -23,7 +23,7 @@ use crate::train::{self, Guidance};
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
 /// [`NothingToDo`](crate::ErrorKind::NothingToDo) if nothing can go or the budget is out of reach.
-pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Pruned<'m>> {
+pub(super) fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Pruned<'m>> {
     let mut clock = Clock::start();
     let survey = Survey::new(model, options)?;
     clock.lap("analyse");

@@ -162,13 +162,19 @@ impl Norm {
         let before = self.error(&self.mean, &self.variance) / spread;
         let after = self.error(&mean, &variance) / spread;
         let is_known = self.train.rows > 0.0 && self.held_out.rows > 0.0;
-        let mut report = RepairReport { name: self.name.clone(), before, after: before, reason: None };
+        let mut report = RepairReport {
+            name: self.name.clone(),
+            before: Some(before),
+            after: Some(before),
+            reason: None,
+            with: Vec::new(),
+        };
         if !is_known {
             report.reason = Some("too few samples to repair and to check".to_owned());
         } else if after < before {
             put_vector(model, &self.result, 3, &mean)?;
             put_vector(model, &self.result, 4, &variance)?;
-            report.after = after;
+            report.after = Some(after);
         } else {
             report.reason = Some("new statistics would not help on held-out data: the old ones stay".to_owned());
         }

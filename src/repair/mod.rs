@@ -7,6 +7,7 @@
 //!
 //! A layer whose error on a held-out tenth of the data would grow keeps its weights.
 
+mod attention;
 mod batch_norm;
 mod reconstruct;
 mod skip;

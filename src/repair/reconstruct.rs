@@ -6,16 +6,18 @@ use ndarray::{Array1, Array2, Axis};
 use rayon::prelude::*;
 
 use super::Method;
+use super::attention::{At, Block, Gathered};
 use super::skip::{Skip, skip};
 use super::solve::{Evidence, RIDGES};
 use super::stages::{Order, stages};
 use super::write::{self, BiasPlace};
 use crate::axes::Selection;
 use crate::calibrate::{
-    Activations, Buffered, Calibration, Layer, Row, Sampler, Segment, Stream, bytes, floats, layers, samples_of, stored,
+    Activations, Buffered, Calibration, Layer, Padding, Row, Sampler, Segment, Stream, bytes, floats, layers,
+    samples_of, stored,
 };
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
+use crate::graph::{NodeId, Source};
 use crate::linalg::default_backend;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::report::RepairReport;
@@ -42,6 +44,15 @@ struct Member {
     place: BiasPlace,
     /// The sum behind it, in the original and in the pruned model.
     skips: Option<(Skip, Skip)>,
+    /// The attention in front of it, if that lost heads or their dimensions.
+    block: Option<Block>,
+}
+
+/// Evidence about a stage: one collector for each matrix of each member, and for each member what the attention in front
+/// of it reads and should make.
+struct Gathering<'m> {
+    collectors: Vec<Collector<'m>>,
+    attention: Vec<Option<Gathered>>,
 }
 
 /// Evidence for one matrix of a member.
@@ -82,52 +93,89 @@ pub(super) fn reconstruct(
     let (mut original, mut repaired) = (Stream::default(), Stream::default());
     let mut reports = Vec::new();
     let order = stages(subject, selection, &nodes);
+    let unread = order.behind.iter().filter(|node| !nodes.contains(node));
+    reports.extend(
+        unread.filter_map(|&node| Some(left_alone(&subject.graph.node(node).name, why_unread(subject, node)?))),
+    );
     for (number, stage) in order.stages.iter().enumerate() {
         let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let chosen = all.iter().filter(|layer| stage.contains(&layer.node));
-        let members: Vec<Member> = chosen
-            .filter_map(|layer| member(subject, selection, graph, layer, (&order, number)).transpose())
-            .collect::<Result<_>>()?;
+        let mut members = Vec::new();
+        for layer in all.iter().filter(|layer| stage.contains(&layer.node)) {
+            match member(subject, selection, graph, layer, (&order, number))? {
+                Ok(member) => members.push(member),
+                Err(why) => reports.push(left_alone(&layer.name, why)),
+            }
+        }
         if members.is_empty() {
             continue;
         }
-        let collectors = collect(subject, model, data, &members, (&mut original, &mut repaired))?;
+        if method == Method::Lstsq {
+            members.iter_mut().try_for_each(|member| member.find_attention(graph, &all))?;
+        }
+        let gathering = collect(subject, model, data, &members, (&mut original, &mut repaired))?;
         let solved: Vec<Solved> =
-            collectors.into_par_iter().map(|collector| collector.solve(method)).collect::<Result<_>>()?;
+            gathering.collectors.into_par_iter().map(|collector| collector.solve(method)).collect::<Result<_>>()?;
         let mut solved = solved.into_iter();
-        for member in &members {
+        for (member, attention) in members.iter().zip(gathering.attention) {
             let matrices: Vec<Solved> = solved.by_ref().take(member.pruned.groups).collect();
-            reports.push(write_back(model, member, &matrices, method)?);
+            let report = write_back(model, member, &matrices, method)?;
+            reports.push(match attention {
+                Some(attention) => refit(model, member, attention, report)?,
+                None => report,
+            });
         }
     }
     Ok(reports)
 }
 
-/// What is left of a layer; `None` if nothing can be repaired about it.
+/// A layer behind a removal that keeps its weights, and why.
+fn left_alone(name: &str, why: impl Into<String>) -> RepairReport {
+    RepairReport { name: name.to_owned(), before: None, after: None, reason: Some(why.into()), with: Vec::new() }
+}
+
+/// Why a node, if it has weights, is none of the layers that can be read.
+fn why_unread(subject: Subject<'_>, id: NodeId) -> Option<String> {
+    let node = subject.graph.node(id);
+    let contraction = subject.network.relations[id.0].contraction.as_ref()?;
+    let Some(linear) = contraction.linear else {
+        let stored = node.inputs.iter().flatten().any(|&value| subject.constant(value).is_some());
+        return stored.then(|| format!("weights of {} are not repaired", node.op));
+    };
+    let weight = node.inputs.get(linear.weight).copied().flatten()?;
+    Some(match subject.graph.at(weight).source {
+        Source::Node(maker, _) if subject.constant(weight).is_none() => {
+            format!("its weight is computed by {}: only stored weights are repaired", subject.graph.node(maker).op)
+        }
+        _ => "its weight or its window is of a kind that is not repaired".to_owned(),
+    })
+}
+
+/// What is left of a layer, or why nothing can be repaired about it.
 fn member(
     subject: Subject<'_>,
     selection: &Selection,
     graph: &GraphProto,
     layer: &Layer,
     when: (&Order, usize),
-) -> Result<Option<Member>> {
-    let Some(pruned) = layer.found_in(graph)? else { return Ok(None) };
+) -> Result<std::result::Result<Member, &'static str>> {
+    let Some(pruned) = layer.found_in(graph)? else { return Ok(Err("it is gone, or its weight is computed now")) };
     let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == pruned.weight);
     if readers.count() != 1 {
-        return Ok(None);
+        return Ok(Err("other nodes read its weight too"));
     }
-    let Some(tensor) = stored(graph, &pruned.weight) else { return Ok(None) };
+    let Some(tensor) = stored(graph, &pruned.weight) else { return Ok(Err("its weight is not stored")) };
     let result = subject.graph.value(&layer.result).and_then(|value| subject.network.value(value));
-    let Some(axis) = result.and_then(|axes| axes.get(layer.linear.result_axis)) else { return Ok(None) };
+    let axis = result.and_then(|axes| axes.get(layer.linear.result_axis));
+    let Some(axis) = axis else { return Ok(Err("the shape of its result is not known")) };
     let width = layer.groups * layer.outputs;
     let kept = subject.network.solution.kept(axis, selection).unwrap_or_else(|| (0..width).collect());
     if kept.len() != pruned.groups * pruned.outputs {
-        return Ok(None);
+        return Ok(Err("its channels cannot be followed"));
     }
     let weights = pruned.matrices(tensor)?;
     let (place, bias) = write::bias(graph, &pruned, kept.len())?;
     let skips = skips(subject, (graph, &pruned, kept.len()), (layer, width), when)?;
-    Ok(Some(Member { original: layer.clone(), pruned, kept, weights, bias, place, skips }))
+    Ok(Ok(Member { original: layer.clone(), pruned, kept, weights, bias, place, skips, block: None }))
 }
 
 /// The sum behind the layer in both models, if its other branch is final already.
@@ -150,17 +198,20 @@ fn collect<'m>(
     data: Calibration<'_>,
     members: &'m [Member],
     (original, repaired): (&mut Stream, &mut Stream),
-) -> Result<Vec<Collector<'m>>> {
+) -> Result<Gathering<'m>> {
     let names = |names: fn(&Member) -> Vec<&String>| -> Vec<String> {
         let all: BTreeSet<&String> = members.iter().flat_map(names).collect();
         all.into_iter().cloned().collect()
     };
-    let inputs = names(|m| [&m.pruned.data].into_iter().chain(m.skips.iter().map(|(_, skip)| &skip.value)).collect());
+    let reads = names(|m| m.reads().chain(m.skips.iter().map(|(_, skip)| &skip.value)).collect());
+    let mut inputs = names(|m| [&m.pruned.data].into_iter().chain(m.block.iter().flat_map(Block::taps)).collect());
+    inputs.extend(reads.iter().cloned());
     let targets =
         names(|m| [&m.original.result].into_iter().chain(m.skips.iter().map(|(skip, _)| &skip.value)).collect());
     let sources = original.segment(subject.model, &names(|m| vec![&m.original.data]), &targets)?;
-    let images = repaired.segment(model, &inputs, &inputs)?;
+    let images = repaired.segment(model, &reads, &inputs)?;
     let mut collectors: Vec<Collector<'m>> = Vec::new();
+    let mut attention: Vec<Option<Gathered>> = members.iter().map(|m| m.block.clone().map(Gathered::new)).collect();
     let mut held = Held::default();
     let mut first = 0;
     for (index, batch) in data.data.batches(data.batch).enumerate() {
@@ -174,12 +225,19 @@ fn collect<'m>(
         if collectors.is_empty() {
             collectors = new_collectors(members, data, &found, samples)?;
         }
-        collectors.par_iter_mut().try_for_each(|c| c.add(&found, &targets, samples, first))?;
+        let padding = Padding::of(&batch.inputs);
+        let at = At { samples, first, total: data.data.samples(), padding: padding.as_ref() };
+        collectors.par_iter_mut().try_for_each(|c| c.add(&found, &targets, at))?;
+        for (member, gathered) in members.iter().zip(&mut attention) {
+            if let Some(gathered) = gathered {
+                gathered.add(&member.pruned, &found, at, |rows| member.targets((&found, &targets), 0, rows))?;
+            }
+        }
         first += samples;
         held.add(targets.frontier, found.frontier);
     }
     held.advance((original, &sources), (repaired, &images));
-    Ok(collectors)
+    Ok(Gathering { collectors, attention })
 }
 
 /// Frontiers of both models on their way to the next stage, as long as they fit in memory.
@@ -225,7 +283,7 @@ fn new_collectors<'m>(
     for member in members {
         let sampler = Sampler::new(&member.pruned, total, data.seed);
         let rows = member.pruned.row_count(found.get(&member.pruned.data)?.shape());
-        let expected = sampler.choose(rows, samples, 0).len().div_ceil(samples.max(1)) * total;
+        let expected = sampler.choose(rows, samples, 0, None).len().div_ceil(samples.max(1)) * total;
         let (k, n) = (member.pruned.inputs(), member.pruned.outputs);
         let sink = || {
             if expected < k { Sink::Rows(Vec::new(), Vec::new()) } else { Sink::Sums(Box::new(Buffered::new(k, n))) }
@@ -239,6 +297,33 @@ fn new_collectors<'m>(
 }
 
 impl Member {
+    /// Looks for attention in front of the layer, if it lost inputs.
+    fn find_attention(&mut self, graph: &GraphProto, all: &[Layer]) -> Result<()> {
+        if self.pruned.inputs() < self.original.inputs() {
+            self.block = Block::find(graph, all, &self.pruned)?;
+        }
+        Ok(())
+    }
+
+    /// Values of the repaired model that are final before this stage.
+    fn reads(&self) -> impl Iterator<Item = &String> {
+        let own = self.block.is_none().then_some(&self.pruned.data);
+        own.into_iter().chain(self.block.iter().flat_map(Block::reads))
+    }
+
+    /// What a matrix should make of these rows.
+    fn targets(&self, (found, targets): (&Activations, &Activations), matrix: usize, rows: &[Row]) -> Result<Vec<f64>> {
+        let n = self.pruned.outputs;
+        let y = targets.get(&self.original.result)?;
+        let mut wanted = Vec::with_capacity(rows.len() * n);
+        self.original.result_rows(y, &floats(y)?, &self.kept[matrix * n..(matrix + 1) * n], rows, &mut wanted)?;
+        if let Some((before, after)) = &self.skips {
+            let (r, changed) = (targets.get(&before.value)?, found.get(&after.value)?);
+            self.put_back((r, changed), matrix, rows, &mut wanted)?;
+        }
+        Ok(wanted)
+    }
+
     /// Adds to the rows of y what the other branch of the sum lost; see [`skip`](super::skip).
     fn put_back(&self, (r, changed): (&Tensor, &Tensor), matrix: usize, rows: &[Row], y: &mut [f64]) -> Result<()> {
         let Some((_, skip)) = &self.skips else { return Ok(()) };
@@ -264,24 +349,17 @@ impl Member {
 }
 
 impl Collector<'_> {
-    fn add(&mut self, found: &Activations, targets: &Activations, samples: usize, first: usize) -> Result<()> {
-        let (layer, original) = (&self.member.pruned, &self.member.original);
-        let (x, y) = (found.get(&layer.data)?, targets.get(&original.result)?);
-        let rows = self.sampler.choose(layer.row_count(x.shape()), samples, first);
+    fn add(&mut self, found: &Activations, targets: &Activations, at: At<'_>) -> Result<()> {
+        let layer = &self.member.pruned;
+        let x = found.get(&layer.data)?;
+        let rows = self.sampler.choose(layer.row_count(x.shape()), at.samples, at.first, at.padding);
         let is_held_out = |row: &Row| (if self.by_sample { row.sample } else { row.index }) % HELD_OUT == HELD_OUT - 1;
         let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_held_out);
-        let n = layer.outputs;
-        let kept = &self.member.kept[self.matrix * n..(self.matrix + 1) * n];
-        let (x_values, y_values) = (floats(x)?, floats(y)?);
+        let values = floats(x)?;
         for (rows, sink) in [(train, &mut self.train), (held_out, &mut self.held_out)] {
-            let (mut x_rows, mut y_rows) = (Vec::new(), Vec::new());
-            layer.input_rows(x, &x_values, self.matrix, &rows, &mut x_rows)?;
-            original.result_rows(y, &y_values, kept, &rows, &mut y_rows)?;
-            if let Some((before, after)) = &self.member.skips {
-                let (r, changed) = (targets.get(&before.value)?, found.get(&after.value)?);
-                self.member.put_back((r, changed), self.matrix, &rows, &mut y_rows)?;
-            }
-            sink.push(x_rows, y_rows);
+            let mut x_rows = Vec::new();
+            layer.input_rows(x, &values, self.matrix, &rows, &mut x_rows)?;
+            sink.push(x_rows, self.member.targets((found, targets), self.matrix, &rows)?);
         }
         Ok(())
     }
@@ -364,5 +442,19 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
         let weights = (method == Method::Lstsq).then_some(&weights[..]);
         write::replace(model, &member.pruned, weights, (&member.place, &bias))?;
     }
-    Ok(RepairReport { name: member.original.name.clone(), before: before / spread, after: after / spread, reason })
+    Ok(RepairReport {
+        name: member.original.name.clone(),
+        before: Some(before / spread),
+        after: Some(after / spread),
+        reason,
+        with: Vec::new(),
+    })
+}
+
+/// Fits the attention in front of a member too; the report says which layers that changed.
+fn refit(model: &mut ModelProto, member: &Member, attention: Gathered, report: RepairReport) -> Result<RepairReport> {
+    Ok(match attention.refit(model, &member.pruned)? {
+        Some(refit) => RepairReport { after: Some(refit.after), reason: None, with: refit.layers, ..report },
+        None => report,
+    })
 }

@@ -12,6 +12,8 @@ pub(super) struct Order {
     pub(super) stages: Vec<Vec<NodeId>>,
     /// Number of stages that must be over before a value is final; `None` if it is as in the original.
     depth: BTreeMap<ValueId, Option<usize>>,
+    /// Nodes whose data changed, in graph order.
+    pub(super) behind: Vec<NodeId>,
 }
 
 impl Order {
@@ -25,6 +27,7 @@ impl Order {
 pub(super) fn stages(subject: Subject<'_>, selection: &Selection, candidates: &[NodeId]) -> Order {
     let mut depth: BTreeMap<ValueId, Option<usize>> = BTreeMap::new();
     let mut found: Vec<Vec<NodeId>> = Vec::new();
+    let mut all_behind = Vec::new();
     for &id in &subject.graph.order {
         let node = subject.graph.node(id);
         // `None` is not affected, `Some(n)` is affected, with n repaired layers on the longest way here.
@@ -35,6 +38,9 @@ pub(super) fn stages(subject: Subject<'_>, selection: &Selection, candidates: &[
             .any(|axes| is_touched(subject, axes, selection));
         let data_touched = node.inputs.first().copied().flatten().and_then(|value| subject.network.value(value));
         let behind = reached.is_some() || data_touched.is_some_and(|axes| is_touched(subject, axes, selection));
+        if behind {
+            all_behind.push(id);
+        }
         let mut after = if behind || touched { Some(reached.unwrap_or(0)) } else { None };
         if behind && candidates.contains(&id) {
             let stage = reached.unwrap_or(0);
@@ -48,7 +54,7 @@ pub(super) fn stages(subject: Subject<'_>, selection: &Selection, candidates: &[
             depth.insert(output, after);
         }
     }
-    Order { stages: found, depth }
+    Order { stages: found, depth, behind: all_behind }
 }
 
 fn is_touched(subject: Subject<'_>, axes: &[Expr], selection: &Selection) -> bool {

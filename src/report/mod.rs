@@ -198,12 +198,15 @@ pub struct CalibrationReport {
 pub struct RepairReport {
     /// Name of the node.
     pub name: String,
-    /// Relative squared error with the kept weights as they were.
-    pub before: f64,
+    /// Relative squared error with the kept weights as they were; `None` if the layer was not looked at.
+    pub before: Option<f64>,
     /// Relative squared error after repair, on held-out data.
-    pub after: f64,
+    pub after: Option<f64>,
     /// Why the weights were left alone.
     pub reason: Option<String>,
+    /// Layers in front that were fitted together with this one: queries, keys and values of attention.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
 }
 
 impl Report {

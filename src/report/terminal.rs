@@ -96,7 +96,13 @@ fn calibration_line(calibration: &CalibrationReport) -> String {
         0 => String::new(),
         layers => format!(", {repaired} of {layers} layers repaired"),
     };
-    format!("calibrated on {samples} {source} (sha256 {hash}){repairs}")
+    let mut text = format!("calibrated on {samples} {source} (sha256 {hash}){repairs}");
+    for layer in &calibration.layers {
+        if let (None, Some(reason)) = (layer.before, &layer.reason) {
+            text += &format!("\nnot repaired: {}: {reason}", layer.name);
+        }
+    }
+    text
 }
 
 fn table(header: &[&str], right: &[usize]) -> Table {

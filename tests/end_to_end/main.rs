@@ -4,6 +4,7 @@
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 #![allow(clippy::cast_possible_wrap, clippy::float_cmp)]
 
+mod accuracy;
 mod bad_files;
 mod bad_graphs;
 mod budgets;

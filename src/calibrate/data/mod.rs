@@ -57,6 +57,8 @@ pub struct Dataset {
     schema: Schema,
     /// Each part and the number of its rows.
     parts: Vec<(Part, usize)>,
+    /// The samples of all parts that belong to this set.
+    range: Range<usize>,
     /// The part that was read last, which is most often the one to be read next.
     open: Mutex<Option<(usize, Arc<dyn Rows>)>>,
     hash: String,
@@ -132,12 +134,31 @@ impl Dataset {
             let _ = write!(text, "{byte:02x}");
             text
         });
-        Ok(Self { schema, parts: counted, open: Mutex::new(None), hash, has_labels, is_synthetic: false, warnings })
+        let range = 0..counted.iter().map(|(_, rows)| rows).sum();
+        let open = Mutex::new(None);
+        Ok(Self { schema, parts: counted, range, open, hash, has_labels, is_synthetic: false, warnings })
+    }
+
+    /// The samples of `range` as a data set of their own; where the graph fixes its batch axis, the whole batches of it.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let batch = self.schema.fixed_batch().ok().flatten().unwrap_or(1);
+        let position = |sample: usize| self.range.start + sample.min(self.range.len()) / batch * batch;
+        Self {
+            schema: self.schema.clone(),
+            parts: self.parts.clone(),
+            range: position(range.start)..position(range.end),
+            open: Mutex::new(None),
+            hash: self.hash.clone(),
+            has_labels: self.has_labels,
+            is_synthetic: self.is_synthetic,
+            warnings: self.warnings.clone(),
+        }
     }
 
     /// Number of samples that [`Dataset::batches`] gives.
     pub fn samples(&self) -> usize {
-        self.parts.iter().map(|(_, rows)| rows).sum()
+        self.range.len()
     }
 
     /// The first 16 hexadecimal digits of the SHA-256 of the contents: names, types, shapes, values, labels.
@@ -168,11 +189,12 @@ impl Dataset {
     /// The samples of `range` in order, as [`Dataset::batches`]; with a fixed batch axis, whole batches that lie in the range.
     pub fn batches_of(&self, range: Range<usize>, size: usize) -> Batches<'_> {
         let fixed = self.schema.fixed_batch().ok().flatten();
-        let next = fixed.map_or(range.start, |fixed| range.start.div_ceil(fixed) * fixed);
+        let first = self.range.start;
+        let next = first + fixed.map_or(range.start, |fixed| range.start.div_ceil(fixed) * fixed);
         Batches {
             dataset: self,
             next,
-            end: range.end.min(self.samples()),
+            end: first + range.end.min(self.samples()),
             size: fixed.unwrap_or(size.max(1)),
             fixed: fixed.is_some(),
         }

@@ -16,7 +16,7 @@ use crate::runtime::probes::Prober;
 use crate::{Error, Result};
 
 /// One piece of a data set.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Part {
     /// An `.npz` or `.npy` file.
     Arrays(PathBuf),

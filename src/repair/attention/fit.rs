@@ -1,0 +1,287 @@
+//! Nonlinear least squares on one attention block.
+//!
+//! First the values: with attention held, each head adds `z M`, z being its attention over the inputs and `M = W_v W_o` of
+//! rank d. Head after head gets the best such M for what the others leave over (reduced-rank regression), a few rounds.
+//! Then all weights together, queries and keys too, by Gauss–Newton steps damped as Levenberg and Marquardt do, each
+//! solved by conjugate gradients, which need products with the Jacobian only.
+
+use ndarray::{Array2, s};
+use rayon::prelude::*;
+
+use super::block::{Chunk, Form, State, Weights};
+use crate::calibrate::moments::Moments;
+use crate::error::Result;
+use crate::linalg::{Backend, default_backend};
+
+/// Rounds of reduced-rank regression, and the gain below which there is no further one.
+const ROUNDS: usize = 6;
+const LEAST_GAIN: f64 = 2e-3;
+
+/// Pull toward the values that are there, as a share of the mean variance.
+const RIDGE: f64 = 1e-3;
+
+/// Widest system of all heads' inputs that is formed: a Gram matrix of 300 MB.
+const WIDEST: usize = 6144;
+
+/// Gauss–Newton steps.
+const STEPS: usize = 4;
+
+/// Steps of conjugate gradients in each: as many as this much work allows (multiplications), within bounds. Wide blocks,
+/// where a step costs much, have little left to gain from many.
+const WORK: usize = 40_000_000_000;
+const INNER_STEPS: (usize, usize) = (6, 20);
+
+/// First damping, for inputs of unit variance.
+const DAMPING: f64 = 1e-4;
+
+/// Shortest share of a step that is tried.
+const SHORTEST: f64 = 0.05;
+
+/// Mean over rows of the squared residual.
+pub(super) fn error(form: Form, chunks: &[Chunk], weights: &Weights) -> f64 {
+    let sums: Vec<f64> = chunks
+        .par_iter()
+        .map(|chunk| form.forward(chunk, weights).residual.iter().map(|r| r * r).sum::<f64>())
+        .collect();
+    sums.iter().sum::<f64>() / rows(chunks)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn rows(chunks: &[Chunk]) -> f64 {
+    chunks.iter().map(|chunk| chunk.target.nrows()).sum::<usize>().max(1) as f64
+}
+
+/// The weights that reproduce the targets best, from `start` on. Inputs are of unit variance.
+pub(super) fn fit(form: Form, chunks: &[Chunk], start: Weights, name: &str) -> Result<Weights> {
+    let mut weights = start;
+    if form.heads * chunks.first().map_or(0, |chunk| chunk.inputs[2].ncols()) <= WIDEST {
+        weights = values(form, chunks, weights, name)?;
+    }
+    let inner = (WORK / (STEPS * work(chunks, &weights)).max(1)).clamp(INNER_STEPS.0, INNER_STEPS.1);
+    let mut damping = DAMPING;
+    let mut reached = error(form, chunks, &weights);
+    for _ in 0..STEPS {
+        let states: Vec<State> = chunks.par_iter().map(|chunk| form.forward(chunk, &weights)).collect();
+        let step = step(form, chunks, &states, &weights, (damping, inner));
+        let mut length = 1.0;
+        loop {
+            let moved = along(&weights, &step, length);
+            let found = error(form, chunks, &moved);
+            if found < reached {
+                (weights, reached) = (moved, found);
+                break;
+            }
+            length /= 2.0;
+            if length < SHORTEST {
+                break;
+            }
+        }
+        damping = if length < 1.0 { damping * 4.0 } else { damping / 3.0 };
+    }
+    Ok(weights)
+}
+
+/// The damped Gauss–Newton step: `(JᵀJ + λ) step = −Jᵀ r`, errors counted as shares of the targets' variance.
+fn step(form: Form, chunks: &[Chunk], states: &[State], weights: &Weights, (damping, inner): (f64, usize)) -> Weights {
+    let unit = 1.0 / (rows(chunks) * spread(chunks)).max(f64::MIN_POSITIVE);
+    let total = |of: &(dyn Fn(&Chunk, &State) -> Weights + Sync)| -> Weights {
+        let parts: Vec<Weights> = chunks.par_iter().zip(states).map(|(chunk, state)| of(chunk, state)).collect();
+        let mut sum = weights.each_ref().map(|w| Array2::zeros(w.raw_dim()));
+        for part in &parts {
+            sum.iter_mut().zip(part).for_each(|(sum, part)| sum.scaled_add(unit, part));
+        }
+        sum
+    };
+    let mut rest = total(&|chunk, state| form.transposed(chunk, state, weights, &state.residual));
+    rest.iter_mut().for_each(|r| r.mapv_inplace(|r| -r));
+    let mut found = weights.each_ref().map(|w| Array2::zeros(w.raw_dim()));
+    let mut direction = rest.clone();
+    let mut square = dot(&rest, &rest);
+    for _ in 0..inner {
+        let product = total(&|chunk, state| form.normal(chunk, state, weights, &direction));
+        let product = along(&product, &direction, damping);
+        let curvature = dot(&direction, &product);
+        if !(curvature > 0.0 && square > 0.0) {
+            break;
+        }
+        let length = square / curvature;
+        found = along(&found, &direction, length);
+        rest = along(&rest, &product, -length);
+        let next = dot(&rest, &rest);
+        direction = along(&rest, &direction, next / square);
+        square = next;
+    }
+    found
+}
+
+/// Multiplications of one product with JᵀJ, attention itself aside.
+fn work(chunks: &[Chunk], weights: &Weights) -> usize {
+    let rows: usize = chunks.iter().map(|chunk| chunk.target.nrows()).sum();
+    2 * rows * weights.iter().map(Array2::len).sum::<usize>()
+}
+
+fn along(from: &Weights, direction: &Weights, length: f64) -> Weights {
+    let mut moved = from.clone();
+    moved.iter_mut().zip(direction).for_each(|(moved, direction)| moved.scaled_add(length, direction));
+    moved
+}
+
+fn dot(a: &Weights, b: &Weights) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a * b).sum()).sum()
+}
+
+/// Mean over rows of `‖target − mean‖²`.
+pub(super) fn spread(chunks: &[Chunk]) -> f64 {
+    let n = rows(chunks);
+    let width = chunks.first().map_or(0, |chunk| chunk.target.ncols());
+    let mut sum = ndarray::Array1::<f64>::zeros(width);
+    let mut square = 0.0;
+    for chunk in chunks {
+        sum += &chunk.target.sum_axis(ndarray::Axis(0));
+        square += chunk.target.iter().map(|t| t * t).sum::<f64>();
+    }
+    (square / n - sum.dot(&sum) / (n * n)).max(f64::MIN_POSITIVE)
+}
+
+/// New values and outputs for the attention that there is.
+fn values(form: Form, chunks: &[Chunk], weights: Weights, name: &str) -> Result<Weights> {
+    let backend = default_backend();
+    let sums = attended(form, chunks, &weights, backend);
+    let k = weights[2].nrows() - 1;
+    let width = weights[2].ncols() / form.heads;
+    let mut maps: Vec<(Array2<f64>, Array2<f64>)> = (0..form.heads)
+        .map(|head| {
+            let columns = head * width..(head + 1) * width;
+            (weights[2].slice(s![..k, columns.clone()]).to_owned(), weights[3].slice(s![columns, ..]).to_owned())
+        })
+        .collect();
+    let (covariance, mut cross) = (sums.covariance(), sums.cross_covariance());
+    let lambda = RIDGE * covariance.diag().mean().unwrap_or(0.0);
+    let old = stacked(&maps);
+    cross.scaled_add(lambda, &old);
+    let mut damped = covariance;
+    damped.diag_mut().mapv_inplace(|d| d + lambda);
+    let factors: Vec<Array2<f64>> = (0..form.heads)
+        .into_par_iter()
+        .map(|head| {
+            let block = damped.slice(s![head * k..(head + 1) * k, head * k..(head + 1) * k]);
+            backend.cholesky(block, name)
+        })
+        .collect::<Result<_>>()?;
+    let mut before = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        for head in 0..form.heads {
+            let rows = head * k..(head + 1) * k;
+            let mut others = stacked(&maps);
+            others.slice_mut(s![rows.clone(), ..]).fill(0.0);
+            let explained = backend.matmul(damped.slice(s![rows.clone(), ..]), others.view());
+            let rest = &cross.slice(s![rows, ..]) - &explained;
+            maps[head] = low_rank(backend, &factors[head], rest, width, name)?;
+        }
+        // The part of the damped loss that depends on the maps.
+        let all = stacked(&maps);
+        let loss = (&backend.matmul(damped.view(), all.view()) * &all).sum() - 2.0 * (&cross * &all).sum();
+        if before - loss < LEAST_GAIN * loss.abs() {
+            break;
+        }
+        before = loss;
+    }
+    Ok(with_maps(form, weights, &maps, &sums))
+}
+
+/// Moments of all heads' `P x̃`, the constant left out, with the targets.
+fn attended(form: Form, chunks: &[Chunk], weights: &Weights, backend: &dyn Backend) -> Moments {
+    let k = weights[2].nrows() - 1;
+    let n = weights[3].ncols();
+    let mut sums = Moments::new(form.heads * k, n);
+    for chunk in chunks {
+        let attended = form.attended(chunk, &form.forward(chunk, weights));
+        let mut wide = Array2::zeros((chunk.target.nrows(), form.heads * k));
+        for (head, z) in attended.iter().enumerate() {
+            wide.slice_mut(s![.., head * k..(head + 1) * k]).assign(&z.slice(s![.., ..k]));
+        }
+        sums.add(backend, wide.view(), chunk.target.view());
+    }
+    sums
+}
+
+fn stacked(maps: &[(Array2<f64>, Array2<f64>)]) -> Array2<f64> {
+    let products: Vec<Array2<f64>> = maps.iter().map(|(v, o)| v.dot(o)).collect();
+    let (k, n) = products.first().map_or((0, 0), |first| first.dim());
+    let mut all = Array2::zeros((k * products.len(), n));
+    for (head, product) in products.iter().enumerate() {
+        all.slice_mut(s![head * k..(head + 1) * k, ..]).assign(product);
+    }
+    all
+}
+
+/// The map of rank `width` that minimizes `tr(Mᵀ C M) − 2 tr(Mᵀ rest)` for `C = L Lᵀ`: L⁻ᵀ times the leading part of L⁻¹ rest.
+fn low_rank(
+    backend: &dyn Backend,
+    l: &Array2<f64>,
+    rest: Array2<f64>,
+    width: usize,
+    name: &str,
+) -> Result<(Array2<f64>, Array2<f64>)> {
+    let mut whitened = rest;
+    solve_lower(l, &mut whitened);
+    let n = whitened.ncols();
+    let mut gram = Array2::zeros((n, n));
+    backend.syrk(whitened.view(), &mut gram);
+    let eigen = backend.eigh(gram.view(), name)?;
+    let mut right = Array2::zeros((width, n));
+    for i in 0..width.min(n) {
+        right.row_mut(i).assign(&eigen.vectors.column(i));
+    }
+    let mut left = whitened.dot(&right.t());
+    // Both factors of one size: steps on all weights together then move them alike.
+    for i in 0..width.min(n) {
+        let root = eigen.values[i].max(0.0).sqrt().sqrt();
+        if root > 0.0 {
+            left.column_mut(i).mapv_inplace(|v| v / root);
+            right.row_mut(i).mapv_inplace(|v| v * root);
+        }
+    }
+    solve_upper(l, &mut left);
+    Ok((left, right))
+}
+
+/// `L⁻¹ B` in place, L lower triangular.
+fn solve_lower(l: &Array2<f64>, b: &mut Array2<f64>) {
+    for i in 0..l.nrows() {
+        let (done, mut rest) = b.view_mut().split_at(ndarray::Axis(0), i);
+        let mut row = rest.row_mut(0);
+        row -= &l.slice(s![i, ..i]).dot(&done);
+        row /= l[[i, i]];
+    }
+}
+
+/// `L⁻ᵀ B` in place, L lower triangular.
+fn solve_upper(l: &Array2<f64>, b: &mut Array2<f64>) {
+    for i in (0..l.nrows()).rev() {
+        let (mut rest, done) = b.view_mut().split_at(ndarray::Axis(0), i + 1);
+        let mut row = rest.row_mut(i);
+        row -= &l.slice(s![i + 1.., i]).dot(&done);
+        row /= l[[i, i]];
+    }
+}
+
+/// The weights with other values and outputs; the output's bias makes up for the means.
+#[allow(clippy::cast_precision_loss)]
+fn with_maps(form: Form, mut weights: Weights, maps: &[(Array2<f64>, Array2<f64>)], sums: &Moments) -> Weights {
+    let n = sums.rows.max(1) as f64;
+    let k = weights[2].nrows() - 1;
+    let width = weights[2].ncols() / form.heads;
+    let mut bias = &sums.y / n;
+    for (head, (v, o)) in maps.iter().enumerate() {
+        let columns = head * width..(head + 1) * width;
+        let mean = &sums.x.slice(s![head * k..(head + 1) * k]) / n;
+        let constant = weights[2].slice(s![k, columns.clone()]).to_owned();
+        bias -= &(mean.dot(v) + constant).dot(o);
+        weights[2].slice_mut(s![..k, columns.clone()]).assign(v);
+        weights[3].slice_mut(s![columns, ..]).assign(o);
+    }
+    let last = weights[3].nrows() - 1;
+    weights[3].row_mut(last).assign(&bias);
+    weights
+}

@@ -1,0 +1,327 @@
+//! What an attention block reads and should make, sample by sample; and the block, fitted to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ndarray::{Array1, Array2, Axis, concatenate, s};
+
+use super::super::reconstruct::{HELD_OUT, MANY_SAMPLES};
+use super::super::write::{self, BiasPlace};
+use super::block::{Chunk, Form, Span, Weights};
+use super::fit;
+use super::pattern::Block;
+use super::whiten::Whitening;
+use crate::calibrate::{Activations, Layer, Padding, Row, floats, stored};
+use crate::error::{Error, Result};
+use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::runtime::Tensor;
+
+/// Positions that a block is fitted on: as many as this many values of its input allow, within bounds.
+const VALUES: usize = 1 << 21;
+const ROWS: (usize, usize) = (4096, 16_384);
+
+/// Samples whose scores and mixed values are compared with the model's own.
+const PROBES: usize = 8;
+
+/// How far the block may be from the model, relative to its size.
+const TOLERANCE: f64 = 1e-3;
+
+/// What is added to scores that a mask switches off.
+const SWITCHED_OFF: f64 = -1e30;
+
+/// Chunks that are worked on side by side: fixed, so that sums do not depend on the number of threads.
+const CHUNKS: usize = 16;
+
+/// Evidence about one block.
+pub(in crate::repair) struct Gathered {
+    block: Block,
+    /// Every so-manieth sample is taken; `None` before the first.
+    stride: Option<usize>,
+    samples: Vec<Sample>,
+    /// The activations are not shaped like attention.
+    misfit: bool,
+}
+
+struct Sample {
+    /// Inputs by the name of their value.
+    inputs: BTreeMap<String, Array2<f64>>,
+    added: Vec<Array2<f64>>,
+    target: Array2<f64>,
+    /// Scores of each head and mixed values, for the first samples.
+    probe: Option<(Vec<Array2<f64>>, Array2<f64>)>,
+}
+
+/// What a refit reached: the squared error on held-out samples as a share of the targets' variance, and the layers that
+/// have new weights beside the last.
+#[derive(Debug)]
+pub(in crate::repair) struct Refit {
+    pub(in crate::repair) after: f64,
+    pub(in crate::repair) layers: Vec<String>,
+}
+
+/// Where and when a batch's rows are.
+#[derive(Clone, Copy)]
+pub(in crate::repair) struct At<'p> {
+    pub(in crate::repair) samples: usize,
+    pub(in crate::repair) first: usize,
+    /// Samples of the whole data set.
+    pub(in crate::repair) total: usize,
+    pub(in crate::repair) padding: Option<&'p Padding>,
+}
+
+impl Gathered {
+    pub(in crate::repair) fn new(block: Block) -> Self {
+        Self { block, stride: None, samples: Vec::new(), misfit: false }
+    }
+
+    /// Adds the chosen samples of a batch; `target` gives the rows that the block should make. Nothing counts once a batch
+    /// is not shaped like attention.
+    ///
+    /// # Errors
+    /// If a value was not computed.
+    pub(in crate::repair) fn add(
+        &mut self,
+        output: &Layer,
+        found: &Activations,
+        at: At<'_>,
+        target: impl Fn(&[Row]) -> Result<Vec<f64>>,
+    ) -> Result<()> {
+        if !self.misfit && !self.try_add(output, found, at, &target)? {
+            self.misfit = true;
+            self.samples.clear();
+        }
+        Ok(())
+    }
+
+    fn try_add(
+        &mut self,
+        output: &Layer,
+        found: &Activations,
+        at: At<'_>,
+        target: &impl Fn(&[Row]) -> Result<Vec<f64>>,
+    ) -> Result<bool> {
+        let mixed = found.get(&output.data)?;
+        let [scores, logits] = self.block.taps().map(|name| found.get(name));
+        let (scores, logits) = (scores?, logits?);
+        let (&[n, t, width], &[batch, heads, queries, _]) = (mixed.shape(), scores.shape()) else { return Ok(false) };
+        let is_attention = n == batch && n == at.samples && queries == t && logits.shape() == scores.shape();
+        if !is_attention || heads == 0 || width % heads != 0 || self.block.query.outputs % heads != 0 {
+            return Ok(false);
+        }
+        let stride = *self.stride.get_or_insert_with(|| {
+            let wanted = (VALUES / self.block.query.inputs().max(1)).clamp(ROWS.0, ROWS.1);
+            (at.total * t / wanted).max(1)
+        });
+        for sample in (0..n).filter(|sample| (at.first + sample) % stride == 0) {
+            match self.sample(found, (scores, logits, mixed), sample, at, target)? {
+                Some(sample) => self.samples.push(sample),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sample number `sample` of a batch; `None` if an input is not shaped like attention's.
+    fn sample(
+        &self,
+        found: &Activations,
+        (scores, logits, mixed): (&Tensor, &Tensor, &Tensor),
+        sample: usize,
+        at: At<'_>,
+        target: &impl Fn(&[Row]) -> Result<Vec<f64>>,
+    ) -> Result<Option<Sample>> {
+        let &[n, heads, t, keys] = scores.shape() else { return Ok(None) };
+        let (rows, columns) = (valid(at.padding, sample, t), valid(at.padding, sample, keys));
+        let mut inputs = BTreeMap::new();
+        for (name, length) in self.block.reads().into_iter().zip([t, keys, keys]) {
+            let data = found.get(name)?;
+            if data.shape().len() != 3 || data.shape()[..2] != [n, length] {
+                return Ok(None);
+            }
+            inputs.insert(name.clone(), lines(data, sample, if length == t { &rows } else { &columns })?);
+        }
+        let (before, after) = (floats(scores)?, floats(logits)?);
+        let per_head = |of: &dyn Fn(usize) -> f64| -> Vec<Array2<f64>> {
+            let at = |head: usize, i: usize, j: usize| ((sample * heads + head) * t + rows[i]) * keys + columns[j];
+            let head = |head| Array2::from_shape_fn((rows.len(), columns.len()), |(i, j)| of(at(head, i, j)));
+            (0..heads).map(head).collect()
+        };
+        let difference = |at: usize| (f64::from(after[at]) - f64::from(before[at])).max(SWITCHED_OFF);
+        let added = if self.block.scores == self.block.logits { Vec::new() } else { per_head(&difference) };
+        let probe = if self.samples.len() < PROBES {
+            Some((per_head(&|at| f64::from(before[at])), lines(mixed, sample, &rows)?))
+        } else {
+            None
+        };
+        let row = |row: &usize| Row { sample: at.first + sample, index: sample * t + row };
+        let target = target(&rows.iter().map(row).collect::<Vec<Row>>())?;
+        let outputs = target.len() / rows.len().max(1);
+        let target = Array2::from_shape_vec((rows.len(), outputs), target).map_err(|e| Error::input(e.to_string()))?;
+        Ok(Some(Sample { inputs, added, target, probe }))
+    }
+
+    /// Fits the block of `model` whose last layer is `output`, and writes its weights if that helps on held-out samples.
+    ///
+    /// # Errors
+    /// If a weight cannot be read or written.
+    pub(in crate::repair) fn refit(self, model: &mut ModelProto, output: &Layer) -> Result<Option<Refit>> {
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        if self.misfit || self.samples.len() < MANY_SAMPLES {
+            return Ok(None);
+        }
+        let Some(output) = output.found_in(graph)? else { return Ok(None) };
+        let layers = [&self.block.query, &self.block.key, &self.block.value, &output];
+        let mut parts = Vec::new();
+        for layer in layers {
+            let Some(part) = Part::read(graph, layer)? else { return Ok(None) };
+            parts.push(part);
+        }
+        let Some(form) = self.form(&parts) else { return Ok(None) };
+        let whitenings = self.whitenings(&output.name)?;
+        let inputs = self.block.reads();
+        let white = |i: usize| &whitenings[inputs[i]];
+        let start: Weights = [
+            white(0).enter(&parts[0].weights, &parts[0].bias),
+            white(1).enter(&parts[1].weights, &parts[1].bias),
+            white(2).enter(&parts[2].weights, &parts[2].bias),
+            with_row(&parts[3].weights, &parts[3].bias)?,
+        ];
+        let is_held_out = |index: usize| index % HELD_OUT == HELD_OUT - 1;
+        let (train, held_out): (Vec<_>, Vec<_>) = self.samples.iter().enumerate().partition(|(i, _)| !is_held_out(*i));
+        let chunked = |samples: Vec<(usize, &Sample)>| -> Result<Vec<Chunk>> {
+            let size = samples.len().div_ceil(CHUNKS).max(1);
+            samples.chunks(size).map(|samples| self.chunk(samples, &whitenings)).collect()
+        };
+        let (train, held_out) = (chunked(train)?, chunked(held_out)?);
+        if !self.agrees(form, &train, &start) {
+            return Ok(None);
+        }
+        let before = fit::error(form, &held_out, &start);
+        let fitted = fit::fit(form, &train, start, &output.name)?;
+        let after = fit::error(form, &held_out, &fitted);
+        let names: Vec<String> = layers[..3].iter().map(|layer| layer.name.clone()).collect();
+        if after < before {
+            let last = fitted[3].nrows() - 1;
+            let split = (fitted[3].slice(s![..last, ..]).to_owned(), fitted[3].row(last).to_owned());
+            let solved = [white(0).leave(&fitted[0]), white(1).leave(&fitted[1]), white(2).leave(&fitted[2]), split];
+            for ((layer, part), (weights, bias)) in layers.into_iter().zip(&parts).zip(solved) {
+                write::replace(model, layer, Some(&[weights]), (&part.place, &(bias - &part.added)))?;
+            }
+        }
+        Ok((after < before).then(|| Refit { after: after / fit::spread(&held_out), layers: names }))
+    }
+
+    /// The number of heads, and α, as the model's own scores show it.
+    fn form(&self, parts: &[Part]) -> Option<Form> {
+        let heads = self.samples.first()?.probe.as_ref()?.0.len();
+        let (mut product, mut square, mut whole) = (0.0, 0.0, 0.0);
+        let [query, key, _] = self.block.reads();
+        for sample in &self.samples {
+            let Some((scores, _)) = &sample.probe else { break };
+            let q = sample.inputs[query].dot(&parts[0].weights) + &parts[0].bias;
+            let k = sample.inputs[key].dot(&parts[1].weights) + &parts[1].bias;
+            let width = q.ncols() / heads;
+            for (head, scores) in scores.iter().enumerate() {
+                let columns = s![.., head * width..(head + 1) * width];
+                let plain = q.slice(columns).dot(&k.slice(columns).t());
+                product += (&plain * scores).sum();
+                square += (&plain * &plain).sum();
+                whole += (scores * scores).sum();
+            }
+        }
+        let scale = product / square;
+        // ‖scores − α q kᵀ‖² of the best α.
+        let rest = whole - scale * product;
+        (scale.is_finite() && rest <= TOLERANCE * TOLERANCE * whole).then_some(Form { heads, scale })
+    }
+
+    /// Whether the block, computed from its parts, mixes values as the model does.
+    fn agrees(&self, form: Form, train: &[Chunk], start: &Weights) -> bool {
+        let Some(chunk) = train.first() else { return false };
+        let mixed = form.forward(chunk, start).mixed;
+        let (mut rest, mut whole) = (0.0, 0.0);
+        for (span, sample) in chunk.spans.iter().zip(&self.samples) {
+            let Some((_, wanted)) = &sample.probe else { break };
+            let found = mixed.slice(s![span.queries.clone(), ..mixed.ncols() - 1]);
+            rest += (&found - wanted).iter().map(|d| d * d).sum::<f64>();
+            whole += wanted.iter().map(|d| d * d).sum::<f64>();
+        }
+        rest <= TOLERANCE * TOLERANCE * whole
+    }
+
+    fn whitenings(&self, name: &str) -> Result<BTreeMap<String, Whitening>> {
+        let mut all = BTreeMap::new();
+        for input in self.block.reads() {
+            let rows = || self.samples.iter().map(|sample| &sample.inputs[input]);
+            let width = rows().next().map_or(0, Array2::ncols);
+            all.insert(input.clone(), Whitening::of(rows(), width, name)?);
+        }
+        Ok(all)
+    }
+
+    fn chunk(&self, samples: &[(usize, &Sample)], whitenings: &BTreeMap<String, Whitening>) -> Result<Chunk> {
+        let stack = |parts: Vec<_>| concatenate(Axis(0), &parts).map_err(|e| Error::input(e.to_string()));
+        let mut inputs = BTreeMap::new();
+        for (name, whitening) in whitenings {
+            let rows = stack(samples.iter().map(|(_, sample)| sample.inputs[name].view()).collect())?;
+            inputs.insert(name, Arc::new(whitening.apply(&rows)));
+        }
+        let [query, key, value] = self.block.reads();
+        let (mut spans, mut first) = (Vec::new(), (0, 0));
+        for (_, sample) in samples {
+            let next = (first.0 + sample.target.nrows(), first.1 + sample.inputs[key].nrows());
+            spans.push(Span { queries: first.0..next.0, keys: first.1..next.1, added: sample.added.clone() });
+            first = next;
+        }
+        let target = stack(samples.iter().map(|(_, sample)| sample.target.view()).collect())?;
+        Ok(Chunk { spans, inputs: [query, key, value].map(|name| Arc::clone(&inputs[name])), target })
+    }
+}
+
+/// Weights and bias of a layer, the addition behind it included.
+struct Part {
+    weights: Array2<f64>,
+    bias: Array1<f64>,
+    place: BiasPlace,
+    /// What of the bias the addition behind the layer holds.
+    added: Array1<f64>,
+}
+
+impl Part {
+    /// `None` if the layer cannot have other weights or another bias.
+    fn read(graph: &GraphProto, layer: &Layer) -> Result<Option<Self>> {
+        let Some(tensor) = stored(graph, &layer.weight) else { return Ok(None) };
+        let (place, own) = write::bias(graph, layer, layer.outputs)?;
+        let added = match place {
+            BiasPlace::Computed => return Ok(None),
+            BiasPlace::Addition { node, slot } => {
+                let name = graph.node.get(node).and_then(|node| node.input.get(slot));
+                let vector = name.map(|name| write::vector(graph, name, layer.outputs)).transpose()?.flatten();
+                vector.unwrap_or_else(|| Array1::zeros(layer.outputs))
+            }
+            _ => Array1::zeros(layer.outputs),
+        };
+        let mut weights = layer.matrices(tensor)?;
+        Ok(Some(Self { weights: weights.swap_remove(0), bias: own + &added, place, added }))
+    }
+}
+
+fn with_row(weights: &Array2<f64>, row: &Array1<f64>) -> Result<Array2<f64>> {
+    let row = row.view().insert_axis(Axis(0));
+    concatenate(Axis(0), &[weights.view(), row]).map_err(|e| Error::input(e.to_string()))
+}
+
+/// Positions of one sample that are no padding.
+fn valid(padding: Option<&Padding>, sample: usize, length: usize) -> Vec<usize> {
+    let is_valid = |position: &usize| padding.is_none_or(|p| p.counts(sample, *position, length));
+    (0..length).filter(is_valid).collect()
+}
+
+/// Chosen lines of one sample of a tensor `[samples, positions, width]`.
+fn lines(data: &Tensor, sample: usize, positions: &[usize]) -> Result<Array2<f64>> {
+    let &[_, length, width] = data.shape() else { return Err(Error::input("activations are not of rank 3")) };
+    let values = floats(data)?;
+    Ok(Array2::from_shape_fn((positions.len(), width), |(i, j)| {
+        f64::from(values[(sample * length + positions[i]) * width + j])
+    }))
+}

@@ -1,0 +1,94 @@
+//! What samples are good for: attention that is fitted again, a bound on what is lost, and samples that are no good.
+
+use std::path::Path;
+
+use ndarray::Array4;
+use ndarray_npy::NpzWriter;
+use paredown::report::Report;
+
+use crate::command::{Folder, Run, fixture, json};
+
+fn report(run: Run, folder: &Folder) -> Report {
+    let path = folder.at("report.json");
+    run.arg("--report").arg(&path).exits(0);
+    serde_json::from_value(json(&path)).unwrap()
+}
+
+fn images(folder: &Folder, name: &str, count: usize, pixel: impl Fn(usize) -> f32) -> std::path::PathBuf {
+    let path = folder.at(name);
+    let mut archive = NpzWriter::new(std::fs::File::create(&path).unwrap());
+    let values = Array4::from_shape_fn((count, 1, 8, 8), |(n, _, i, j)| pixel(n * 64 + i * 8 + j));
+    archive.add_array("input", &values).unwrap();
+    archive.finish().unwrap();
+    path
+}
+
+fn prune(name: &str, folder: &Folder, data: &Path) -> Run {
+    Run::prune(&fixture(name), &folder.at("out.onnx")).args("--force --quiet --data").arg(data)
+}
+
+#[test]
+fn attention_that_lost_heads_is_fitted_whole() {
+    let folder = Folder::new();
+    let run = prune("digits_vit.onnx", &folder, &fixture("calib.npz"));
+    let report = report(run.args("--ratio 0.5 --eval").arg(fixture("eval.npz")), &folder);
+    let layers = report.calibration.unwrap().layers;
+    let blocks: Vec<_> = layers.iter().filter(|layer| !layer.with.is_empty()).collect();
+    assert_eq!(blocks.len(), 2, "{layers:?}");
+    for block in blocks {
+        assert_eq!(block.with.len(), 3, "{block:?}");
+        // Least squares on the output projection alone leaves 0.24 and more.
+        assert!(block.after.unwrap() < 0.16, "{block:?}");
+    }
+    let accuracy = report.verify.accuracy;
+    assert!(accuracy.after.unwrap() > accuracy.before.unwrap() - 0.025, "{accuracy:?}");
+}
+
+#[test]
+fn max_drop_removes_what_it_may_and_says_what_it_tried() {
+    let folder = Folder::new();
+    let run = prune("digits_mlp.onnx", &folder, &fixture("train.npz"));
+    let report = report(run.args("--max-drop 1% --eval").arg(fixture("eval.npz")), &folder);
+    let figures = &report.model;
+    assert!(figures.after.macs * 2 < figures.before.macs, "{figures:?}");
+    let note = report.notes.iter().find(|note| note.contains("held out")).unwrap();
+    assert!(note.contains("of accuracy on 240 samples") && note.contains("50.00 % loses"), "{note}");
+    let accuracy = report.verify.accuracy;
+    assert!(accuracy.after.unwrap() > accuracy.before.unwrap() - 0.03, "{accuracy:?}");
+}
+
+#[test]
+fn max_drop_goes_with_steps_and_without_labels() {
+    let folder = Folder::new();
+    let run = prune("digits_mlp.onnx", &folder, &fixture("calib.npz"));
+    let report = report(run.args("--max-drop 2% --steps 2"), &folder);
+    assert!(report.notes.iter().any(|note| note.contains("of top-1 agreement")), "{:?}", report.notes);
+}
+
+#[test]
+fn a_bound_that_no_removal_keeps_is_nothing_to_do() {
+    let folder = Folder::new();
+    let out = folder.at("out.onnx");
+    // Whole layers lose three quarters of their width before a budget of 99 % lets one unit go.
+    let run = Run::prune(&fixture("digits_vit.onnx"), &out).arg("--data").arg(fixture("calib.npz"));
+    let said = run.args("--max-drop 0% --align 96 --scope layer --criterion l1 --repair none").exits(4);
+    said.complains(&["even the smallest removal loses more than 0.00 %", "of the MACs"]);
+    assert!(!out.exists());
+    Run::prune(&fixture("digits_vit.onnx"), &out).args("--max-drop 1%").exits(2).complains(&["--data"]);
+}
+
+#[test]
+fn one_sample_or_the_same_sample_again_is_survived() {
+    let folder = Folder::new();
+    let one = images(&folder, "one.npz", 1, |at| (at % 7) as f32 / 7.0);
+    let same = images(&folder, "same.npz", 40, |_| 0.5);
+    for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
+        for data in [&one, &same] {
+            let report = report(prune(name, &folder, data).args("--ratio 0.5"), &folder);
+            assert!(report.verify.rel_l2.is_some_and(f64::is_finite), "{name}");
+            for layer in report.calibration.unwrap().layers {
+                assert!(layer.after <= layer.before, "{name}: {layer:?}");
+            }
+        }
+    }
+}
