@@ -2,7 +2,7 @@
 
 use tract_onnx::prelude::DatumType;
 
-use super::infer::Known;
+use super::known::Known;
 use crate::graph::bodies::{ARITY, AXIS, CARRIED, CONDITION, COUNTER, ENTRY, KIND, SLICE};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::NodeProto;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use prost::Message;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb;
-use tract_onnx::prelude::{DatumType, InferenceFact, IntoTensor, TDim, Tensor, tvec};
-use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
+use tract_onnx::prelude::{InferenceFact, IntoTensor, Tensor, tvec};
+use tract_onnx::tract_hir::infer::InferenceOp;
 
+use super::known::{CONSTANT_LIMIT, Known, datum_type, fact_of, known_of, known_value, onnx_element};
 use super::{Binding, Fact, Facts, Shapes};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
@@ -19,9 +20,6 @@ use crate::onnx::proto::{
 };
 use crate::onnx::tensor::ElementType;
 use crate::runtime::inputs::{DeclaredInput, Dim};
-
-/// Largest tensor, in elements, whose value is followed through the graph.
-const CONSTANT_LIMIT: u64 = 1 << 14;
 
 /// Operators whose attribute `axis` counts the axes of their first operand.
 const AXIS_OF_FIRST: &[&str] = &[
@@ -35,22 +33,6 @@ const AXIS_OF_FIRST: &[&str] = &[
     "Split",
     "TopK",
 ];
-
-/// Sizes of one value under one binding.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Known {
-    pub(super) element: Option<DatumType>,
-    pub(super) raw_element: Option<i32>,
-    pub(super) shape: Option<Vec<u64>>,
-    pub(super) value: Option<Arc<Tensor>>,
-}
-
-impl Known {
-    /// What is known of every value of this type and shape.
-    pub(super) fn without_value(&self) -> Self {
-        Self { value: None, ..self.clone() }
-    }
-}
 
 pub(super) fn infer(
     model: &ModelProto,
@@ -456,73 +438,6 @@ fn spread(results: Vec<Known>, outputs: &[Option<ValueId>]) -> Vec<Known> {
     outputs.iter().map(|o| o.and_then(|_| results.next()).unwrap_or_default()).collect()
 }
 
-fn known_value(tensor: Tensor) -> Known {
-    let tensor = match tensor.datum_type() {
-        DatumType::TDim => tensor.cast_to::<i64>().map(std::borrow::Cow::into_owned).unwrap_or(tensor),
-        _ => tensor,
-    };
-    let shape = tensor.shape().iter().map(|&d| d as u64).collect();
-    Known { element: Some(tensor.datum_type()), raw_element: None, shape: Some(shape), value: Some(Arc::new(tensor)) }
-}
-
-fn known_of(fact: &InferenceFact) -> Known {
-    if let Some(value) = fact.value.concretize()
-        && value.len() as u64 <= CONSTANT_LIMIT
-    {
-        return known_value(Tensor::clone(&value));
-    }
-    let dims = fact.shape.concretize();
-    let shape =
-        dims.and_then(|dims| dims.iter().map(|d| d.to_i64().ok().and_then(|d| u64::try_from(d).ok())).collect());
-    let element = match fact.datum_type.concretize() {
-        Some(DatumType::TDim) => Some(DatumType::I64),
-        other => other,
-    };
-    Known { element, raw_element: None, shape, value: None }
-}
-
-fn fact_of(known: &Known) -> InferenceFact {
-    if let Some(value) = &known.value
-        && let Ok(fact) = InferenceFact::try_from(value.clone())
-    {
-        return fact;
-    }
-    let mut fact = InferenceFact::default();
-    if let Some(element) = known.element {
-        fact = fact.with_datum_type(element);
-    }
-    if let Some(shape) = &known.shape {
-        let dims: Vec<TDim> = shape.iter().map(|&d| TDim::from(i64::try_from(d).unwrap_or(i64::MAX))).collect();
-        fact = fact.with_shape(dims);
-    }
-    fact
-}
-
 fn qualified(domain: &str, op: &str) -> String {
     if domain.is_empty() { op.to_owned() } else { format!("{domain}.{op}") }
-}
-
-fn datum_type(element: i32) -> Option<DatumType> {
-    let element = pb::tensor_proto::DataType::try_from(element).ok()?;
-    DatumType::try_from(element).ok()
-}
-
-fn onnx_element(datum: DatumType) -> Option<i32> {
-    use crate::onnx::proto::tensor_proto::DataType as Onnx;
-    Some(match datum {
-        DatumType::Bool => Onnx::Bool,
-        DatumType::U8 => Onnx::Uint8,
-        DatumType::U16 => Onnx::Uint16,
-        DatumType::U32 => Onnx::Uint32,
-        DatumType::U64 => Onnx::Uint64,
-        DatumType::I8 => Onnx::Int8,
-        DatumType::I16 => Onnx::Int16,
-        DatumType::I32 => Onnx::Int32,
-        DatumType::I64 => Onnx::Int64,
-        DatumType::F16 => Onnx::Float16,
-        DatumType::F32 => Onnx::Float,
-        DatumType::F64 => Onnx::Double,
-        DatumType::String => Onnx::String,
-        _ => return None,
-    } as i32)
 }

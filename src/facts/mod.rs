@@ -10,6 +10,7 @@
 mod bindings;
 mod bodies;
 mod infer;
+mod known;
 
 use std::sync::Arc;
 

@@ -18,6 +18,7 @@ mod runnable;
 mod running_sum;
 #[cfg(test)]
 pub(crate) mod sample_models;
+mod single_channel;
 mod skeleton;
 mod stack;
 mod support;

@@ -35,6 +35,7 @@ pub(super) struct Parsed {
 
 /// Hands `model` to tract. `taps` become further outputs; with `promote`, half-precision floats become float32.
 pub(super) fn parse(model: &ModelProto, taps: &[String], promote: bool) -> Result<Parsed> {
+    let model = &*super::single_channel::widened(model)?;
     let graph = model.graph.as_ref().ok_or_else(|| Error::input("the model has no graph"))?;
     let names = NodeNames::of(graph);
     let output_names = output_names(graph, taps)?;
