@@ -20,7 +20,7 @@ pub(super) struct Training {
     mixup: f64,
     /// Decay of weights, times the step size
     #[arg(long, value_name = "D", default_value_t = 1e-2)]
-    weight_decay: f64,
+    weight_decay: f32,
 }
 
 impl Training {

@@ -1,5 +1,6 @@
 //! Finished steps on disk, so that an interrupted job goes on where it was and ends with the same file.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,7 +55,11 @@ impl Checkpoints {
             (retrain.checkpoints, retrain.training.progress) = (None, Default::default());
         }
         hasher.update(format!("{told:?} {} {}", data.hash(), env!("CARGO_PKG_VERSION")));
-        let job = hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let job = hasher.finalize().iter().take(16).fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
         Ok(Self { folder: folder.to_owned(), job })
     }
 

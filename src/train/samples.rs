@@ -121,9 +121,9 @@ impl Alike {
             for offset in 0..crate::calibrate::samples_of(&batch.inputs) {
                 let is_held_out = (first + offset) % HELD_OUT == HELD_OUT - 1;
                 if is_held_out {
-                    held_out.push(row)
+                    held_out.push(row);
                 } else {
-                    train.push(row)
+                    train.push(row);
                 }
                 row += 1;
             }

@@ -35,7 +35,7 @@ pub struct Options {
     /// Peak of the step size.
     pub rate: f64,
     /// Decay of weights, times the rate a step.
-    pub decay: f64,
+    pub decay: f32,
     /// Samples of a step, unless the model fixes them.
     pub batch: usize,
     /// The distance to the teacher's outputs; by default `kl` for scores of classes, else `mse`.
@@ -168,7 +168,7 @@ impl<'a> Trainer<'a> {
         report.before = EpochReport { epoch: 0, loss: None, held_out: before.loss, accuracy: before.accuracy };
         let mut best = (before, 0, self.snapshot()?);
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-        let mut optimizer = AdamW::new(self.program.parameters(), options.decay as f32);
+        let mut optimizer = AdamW::new(self.program.parameters(), options.decay);
         let clock = Course { duration: options.duration, started: Instant::now() };
         for epoch in 1.. {
             let batches = self.samples.shuffled(&mut random);

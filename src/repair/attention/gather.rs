@@ -105,14 +105,18 @@ impl Gathered {
         let (scores, logits) = (scores?, logits?);
         let (&[n, t, width], &[batch, heads, queries, _]) = (mixed.shape(), scores.shape()) else { return Ok(false) };
         let is_attention = n == batch && n == at.samples && queries == t && logits.shape() == scores.shape();
-        if !is_attention || heads == 0 || width % heads != 0 || self.block.query.outputs % heads != 0 {
+        if !is_attention
+            || heads == 0
+            || !width.is_multiple_of(heads)
+            || !self.block.query.outputs.is_multiple_of(heads)
+        {
             return Ok(false);
         }
         let stride = *self.stride.get_or_insert_with(|| {
             let wanted = (VALUES / self.block.query.inputs().max(1)).clamp(ROWS.0, ROWS.1);
             (at.total * t / wanted).max(1)
         });
-        for sample in (0..n).filter(|sample| (at.first + sample) % stride == 0) {
+        for sample in (0..n).filter(|sample| (at.first + sample).is_multiple_of(stride)) {
             match self.sample(found, (scores, logits, mixed), sample, at, target)? {
                 Some(sample) => self.samples.push(sample),
                 None => return Ok(false),

@@ -102,9 +102,9 @@ impl Kernel for Product {
             let g = view(&grad.data[index * m * n..][..m * n], m, n, false)?;
             let b = view(&b.data[index * k * n..][..k * n], k, n, self.transposed.1)?;
             if self.transposed.0 {
-                multiply(b, g.t(), into)
+                multiply(b, g.t(), into);
             } else {
-                multiply(g, b.t(), into)
+                multiply(g, b.t(), into);
             }
             Ok(())
         };
@@ -112,9 +112,9 @@ impl Kernel for Product {
             let g = view(&grad.data[index * m * n..][..m * n], m, n, false)?;
             let a = view(&a.data[index * m * k..][..m * k], m, k, self.transposed.0)?;
             if self.transposed.1 {
-                multiply(g.t(), a, into)
+                multiply(g.t(), a, into);
             } else {
-                multiply(a.t(), g, into)
+                multiply(a.t(), g, into);
             }
             Ok(())
         };

@@ -141,21 +141,23 @@ impl Reduction {
     /// Derivative by an element `x` of a row of `count`, of which `extreme` are equal to the value `y`.
     fn slope(self, x: f64, y: f64, count: f64, extreme: f64) -> f64 {
         match self {
-            Reduction::L1 if x == 0.0 => 0.0,
-            Reduction::L1 => x.signum(),
-            Reduction::L2 if y == 0.0 => 0.0,
-            Reduction::L2 => x / y,
+            Reduction::L1 => if_nonzero(x, x.signum()),
+            Reduction::L2 => if_nonzero(y, x / y),
             Reduction::LogSum => (-y).exp(),
             Reduction::LogSumExp => (x - y).exp(),
             Reduction::Max | Reduction::Min if x == y => 1.0 / extreme,
             Reduction::Max | Reduction::Min => 0.0,
             Reduction::Mean => 1.0 / count,
-            Reduction::Prod if x == 0.0 => 0.0,
-            Reduction::Prod => y / x,
+            Reduction::Prod => if_nonzero(x, y / x),
             Reduction::Sum => 1.0,
             Reduction::SumSquare => 2.0 * x,
         }
     }
+}
+
+/// `slope`, and 0 where a function has none.
+fn if_nonzero(x: f64, slope: f64) -> f64 {
+    if x == 0.0 { 0.0 } else { slope }
 }
 
 impl Kernel for Reduction {
