@@ -124,12 +124,14 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
         None => vec![None; found.open.len()],
     };
     clock.lap("calibrate");
-    let mut prepared: Vec<Prepared<'_>> = found
+    // The error, if any, is that of the first layer that has one, not of the first that is done.
+    let prepared: Vec<Result<Prepared<'_>>> = found
         .open
         .par_iter()
         .zip(moments)
         .map(|(candidate, inputs)| prepare(subject, candidate, options, inputs))
-        .collect::<Result<_>>()?;
+        .collect();
+    let mut prepared = prepared.into_iter().collect::<Result<Vec<_>>>()?;
     clock.lap("decompose");
     let mut notes = Vec::new();
     if matches!(options.target, Target::Params(_) | Target::Macs(_)) {

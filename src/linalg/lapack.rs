@@ -5,7 +5,7 @@ use std::sync::Once;
 
 use ndarray::{Array2, ArrayView2, ShapeBuilder, Slice, linalg::general_mat_mul, s};
 use ndarray_linalg::{Cholesky, Diag, Eigh as _, InverseC, JobSvd, Lapack as Scalar};
-use ndarray_linalg::{QR, SVDDC, Scalar as _, SolveTriangular, UPLO};
+use ndarray_linalg::{QR, SVDDC, SolveTriangular, UPLO};
 
 use super::backend::{
     Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_symmetric,
