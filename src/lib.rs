@@ -40,6 +40,7 @@ pub mod report;
 pub mod rewrite;
 pub mod runtime;
 pub mod score;
+mod texts;
 pub mod train;
 pub mod verify;
 

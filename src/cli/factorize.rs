@@ -116,7 +116,7 @@ impl Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let mut options = args.options()?;
-    let job = args.common.open(Some(&args.plans), "analysing and splitting")?;
+    let job = args.common.open(Some(&args.plans), None, "analysing and splitting")?;
     options.progress = job.progress();
     let factorized = job.located(factorize(&job.model, &options, job.calibration()))?;
     let Factorized { analysis, plan, model, mut report } = factorized;

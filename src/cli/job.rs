@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 
 use super::options::{Data, Dims, Samples, spinner};
-use super::texts::{check_texts, write_text};
 use crate::analysis::Analysis;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
@@ -16,6 +15,7 @@ use crate::plan::Plan;
 use crate::prune::Comparison;
 use crate::report::{Progress, Report, result};
 use crate::runtime::inputs::DimSizes;
+use crate::texts::{check_texts, write_text};
 
 /// What is read, what is written, and how.
 #[derive(Debug, clap::Args)]
@@ -76,11 +76,22 @@ impl Common {
         self.dims.sizes()
     }
 
-    /// Refuses contradictory paths, then loads the model and opens the samples. `doing` is shown meanwhile.
-    pub(super) fn open<'a>(&'a self, plans: Option<&'a Plans>, doing: &'static str) -> Result<Job<'a>> {
+    /// Refuses contradictory paths, then loads the model and opens the samples. `others` are files that the command reads
+    /// besides; `doing` is shown meanwhile.
+    pub(super) fn open<'a>(
+        &'a self,
+        plans: Option<&'a Plans>,
+        others: impl IntoIterator<Item = &'a Path>,
+        doing: &'static str,
+    ) -> Result<Job<'a>> {
         let (plan, plan_out) = plans.map_or((None, None), |plans| (plans.plan.as_deref(), plans.plan_out.as_deref()));
-        let read = self.data.paths().chain([self.model.as_path()]).chain(plan);
-        check_texts(read, self.output.as_deref(), &[("--plan-out", plan_out), ("--report", self.report.as_deref())])?;
+        let read = self.data.paths().chain(plan).chain(others);
+        check_texts(
+            &self.model,
+            read,
+            self.output.as_deref(),
+            &[("--plan-out", plan_out), ("--report", self.report.as_deref())],
+        )?;
         let bar = spinner(self.quiet, doing);
         let model = Model::load(&self.model)?;
         let output = self.output.as_deref().filter(|_| !self.dry_run);

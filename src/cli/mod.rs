@@ -5,7 +5,6 @@ mod inspect;
 mod job;
 mod options;
 mod prune;
-mod texts;
 mod training;
 mod tune;
 mod verify;

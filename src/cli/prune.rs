@@ -147,7 +147,7 @@ impl Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let mut options = args.options()?;
-    let job = args.common.open(Some(&args.plans), "analysing and rewriting")?;
+    let job = args.common.open(Some(&args.plans), None, "analysing and rewriting")?;
     options.progress = job.progress();
     let pruned = job.located(crate::prune::prune(&job.model, &options, job.calibration()))?;
     let Pruned { analysis, groups, selection, plan, model, mut report } = pruned;

@@ -6,37 +6,55 @@ use crate::train::{Duration, Loss, Options};
 /// How training is done.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Training {
-    /// Peak of the step size
-    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
-    lr: f64,
-    /// Samples of a step, unless the model fixes them
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    batch: usize,
+    /// Peak of the step size [default: 0.001]
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// Samples of a step, unless the model fixes them [default: 64]
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
     /// Distance to the teacher's outputs: kl, mse or cosine [default: kl for scores of classes, else mse]
     #[arg(long, value_name = "LOSS")]
     loss: Option<String>,
-    /// Share of the samples that are mixed with another, where all inputs are real numbers
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
-    mixup: f64,
-    /// Decay of weights, times the step size
-    #[arg(long, value_name = "D", default_value_t = 1e-2)]
-    weight_decay: f32,
+    /// Share of the samples that are mixed with another, where all inputs are real numbers [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    mixup: Option<f64>,
+    /// Decay of weights, times the step size [default: 0.01]
+    #[arg(long, value_name = "D")]
+    weight_decay: Option<f32>,
+    /// Stop after so many epochs without a better result on held-out samples [default: a third of the epochs, at least 10]
+    #[arg(long, value_name = "EPOCHS")]
+    patience: Option<usize>,
 }
 
 impl Training {
     /// The options as typed, for this long.
     pub(super) fn options(&self, duration: Duration, seed: u64) -> Result<Options> {
+        let standard = Options::new(duration);
         let options = Options {
-            rate: self.lr,
-            batch: self.batch,
+            rate: self.lr.unwrap_or(standard.rate),
+            batch: self.batch.unwrap_or(standard.batch),
             loss: self.loss.as_deref().map(Loss::by_name).transpose()?,
-            mixup: self.mixup,
-            decay: self.weight_decay,
+            mixup: self.mixup.unwrap_or(standard.mixup),
+            decay: self.weight_decay.unwrap_or(standard.decay),
+            patience: self.patience.or(standard.patience),
             seed,
-            ..Options::new(duration)
+            ..standard
         };
         options.check()?;
         Ok(options)
+    }
+
+    /// The first option that was typed.
+    fn first_typed(&self) -> Option<&'static str> {
+        let typed = [
+            ("--lr", self.lr.is_some()),
+            ("--batch", self.batch.is_some()),
+            ("--loss", self.loss.is_some()),
+            ("--mixup", self.mixup.is_some()),
+            ("--weight-decay", self.weight_decay.is_some()),
+            ("--patience", self.patience.is_some()),
+        ];
+        typed.into_iter().find_map(|(option, is_typed)| is_typed.then_some(option))
     }
 }
 
@@ -53,7 +71,12 @@ pub(super) struct Retraining {
 impl Retraining {
     /// The options as typed, if training was asked for.
     pub(super) fn options(&self, seed: u64) -> Result<Option<Options>> {
-        let Some(epochs) = self.retrain else { return Ok(None) };
+        let Some(epochs) = self.retrain else {
+            return match self.training.first_typed() {
+                Some(option) => Err(Error::usage(format!("{option} is for training: add --retrain EPOCHS"))),
+                None => Ok(None),
+            };
+        };
         if epochs == 0 {
             return Err(Error::usage("--retrain is at least one epoch"));
         }

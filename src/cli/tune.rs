@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let mut options = args.training.options(duration, args.common.seed)?;
     (options.include, options.exclude) = (args.include.clone(), args.exclude.clone());
-    let job = args.common.open(None, "analysing")?;
+    let job = args.common.open(None, args.teacher.as_deref(), "analysing")?;
     let data = job.calibration().ok_or_else(|| Error::usage("training needs samples: give some with --data"))?;
     let teacher = args.teacher.as_deref().map(Model::load).transpose()?;
     let guidance = Guidance {

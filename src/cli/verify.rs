@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::options::{Data, Dims, spinner};
-use super::texts::{check_texts, write_text};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::Plan;
 use crate::prune::verify;
 use crate::report::result;
+use crate::texts::{check_texts, write_text};
 
 /// Proves a rewritten file against its original: valid, exact (with the plan), faithful, and how fast
 #[derive(Debug, clap::Args)]
@@ -40,8 +40,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let dims = args.dims.sizes()?;
-    let read = args.data.paths().chain([args.original.as_path(), &args.rewritten]).chain(args.plan.as_deref());
-    check_texts(read, None, &[("--report", args.report.as_deref())])?;
+    let read = args.data.paths().chain([args.rewritten.as_path()]).chain(args.plan.as_deref());
+    check_texts(&args.original, read, None, &[("--report", args.report.as_deref())])?;
     let bar = spinner(args.quiet, "proving");
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
     let plan = args.plan.as_deref().map(Plan::load).transpose()?;

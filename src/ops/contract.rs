@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::equation::Equation;
 use super::site::{Contraction, Linear, Outcome, Refusal, Site};
 use crate::axes::Var;
 
@@ -129,26 +130,25 @@ fn linear_of_matmul(site: &Site<'_>, a_rank: usize, b_rank: usize, ak: usize, bk
 
 /// Letters are axes; a letter that the result lacks is contracted.
 pub(super) fn einsum(site: &mut Site<'_>) -> Outcome {
-    let equation = site.string("equation").ok_or_else(|| Refusal::new("attribute 'equation' is missing"))?;
-    let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
-    let (left, right) = match equation.split_once("->") {
-        Some((left, right)) => (left.to_owned(), right.to_owned()),
-        None => (equation.clone(), implicit_result(&equation)),
-    };
+    let text = site.string("equation").ok_or_else(|| Refusal::new("attribute 'equation' is missing"))?;
+    let operands =
+        (0..).take_while(|&index| site.has_input(index)).map(|index| site.input(index)).collect::<Outcome<Vec<_>>>()?;
+    let ranks: Vec<usize> = operands.iter().map(Vec::len).collect();
+    let equation = Equation::parse(&text, &ranks).map_err(Refusal::new)?;
     let mut letters: BTreeMap<String, Vec<Var>> = BTreeMap::new();
     let mut macs: BTreeMap<String, Var> = BTreeMap::new();
-    let operands: Vec<&str> = left.split(',').collect();
     let mut places = Vec::new();
-    for (index, term) in operands.iter().enumerate() {
-        let axes = site.input(index)?;
-        let names = axis_names(term, axes.len())?;
-        for (axis, (name, &var)) in names.into_iter().zip(&axes).enumerate() {
+    for (index, (names, axes)) in equation.operands.iter().zip(&operands).enumerate() {
+        for (axis, (name, &var)) in names.iter().zip(axes).enumerate() {
             letters.entry(name.clone()).or_default().push(var);
-            places.push((name, index, axis));
+            places.push((name.clone(), index, axis));
         }
     }
     let result = site.output(0)?;
-    let result_names = axis_names(&right, result.len())?;
+    let result_names = &equation.result;
+    if result_names.len() != result.len() {
+        return Err(Refusal::new(format!("'{text}' does not fit a result of rank {}", result.len())));
+    }
     for (name, &var) in result_names.iter().zip(&result) {
         letters.entry(name.clone()).or_default().push(var);
     }
@@ -168,28 +168,4 @@ pub(super) fn einsum(site: &mut Site<'_>) -> Outcome {
     }
     site.relation.contraction = Some(Contraction { macs: vec![macs.into_values().collect()], linear: None });
     Ok(())
-}
-
-/// One name for each axis; the axes of an ellipsis are numbered from the right, as they broadcast.
-fn axis_names(term: &str, rank: usize) -> Outcome<Vec<String>> {
-    let (head, tail) = match term.split_once("...") {
-        Some((head, tail)) => (head, Some(tail)),
-        None => (term, None),
-    };
-    let named = head.chars().count() + tail.map_or(0, |t| t.chars().count());
-    let free = rank.checked_sub(named).filter(|&n| tail.is_some() || n == 0);
-    let free = free.ok_or_else(|| Refusal::new(format!("'{term}' does not fit rank {rank}")))?;
-    let mut names: Vec<String> = head.chars().map(String::from).collect();
-    names.extend((0..free).rev().map(|i| format!("...{i}")));
-    names.extend(tail.unwrap_or("").chars().map(String::from));
-    Ok(names)
-}
-
-/// Letters that occur once, in alphabetical order, behind the ellipsis if there is one.
-fn implicit_result(left: &str) -> String {
-    let mut counts: BTreeMap<char, usize> = BTreeMap::new();
-    left.chars().filter(|c| c.is_alphabetic()).for_each(|c| *counts.entry(c).or_default() += 1);
-    let mut result = if left.contains("...") { "...".to_owned() } else { String::new() };
-    result.extend(counts.into_iter().filter(|&(_, n)| n == 1).map(|(c, _)| c));
-    result
 }

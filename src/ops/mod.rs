@@ -5,6 +5,7 @@
 mod attention;
 mod contract;
 mod demand;
+mod equation;
 mod layout;
 mod recurrent;
 mod reduce;
@@ -23,6 +24,7 @@ use crate::facts::{Binding, Facts, sample_sizes};
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{GraphProto, ModelProto};
 
+pub(crate) use equation::Equation;
 pub use site::{Contraction, Cut, Edit, Linear, Refusal, Relation, Site};
 pub use sizes::{RuleShapes, output_extents};
 pub use table::{RULES, Relate, Rule, rule};

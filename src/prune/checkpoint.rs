@@ -1,6 +1,5 @@
 //! Finished steps on disk, so that an interrupted job goes on where it was and ends with the same file.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
 use crate::report::{RepairReport, TuningReport};
+use crate::texts::{hexadecimal, write_text};
 
 /// A directory of finished steps of one job.
 #[derive(Debug)]
@@ -55,11 +55,7 @@ impl Checkpoints {
             (retrain.checkpoints, retrain.training.progress) = (None, Default::default());
         }
         hasher.update(format!("{told:?} {} {}", data.hash(), env!("CARGO_PKG_VERSION")));
-        let job = hasher.finalize().iter().take(16).fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let job = hexadecimal(&hasher.finalize()[..16]);
         Ok(Self { folder: folder.to_owned(), job })
     }
 
@@ -105,10 +101,7 @@ impl Checkpoints {
             repaired: finished.repaired.clone(),
             training: finished.training.clone(),
         };
-        let fail = |e: String| Error::output(e).in_file(&path);
-        let text = serde_json::to_string_pretty(&record).map_err(|e| fail(e.to_string()))?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(|e| fail(e.to_string()))?;
-        std::io::Write::write_all(&mut file, text.as_bytes()).map_err(|e| fail(e.to_string()))?;
-        file.persist(&path).map(drop).map_err(|e| fail(e.error.to_string()))
+        let text = serde_json::to_string_pretty(&record).map_err(|e| Error::output(e.to_string()).in_file(&path))?;
+        write_text(&path, &text)
     }
 }

@@ -102,8 +102,11 @@ fn measure(original: &Runnable, rewritten: &ModelProto, data: &Dataset) -> Resul
 }
 
 impl Loss {
-    /// Accuracy where there are labels, else agreement of the largest class, else the cosine of the outputs.
+    /// Accuracy or R² where there are labels, else agreement of the largest class, else the cosine of the outputs.
     fn of(found: &Faithfulness) -> Self {
+        if let Some((before, after)) = found.r2 {
+            return Self { share: before - after, figure: "R²" };
+        }
         match (found.accuracy.before, found.accuracy.after, found.top1_agreement) {
             (Some(before), Some(after), _) => Self { share: before - after, figure: "accuracy" },
             (_, _, Some(agreement)) => Self { share: 1.0 - agreement, figure: "top-1 agreement" },

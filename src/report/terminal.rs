@@ -188,6 +188,14 @@ fn summary_table(report: &Report) -> Table {
         let points = format!("{:+.2} points", 100.0 * (new - old));
         table.add_row(vec!["accuracy".to_owned(), percent(old), percent(new), points]);
     }
+    if let Some((old, new)) = report.verify.r2 {
+        table.add_row(vec![
+            "R² on labels".to_owned(),
+            format!("{old:.4}"),
+            format!("{new:.4}"),
+            format!("{:+.4}", new - old),
+        ]);
+    }
     let mut single = |what: &str, value: Option<String>, meaning: &str| {
         if let Some(value) = value {
             table.add_row(vec![what.to_owned(), String::new(), value, meaning.to_owned()]);

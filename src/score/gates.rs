@@ -1,7 +1,7 @@
 //! Slopes of the loss by gates: a factor m of ones for each sample and unit, in front of every contraction that the unit
 //! enters. One backward pass gives the slopes of all samples and units, and counts producers and consumers once.
 //!
-//! With labels the loss is cross-entropy. Without, it is the distance of the outputs to themselves, perturbed: `Σ ε y` with
+//! With labels the loss is cross-entropy of classes, or the squared error of real values. Without, it is the distance of the outputs to themselves, perturbed: `Σ ε y` with
 //! seeded signs ε, whose squared slope is on average that of the outputs. It does not vanish on a network that fits its
 //! data.
 
@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Context, magnitude};
 use crate::axes::FactorId;
-use crate::calibrate::data::Batch;
+use crate::calibrate::data::{Batch, Labels};
 use crate::error::{Error, Result};
 use crate::train::{Gate, Program, Wanted, label_loss};
 
@@ -53,7 +53,7 @@ pub(super) fn mean_of_slopes(context: &Context<'_, '_>, fold: fn(f64) -> f64) ->
         for (first, batch) in batches(context, BATCH)? {
             let samples = crate::calibrate::samples_of(&batch.inputs);
             let run = program.run(&batch.inputs, samples)?;
-            let gradients = objective(context, &run.outputs, batch.labels.as_deref(), first)?.backward()?;
+            let gradients = objective(context, &run.outputs, batch.labels.as_ref(), first)?.backward()?;
             let mut slopes: Vec<Vec<f64>> = context.groups.iter().map(|g| vec![0.0; g.size * samples]).collect();
             for (place, gate) in places.iter().zip(&run.gates) {
                 let Some(gradient) = gradients.get(gate.as_tensor()) else { continue };
@@ -125,7 +125,7 @@ fn places(context: &Context<'_, '_>) -> Vec<Place> {
 pub(super) fn objective(
     context: &Context<'_, '_>,
     outputs: &[(String, Tensor)],
-    labels: Option<&[i64]>,
+    labels: Option<&Labels>,
     first: usize,
 ) -> Result<Tensor> {
     if let Some(labels) = labels {

@@ -18,7 +18,7 @@ pub(super) fn obd_loss(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     let mut count = 0.0;
     for (first, batch) in batches(context, 1)? {
         let run = program.run(&batch.inputs, 1)?;
-        let gradients = objective(context, &run.outputs, batch.labels.as_deref(), first)?.backward()?;
+        let gradients = objective(context, &run.outputs, batch.labels.as_ref(), first)?.backward()?;
         for parameter in program.parameters() {
             let Some(gradient) = gradients.get(parameter.var.as_tensor()) else { continue };
             let Some(sums) = squares.get_mut(parameter.name.as_str()) else { continue };

@@ -23,7 +23,7 @@ pub(super) struct Array<'a, T> {
 /// An operator of one to three real operands and its gradient.
 pub(super) trait Kernel: Send + Sync + 'static {
     /// Name in messages.
-    const NAME: &'static str;
+    fn name(&self) -> &'static str;
 
     /// The result and its shape.
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)>;
@@ -46,7 +46,7 @@ pub(super) fn apply<K: Kernel>(kernel: K, args: &[&Tensor]) -> Result<Tensor> {
         [a] => a.apply_op1(op),
         [a, b] => a.apply_op2(b, op),
         [a, b, c] => a.apply_op3(b, c, op),
-        _ => bail!("{} takes one to three operands", K::NAME),
+        _ => bail!("{} takes one to three operands", op.0.name()),
     }
 }
 
@@ -57,7 +57,7 @@ impl<K: Kernel> Custom<K> {
         match operands.first().map(|(storage, _)| storage.dtype()) {
             Some(DType::F32) => self.forward_as::<f32>(operands),
             Some(DType::F64) => self.forward_as::<f64>(operands),
-            other => bail!("{} does not run on {other:?}", K::NAME),
+            other => bail!("{} does not run on {other:?}", self.0.name()),
         }
     }
 
@@ -83,10 +83,10 @@ impl<K: Kernel> Custom<K> {
         for (storage, layout) in &guards {
             match &**storage {
                 Storage::Cpu(cpu) => arrays.push(array::<T>(cpu, layout)?),
-                _ => bail!("{} runs on the CPU only", K::NAME),
+                _ => bail!("{} runs on the CPU only", self.0.name()),
             }
         }
-        let [operands @ .., result, grad] = arrays.as_slice() else { bail!("{} has no operands", K::NAME) };
+        let [operands @ .., result, grad] = arrays.as_slice() else { bail!("{} has no operands", self.0.name()) };
         let gradients = self.0.backward(operands, *result, *grad, &wanted)?;
         let tensor = |(values, arg): (Option<Vec<T>>, &&Tensor)| {
             values.map(|values| Tensor::from_vec(values, arg.dims(), arg.device())).transpose()
@@ -103,7 +103,7 @@ fn array<'a, T: Real>(storage: &'a CpuStorage, layout: &'a Layout) -> Result<Arr
 
 impl<K: Kernel> CustomOp1 for Custom<K> {
     fn name(&self) -> &'static str {
-        K::NAME
+        self.0.name()
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -117,7 +117,7 @@ impl<K: Kernel> CustomOp1 for Custom<K> {
 
 impl<K: Kernel> CustomOp2 for Custom<K> {
     fn name(&self) -> &'static str {
-        K::NAME
+        self.0.name()
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -132,7 +132,7 @@ impl<K: Kernel> CustomOp2 for Custom<K> {
 
 impl<K: Kernel> CustomOp3 for Custom<K> {
     fn name(&self) -> &'static str {
-        K::NAME
+        self.0.name()
     }
 
     fn cpu_fwd(

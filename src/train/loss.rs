@@ -5,9 +5,10 @@ use candle_core::{DType, Device, Tensor};
 use super::feed::to_candle;
 use super::ops::{log_softmax, multiply};
 use super::samples::Mixture;
+use crate::calibrate::data::Labels;
 use crate::error::{Error, Result};
 use crate::onnx::proto::GraphProto;
-use crate::runtime::NamedTensor;
+use crate::runtime::{NamedTensor, Tensor as RunTensor};
 
 /// The distance between results and targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum Loss {
     /// `T² Σ p log (p / q) / n` between distributions at temperature T = 2 (Hinton et al. 2015, "Distilling the Knowledge in a
     /// Neural Network").
     KullbackLeibler,
-    /// `‖y − t‖² / ‖t‖²`.
+    /// `‖y − t‖²` over what it is measured by: `‖t‖²` of a teacher's outputs.
     Mse,
     /// `1 − cos(y, t)` of each row of the last axis, averaged.
     Cosine,
@@ -90,30 +91,34 @@ impl Form {
 /// Targets of one batch.
 #[derive(Debug, Clone)]
 pub(super) enum Target<'a> {
-    /// The right class of each sample, the other one of a mixture too.
-    Labels(&'a [i64], Option<&'a Mixture>),
-    /// The outputs of another model.
-    Teacher(&'a [NamedTensor]),
+    /// What is right for each sample, and how samples are mixed.
+    Labels(&'a Labels, Option<&'a Mixture>),
+    /// The outputs of another model, and the distance to them.
+    Teacher(&'a [NamedTensor], Loss),
 }
 
-/// The loss of `outputs` and the share of samples whose class is right, where there are labels.
+/// The loss of `outputs`. Labels choose theirs themselves: cross-entropy of classes, `Σ (y − t)² / n` of real values.
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) if outputs and targets do not fit, or a label is no class of the model.
-pub(super) fn loss(
-    kind: Loss,
-    graph: &GraphProto,
-    outputs: &[(String, Tensor)],
-    target: &Target<'_>,
-) -> Result<Tensor> {
+pub(super) fn loss(graph: &GraphProto, outputs: &[(String, Tensor)], target: &Target<'_>) -> Result<Tensor> {
     match target {
-        Target::Labels(labels, mixture) => {
+        Target::Labels(Labels::Values(values), mixture) => {
+            let (_, y) = described(outputs, values)?;
+            let target = to_candle(values, y.dtype())?.reshape(y.dims())?;
+            let target = match mixture {
+                Some(mixture) => mixture.of_rows(&target)?,
+                None => target,
+            };
+            Ok(((y - target)?.sqr()?.sum_all()? / values.shape().first().copied().unwrap_or(1).max(1) as f64)?)
+        }
+        Target::Labels(Labels::Classes(labels), mixture) => {
             let (name, y) = classes(outputs, labels.len())?;
             let target = one_hot(labels, *mixture, y)?;
             let log = form(graph, name).log_probabilities(y, 1.0)?;
             Ok((multiply(&target, &log)?.sum_all()?.neg()? / labels.len().max(1) as f64)?)
         }
-        Target::Teacher(teacher) => {
+        Target::Teacher(teacher, kind) => {
             let mut sum: Option<Tensor> = None;
             for (name, y) in outputs {
                 let Some((_, t)) = teacher.iter().find(|(known, _)| known == name) else {
@@ -124,7 +129,7 @@ pub(super) fn loss(
                     let message = format!("output '{name}' has shape {:?}, the teacher's {:?}", y.dims(), t.dims());
                     return Err(Error::input(message));
                 }
-                let part = distance(kind, form(graph, name), y, &t)?;
+                let part = distance(*kind, form(graph, name), y, &t)?;
                 sum = Some(match sum {
                     Some(sum) => (sum + part)?,
                     None => part,
@@ -157,12 +162,27 @@ fn distance(kind: Loss, form: Form, y: &Tensor, t: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// The output that has the shape of `values`.
+fn described<'a>(outputs: &'a [(String, Tensor)], values: &RunTensor) -> Result<(&'a str, &'a Tensor)> {
+    let found = outputs.iter().find(|(_, y)| Labels::describe(values.shape(), y.dims()));
+    let shapes: Vec<&[usize]> = outputs.iter().map(|(_, y)| y.dims()).collect();
+    found.map(|(name, y)| (name.as_str(), y)).ok_or_else(|| {
+        let shape = values.shape();
+        Error::input(format!(
+            "real-valued labels of shape {shape:?} need an output of that shape; the model's have {shapes:?}"
+        ))
+    })
+}
+
 /// The output `[samples, classes]`.
 fn classes(outputs: &[(String, Tensor)], samples: usize) -> Result<(&str, &Tensor)> {
     let found = outputs.iter().find(|(_, y)| matches!(y.dims(), &[n, classes] if n == samples && classes > 1));
     let shapes: Vec<&[usize]> = outputs.iter().map(|(_, y)| y.dims()).collect();
     found.map(|(name, y)| (name.as_str(), y)).ok_or_else(|| {
-        Error::input(format!("labels need an output of shape [samples, classes]; the model's have {shapes:?}"))
+        Error::input(format!(
+            "integer labels are classes and need an output of shape [samples, classes]; the model's have {shapes:?} \
+             (save real values as floats)"
+        ))
     })
 }
 
@@ -183,7 +203,7 @@ fn one_hot(labels: &[i64], mixture: Option<&Mixture>, y: &Tensor) -> Result<Tens
     Ok(Tensor::from_vec(target, (labels.len(), classes), &Device::Cpu)?.to_dtype(y.dtype())?)
 }
 
-/// Samples whose largest score is that of their label.
+/// Samples whose largest score is that of their class.
 ///
 /// # Errors
 /// As [`loss`].
@@ -193,10 +213,10 @@ pub(super) fn right(outputs: &[(String, Tensor)], labels: &[i64]) -> Result<usiz
     Ok(found.iter().zip(labels).filter(|&(&found, &label)| i64::from(found) == label).count())
 }
 
-/// The mean cross-entropy of `outputs` against `labels`.
+/// The mean loss of `outputs` against `labels`: cross-entropy of classes, squared error of real values.
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) if no output is `[samples, classes]`, or a label is no class.
-pub fn label_loss(graph: &GraphProto, outputs: &[(String, Tensor)], labels: &[i64]) -> Result<Tensor> {
-    loss(Loss::CrossEntropy, graph, outputs, &Target::Labels(labels, None))
+/// [`Input`](crate::ErrorKind::Input) if no output fits them, or a label is no class.
+pub fn label_loss(graph: &GraphProto, outputs: &[(String, Tensor)], labels: &Labels) -> Result<Tensor> {
+    loss(graph, outputs, &Target::Labels(labels, None))
 }

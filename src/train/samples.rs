@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
-use crate::calibrate::data::{Batch, Dataset};
+use crate::calibrate::data::{Batch, Dataset, Labels, Spread};
 use crate::error::{Error, Result};
 use crate::runtime::{NamedTensor, Tensor};
 
@@ -19,7 +19,7 @@ const READ: usize = 64;
 #[derive(Debug)]
 struct Alike {
     inputs: Vec<NamedTensor>,
-    labels: Option<Vec<i64>>,
+    labels: Option<Labels>,
     train: Vec<usize>,
     held_out: Vec<usize>,
 }
@@ -101,8 +101,27 @@ impl Samples {
             Ok((name.clone(), Tensor::concatenate_rows(&rows)?))
         };
         let inputs = alike.inputs.iter().map(pick).collect::<Result<_>>()?;
-        let label = |labels: &Vec<i64>| rows.iter().filter_map(|&row| labels.get(row).copied()).collect();
-        Ok(Batch { inputs, labels: alike.labels.as_ref().map(label) })
+        Ok(Batch { inputs, labels: alike.labels.as_ref().map(|labels| labels.pick(rows)).transpose()? })
+    }
+
+    /// Whether samples have classes.
+    pub(super) fn has_classes(&self) -> bool {
+        self.alike.iter().any(|alike| matches!(alike.labels, Some(Labels::Classes(_))))
+    }
+
+    /// The variance of real-valued labels, summed over their elements; `None` if samples have classes, or the values do
+    /// not vary.
+    ///
+    /// # Errors
+    /// If they hold no numbers.
+    pub(super) fn label_variance(&self) -> Result<Option<f64>> {
+        let mut spread = Spread::default();
+        for alike in &self.alike {
+            if let Some(Labels::Values(values)) = &alike.labels {
+                spread.add(values)?;
+            }
+        }
+        Ok(spread.total().map(|total| total / spread.rows()))
     }
 
     /// Whether all inputs are real numbers, so that samples can be mixed.
@@ -114,7 +133,7 @@ impl Samples {
 impl Alike {
     fn new(batches: Vec<(usize, Batch)>) -> Result<Self> {
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
-        let mut labels: Option<Vec<i64>> = None;
+        let mut labels = Vec::new();
         let mut columns: Vec<(String, Vec<Tensor>)> = Vec::new();
         let mut row = 0;
         for (first, batch) in batches {
@@ -127,9 +146,7 @@ impl Alike {
                 }
                 row += 1;
             }
-            if let Some(given) = batch.labels {
-                labels.get_or_insert_default().extend(given);
-            }
+            labels.extend(batch.labels);
             for (index, (name, tensor)) in batch.inputs.into_iter().enumerate() {
                 match columns.get_mut(index) {
                     Some((_, parts)) => parts.push(tensor),
@@ -138,6 +155,7 @@ impl Alike {
             }
         }
         let whole = |(name, parts): (String, Vec<Tensor>)| Ok((name, Tensor::concatenate_rows(&parts)?));
+        let labels = Labels::concatenate(labels)?;
         Ok(Self { inputs: columns.into_iter().map(whole).collect::<Result<_>>()?, labels, train, held_out })
     }
 }
@@ -157,6 +175,22 @@ impl Mixture {
         partner.shuffle(random);
         let mut weight = || if random.random::<f64>() < share { random.random::<f64>() } else { 1.0 };
         Self { weight: (0..count).map(|_| weight()).collect(), partner }
+    }
+
+    /// The mixed rows of a tensor whose first axis is the samples.
+    ///
+    /// # Errors
+    /// If it has other samples.
+    pub(super) fn of_rows(&self, values: &candle_core::Tensor) -> Result<candle_core::Tensor> {
+        let count = self.partner.len();
+        let mut shape = vec![1; values.rank()];
+        shape[0] = count;
+        let partner: Vec<u32> = self.partner.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
+        let partner = candle_core::Tensor::from_vec(partner, count, values.device())?;
+        let weight = candle_core::Tensor::from_vec(self.weight.clone(), shape, values.device())?;
+        let weight = weight.to_dtype(values.dtype())?;
+        let other = values.index_select(&partner, 0)?;
+        Ok((values.sub(&other)?.broadcast_mul(&weight)? + other)?)
     }
 
     /// The mixed inputs.

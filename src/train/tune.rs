@@ -10,7 +10,7 @@ use super::adamw::{AdamW, rate};
 use super::loss::{Loss, Target, is_scores, loss, right};
 use super::program::{Program, Run, Wanted};
 use super::samples::{Mixture, Samples};
-use crate::calibrate::data::{Batch, Dataset};
+use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::plan::Patterns;
@@ -42,6 +42,8 @@ pub struct Options {
     pub loss: Option<Loss>,
     /// Share of the samples that are mixed with another, where all inputs are real numbers.
     pub mixup: f64,
+    /// Training ends after so many epochs without a better result on the held-out samples.
+    pub patience: Option<usize>,
     /// Tensors that are trained, by name; all if empty.
     pub include: Vec<String>,
     /// Tensors that are not.
@@ -55,6 +57,10 @@ pub struct Options {
 impl Options {
     /// The defaults, for this long.
     pub fn new(duration: Duration) -> Self {
+        let patience = match duration {
+            Duration::Epochs(epochs) => Some((epochs / 3).max(10)),
+            Duration::Minutes(_) => None,
+        };
         Self {
             duration,
             rate: 1e-3,
@@ -62,6 +68,7 @@ impl Options {
             batch: 64,
             loss: None,
             mixup: 0.5,
+            patience,
             include: Vec::new(),
             exclude: Vec::new(),
             seed: 0,
@@ -80,6 +87,9 @@ impl Options {
         };
         if !is_long {
             return Err(Error::usage("training lasts at least one epoch, or more than no minute"));
+        }
+        if self.patience == Some(0) {
+            return Err(Error::usage("--patience is at least one epoch"));
         }
         if !(self.rate > 0.0 && self.rate.is_finite()) || self.batch == 0 || !(0.0..=1.0).contains(&self.mixup) {
             return Err(Error::usage("--lr is positive, --batch at least one, --mixup between 0 and 1"));
@@ -129,6 +139,8 @@ struct Trainer<'a> {
     teacher: Option<Runnable>,
     loss: Loss,
     mixup: f64,
+    /// What the loss of labels is divided by: the variance of real values.
+    label_unit: f64,
 }
 
 /// How the program does on the held-out samples.
@@ -147,11 +159,13 @@ impl<'a> Trainer<'a> {
         let fixed = declared_inputs(graph)?.iter().find_map(crate::runtime::inputs::DeclaredInput::fixed_batch);
         let samples = Samples::read(data, options.batch, fixed)?;
         let scores = program.outputs().iter().all(|name| is_scores(graph, name));
-        let by_default = if guidance.labels || scores { Loss::KullbackLeibler } else { Loss::Mse };
+        let by_default =
+            if samples.has_classes() && guidance.labels || scores { Loss::KullbackLeibler } else { Loss::Mse };
         let loss = options.loss.unwrap_or(by_default);
         let mixup = if samples.are_real() { options.mixup } else { 0.0 };
         let teacher = guidance.teacher.map(|teacher| Runnable::new(teacher, &RunOptions::default())).transpose()?;
-        Ok(Self { graph, program, samples, labels: guidance.labels, teacher, loss, mixup })
+        let label_unit = samples.label_variance()?.unwrap_or(1.0);
+        Ok(Self { graph, program, samples, labels: guidance.labels, teacher, loss, mixup, label_unit })
     }
 
     fn train(&mut self, options: &Options) -> Result<TuningReport> {
@@ -161,7 +175,7 @@ impl<'a> Trainer<'a> {
             params: parameters.iter().map(|p| p.var.elem_count() as u64).sum(),
             samples: self.samples.count(false),
             held_out: self.samples.count(true),
-            loss: if self.labels { "ce" } else { self.loss.name() }.to_owned(),
+            loss: self.loss_name().to_owned(),
             ..TuningReport::default()
         };
         let before = self.score()?;
@@ -202,6 +216,10 @@ impl<'a> Trainer<'a> {
             if clock.is_over(epoch) {
                 break;
             }
+            if options.patience.is_some_and(|patience| epoch - best.1 >= patience) {
+                report.note = Some(format!("stopped after epoch {epoch}: none was better than epoch {}", best.1));
+                break;
+            }
         }
         self.restore(&best.2)?;
         report.best_epoch = best.1;
@@ -231,18 +249,26 @@ impl<'a> Trainer<'a> {
         Ok(value)
     }
 
-    /// Cross-entropy against labels, distance to the teacher, or their mean.
+    /// What is followed: labels before a teacher.
+    fn loss_name(&self) -> &'static str {
+        match (self.labels, self.samples.has_classes()) {
+            (true, true) => Loss::CrossEntropy.name(),
+            (true, false) => Loss::Mse.name(),
+            (false, _) => self.loss.name(),
+        }
+    }
+
+    /// Cross-entropy of classes or squared error of values (over their variance), distance to the teacher, or the mean of both.
     fn loss(&self, run: &Run, batch: &Batch, mixture: Option<&Mixture>) -> Result<Tensor> {
         let taught = self.teacher.as_ref().map(|teacher| teacher.run(&batch.inputs)).transpose()?;
-        let of = |kind: Loss, target: Target<'_>| loss(kind, self.graph, &run.outputs, &target);
-        let labels = batch.labels.as_deref().filter(|_| self.labels);
-        match (labels, taught.as_deref()) {
-            (Some(labels), None) => of(Loss::CrossEntropy, Target::Labels(labels, mixture)),
-            (None, Some(taught)) => of(self.loss, Target::Teacher(taught)),
-            (Some(labels), Some(taught)) => {
-                let both = of(Loss::CrossEntropy, Target::Labels(labels, mixture))?;
-                Ok(((both + of(self.loss, Target::Teacher(taught))?)? * 0.5)?)
-            }
+        let of = |target: Target<'_>| loss(self.graph, &run.outputs, &target);
+        let labels = batch.labels.as_ref().filter(|_| self.labels);
+        let labels = labels.map(|labels| of(Target::Labels(labels, mixture))).transpose()?;
+        let labels = labels.map(|loss| loss / self.label_unit).transpose()?;
+        let taught = taught.as_deref().map(|taught| of(Target::Teacher(taught, self.loss))).transpose()?;
+        match (labels, taught) {
+            (Some(labels), Some(taught)) => Ok(((labels + taught)? * 0.5)?),
+            (Some(only), None) | (None, Some(only)) => Ok(only),
             (None, None) => Err(Error::usage("there is nothing to learn from")),
         }
     }
@@ -256,7 +282,7 @@ impl<'a> Trainer<'a> {
             let loss = self.loss(&run, &batch, None)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
             sum += loss * rows.1.len() as f64;
             count += rows.1.len() as f64;
-            if let Some(labels) = batch.labels.as_deref().filter(|_| self.labels) {
+            if let Some(Labels::Classes(labels)) = batch.labels.as_ref().filter(|_| self.labels) {
                 found += right(&run.outputs, labels)?;
                 labelled += labels.len();
             }

@@ -2,7 +2,7 @@
 
 use super::Accuracy;
 use super::exactness::batch_size;
-use crate::calibrate::data::Batch;
+use crate::calibrate::data::{Batch, Labels, Spread};
 use crate::runtime::{NamedTensor, Runnable, Tensor};
 use crate::{Error, Result};
 
@@ -19,8 +19,10 @@ pub struct Faithfulness {
     pub max_abs: f64,
     /// Share of rows with the same largest class; `None` when no output has the form `[samples, classes]`.
     pub top1_agreement: Option<f64>,
-    /// Against the labels, where they are given.
+    /// Against the labels, where they are classes.
     pub accuracy: Accuracy,
+    /// Against the labels, where they are real values: 1 − Σ(y − t)² / Σ(t − mean of t)².
+    pub r2: Option<(f64, f64)>,
 }
 
 impl Faithfulness {
@@ -55,6 +57,15 @@ pub struct FaithfulnessMeter {
     labelled: usize,
     right_before: usize,
     right_after: usize,
+    errors: Errors,
+}
+
+/// What is needed to say how much of the variance of real-valued labels a model explains.
+#[derive(Debug, Clone, Default)]
+struct Errors {
+    spread: Spread,
+    before: f64,
+    after: f64,
 }
 
 impl FaithfulnessMeter {
@@ -67,7 +78,7 @@ impl FaithfulnessMeter {
         original: &[NamedTensor],
         rewritten: &[NamedTensor],
         rows: usize,
-        labels: Option<&[i64]>,
+        labels: Option<&Labels>,
     ) -> Result<()> {
         if original.len() != rewritten.len() {
             return Err(Error::verification("the rewritten model has another number of outputs"));
@@ -82,8 +93,11 @@ impl FaithfulnessMeter {
             }
         }
         self.samples += rows;
-        self.add_classes(classes(original, rows)?, classes(rewritten, rows)?, labels);
-        Ok(())
+        self.add_classes(classes(original, rows)?, classes(rewritten, rows)?, labels.and_then(Labels::classes));
+        match labels {
+            Some(Labels::Values(values)) => self.errors.add(original, rewritten, values),
+            _ => Ok(()),
+        }
     }
 
     fn add_values(&mut self, y: &[f32], other: &[f32]) {
@@ -130,7 +144,27 @@ impl FaithfulnessMeter {
                 before: share(self.right_before, self.labelled),
                 after: share(self.right_after, self.labelled),
             },
+            r2: self.errors.r2(),
         })
+    }
+}
+
+impl Errors {
+    /// Adds the first float output whose shape `values` have, before and after.
+    fn add(&mut self, original: &[NamedTensor], rewritten: &[NamedTensor], values: &Tensor) -> Result<()> {
+        let fits = |tensor: &Tensor| tensor.is_float() && Labels::describe(values.shape(), tensor.shape());
+        let Some(output) = original.iter().position(|(_, tensor)| fits(tensor)) else { return Ok(()) };
+        let (y, other, t) =
+            (original[output].1.to_vec::<f64>()?, rewritten[output].1.to_vec::<f64>()?, values.to_vec::<f64>()?);
+        let error = |y: &[f64]| y.iter().zip(&t).map(|(y, t)| (y - t).powi(2)).sum::<f64>();
+        self.before += error(&y);
+        self.after += error(&other);
+        self.spread.add(values)
+    }
+
+    fn r2(&self) -> Option<(f64, f64)> {
+        let spread = self.spread.total()?;
+        Some((1.0 - self.before / spread, 1.0 - self.after / spread))
     }
 }
 
@@ -173,7 +207,7 @@ pub fn faithful(
     for batch in batches {
         let batch = batch?;
         let (before, after) = rayon::join(|| original.run(&batch.inputs), || rewritten.run(&batch.inputs));
-        meter.add(&before?, &after?, batch_size(&batch.inputs), batch.labels.as_deref())?;
+        meter.add(&before?, &after?, batch_size(&batch.inputs), batch.labels.as_ref())?;
     }
     meter.finish().ok_or_else(nothing_to_compare)
 }
@@ -193,8 +227,8 @@ mod tests {
     fn measure(before: &[[f32; 3]], after: &[[f32; 3]], labels: Option<&[i64]>) -> Faithfulness {
         let mut meter = FaithfulnessMeter::default();
         for (index, (a, b)) in before.iter().zip(after).enumerate() {
-            let label = labels.map(|labels| &labels[index..=index]);
-            meter.add(&outputs(&[*a]), &outputs(&[*b]), 1, label).unwrap();
+            let label = labels.map(|labels| Labels::Classes(vec![labels[index]]));
+            meter.add(&outputs(&[*a]), &outputs(&[*b]), 1, label.as_ref()).unwrap();
         }
         meter.finish().unwrap()
     }
@@ -206,6 +240,19 @@ mod tests {
         assert!((found.cosine - 25.0 / (5.0 * 50_f64.sqrt())).abs() < 1e-12);
         assert_eq!((found.samples, found.top1_agreement), (2, Some(0.5)));
         assert_eq!(found.accuracy, Accuracy { before: Some(1.0), after: Some(0.5) });
+    }
+
+    #[test]
+    fn real_labels_give_the_share_of_variance_explained() {
+        let mut meter = FaithfulnessMeter::default();
+        let rows = [[1.0, 2.0, 0.0], [3.0, 6.0, 0.0]];
+        for (row, target) in rows.iter().zip([[0.0_f32, 2.0, 0.0], [4.0, 6.0, 0.0]]) {
+            let label = Labels::Values(Tensor::new(&[1, 3], &target).unwrap());
+            meter.add(&outputs(&[*row]), &outputs(&[[2.0, 4.0, 0.0]]), 1, Some(&label)).unwrap();
+        }
+        // The means of the columns are 2, 4, 0: spread 8 + 8; errors 1 + 1 before, all of the spread after.
+        let (before, after) = meter.finish().unwrap().r2.unwrap();
+        assert!((before - (1.0 - 2.0 / 16.0)).abs() < 1e-12 && after.abs() < 1e-12, "{before} {after}");
     }
 
     #[test]
@@ -229,7 +276,7 @@ mod tests {
     fn integer_classes_count_too() {
         let classes = |values: &[i64]| vec![("label".to_owned(), Tensor::new(&[values.len()], values).unwrap())];
         let mut meter = FaithfulnessMeter::default();
-        meter.add(&classes(&[1, 2]), &classes(&[1, 3]), 2, Some(&[1, 2])).unwrap();
+        meter.add(&classes(&[1, 2]), &classes(&[1, 3]), 2, Some(&Labels::Classes(vec![1, 2]))).unwrap();
         let found = meter.finish().unwrap();
         assert_eq!(found.top1_agreement, Some(0.5));
         assert_eq!(found.accuracy, Accuracy { before: Some(1.0), after: Some(0.5) });

@@ -44,6 +44,9 @@ pub struct VerifyReport {
     pub top1_agreement: Option<f64>,
     /// Share of samples classified as their label says.
     pub accuracy: Accuracy,
+    /// R² on real-valued labels, before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub r2: Option<(f64, f64)>,
 }
 
 /// Accuracy on labelled data, as fractions.
@@ -63,6 +66,7 @@ impl VerifyReport {
         self.max_abs = Some(measured.max_abs);
         self.top1_agreement = measured.top1_agreement;
         self.accuracy = measured.accuracy;
+        self.r2 = measured.r2;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use ndarray::{Array1, Array4};
+use ndarray::{Array1, Array2, Array4};
 use ndarray_npy::NpzWriter;
 use paredown::onnx::Model;
 use paredown::onnx::proto::ModelProto;
@@ -164,7 +164,22 @@ fn mistakes_are_told_before_any_work() {
     prune("--ratio 0.5 --retrain 1").exits(2).complains(&["--data"]);
     prune("--ratio 0.5 --retrain 0 --data").arg(&train).exits(2).complains(&["--retrain"]);
     prune("--ratio 0.5 --checkpoint-dir steps --data").arg(&train).exits(2).complains(&["--retrain"]);
+    prune("--ratio 0.5 --lr 0.1 --data").arg(&train).exits(2).complains(&["--lr", "--retrain"]);
     assert!(!out.exists());
+}
+
+#[test]
+fn what_is_read_is_not_overwritten() {
+    let folder = Folder::new();
+    let (teacher, data) = (folder.at("teacher.onnx"), folder.at("data.npz"));
+    fs::copy(fixture("digits_mlp.onnx"), &teacher).unwrap();
+    fs::copy(fixture("train.npz"), &data).unwrap();
+    for read in [&teacher, &data] {
+        let before = fs::read(read).unwrap();
+        let run = tune("digits_mlp.onnx", read, "--epochs 1 --teacher").arg(&teacher).arg("--data").arg(&data);
+        run.exits(2).complains(&["--output", "is read in this run"]);
+        assert!(fs::read(read).unwrap() == before);
+    }
 }
 
 /// Samples for the digits' networks, of which all have the same label.
@@ -173,6 +188,57 @@ fn samples(path: &Path, count: usize, label: i64) {
     npz.add_array("input", &Array4::from_shape_fn((count, 1, 8, 8), |(n, _, y, x)| ((n + y * x) % 7) as f32)).unwrap();
     npz.add_array("labels", &Array1::from_elem(count, label)).unwrap();
     npz.finish().unwrap();
+}
+
+/// Samples whose label is a real number for each output: the first `width` pixels.
+fn measurements(path: &Path, count: usize, width: usize) {
+    let mut npz = NpzWriter::new(File::create(path).unwrap());
+    let images = Array4::from_shape_fn((count, 1, 8, 8), |(n, _, y, x)| ((n * (x + 3) + 5 * y * x) % 17) as f32);
+    let labels = Array2::from_shape_fn((count, width), |(n, i)| images[[n, 0, i / 8, i % 8]] / 4.0);
+    npz.add_array("input", &images).unwrap();
+    npz.add_array("labels", &labels).unwrap();
+    npz.finish().unwrap();
+}
+
+#[test]
+fn real_valued_labels_are_learned_by_their_squared_error() {
+    let folder = Folder::new();
+    let (out, report, data) = (folder.at("out.onnx"), folder.at("report.json"), folder.at("data.npz"));
+    measurements(&data, 200, 10);
+    let said = tune("digits_mlp.onnx", &out, "--epochs 20 --report").arg(&report).arg("--data").arg(&data).exits(0);
+    assert!(said.out.contains("R² on labels"), "{}", said.out);
+    let report = json(&report);
+    let training = &report["training"][0];
+    assert_eq!(training["loss"], "mse");
+    let (before, after) = (&report["verify"]["r2"][0], &report["verify"]["r2"][1]);
+    assert!(after.as_f64().unwrap() > 0.5 && before.as_f64().unwrap() < 0.0, "{before} {after}");
+    // The held-out loss is the share of variance that is not explained.
+    let best = training["best_epoch"].as_u64().unwrap() as usize;
+    assert!(training["epochs"][best - 1]["held_out"].as_f64().unwrap() < 0.6, "{training}");
+}
+
+#[test]
+fn real_valued_labels_that_no_output_has_are_told() {
+    let folder = Folder::new();
+    let (out, data) = (folder.at("out.onnx"), folder.at("data.npz"));
+    measurements(&data, 40, 3);
+    let said = tune("digits_mlp.onnx", &out, "--epochs 1 --data").arg(&data).exits(2);
+    said.complains(&["nothing to learn from"]);
+    let said = tune("digits_mlp.onnx", &out, "--epochs 1 --no-verify --data").arg(&data).arg("--teacher");
+    let said = said.arg(fixture("digits_mlp.onnx")).exits(0);
+    assert!(said.out.contains("[40, 3]"), "{}", said.out);
+}
+
+#[test]
+fn training_stops_when_nothing_gets_better() {
+    let folder = Folder::new();
+    let (out, report) = (folder.at("out.onnx"), folder.at("report.json"));
+    let tune = tune("digits_overfit.onnx", &out, "--epochs 40 --lr 0.1 --patience 2 --no-verify --report").arg(&report);
+    let said = tune.arg("--data").arg(fixture("train_overfit.npz")).exits(0);
+    assert!(said.out.contains("stopped after epoch"), "{}", said.out);
+    let training = &json(&report)["training"][0];
+    let epochs = training["epochs"].as_array().unwrap().len() as u64;
+    assert_eq!(epochs, training["best_epoch"].as_u64().unwrap() + 2);
 }
 
 #[test]

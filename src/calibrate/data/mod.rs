@@ -2,7 +2,7 @@
 //!
 //! | given | is |
 //! |---|---|
-//! | `.npz` | arrays named as the graph's inputs, first axis = samples, and perhaps integer `labels` |
+//! | `.npz` | arrays named as the graph's inputs, first axis = samples, and perhaps `labels`: integers are classes, real numbers what an output should be |
 //! | `.npy` | the samples of the only input |
 //! | a directory of those | each file one batch; sizes of open axes may differ between files |
 //! | `test_data_set_*` | ONNX's test data: `input_0.pb` …, by name or in order |
@@ -15,12 +15,12 @@
 mod archive;
 mod convert;
 pub mod images;
+mod labels;
 mod npy;
 mod part;
 mod schema;
 mod test_sets;
 
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,8 +31,11 @@ use crate::onnx::proto::GraphProto;
 use crate::runtime::NamedTensor;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::Prober;
+use crate::texts::hexadecimal;
 use crate::{Error, Result};
 use images::ImageOptions;
+pub use labels::Labels;
+pub(crate) use labels::Spread;
 use part::{Part, Rows, Synthetic};
 use schema::Schema;
 
@@ -47,8 +50,8 @@ const CHECKED_BYTES: usize = 4 << 20;
 pub struct Batch {
     /// Inputs by name.
     pub inputs: Vec<NamedTensor>,
-    /// The class of each sample.
-    pub labels: Option<Vec<i64>>,
+    /// What is right for each sample.
+    pub labels: Option<Labels>,
 }
 
 /// Where samples come from, checked against a graph.
@@ -129,11 +132,7 @@ impl Dataset {
         let has_labels = labelled > 0;
         warnings.sort();
         warnings.dedup();
-        let hash = hasher.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let hash = hexadecimal(&hasher.finalize()[..8]);
         let range = 0..counted.iter().map(|(_, rows)| rows).sum();
         let open = Mutex::new(None);
         Ok(Self { schema, parts: counted, range, open, hash, has_labels, is_synthetic: false, warnings })
@@ -226,14 +225,16 @@ fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut 
     while start < rows.count() {
         let end = rows.count().min(start + step);
         let batch = rows.read(start, end).map_err(|e| part.locate(e))?;
-        schema.check_labels(batch.labels.as_deref(), start).map_err(|e| part.locate(e))?;
+        schema.check_labels(batch.labels.as_ref(), start).map_err(|e| part.locate(e))?;
         has_labels |= batch.labels.is_some();
         for (name, tensor) in &batch.inputs {
             hasher.update(format!("{name} {} {:?}\n", tensor.type_name(), tensor.shape().get(1..)));
             hasher.update(tensor.as_bytes());
         }
-        for label in batch.labels.iter().flatten() {
-            hasher.update(label.to_le_bytes());
+        match &batch.labels {
+            Some(Labels::Classes(classes)) => classes.iter().for_each(|label| hasher.update(label.to_le_bytes())),
+            Some(Labels::Values(values)) => hasher.update(values.as_bytes()),
+            None => {}
         }
         if fixed.is_none() {
             let bytes: usize = batch.inputs.iter().map(|(_, tensor)| tensor.as_bytes().len()).sum();

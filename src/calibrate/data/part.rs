@@ -10,7 +10,8 @@ use super::convert::{Elements, convert, read_elements};
 use super::images::Images;
 use super::npy::{NpyArray, NpyType};
 use super::schema::{LABELS, Schema, check_array};
-use super::{Batch, test_sets};
+use super::{Batch, Labels, test_sets};
+use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::inputs::DeclaredInput;
 use crate::runtime::probes::Prober;
 use crate::{Error, Result};
@@ -106,11 +107,16 @@ impl ArrayRows {
         let mut noted: Vec<String> =
             names.iter().filter(|name| !wanted(name)).map(|name| format!("array '{name}' is not used")).collect();
         let labels = labels.filter(|labels| {
-            let is_class = matches!(labels.element, NpyType::Signed { .. } | NpyType::Unsigned { .. });
-            if !is_class {
-                noted.push(format!("labels of type {} are not classes and not used", labels.element.name()));
+            let is_real = matches!(labels.element, NpyType::Float { .. });
+            let is_usable = !is_real || schema.has_output_like(&labels.shape);
+            if !is_usable {
+                noted.push(format!(
+                    "labels of type {} and shape {:?} are neither classes (integers) nor values of an output, and not used",
+                    labels.element.name(),
+                    labels.shape
+                ));
             }
-            is_class
+            is_usable
         });
         Ok((Self { inputs, labels, count }, noted))
     }
@@ -124,10 +130,11 @@ fn missing(input: &str, names: &[String]) -> Error {
 /// The number of samples, which all arrays must have.
 fn common_count(inputs: &[(DeclaredInput, NpyArray)], labels: Option<&NpyArray>) -> Result<usize> {
     if let Some(labels) = labels
+        && !matches!(labels.element, NpyType::Float { .. })
         && !matches!(labels.shape.as_slice(), [_] | [_, 1])
     {
         return Err(Error::input(format!(
-            "array 'labels' has shape {:?}, one class for each sample is wanted",
+            "array 'labels' has shape {:?}, one class for each sample is wanted (real values are saved as floats)",
             labels.shape
         )));
     }
@@ -163,10 +170,17 @@ impl Rows for ArrayRows {
         };
         let inputs = self.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
         let labels = match &self.labels {
-            Some(labels) => match read_elements(labels, start, end)? {
-                Elements::Integers(classes) => Some(classes),
-                Elements::Floats(_) | Elements::Bools(_) => None,
-            },
+            Some(labels) => Some(match read_elements(labels, start, end)? {
+                Elements::Integers(classes) => Labels::Classes(classes),
+                Elements::Bools(classes) => Labels::Classes(classes.into_iter().map(i64::from).collect()),
+                values @ Elements::Floats(_) => {
+                    let mut shape = labels.shape.clone();
+                    if let Some(rows) = shape.first_mut() {
+                        *rows = end - start;
+                    }
+                    Labels::Values(convert(&labels.name, &values, DataType::Float, &shape, start)?)
+                }
+            }),
             None => None,
         };
         Ok(Batch { inputs, labels })

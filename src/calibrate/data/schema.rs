@@ -2,21 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use super::Labels;
 use super::convert::is_convertible;
 use super::npy::NpyArray;
-use crate::onnx::proto::GraphProto;
+use crate::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::onnx::proto::{tensor_shape_proto::dimension::Value, type_proto};
 use crate::runtime::inputs::{DeclaredInput, Dim, declared_inputs};
 use crate::{Error, Result};
 
-/// Name of the array that holds the class of each sample.
+/// Name of the array that holds what is right for each sample.
 pub(super) const LABELS: &str = "labels";
 
-/// The inputs of a graph, and how many classes it tells apart.
+/// The inputs of a graph, the shapes of its outputs, and how many classes it tells apart.
 #[derive(Debug, Clone)]
 pub(super) struct Schema {
     pub(super) inputs: Vec<DeclaredInput>,
     classes: Option<usize>,
+    /// The sizes of each output, `None` where it does not declare them.
+    outputs: Vec<Option<Vec<Option<usize>>>>,
 }
 
 impl Schema {
@@ -25,7 +28,7 @@ impl Schema {
         if inputs.is_empty() {
             return Err(Error::input("the model has no inputs to feed data to"));
         }
-        Ok(Self { inputs, classes: classes(graph) })
+        Ok(Self { inputs, classes: classes(graph), outputs: graph.output.iter().map(declared_sizes).collect() })
     }
 
     /// How many samples the graph runs at once, if it fixes that.
@@ -51,10 +54,28 @@ impl Schema {
         self.inputs.iter().any(|input| input.name == name)
     }
 
-    /// Checks that `labels`, whose first belongs to sample `first`, are classes of the graph.
-    pub(super) fn check_labels(&self, labels: Option<&[i64]>, first: usize) -> Result<()> {
+    /// Whether an output can have the values of an array of this shape, samples first.
+    pub(super) fn has_output_like(&self, shape: &[usize]) -> bool {
+        let rest = |sizes: &[Option<usize>]| -> Vec<Option<usize>> {
+            sizes.iter().skip(1).copied().filter(|&size| size != Some(1)).collect()
+        };
+        let wanted = rest(&shape.iter().copied().map(Some).collect::<Vec<_>>());
+        self.outputs.iter().any(|sizes| {
+            sizes.as_deref().is_none_or(|sizes| {
+                let found = rest(sizes);
+                let fits = |(a, b): (&Option<usize>, &Option<usize>)| a.is_none() || a == b;
+                let alike = found.len() == wanted.len() && found.iter().zip(&wanted).all(fits);
+                // An open axis may have length one.
+                alike || (found.len() > wanted.len() && found.contains(&None))
+            })
+        })
+    }
+
+    /// Checks that classes in `labels`, whose first belongs to sample `first`, are classes of the graph.
+    pub(super) fn check_labels(&self, labels: Option<&Labels>, first: usize) -> Result<()> {
         let classes = self.classes.and_then(|classes| i64::try_from(classes).ok()).unwrap_or(i64::MAX);
-        let wrong = labels.into_iter().flatten().enumerate().find(|(_, label)| !(0..classes).contains(*label));
+        let given = labels.and_then(Labels::classes).unwrap_or_default();
+        let wrong = given.iter().enumerate().find(|(_, label)| !(0..classes).contains(*label));
         match wrong {
             None => Ok(()),
             Some((index, label)) => {
@@ -113,17 +134,21 @@ pub(super) fn check_shape(
     Ok(())
 }
 
+/// The sizes that an output declares, `None` for open ones.
+fn declared_sizes(output: &ValueInfoProto) -> Option<Vec<Option<usize>>> {
+    let Some(type_proto::Value::TensorType(tensor)) = output.r#type.as_ref()?.value.as_ref() else { return None };
+    let size = |value: Option<&Value>| match value {
+        Some(Value::DimValue(size)) => usize::try_from(*size).ok(),
+        _ => None,
+    };
+    Some(tensor.shape.as_ref()?.dim.iter().map(|dim| size(dim.value.as_ref())).collect())
+}
+
 /// The fixed last axis of the first output of rank 2.
 fn classes(graph: &GraphProto) -> Option<usize> {
-    graph.output.iter().find_map(|output| {
-        let Some(type_proto::Value::TensorType(tensor)) = output.r#type.as_ref()?.value.as_ref() else { return None };
-        match tensor.shape.as_ref()?.dim.as_slice() {
-            [_, last] => match last.value {
-                Some(Value::DimValue(size)) if size > 1 => usize::try_from(size).ok(),
-                _ => None,
-            },
-            _ => None,
-        }
+    graph.output.iter().find_map(|output| match declared_sizes(output)?.as_slice() {
+        &[_, last] => last.filter(|&size| size > 1),
+        _ => None,
     })
 }
 

@@ -74,7 +74,7 @@ fn packed_and_plain_archives_hold_the_same_samples() {
         let shapes: Vec<&[usize]> = batches.iter().map(|batch| batch.inputs[0].1.shape()).collect();
         assert_eq!(shapes, [[4, 3], [4, 3], [2, 3]]);
         assert_eq!(batches[2].inputs[0].1.as_slice::<f32>().unwrap(), [80.0, 81.0, 82.0, 90.0, 91.0, 92.0]);
-        assert_eq!(batches[2].labels.as_deref(), Some(&[0, 1][..]));
+        assert_eq!(batches[2].labels, Some(Labels::Classes(vec![0, 1])));
         hashes.push(dataset.hash().to_owned());
     }
     assert_eq!((hashes[0].len(), &hashes[0]), (16, &hashes[1]));
@@ -121,7 +121,10 @@ fn every_misfit_says_which_array_and_what_is_wanted() {
         (vec![x(), labels(&[0, 1])], "array 'x' has 4 samples and array 'labels' has 2"),
         (vec![x(), labels(&[0, 1, 2, 1])], "the label of sample 2 is 2; classes are 0 to 1"),
         (vec![x(), labels(&[0, 1, -1, 1])], "the label of sample 2 is -1"),
-        (vec![x(), ("labels", rows(4, 3))], "array 'labels' has shape [4, 3], one class for each sample is wanted"),
+        (
+            vec![x(), ("labels", npy(&Array2::<i64>::zeros((4, 3)).into_dyn()))],
+            "array 'labels' has shape [4, 3], one class for each sample is wanted",
+        ),
         (vec![("x", b"no array at all".to_vec())], "array 'x' is not in NumPy's .npy format"),
         (vec![("x", rows(4, 3)[..140].to_vec())], "array 'x' of shape [4, 3] needs 48 bytes, the file has 12"),
     ];
@@ -144,7 +147,10 @@ fn unused_arrays_and_labels_that_are_no_classes_are_told() {
     assert!(!dataset.has_labels());
     assert_eq!(
         dataset.warnings(),
-        ["array 'extra' is not used", "labels of type float32 are not classes and not used"]
+        [
+            "array 'extra' is not used",
+            "labels of type float32 and shape [4] are neither classes (integers) nor values of an output, and not used"
+        ]
     );
 }
 

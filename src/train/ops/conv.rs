@@ -184,7 +184,9 @@ fn zeros<T: Real>(rows: usize, columns: usize) -> Array2<T> {
 }
 
 impl Kernel for Convolution {
-    const NAME: &'static str = "Conv";
+    fn name(&self) -> &'static str {
+        "Conv"
+    }
 
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let [x, w] = args else { bail!("a convolution takes data and a weight") };

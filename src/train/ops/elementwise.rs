@@ -1,7 +1,5 @@
 //! Elementwise operators of one to three operands, broadcast as numpy does: a value and its slopes a row.
 
-use std::marker::PhantomData;
-
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -46,13 +44,27 @@ macro_rules! scalars {
 }
 pub(super) use scalars;
 
-struct Elementwise<S> {
+/// The loops over a block of elements are all that is compiled for each row.
+struct Elementwise {
+    name: &'static str,
+    values: fn(&[[f64; 3]], &[f64], &mut [f64]),
+    slopes: fn(&[[f64; 3]], &[f64], &[f64], &mut [[f64; 3]]),
     parameters: Vec<f64>,
-    scalar: PhantomData<S>,
+}
+
+fn values<S: Scalar>(operands: &[[f64; 3]], p: &[f64], into: &mut [f64]) {
+    into.iter_mut().zip(operands).for_each(|(y, &a)| *y = S::value(a, p));
+}
+
+fn slopes<S: Scalar>(operands: &[[f64; 3]], values: &[f64], p: &[f64], into: &mut [[f64; 3]]) {
+    into.iter_mut().zip(operands).zip(values).for_each(|((slopes, &a), &y)| *slopes = S::slopes(a, y, p));
 }
 
 /// Elements that one task computes.
 const CHUNK: usize = 1 << 14;
+
+/// Elements that are computed at once.
+const BLOCK: usize = 128;
 
 /// Parts that the gradient of a repeated operand is summed in, side by side, where the operand is small.
 const PARTS: usize = 8;
@@ -60,20 +72,27 @@ const LARGEST_PARTIAL: usize = 1 << 14;
 
 /// `S` of the operands, broadcast against each other.
 pub(super) fn elementwise<S: Scalar>(args: &[&Tensor], parameters: &[f64]) -> Result<Tensor> {
-    apply(Elementwise::<S> { parameters: parameters.to_vec(), scalar: PhantomData }, args)
+    let (values, slopes, parameters) = (values::<S>, slopes::<S>, parameters.to_vec());
+    apply(Elementwise { name: S::NAME, values, slopes, parameters }, args)
 }
 
-impl<S: Scalar> Kernel for Elementwise<S> {
-    const NAME: &'static str = S::NAME;
+impl Kernel for Elementwise {
+    fn name(&self) -> &'static str {
+        self.name
+    }
 
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let dims = broadcast_dims(args.iter().map(|arg| arg.dims))?;
         let walk = Walk::new(&dims, args.iter().map(|arg| arg.dims));
         let mut result = vec![T::from_f64(0.0); dims.iter().product()];
         result.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
-            walk.each(chunk * CHUNK, out.len(), |index, at| {
-                out[index - chunk * CHUNK] = T::from_f64(S::value(operands(args, at), &self.parameters));
-            });
+            let (mut operands, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+            for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+                let (operands, values) = (&mut operands[..out.len()], &mut values[..out.len()]);
+                walk.gather(args, chunk * CHUNK + block * BLOCK, operands);
+                (self.values)(operands, &self.parameters, values);
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = T::from_f64(*value));
+            }
         });
         Ok((result, dims))
     }
@@ -86,17 +105,31 @@ impl<S: Scalar> Kernel for Elementwise<S> {
         wanted: &[bool],
     ) -> Result<Vec<Option<Vec<T>>>> {
         let walk = Walk::new(result.dims, args.iter().map(|arg| arg.dims));
-        let slope = |operand: usize, index: usize, at: [usize; 3]| {
-            let slopes = S::slopes(operands(args, at), result.data[index].to_f64(), &self.parameters);
-            slopes[operand] * grad.data[index].to_f64()
+        // The gradients of `operand` at `count` elements from `first` on, block by block.
+        let each = |operand: usize, first: usize, count: usize, visit: &mut dyn FnMut(usize, &[f64])| {
+            let (mut operands, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+            let (mut slopes, mut gradients) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+            for start in (first..first + count).step_by(BLOCK) {
+                let length = BLOCK.min(first + count - start);
+                let operands = &mut operands[..length];
+                walk.gather(args, start, operands);
+                let (y, g) = (&result.data[start..start + length], &grad.data[start..start + length]);
+                values.iter_mut().zip(y).for_each(|(value, y)| *value = y.to_f64());
+                (self.slopes)(operands, &values[..length], &self.parameters, &mut slopes[..length]);
+                let products = slopes.iter().zip(g).map(|(slopes, g)| slopes[operand] * g.to_f64());
+                gradients.iter_mut().zip(products).for_each(|(into, product)| *into = product);
+                visit(start, &gradients[..length]);
+            }
         };
         let of = |operand: usize| -> Vec<T> {
             let size = args[operand].data.len();
             if size == result.data.len() {
                 let mut gradient = vec![T::from_f64(0.0); size];
                 gradient.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
-                    walk.each(chunk * CHUNK, out.len(), |index, at| {
-                        out[index - chunk * CHUNK] = T::from_f64(slope(operand, index, at));
+                    let first = chunk * CHUNK;
+                    each(operand, first, out.len(), &mut |start, gradients| {
+                        let into = out[start - first..].iter_mut().zip(gradients);
+                        into.for_each(|(out, gradient)| *out = T::from_f64(*gradient));
                     });
                 });
                 return gradient;
@@ -107,8 +140,9 @@ impl<S: Scalar> Kernel for Elementwise<S> {
                 .into_par_iter()
                 .map(|first| {
                     let mut sums = vec![0.0; size];
-                    let count = part.min(result.data.len() - first);
-                    walk.each(first, count, |index, at| sums[at[operand]] += slope(operand, index, at));
+                    each(operand, first, part.min(result.data.len() - first), &mut |start, gradients| {
+                        walk.each(start, gradients.len(), |index, at| sums[at[operand]] += gradients[index - start]);
+                    });
                     sums
                 })
                 .collect();
@@ -117,15 +151,6 @@ impl<S: Scalar> Kernel for Elementwise<S> {
         };
         Ok((0..args.len()).map(|operand| wanted[operand].then(|| of(operand))).collect())
     }
-}
-
-#[inline]
-fn operands<T: Real>(args: &[Array<'_, T>], at: [usize; 3]) -> [f64; 3] {
-    let mut values = [0.0; 3];
-    for (slot, (arg, at)) in values.iter_mut().zip(args.iter().zip(at)) {
-        *slot = arg.data[at].to_f64();
-    }
-    values
 }
 
 /// The shape that operands of these shapes broadcast to.
@@ -186,6 +211,13 @@ impl Walk {
             }
         }
         merged
+    }
+
+    /// The operands of the elements from `first` on, as many as there is room for.
+    fn gather<T: Real>(&self, args: &[Array<'_, T>], first: usize, into: &mut [[f64; 3]]) {
+        for (slot, arg) in args.iter().enumerate().take(3) {
+            self.each(first, into.len(), |index, at| into[index - first][slot] = arg.data[at[slot]].to_f64());
+        }
     }
 
     /// Visits `count` elements from `first` on.

@@ -3,10 +3,12 @@
 mod activations;
 mod contract;
 mod conv;
+mod einsum;
 mod elementwise;
 mod layout;
 mod pool;
 mod product;
+mod recurrent;
 mod resize;
 mod rows;
 mod scalars;

@@ -54,7 +54,9 @@ impl Pool {
 }
 
 impl Kernel for Pool {
-    const NAME: &'static str = "Pool";
+    fn name(&self) -> &'static str {
+        "Pool"
+    }
 
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let x = args[0];

@@ -74,7 +74,9 @@ pub(super) fn multiply<T: Real>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>, into
 }
 
 impl Kernel for Product {
-    const NAME: &'static str = "MatMul";
+    fn name(&self) -> &'static str {
+        "MatMul"
+    }
 
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let [a, b] = args else { bail!("a product takes two operands") };

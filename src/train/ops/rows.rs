@@ -74,7 +74,9 @@ fn moments<T: Real>(x: &[T], epsilon: f64, centre: bool) -> (f64, f64) {
 }
 
 impl Kernel for RowMap {
-    const NAME: &'static str = "Softmax";
+    fn name(&self) -> &'static str {
+        "Softmax"
+    }
 
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let x = args[0];
@@ -161,7 +163,9 @@ fn if_nonzero(x: f64, slope: f64) -> f64 {
 }
 
 impl Kernel for Reduction {
-    const NAME: &'static str = "Reduce";
+    fn name(&self) -> &'static str {
+        "Reduce"
+    }
 
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let x = args[0];

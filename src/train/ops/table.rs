@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::elementwise::{Scalar, elementwise};
 use super::site::Site;
-use super::{activations, contract, layout, resize, scalars as s, statistics};
+use super::{activations, contract, einsum, layout, recurrent, resize, scalars as s, statistics};
 use crate::error::Result;
 
 /// How an operator is computed on the tape.
@@ -92,6 +92,7 @@ pub(super) const GRADIENTS: &[Gradient] = &[
     standard("DepthToSpace", By(layout::blocks)),
     standard("Div", of::<s::Div>()),
     standard("Dropout", By(layout::identity)),
+    standard("Einsum", By(einsum::einsum)),
     standard("Elu", with::<s::Elu>(&[("alpha", 1.0)])),
     standard("Equal", of::<s::Equal>()),
     standard("Erf", of::<s::Erf>()),
@@ -99,6 +100,7 @@ pub(super) const GRADIENTS: &[Gradient] = &[
     standard("Expand", By(layout::expand)),
     standard("Flatten", By(layout::flatten)),
     standard("Floor", of::<s::Floor>()),
+    standard("GRU", By(recurrent::gru)),
     standard("Gather", By(layout::gather)),
     standard("Gelu", By(activations::gelu)),
     standard("Gemm", By(contract::gemm)),
@@ -113,6 +115,7 @@ pub(super) const GRADIENTS: &[Gradient] = &[
     standard("InstanceNormalization", By(statistics::instance_norm)),
     standard("IsInf", of::<s::IsInf>()),
     standard("IsNaN", of::<s::IsNaN>()),
+    standard("LSTM", By(recurrent::lstm)),
     standard("LayerNormalization", By(statistics::layer_norm)),
     standard("LeakyRelu", with::<s::LeakyRelu>(&[("alpha", 0.01)])),
     standard("Less", of::<s::Less>()),
@@ -134,6 +137,7 @@ pub(super) const GRADIENTS: &[Gradient] = &[
     standard("Pad", By(layout::pad)),
     standard("Pow", of::<s::Pow>()),
     standard("RMSNormalization", By(statistics::layer_norm)),
+    standard("RNN", By(recurrent::rnn)),
     standard("Reciprocal", of::<s::Reciprocal>()),
     standard("ReduceL1", By(statistics::reduce)),
     standard("ReduceL2", By(statistics::reduce)),

@@ -28,7 +28,9 @@ pub(super) fn pad(x: &Tensor, axis: usize, from: Vec<Option<usize>>, fill: f64) 
 }
 
 impl Kernel for Take {
-    const NAME: &'static str = "Gather";
+    fn name(&self) -> &'static str {
+        "Gather"
+    }
 
     fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
         let x = args[0];

@@ -75,6 +75,25 @@ fn scalars_and_reductions() -> Vec<(&'static str, Case)> {
     cases
 }
 
+/// Data of 3 steps, 2 samples and 4 values; two directions of 3 hidden values and `gates` gates each.
+fn recurrent(op: &str, gates: usize) -> Case {
+    let rows = gates * 3;
+    let case = Case::new(op).real(&[3, 2, 4]).real(&[2, rows, 4]).real(&[2, rows, 3]).real(&[2, 2 * rows]);
+    case.int("hidden_size", 3).text("direction", "bidirectional")
+}
+
+fn recurrences() -> Vec<(&'static str, Case)> {
+    let backward = Case::new("RNN").real(&[3, 2, 4]).real(&[1, 3, 4]).real(&[1, 3, 3]);
+    vec![
+        ("RNN", recurrent("RNN", 1).results(2)),
+        ("RNN", backward.int("hidden_size", 3).text("direction", "reverse")),
+        ("GRU", recurrent("GRU", 3).absent().real(&[2, 2, 3]).results(2)),
+        ("GRU", recurrent("GRU", 3).int("linear_before_reset", 1)),
+        ("LSTM", recurrent("LSTM", 4).results(3)),
+        ("LSTM", recurrent("LSTM", 4).absent().real(&[2, 2, 3]).real(&[2, 2, 3]).real(&[2, 9]).results(3)),
+    ]
+}
+
 const IMAGE: [usize; 4] = [2, 4, 5, 6];
 
 fn contractions() -> Vec<(&'static str, Case)> {
@@ -87,6 +106,13 @@ fn contractions() -> Vec<(&'static str, Case)> {
         ("Gelu", unary("Gelu", -3.0, 3.0).text("approximate", "tanh")),
         ("com.microsoft.BiasGelu", Case::new("com.microsoft.BiasGelu").real(&[2, 3]).real(&[3])),
         ("MatMul", Case::new("MatMul").real(&[2, 3, 4]).real(&[4, 5])),
+        ("Einsum", Case::new("Einsum").real(&[2, 3, 4]).real(&[4, 5]).text("equation", "bij,jk->bik")),
+        ("Einsum", Case::new("Einsum").real(&[2, 3, 4]).real(&[2, 5, 4]).text("equation", "bhd,bkd->kbh")),
+        ("Einsum", Case::new("Einsum").real(&[3, 4]).text("equation", "ij->j")),
+        ("Einsum", {
+            let case = Case::new("Einsum").real(&[2, 4, 3]).real(&[2, 4, 3, 2]).real(&[2, 5]);
+            case.text("equation", "...i,...ij,jk->...k")
+        }),
         ("com.microsoft.FusedMatMul", {
             Case::new("com.microsoft.FusedMatMul").real(&[2, 4, 3]).real(&[2, 5, 4]).int("transA", 1).int("transB", 1)
         }),
@@ -171,12 +197,19 @@ fn layout() -> Vec<(&'static str, Case)> {
 }
 
 fn cases() -> Vec<(&'static str, Case)> {
-    [scalars_and_reductions(), contractions(), statistics(), layout()].concat()
+    [scalars_and_reductions(), contractions(), recurrences(), statistics(), layout()].concat()
 }
 
 #[test]
 fn every_gradient_is_that_of_central_differences() {
     cases().iter().for_each(|(_, case)| case.check());
+}
+
+/// tract does not broadcast here.
+#[test]
+fn the_axes_of_an_ellipsis_broadcast() {
+    let case = Case::new("Einsum").real(&[2, 1, 3]).real(&[4, 3, 2]).real(&[2, 5]);
+    case.text("equation", "...i,...ij,jk->...k").check();
 }
 
 #[test]

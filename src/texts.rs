@@ -1,17 +1,26 @@
-//! Plans and reports: text files beside the model.
+//! Small texts beside the model (plans, reports, records of checkpoints), and numbers as text.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Refuses to write a plan or a report over what is read, over the output, over each other, or into a folder that is not
-/// there: before any work is done. `written` are options and where they write to.
-pub(super) fn check_texts<'a>(
+/// Refuses to write an output over samples, a plan or a teacher that are read, and a plan or a report over anything else of
+/// this run or into a folder that is not there: before any work is done. `written` are options and where they write to. (An
+/// output over the model itself is the model's own affair.)
+pub(crate) fn check_texts<'a>(
+    model: &'a Path,
     read: impl IntoIterator<Item = &'a Path>,
     output: Option<&'a Path>,
     written: &[(&str, Option<&Path>)],
 ) -> Result<()> {
-    let mut taken: Vec<PathBuf> = read.into_iter().chain(output).map(entry).collect();
+    let mut taken: Vec<PathBuf> = read.into_iter().map(entry).collect();
+    if let Some(output) = output
+        && taken.contains(&entry(output))
+    {
+        return Err(Error::usage(format!("--output {}: is read in this run", output.display())));
+    }
+    taken.extend([model].into_iter().chain(output).map(entry));
     for &(option, path) in written {
         let Some(path) = path else { continue };
         let entry = entry(path);
@@ -39,9 +48,18 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// Writes a text file through a temporary one beside it.
-pub(super) fn write_text(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     let fail = |error: std::io::Error| Error::output(error.to_string()).in_file(path);
     let mut file = tempfile::NamedTempFile::new_in(folder(path)).map_err(fail)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(fail)?;
     file.persist(path).map(drop).map_err(|e| fail(e.error))
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
