@@ -73,8 +73,9 @@ def running_statistics(graph: onnx.GraphProto) -> int:
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
-    """A session without graph optimizations, so that the file is run as it is written."""
+    """A session without graph optimizations, so that the file is run as it is written, on one thread."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -14,8 +14,8 @@ HEADER = """# Coverage: half of every group removed
 Written by `bench/coverage.py`; random weights, `--ratio 0.5`, criterion `l2`. Every result passed `onnx.checker`
 (full check) and ran in ONNX Runtime on the same inputs as its original, with the same output shapes, unless its row says
 otherwise. Parameters are float values of the file in millions, counted by `bench/check.py` for every tool.
-*Exact* is max|Δ| between the pruned network and the masked original, over how much the output varies (in tract, limit
-1e-4); – where it was not measured.
+*Exact* is max|Δ| between the pruned network and the masked original, over how much the output varies (limit 1e-4); in tract,
+with * in ONNX Runtime; – where it was not measured.
 """
 
 
@@ -30,7 +30,9 @@ def millions(count: int | None) -> str:
 
 
 def exactness(row: dict) -> str:
-    return "–" if row.get("exact") is None else f"{row['exact']:.0e}"
+    if row.get("exact") is None:
+        return "–"
+    return f"{row['exact']:.0e}" + ("*" if row.get("exact_in") == "ONNX Runtime" else "")
 
 
 def removed(row: dict) -> float:
@@ -94,7 +96,7 @@ def anchors(results: dict) -> tuple[str, list[str]]:
     columns = ["model", "dense", "onnxsim 0.8.1", "Torch-Pruning 1.6.1", "paredown", "mark", "exact", "status"]
     note = (
         "The marks allow 1 % for rounding. Torch-Pruning prunes the PyTorch network, which is exported afterwards; it and "
-        "onnxsim have 200 s. onnxsim: attention heads, then channels, the better of its two implementations.\n"
+        "onnxsim have 200 s of processor time. onnxsim: attention heads, then channels, the better of its two implementations.\n"
     )
     return f"## Beside other tools\n\n{note}\n{table(columns, rows)}", misses
 
@@ -135,7 +137,7 @@ def wide(results: dict) -> tuple[str, list[str]]:
     good = sum(row[-1] == "ok" for row in rows)
     text = (
         f"## torchvision\n\n{len(rows)} architectures, {good} of them with at least 40 % of their parameters gone, valid, "
-        "in each exporter that exports them. Exact –: large, checked in ONNX Runtime but not in tract.\n\n"
+        "in each exporter that exports them. Large files run in ONNX Runtime alone.\n\n"
         + table(columns, rows)
     )
     return text + exception_section(exceptions), misses
@@ -159,7 +161,7 @@ def detectors(results: dict) -> tuple[str, list[str]]:
         held = "; ".join(row.get("holders", [])[:2])
         rows.append([name, millions(row.get("before")), percent(row), problem or "valid", held])
     columns = ["model", "dense", "% gone", "status", "largest groups held"]
-    return f"## Detectors\n\nOne image of fixed size, no tract.\n\n{table(columns, rows)}", misses
+    return f"## Detectors\n\nOne image of fixed size, in ONNX Runtime alone.\n\n{table(columns, rows)}", misses
 
 
 def architecture(name: str) -> tuple[str, str]:

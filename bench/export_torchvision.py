@@ -42,8 +42,8 @@ COVERAGE = [
     "alexnet",
 ]
 OPSET = 17
-STATISTICS_PASSES = 4
-STATISTICS_BATCH = 8
+STATISTICS_PASSES = 2
+STATISTICS_BATCH = 4
 NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -143,7 +143,7 @@ def randomize(model: nn.Module, name: str) -> None:
         module.reset_running_stats()
     with torch.no_grad():
         for _ in range(STATISTICS_PASSES):
-            model(sample(name, 4 if is_video(name) or is_segmentation(name) else STATISTICS_BATCH))
+            model(sample(name, STATISTICS_BATCH))
     for module in batch_norms:
         module.momentum = 0.1
 

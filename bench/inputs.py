@@ -71,6 +71,9 @@ def dimension_sets(model: onnx.ModelProto, fixed: dict[str, list[int]], count: i
 
 
 def is_expression(symbol: str) -> bool:
+    """`past + sequence`, but not `batch-size`, nor `input:axis`."""
+    if re.fullmatch(r"[^\W\d]\w*(-[^\W\d]\w*)+", symbol):
+        return False
     return re.search(r"[-+*/]", symbol) is not None and ":" not in symbol
 
 

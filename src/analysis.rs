@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
-use crate::facts::Facts;
+use crate::facts::{Facts, sample_sizes};
 use crate::graph::{Graph, bodies, inlined, shadowing_function};
 use crate::onnx::Model;
-use crate::ops::Network;
-use crate::rewrite::{Subject, folded};
+use crate::ops::{Network, RuleShapes};
+use crate::rewrite::{Subject, folded, may_unroll, unrolled};
 use crate::runtime::inputs::{DimSizes, declared_inputs};
 use crate::runtime::on_deep_stack;
 
@@ -16,7 +16,8 @@ use crate::runtime::on_deep_stack;
 #[derive(Debug)]
 pub struct Analysis<'m> {
     /// The model; calls of its own functions are replaced by what they stand for, and small constants that are made by
-    /// writing to positions are stored. The nodes of [`bodies`] stand among those of the main graph.
+    /// writing to positions are stored; sequences of tensors and branches that constants
+    /// decide are plain nodes. The nodes of [`bodies`] stand among those of the main graph.
     pub model: Cow<'m, Model>,
     /// View of its main graph.
     pub graph: Graph,
@@ -26,8 +27,9 @@ pub struct Analysis<'m> {
     pub network: Network,
 }
 
-/// The model with its own functions inlined and the bodies of its operators hoisted.
-fn flat(model: &Model) -> Result<Cow<'_, Model>> {
+/// The model with its own functions inlined, its sequences and decided branches
+/// taken apart, and the bodies of its operators hoisted.
+fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<Cow<'m, Model>> {
     let model = match inlined(&model.proto) {
         None => Cow::Borrowed(model),
         Some(inlined) => {
@@ -39,10 +41,32 @@ fn flat(model: &Model) -> Result<Cow<'_, Model>> {
     if let Some(why) = shadowing_function(&model.proto) {
         return Err(Error::input(why));
     }
+    let model = if may_unroll(&model.proto) { taken_apart(model, dims)? } else { model };
     Ok(match bodies::hoisted(&model.proto) {
         None => model,
         Some(hoisted) => Cow::Owned(model.restated(hoisted)),
     })
+}
+
+/// The model without sequences of tensors and branches, as far as constants decide them.
+fn taken_apart<'m>(mut model: Cow<'m, Model>, dims: &DimSizes) -> Result<Cow<'m, Model>> {
+    let mut is_new = false;
+    loop {
+        let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let graph = Graph::new(proto, model.proto.ir_version())?;
+        let (candidates, _) = sample_sizes(proto, &dims.named)?;
+        let sizes = candidates.first().ok_or_else(|| Error::input("the graph has no sample sizes"))?;
+        let rules = RuleShapes { model: &model.proto, graph: &graph };
+        let facts = Facts::infer(&model.proto, &graph, sizes, &rules)?;
+        let Some(next) = unrolled(&model.proto, &graph, &facts) else { break };
+        model = Cow::Owned(model.restated(next));
+        is_new = true;
+    }
+    if is_new {
+        let note = "branches that are always taken and sequences of tensors were replaced by plain nodes, loops that fill sequences unrolled";
+        model.to_mut().warnings.push(note.to_owned());
+    }
+    Ok(model)
 }
 
 impl<'m> Analysis<'m> {
@@ -54,7 +78,7 @@ impl<'m> Analysis<'m> {
     /// unknown.
     pub fn new(model: &'m Model, dims: &DimSizes, thaw: &BTreeSet<String>) -> Result<Self> {
         on_deep_stack(|| {
-            let model = flat(model)?;
+            let model = flat(model, dims)?;
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             dims.check_names(&declared_inputs(proto)?)?;
             let graph = Graph::new(proto, model.proto.ir_version())?;

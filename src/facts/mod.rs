@@ -9,8 +9,10 @@
 
 mod bindings;
 mod bodies;
+mod fallback;
 mod infer;
 mod known;
+mod operators;
 
 use std::sync::Arc;
 

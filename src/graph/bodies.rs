@@ -229,7 +229,8 @@ impl Hoist {
     }
 }
 
-fn rename(graph: &mut GraphProto, names: &BTreeMap<String, String>) {
+/// Gives the values of a graph other names, wherever its own nodes and those of its bodies mean them.
+pub(crate) fn rename(graph: &mut GraphProto, names: &BTreeMap<String, String>) {
     let outer = |name: &mut String| {
         if let Some(new) = names.get(name) {
             name.clone_from(new);

@@ -10,6 +10,7 @@ mod edits;
 mod fold;
 mod mask;
 mod shapes;
+mod unroll;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +27,7 @@ use crate::ops::Network;
 
 pub(crate) use fold::folded;
 pub use mask::masked;
+pub(crate) use unroll::{may_unroll, unrolled};
 
 /// Bytes of sliced weights that are held in memory; further ones are put aside into temporary files.
 const HELD_BYTES: usize = 512 << 20;

@@ -134,7 +134,7 @@ impl DimSizes {
             known.insert(format!("{}:{axis}", input.name));
             if let Dim::Symbol(text) = dim {
                 known.insert(text.clone());
-                known.extend(symbols_in(text).map(str::to_owned));
+                known.extend(symbols_in(text, inputs).into_iter().map(str::to_owned));
             }
         }
         match self.named.keys().find(|name| !known.contains(*name)) {
@@ -164,7 +164,7 @@ impl DimSizes {
         let mut sizes = BTreeMap::new();
         for (_, _, dim) in open_axes(inputs) {
             if let Dim::Symbol(text) = dim {
-                sizes.extend(symbols_in(text).map(|symbol| (symbol.to_owned(), self.other)));
+                sizes.extend(symbols_in(text, inputs).into_iter().map(|symbol| (symbol.to_owned(), self.other)));
             }
         }
         for (_, axis, dim) in open_axes(inputs) {
@@ -225,9 +225,20 @@ fn is_symbol_char(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '.' | ':' | '/' | '#' | '$' | '@')
 }
 
-fn symbols_in(expression: &str) -> impl Iterator<Item = &str> {
-    let words = expression.split(|c| !is_symbol_char(c));
-    words.filter(|word| word.chars().next().is_some_and(|c| !c.is_ascii_digit()))
+/// The symbols of a size of one of `inputs`.
+fn symbols_in<'t>(text: &'t str, inputs: &[DeclaredInput]) -> Vec<&'t str> {
+    if is_hyphenated(text, inputs) {
+        return vec![text];
+    }
+    let words = text.split(|c| !is_symbol_char(c));
+    words.filter(|word| word.chars().next().is_some_and(|c| !c.is_ascii_digit())).collect()
+}
+
+/// Whether a text such as `batch-size` is one symbol: words joined without spaces, of which some stands on no axis by itself.
+fn is_hyphenated(text: &str, inputs: &[DeclaredInput]) -> bool {
+    let is_word = |word: &str| word.starts_with(char::is_alphabetic) && word.chars().all(is_symbol_char);
+    let stands_alone = |word: &str| open_axes(inputs).any(|(_, _, dim)| matches!(dim, Dim::Symbol(s) if s == word));
+    text.contains('-') && text.split('-').all(is_word) && !text.split('-').all(stands_alone)
 }
 
 /// The value of an expression of symbols, integers, `+`, `-`, `*` and parentheses; `None` when it is anything else,
@@ -349,6 +360,19 @@ mod tests {
         for typed in ["batch", "batch=", "=3", "batch=-1", "batch=1.5"] {
             assert!(sizes.add(typed).is_err(), "{typed}");
         }
+    }
+
+    /// `batch-size` was read as `batch` minus `size`, which is 0.
+    #[test]
+    fn a_hyphen_in_a_name_is_no_subtraction() {
+        let mut sizes = DimSizes::default().with_batch(3);
+        let inputs = [input("x", &[symbol("batch-size"), symbol("seq-len")]), input("y", &[symbol("batch-size")])];
+        assert_eq!(sizes.resolve(&inputs).unwrap()[0].1, [3, 128]);
+        sizes.add("batch-size=5").unwrap();
+        sizes.check_names(&inputs).unwrap();
+        assert_eq!(sizes.resolve(&inputs).unwrap(), [("x".to_owned(), vec![5, 128]), ("y".to_owned(), vec![5])]);
+        let difference = [input("x", &[symbol("all"), symbol("past"), symbol("all-past")])];
+        assert_eq!(DimSizes::default().with_batch(200).resolve(&difference).unwrap()[0].1, [200, 128, 72]);
     }
 
     #[test]

@@ -21,11 +21,11 @@ fn block(net: Net, from: &str, to: &str, stem: &str) -> Net {
         .node("MatMul", &[&b, &narrow], to, "")
 }
 
-fn body(net: Net, outputs: &[&str]) -> GraphProto {
+pub(crate) fn body(net: Net, outputs: &[&str]) -> GraphProto {
     GraphProto { output: outputs.iter().map(|name| declared(name, 1, None)).collect(), ..net.0 }
 }
 
-fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
+pub(crate) fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         r#type: Some(AttributeType::Graph as i32),
@@ -34,7 +34,7 @@ fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
     }
 }
 
-fn with_bodies(mut net: Net, bodies: Vec<AttributeProto>) -> ModelProto {
+pub(crate) fn with_bodies(mut net: Net, bodies: Vec<AttributeProto>) -> ModelProto {
     let control = net.0.node.last_mut().unwrap();
     control.attribute.extend(bodies);
     net.model("y")
@@ -76,9 +76,8 @@ fn branches_are_pruned_inside_and_their_names_kept_apart() {
         graph.input.clear();
         graph
     };
-    let net = Net::new(&[("x", 1, &["n", "4"]), ("z", 1, &["n", "4"])]).weight("one", &[4]).weight("other", &[4]);
-    let mut net = net.weight("w", &[4, 4]).node("MatMul", &["x", "w"], "h", "");
-    net.0.initializer.push(bytes("flag", &[], BOOL, vec![1]));
+    let net = Net::new(&[("x", 1, &["n", "4"]), ("flag", BOOL, &[])]).weight("one", &[4]).weight("other", &[4]);
+    let net = net.weight("w", &[4, 4]).node("MatMul", &["x", "w"], "h", "");
     let net = net.node("If", &["flag"], "y", "");
     let bodies = vec![subgraph("then_branch", branch("one")), subgraph("else_branch", branch("other"))];
     let (pruned, report) = halved(with_bodies(net, bodies), &[]).unwrap();

@@ -20,4 +20,6 @@ mod golden;
 mod net;
 mod oracles;
 mod proofs;
+
 mod traps;
+mod unroll;

@@ -1,0 +1,241 @@
+//! Loops, branches and sequences of tensors that constants decide, as plain nodes.
+//!
+//! The axis algebra and tract know tensors only. An exporter that splits at positions which it does not see writes a loop
+//! that inserts slices into a sequence; one that squeezes an axis whose size it does not see writes a branch. Where the number
+//! of iterations, the condition, the sizes and the positions are constants:
+//!
+//! ```text
+//! l = Loop(2, true, SequenceEmpty(); body: (i, c, s) → (c, SequenceInsert(s, Slice(x, i))))   y = SequenceAt(l, 1)
+//!     s = SequenceEmpty()  a = Slice(x, 0)  t = SequenceInsert(s, a)  b = Slice(x, 1)  l = SequenceInsert(t, b)   y = b
+//! ```
+//!
+//! after which nothing reads `s`, `t` and `l` any more. A call takes one step: what happens inside is known of the plain
+//! nodes only, so that the model is analysed once more.
+
+mod control;
+mod sequences;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::axes::BINDINGS;
+use crate::facts::Facts;
+use crate::graph::bodies::rename;
+use crate::graph::{Graph, Source, ValueId, captures, sweep_dead_nodes};
+use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto};
+
+/// Iterations of a loop that is unrolled, and tensors of a sequence, at most.
+const MOST_ITEMS: i64 = 256;
+
+/// Nodes that a model may grow into.
+const MOST_NODES: usize = 1 << 16;
+
+/// Operators of the standard domain that make a sequence.
+const MAKERS: &[&str] = &["SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"];
+
+/// Operators of the standard domain that read a tensor or a size out of a sequence.
+const READERS: &[&str] = &["ConcatFromSequence", "SequenceAt", "SequenceLength"];
+
+/// Operators that pick numbers without a look at them: of what they return, that is constant which is the same at all sample
+/// sizes.
+const PICKS: &[&str] = &[
+    "Cast",
+    "Concat",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Shape",
+    "Size",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// Whether a model has branches or sequences in its main graph.
+pub(crate) fn may_unroll(model: &ModelProto) -> bool {
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    nodes.into_iter().any(|node| is_one_of(node, MAKERS) || is_one_of(node, READERS) || is_one_of(node, &["If"]))
+}
+
+/// One step towards a model without branches and sequences: loops that carry sequences unrolled, branches that are always
+/// taken put in place, readers of known sequences replaced. `None` if nothing is left that can be.
+pub(crate) fn unrolled(model: &ModelProto, graph: &Graph, facts: &Facts) -> Option<ModelProto> {
+    let proto = model.graph.as_ref()?;
+    let opset = model.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"))?.version();
+    let mut names: BTreeSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
+    names.extend(proto.node.iter().flat_map(|node| node.attribute.iter()).flat_map(inner_names));
+    let mut unroller = Unroller {
+        graph,
+        facts,
+        opset,
+        names,
+        held: BTreeMap::new(),
+        aliases: BTreeMap::new(),
+        new: GraphProto::default(),
+        changed: false,
+    };
+    for &id in &graph.order {
+        unroller.visit(proto.node.get(id.0)?);
+        if unroller.new.node.len() > MOST_NODES {
+            return None;
+        }
+    }
+    unroller.changed.then(|| unroller.finish(model, proto))
+}
+
+fn is_standard(node: &NodeProto) -> bool {
+    matches!(node.domain(), "" | "ai.onnx")
+}
+
+fn is_one_of(node: &NodeProto, operators: &[&str]) -> bool {
+    is_standard(node) && operators.contains(&node.op_type())
+}
+
+/// Names that the bodies of an attribute define.
+fn inner_names(attribute: &AttributeProto) -> Vec<String> {
+    let bodies = attribute.g.iter().chain(&attribute.graphs);
+    let of_body = |body: &GraphProto| {
+        let own = body.input.iter().map(|value| value.name().to_owned());
+        let tensors = body.initializer.iter().map(|tensor| tensor.name().to_owned());
+        let results = body.node.iter().flat_map(|node| node.output.iter().cloned());
+        let nested = body.node.iter().flat_map(|node| node.attribute.iter().flat_map(inner_names));
+        own.chain(tensors).chain(results).chain(nested).collect::<Vec<_>>()
+    };
+    bodies.flat_map(of_body).collect()
+}
+
+struct Unroller<'a> {
+    graph: &'a Graph,
+    facts: &'a Facts,
+    opset: i64,
+    /// Names that are taken.
+    names: BTreeSet<String>,
+    /// What each sequence holds; `None` for one of which that is not known.
+    held: BTreeMap<String, Option<Vec<String>>>,
+    /// Values that became other values.
+    aliases: BTreeMap<String, String>,
+    /// Nodes and initializers so far.
+    new: GraphProto,
+    changed: bool,
+}
+
+impl Unroller<'_> {
+    fn visit(&mut self, node: &NodeProto) {
+        let done = match node.op_type() {
+            _ if !is_standard(node) => None,
+            "Loop" => self.unroll(node),
+            "If" => self.decide(node),
+            "SplitToSequence" => self.split(node),
+            op if READERS.contains(&op) => self.read(node),
+            _ => None,
+        };
+        if done.is_some() {
+            self.changed = true;
+            return;
+        }
+        if is_one_of(node, MAKERS) || self.reads_sequence(node) && !is_one_of(node, READERS) {
+            let held = if node.op_type() == "Identity" { self.operand(node, 0) } else { self.make(node) };
+            node.output.iter().for_each(|name| drop(self.held.insert(name.clone(), held.clone())));
+        }
+        self.new.node.push(node.clone());
+    }
+
+    fn reads_sequence(&self, node: &NodeProto) -> bool {
+        node.input.iter().any(|name| self.held.contains_key(name))
+    }
+
+    /// What operand `slot` holds, a sequence.
+    fn operand(&self, node: &NodeProto, slot: usize) -> Option<Vec<String>> {
+        self.held.get(node.input.get(slot)?)?.clone()
+    }
+
+    /// The integers of operand `slot`, a constant.
+    fn ints(&self, node: &NodeProto, slot: usize) -> Option<Vec<i64>> {
+        self.constant_ints(self.graph.value(node.input.get(slot)?)?)
+    }
+
+    fn constant_ints(&self, value: ValueId) -> Option<Vec<i64>> {
+        if self.is_certain(value) { self.facts.at(value).ints() } else { None }
+    }
+
+    /// Whether a value is the same for all sizes of dynamic axes, not just for those of the samples: `n == 1` may be false for
+    /// every sample.
+    fn is_certain(&self, value: ValueId) -> bool {
+        let mut pending = vec![value];
+        let mut seen = BTreeSet::new();
+        while let Some(value) = pending.pop() {
+            let fact = self.facts.at(value);
+            let same = (1..BINDINGS).all(|b| fact.constant(b).is_some() && fact.constant(b) == fact.constant(0));
+            if !same {
+                return false;
+            }
+            if let Source::Node(id, _) = self.graph.at(value).source {
+                let node = self.graph.node(id);
+                let picks = node.domain.is_empty() && PICKS.contains(&node.op.as_str());
+                if !picks {
+                    pending.extend(node.inputs.iter().flatten().filter(|&&input| seen.insert(input)));
+                }
+            }
+        }
+        true
+    }
+
+    /// A name that nothing has yet, below that of `node`.
+    fn fresh(&mut self, node: &NodeProto, stem: &str) -> String {
+        let first = node.output.iter().find(|name| !name.is_empty()).map_or("", String::as_str);
+        let owner = if node.name().is_empty() { first } else { node.name() };
+        let mut name = format!("{owner}/{stem}");
+        let mut number = 1;
+        while !self.names.insert(name.clone()) {
+            number += 1;
+            name = format!("{owner}/{stem} {number}");
+        }
+        name
+    }
+
+    /// `value` is `same` from now on; a graph output keeps its name and becomes a copy.
+    fn becomes(&mut self, value: &str, same: String) {
+        let is_output = self.graph.value(value).is_some_and(|id| self.graph.at(id).is_output);
+        if is_output {
+            self.new.node.push(NodeProto {
+                name: Some(value.to_owned()),
+                op_type: Some("Identity".to_owned()),
+                input: vec![same],
+                output: vec![value.to_owned()],
+                ..NodeProto::default()
+            });
+        } else {
+            self.aliases.insert(value.to_owned(), same);
+        }
+    }
+
+    /// The model with the new nodes, aliases carried out and unread sequences gone.
+    fn finish(mut self, model: &ModelProto, proto: &GraphProto) -> ModelProto {
+        let aliases: BTreeMap<String, String> =
+            self.aliases.keys().map(|name| (name.clone(), self.root(name))).collect();
+        let new = |name: &&String| self.graph.value(name).is_none();
+        let mut suspects: BTreeSet<String> = self.held.keys().cloned().collect();
+        suspects.extend(self.new.node.iter().flat_map(|node| &node.output).filter(new).cloned());
+        suspects.extend(self.new.initializer.iter().map(|tensor| tensor.name().to_owned()));
+        suspects.extend(proto.node.iter().flat_map(|node| node.input.iter().cloned().chain(captures(node))));
+        suspects.remove("");
+        let mut graph = GraphProto { node: std::mem::take(&mut self.new.node), ..proto.clone() };
+        graph.initializer.append(&mut self.new.initializer);
+        rename(&mut graph, &aliases);
+        // What was read before and is not any more.
+        sweep_dead_nodes(&mut graph, &suspects);
+        let left: BTreeSet<&str> = graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
+        graph.value_info = proto.value_info.iter().filter(|info| left.contains(info.name())).cloned().collect();
+        ModelProto { graph: Some(graph), ..model.clone() }
+    }
+
+    fn root(&self, name: &str) -> String {
+        let mut name = name;
+        while let Some(next) = self.aliases.get(name) {
+            name = next;
+        }
+        name.to_owned()
+    }
+}

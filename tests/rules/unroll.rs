@@ -1,0 +1,121 @@
+//! Loops, branches and sequences of tensors: plain nodes where constants decide them.
+
+use std::collections::BTreeSet;
+
+use paredown::analysis::Analysis;
+use paredown::onnx::Model;
+use paredown::onnx::proto::ModelProto;
+use paredown::runtime::inputs::DimSizes;
+use paredown::runtime::{RunOptions, Runnable, Tensor};
+
+use super::bodies::{body, subgraph, with_bodies};
+use super::net::{Net, bytes, dims, halved};
+
+fn operators(model: &ModelProto) -> Vec<&str> {
+    model.graph.as_ref().unwrap().node.iter().map(|node| node.op_type()).collect()
+}
+
+/// What PyTorch's TorchScript exporter writes for `tensor_split`, behind `h = x w`: a loop that inserts slices between positions
+/// `starts` and `ends` into a sequence, as often as `times` says.
+fn split_in_a_loop(times: &str) -> ModelProto {
+    let inner = Net::new(&[("i", 7, &["1"]), ("go", 9, &[]), ("s", 1, &["1"])])
+        .node("Gather", &["starts", "i"], "from", "")
+        .node("Gather", &["ends", "i"], "to", "")
+        .node("Slice", &["h", "from", "to", "axis"], "part", "")
+        .node("SequenceInsert", &["s", "part"], "longer", "")
+        .node("Cast", &["go"], "on", "to=9");
+    let inner = body(inner, &["on", "longer"]);
+    let mut net = Net::new(&[("x", 1, &["n", "4"]), ("count", 7, &[])]).weight("w", &[4, 8]).weight("u", &[4, 3]);
+    for (name, values) in [("starts", &[0, 4][..]), ("ends", &[4, 8]), ("axis", &[1]), ("first", &[0]), ("last", &[-1])]
+    {
+        net = net.ints(name, values);
+    }
+    net.0.initializer.push(paredown::onnx::tensor::from_i64("two", &[], &[2]).unwrap());
+    net.0.initializer.push(bytes("flag", &[], 9, vec![1]));
+    let net = net.node("MatMul", &["x", "w"], "h", "").node("SequenceEmpty", &[], "empty", "");
+    let mut model =
+        with_bodies(net.node("Loop", &[times, "flag", "empty"], "parts", ""), vec![subgraph("body", inner)]);
+    let graph = model.graph.as_mut().unwrap();
+    let after = Net::new(&[])
+        .node("SequenceAt", &["parts", "first"], "a", "")
+        .node("SequenceAt", &["parts", "last"], "b", "")
+        .node("Mul", &["a", "b"], "c", "")
+        .node("MatMul", &["c", "u"], "y", "");
+    graph.node.extend(after.0.node);
+    model
+}
+
+#[test]
+fn a_loop_that_fills_a_sequence_is_unrolled() {
+    let (pruned, report) = halved(split_in_a_loop("two"), &[]).unwrap();
+    assert_eq!(operators(&pruned).iter().filter(|op| op.contains("Sequence") || **op == "Loop").count(), 0);
+    assert_eq!((dims(&pruned, "w"), dims(&pruned, "u")), (vec![4, 4], vec![2, 3]));
+    assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
+    assert!(report.notes.iter().any(|note| note.contains("unrolled")), "{:?}", report.notes);
+}
+
+#[test]
+fn a_loop_of_unknown_length_stays() {
+    let error = halved(split_in_a_loop("count"), &[]).unwrap_err().to_string();
+    assert!(error.contains("Slice:part: the shape of result 0 is not known"), "{error}");
+}
+
+/// `x` [2, 3] in columns, of which one goes and one comes back in front: [c0 c1 c2] → [c0 c1] → [c2 c0 c1], as rows.
+#[test]
+fn sequences_hold_what_the_operators_say() {
+    let net = Net::new(&[("x", 1, &["2", "3"])]).ints("last", &[-1]).ints("zero", &[0]);
+    let net = net
+        .node("SplitToSequence", &["x"], "columns", "axis=1 keepdims=0")
+        .node("SequenceAt", &["columns", "last"], "c2", "")
+        .node("SequenceErase", &["columns"], "fewer", "")
+        .node("SequenceInsert", &["fewer", "c2", "zero"], "turned", "")
+        .node("SequenceLength", &["turned"], "length", "")
+        .node("Cast", &["length"], "three", "to=1")
+        .node("ConcatFromSequence", &["turned"], "rows", "axis=0 new_axis=1")
+        .node("Mul", &["rows", "three"], "y", "");
+    let model = Model::from_proto(net.model("y"));
+    let analysis = Analysis::new(&model, &DimSizes::default(), &BTreeSet::new()).unwrap();
+    let proto = &analysis.model.proto;
+    assert_eq!(
+        operators(proto),
+        ["Split", "Squeeze", "Squeeze", "Squeeze", "Cast", "Unsqueeze", "Unsqueeze", "Unsqueeze", "Concat", "Mul"]
+    );
+    let x: Vec<f32> = (0..6).map(|i| i as f32).collect();
+    let feeds = [("x".to_owned(), Tensor::new(&[2, 3], &x).unwrap())];
+    let y = Runnable::new(proto, &RunOptions::default()).unwrap().run(&feeds).unwrap();
+    assert_eq!(y[0].1.shape(), [3, 2]);
+    assert_eq!(y[0].1.to_vec::<f32>().unwrap(), [2.0, 5.0, 0.0, 3.0, 1.0, 4.0].map(|v| 3.0 * v));
+}
+
+/// What PyTorch's TorchScript exporter writes for `h.squeeze(1)` where it does not see the size: `h` [n, k, 8], `y = … u`.
+fn squeezed_in_a_branch(k: &str) -> ModelProto {
+    let then = Net::new(&[]).node("Squeeze", &["h", "one"], "squeezed", "");
+    let otherwise = Net::new(&[]).node("Identity", &["h"], "same", "");
+    let net = Net::new(&[("x", 1, &["n", k, "4"])]).weight("w", &[4, 8]).weight("u", &[8, 3]).ints("one", &[1]);
+    let net = net.node("MatMul", &["x", "w"], "h", "").node("Shape", &["h"], "shape", "");
+    let net = net.node("Gather", &["shape", "one"], "size", "").node("Equal", &["size", "one"], "is", "");
+    let bodies = [("then_branch", then, "squeezed"), ("else_branch", otherwise, "same")];
+    let bodies = bodies.map(|(name, inner, output)| subgraph(name, body(inner, &[output])));
+    let mut model = with_bodies(net.node("If", &["is"], "s", ""), bodies.into());
+    let graph = model.graph.as_mut().unwrap();
+    graph.node.extend(Net::new(&[]).node("MatMul", &["s", "u"], "y", "").0.node);
+    model
+}
+
+#[test]
+fn a_branch_that_is_always_taken_is_no_branch() {
+    for (size, kept) in [("1", "Squeeze"), ("2", "Identity")] {
+        let (pruned, report) = halved(squeezed_in_a_branch(size), &[]).unwrap();
+        let operators = operators(&pruned);
+        assert!(!operators.contains(&"If") && operators.contains(&kept), "{operators:?}");
+        assert_eq!((dims(&pruned, "w"), dims(&pruned, "u")), (vec![4, 4], vec![4, 3]));
+        assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
+    }
+}
+
+/// The sizes of the samples are not 1, but what is run later may be.
+#[test]
+fn a_branch_on_a_dynamic_size_stays() {
+    let error = halved(squeezed_in_a_branch("k"), &[]).unwrap_err().to_string();
+    assert!(error.contains("If:s: captured by a subgraph"), "{error}");
+}
