@@ -101,8 +101,4 @@ LAYERS = {"clip": 4, "modernbert": 4, "swin": 4, "swinv2": 4, "minilm": 6}
 FEED_FORWARD = (128, 256, 1536)
 
 # Why less than 40 % goes. Shown beside the groups that the report names.
-EXCEPTIONS: dict[str, str] = {
-    "mvit_v1_b": "TorchScript only: its exporter writes SequenceEmpty, Loop and SequenceAt into each pooling attention, "
-    "behind which no shape is known.",
-    "mvit_v2_s": "TorchScript only: as mvit_v1_b.",
-}
+EXCEPTIONS: dict[str, str] = {}
