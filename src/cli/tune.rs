@@ -67,6 +67,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     report.model.after.bytes = tuned.file_bytes();
     report.model.after.nodes = analysis.graph.nodes.len();
     report.training.push(training);
+    report.notes.extend(data.warnings().iter().cloned());
     let comparison = job.comparison(&analysis, &tuned, &[], &dims);
     job.prove(&mut report, |report| comparison.prove(report))?;
     job.finish(&tuned, None, report)
