@@ -134,7 +134,8 @@ pub(super) fn einsum(site: &mut Site<'_>) -> Outcome {
     let operands =
         (0..).take_while(|&index| site.has_input(index)).map(|index| site.input(index)).collect::<Outcome<Vec<_>>>()?;
     let ranks: Vec<usize> = operands.iter().map(Vec::len).collect();
-    let equation = Equation::parse(&text, &ranks).map_err(Refusal::new)?;
+    let result = site.output(0)?;
+    let equation = Equation::parse(&text, &ranks, Some(result.len())).map_err(Refusal::new)?;
     let mut letters: BTreeMap<String, Vec<Var>> = BTreeMap::new();
     let mut macs: BTreeMap<String, Var> = BTreeMap::new();
     let mut places = Vec::new();
@@ -144,11 +145,7 @@ pub(super) fn einsum(site: &mut Site<'_>) -> Outcome {
             places.push((name.clone(), index, axis));
         }
     }
-    let result = site.output(0)?;
     let result_names = &equation.result;
-    if result_names.len() != result.len() {
-        return Err(Refusal::new(format!("'{text}' does not fit a result of rank {}", result.len())));
-    }
     for (name, &var) in result_names.iter().zip(&result) {
         letters.entry(name.clone()).or_default().push(var);
     }

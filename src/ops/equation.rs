@@ -13,11 +13,11 @@ pub(crate) struct Equation {
 }
 
 impl Equation {
-    /// Reads `text` for operands of these ranks.
+    /// Reads `text` for operands of these ranks, and a result of this one where it is known.
     ///
     /// # Errors
     /// What does not fit.
-    pub(crate) fn parse(text: &str, ranks: &[usize]) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, ranks: &[usize], result: Option<usize>) -> Result<Self, String> {
         let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let (left, right) = match text.split_once("->") {
             Some((left, right)) => (left.to_owned(), right.to_owned()),
@@ -32,7 +32,8 @@ impl Equation {
         let broadcast = |names: &Vec<String>| names.iter().filter(|name| name.starts_with("...")).count();
         let free = operands.iter().map(broadcast).max().unwrap_or(0);
         let named = right.replace("...", "").chars().count();
-        let result = axis_names(&right, named + if right.contains("...") { free } else { 0 })?;
+        let whole = named + if right.contains("...") { free } else { 0 };
+        let result = axis_names(&right, result.unwrap_or(whole))?;
         Ok(Self { operands, result })
     }
 }

@@ -18,7 +18,7 @@ struct Named {
 pub(super) fn einsum(site: &Site<'_>) -> Result<Vec<Tensor>> {
     let tensors = (0..site.inputs.len()).map(|slot| site.real(slot)).collect::<Result<Vec<_>>>()?;
     let ranks: Vec<usize> = tensors.iter().map(Tensor::rank).collect();
-    let equation = Equation::parse(site.text("equation", "")?, &ranks).map_err(Error::input)?;
+    let equation = Equation::parse(site.text("equation", "")?, &ranks, None).map_err(Error::input)?;
     let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
     for (tensor, names) in tensors.iter().zip(&equation.operands) {
         for (index, (name, &size)) in names.iter().zip(tensor.dims()).enumerate() {
