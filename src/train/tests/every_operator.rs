@@ -83,10 +83,8 @@ fn recurrent(op: &str, gates: usize) -> Case {
 }
 
 fn recurrences() -> Vec<(&'static str, Case)> {
-    let backward = Case::new("RNN").real(&[3, 2, 4]).real(&[1, 3, 4]).real(&[1, 3, 3]);
     vec![
         ("RNN", recurrent("RNN", 1).results(2)),
-        ("RNN", backward.int("hidden_size", 3).text("direction", "reverse")),
         ("GRU", recurrent("GRU", 3).absent().real(&[2, 2, 3]).results(2)),
         ("GRU", recurrent("GRU", 3).int("linear_before_reset", 1)),
         ("LSTM", recurrent("LSTM", 4).results(3)),
@@ -203,6 +201,13 @@ fn cases() -> Vec<(&'static str, Case)> {
 #[test]
 fn every_gradient_is_that_of_central_differences() {
     cases().iter().for_each(|(_, case)| case.check());
+}
+
+/// Not held against tract, whose one direction disagrees with the second of its two.
+#[test]
+fn one_direction_may_go_backward() {
+    let case = Case::new("RNN").real(&[3, 2, 4]).real(&[1, 3, 4]).real(&[1, 3, 3]);
+    case.int("hidden_size", 3).text("direction", "reverse").check();
 }
 
 /// In tract an ellipsis is one axis and does not broadcast.
