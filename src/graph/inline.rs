@@ -110,7 +110,8 @@ fn obstacle(function: &FunctionProto, imports: &BTreeMap<String, i64>) -> Option
     })
 }
 
-fn names_in(graph: &GraphProto, names: &mut BTreeSet<String>) {
+/// Adds every name of a value that a graph or a body within it mentions.
+pub(crate) fn names_in(graph: &GraphProto, names: &mut BTreeSet<String>) {
     names.extend(graph.input.iter().chain(&graph.output).map(|value| value.name().to_owned()));
     names.extend(graph.initializer.iter().map(|tensor| tensor.name().to_owned()));
     for node in &graph.node {

@@ -12,6 +12,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, NodeProto};
 
+pub(crate) use inline::names_in;
 pub use inline::{Functions, Inlined, inlined, shadowing_function};
 pub use sweep::sweep_dead_nodes;
 

@@ -36,11 +36,8 @@ impl Labels {
 
     /// Whether an output of this shape can be held against these values.
     pub fn describe(values: &[usize], output: &[usize]) -> bool {
-        let own = |shape: &[usize]| -> Vec<usize> {
-            let rest = shape.iter().skip(1).copied().filter(|&length| length != 1);
-            shape.first().copied().into_iter().chain(rest).collect()
-        };
-        own(values) == own(output)
+        let sizes: Vec<Option<usize>> = output.iter().copied().map(Some).collect();
+        values.first() == output.first() && is_alike(values, &sizes)
     }
 
     /// The labels of samples `rows`; those that there are none of are left out.
@@ -77,6 +74,16 @@ impl Labels {
             _ => Ok(None),
         }
     }
+}
+
+/// Whether values of this shape can be those of an output of these sizes (`None`: open), samples and axes of length one aside.
+pub(super) fn is_alike(values: &[usize], output: &[Option<usize>]) -> bool {
+    let wanted: Vec<usize> = values.iter().skip(1).copied().filter(|&size| size != 1).collect();
+    let found: Vec<Option<usize>> = output.iter().skip(1).copied().filter(|&size| size != Some(1)).collect();
+    let fits = |(found, wanted): (&Option<usize>, &usize)| found.is_none_or(|found| found == *wanted);
+    let alike = found.len() == wanted.len() && found.iter().zip(&wanted).all(fits);
+    // An open axis may have length one.
+    alike || (found.len() > wanted.len() && found.contains(&None))
 }
 
 /// How far real-valued labels spread around their mean, accumulated batch by batch.

@@ -159,13 +159,17 @@ impl Rows for ArrayRows {
     }
 
     fn read(&self, start: usize, end: usize) -> Result<Batch> {
-        let input = |(input, array): &(DeclaredInput, NpyArray)| {
-            let is_scalar = array.shape.is_empty();
-            let elements = if is_scalar { read_elements(array, 0, 1)? } else { read_elements(array, start, end)? };
+        let shape_of_rows = |array: &NpyArray| {
             let mut shape = array.shape.clone();
             if let Some(rows) = shape.first_mut() {
                 *rows = end - start;
             }
+            shape
+        };
+        let input = |(input, array): &(DeclaredInput, NpyArray)| {
+            let is_scalar = array.shape.is_empty();
+            let elements = if is_scalar { read_elements(array, 0, 1)? } else { read_elements(array, start, end)? };
+            let shape = shape_of_rows(array);
             Ok((input.name.clone(), convert(&array.name, &elements, input.element, &shape, start)?))
         };
         let inputs = self.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
@@ -174,11 +178,7 @@ impl Rows for ArrayRows {
                 Elements::Integers(classes) => Labels::Classes(classes),
                 Elements::Bools(classes) => Labels::Classes(classes.into_iter().map(i64::from).collect()),
                 values @ Elements::Floats(_) => {
-                    let mut shape = labels.shape.clone();
-                    if let Some(rows) = shape.first_mut() {
-                        *rows = end - start;
-                    }
-                    Labels::Values(convert(&labels.name, &values, DataType::Float, &shape, start)?)
+                    Labels::Values(convert(&labels.name, &values, DataType::Float, &shape_of_rows(labels), start)?)
                 }
             }),
             None => None,

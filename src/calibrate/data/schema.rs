@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Labels;
 use super::convert::is_convertible;
+use super::labels::is_alike;
 use super::npy::NpyArray;
 use crate::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::onnx::proto::{tensor_shape_proto::dimension::Value, type_proto};
@@ -56,19 +57,7 @@ impl Schema {
 
     /// Whether an output can have the values of an array of this shape, samples first.
     pub(super) fn has_output_like(&self, shape: &[usize]) -> bool {
-        let rest = |sizes: &[Option<usize>]| -> Vec<Option<usize>> {
-            sizes.iter().skip(1).copied().filter(|&size| size != Some(1)).collect()
-        };
-        let wanted = rest(&shape.iter().copied().map(Some).collect::<Vec<_>>());
-        self.outputs.iter().any(|sizes| {
-            sizes.as_deref().is_none_or(|sizes| {
-                let found = rest(sizes);
-                let fits = |(a, b): (&Option<usize>, &Option<usize>)| a.is_none() || a == b;
-                let alike = found.len() == wanted.len() && found.iter().zip(&wanted).all(fits);
-                // An open axis may have length one.
-                alike || (found.len() > wanted.len() && found.contains(&None))
-            })
-        })
+        self.outputs.iter().any(|sizes| sizes.as_deref().is_none_or(|sizes| is_alike(shape, sizes)))
     }
 
     /// Checks that classes in `labels`, whose first belongs to sample `first`, are classes of the graph.

@@ -11,7 +11,7 @@ use crate::onnx::tensor::{TensorView, from_i64};
 impl Unroller<'_> {
     /// A loop that carries sequences, over a constant number of iterations and without an end before that.
     pub(super) fn unroll(&mut self, node: &NodeProto) -> Option<()> {
-        let body = node.attribute.iter().find(|attribute| attribute.name() == "body")?.g.as_ref()?;
+        let body = Attributes::of(node).graph("body").ok()??;
         let states = node.input.get(2..)?;
         let fits = body.input.len() == states.len() + 2 && body.output.len() == states.len() + 1;
         let is_output = |name: &String| self.graph.value(name).is_some_and(|id| self.graph.at(id).is_output);
@@ -117,7 +117,7 @@ impl Unroller<'_> {
     pub(super) fn decide(&mut self, node: &NodeProto) -> Option<()> {
         let &[condition] = self.ints(node, 0)?.as_slice() else { return None };
         let taken = if condition == 0 { "else_branch" } else { "then_branch" };
-        let branch = node.attribute.iter().find(|attribute| attribute.name() == taken)?.g.as_ref()?;
+        let branch = Attributes::of(node).graph(taken).ok()??;
         if branch.output.len() < node.output.len() || !branch.sparse_initializer.is_empty() {
             return None;
         }

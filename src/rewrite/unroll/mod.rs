@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::axes::BINDINGS;
 use crate::facts::Facts;
 use crate::graph::bodies::rename;
-use crate::graph::{Graph, Source, ValueId, captures, sweep_dead_nodes};
-use crate::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto};
+use crate::graph::{Graph, Source, ValueId, captures, names_in, sweep_dead_nodes};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
 
 /// Iterations of a loop that is unrolled, and tensors of a sequence, at most.
 const MOST_ITEMS: i64 = 256;
@@ -65,7 +65,7 @@ pub(crate) fn unrolled(model: &ModelProto, graph: &Graph, facts: &Facts) -> Opti
     let proto = model.graph.as_ref()?;
     let opset = model.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"))?.version();
     let mut names: BTreeSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
-    names.extend(proto.node.iter().flat_map(|node| node.attribute.iter()).flat_map(inner_names));
+    names_in(proto, &mut names);
     let mut unroller = Unroller {
         graph,
         facts,
@@ -91,19 +91,6 @@ fn is_standard(node: &NodeProto) -> bool {
 
 fn is_one_of(node: &NodeProto, operators: &[&str]) -> bool {
     is_standard(node) && operators.contains(&node.op_type())
-}
-
-/// Names that the bodies of an attribute define.
-fn inner_names(attribute: &AttributeProto) -> Vec<String> {
-    let bodies = attribute.g.iter().chain(&attribute.graphs);
-    let of_body = |body: &GraphProto| {
-        let own = body.input.iter().map(|value| value.name().to_owned());
-        let tensors = body.initializer.iter().map(|tensor| tensor.name().to_owned());
-        let results = body.node.iter().flat_map(|node| node.output.iter().cloned());
-        let nested = body.node.iter().flat_map(|node| node.attribute.iter().flat_map(inner_names));
-        own.chain(tensors).chain(results).chain(nested).collect::<Vec<_>>()
-    };
-    bodies.flat_map(of_body).collect()
 }
 
 struct Unroller<'a> {
