@@ -1,8 +1,14 @@
-//! Sums over rows: means, second moments, cross moments. All in f64, rows in order.
+//! Sums over rows: means, second moments, cross moments. All in f64, rows in order; strips of the matrices side by side.
 
-use ndarray::{Array1, Array2, ArrayView2};
+use std::ops::Range;
 
-use crate::linalg::Backend;
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
+
+use crate::linalg::{Backend, mirror_lower};
+
+/// Inputs whose products with all others are one task. A constant as well.
+const STRIP: usize = 128;
 
 /// Rows that are added to a Gram matrix at once. A constant: the order of the sums depends on nothing else.
 const CHUNK_ROWS: usize = 1024;
@@ -40,14 +46,26 @@ impl Moments {
     /// Adds rows of x (n×K) and of y (n×N).
     pub fn add(&mut self, backend: &dyn Backend, x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) {
         self.rows += x.nrows();
-        self.x += &x.sum_axis(ndarray::Axis(0));
-        backend.syrk(x, &mut self.xx);
+        self.x += &x.sum_axis(Axis(0));
+        let columns = x.t().as_standard_layout().into_owned();
+        let strips = |sums: &mut Array2<f64>, add: &(dyn Fn(Range<usize>, ArrayViewMut2<'_, f64>) + Sync)| {
+            let parts: Vec<_> = sums.axis_chunks_iter_mut(Axis(0), STRIP).collect();
+            parts.into_par_iter().enumerate().for_each(|(i, part)| add(i * STRIP..i * STRIP + part.nrows(), part));
+        };
+        strips(&mut self.xx, &|rows, mut part| {
+            let up_to = columns.slice(s![..rows.end, ..]);
+            let mut below = part.slice_mut(s![.., ..rows.end]);
+            below += &backend.matmul(columns.slice(s![rows, ..]), up_to.t());
+        });
+        mirror_lower(&mut self.xx);
         if y.ncols() > 0 {
-            self.y += &y.sum_axis(ndarray::Axis(0));
+            self.y += &y.sum_axis(Axis(0));
             for row in y.rows() {
                 self.yy.zip_mut_with(&row, |sum, &value| *sum += value * value);
             }
-            backend.matmul_add(x.t(), y, &mut self.xy);
+            strips(&mut self.xy, &|rows, mut part| {
+                part += &backend.matmul(columns.slice(s![rows, ..]), y);
+            });
         }
     }
 

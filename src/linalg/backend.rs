@@ -101,12 +101,6 @@ pub trait Backend: Sync {
     /// When A has not as many columns as B has rows.
     fn matmul(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64>;
 
-    /// Adds A·B to `out`.
-    ///
-    /// # Panics
-    /// When the shapes do not fit together.
-    fn matmul_add(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, out: &mut Array2<f64>);
-
     /// Adds XᵀX to the symmetric K×K `gram`, for X of n samples × K; both triangles are written.
     ///
     /// # Panics
@@ -153,11 +147,17 @@ pub(super) fn not_positive_definite(name: &str) -> Error {
     Error::input(format!("'{name}' is not positive definite; use more samples or more damping"))
 }
 
-/// Copies the lower triangle over the upper one.
-pub(super) fn mirror_lower(a: &mut Array2<f64>) {
-    for i in 0..a.nrows() {
-        for j in 0..i {
-            a[[j, i]] = a[[i, j]];
+/// Copies the lower triangle over the upper one, in squares that fit into the cache.
+pub(crate) fn mirror_lower(a: &mut Array2<f64>) {
+    const SIDE: usize = 32;
+    let n = a.nrows();
+    for top in (0..n).step_by(SIDE) {
+        for left in (0..=top).step_by(SIDE) {
+            for i in top..n.min(top + SIDE) {
+                for j in left..i.min(left + SIDE) {
+                    a[[j, i]] = a[[i, j]];
+                }
+            }
         }
     }
 }

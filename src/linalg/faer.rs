@@ -104,14 +104,6 @@ impl Backend for Faer {
         product(a, b)
     }
 
-    fn matmul_add(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
-        assert_eq!(out.dim(), (a.nrows(), b.ncols()), "shape of the sum");
-        let (left, right) = (Dense::new(a), Dense::new(b));
-        in_place(out, |dst| {
-            matmul(dst, Accum::Add, left.mat(), right.mat(), 1.0, Par::Seq);
-        });
-    }
-
     fn syrk(&self, x: ArrayView2<'_, f64>, gram: &mut Array2<f64>) {
         assert_eq!(gram.dim(), (x.ncols(), x.ncols()), "shape of the Gram matrix");
         let held = Dense::new(x);

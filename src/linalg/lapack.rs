@@ -88,10 +88,6 @@ impl Backend for Lapack {
         a.dot(&b)
     }
 
-    fn matmul_add(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
-        general_mat_mul(1.0, &a, &b, 1.0, out);
-    }
-
     fn syrk(&self, x: ArrayView2<'_, f64>, gram: &mut Array2<f64>) {
         general_mat_mul(1.0, &x.t(), &x, 1.0, gram);
         mirror_lower(gram);

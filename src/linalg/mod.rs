@@ -24,6 +24,7 @@ mod lapack;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backend::mirror_lower;
 pub use backend::{Backend, Eigh, Qr, Svd};
 pub use faer::Faer;
 #[cfg(feature = "lapack")]

@@ -33,19 +33,29 @@ pub(super) fn file_bytes(path: &Path) -> Result<Bytes> {
     Ok(Bytes::from_owner(map(&file).map_err(fail)?))
 }
 
-/// The same bytes in a temporary file without a name, mapped into memory: they take none until they are read. If there is
-/// no room for such a file, they stay where they are.
-pub(crate) fn put_aside(bytes: Bytes) -> Bytes {
+/// The same bytes in a temporary file without a name, mapped into memory: they take none until they are read.
+///
+/// # Errors
+/// [`ErrorKind::Output`](crate::ErrorKind::Output), naming the folder, if there is no room for such a file.
+pub(crate) fn put_aside(bytes: &Bytes) -> Result<Bytes> {
+    put_aside_in(&std::env::temp_dir(), bytes)
+}
+
+fn put_aside_in(folder: &Path, bytes: &Bytes) -> Result<Bytes> {
     let write = || {
-        let mut file = tempfile::tempfile()?;
-        file.write_all(&bytes)?;
+        let mut file = tempfile::tempfile_in(folder)?;
+        file.write_all(bytes)?;
         file.flush()?;
         map(&file)
     };
-    match write() {
-        Ok(mapped) if mapped.len() == bytes.len() => Bytes::from_owner(mapped),
-        _ => bytes,
-    }
+    let mapped = write().map_err(|e| {
+        let size = bytes.len();
+        Error::output(format!(
+            "cannot hold {size} bytes of weights for the time being: {e}; set TMPDIR to a folder with room"
+        ))
+        .in_file(folder)
+    })?;
+    Ok(Bytes::from_owner(mapped))
 }
 
 /// Maps the whole file, read-only.
@@ -79,7 +89,15 @@ mod tests {
     #[test]
     fn bytes_that_were_put_aside_are_the_same() {
         let bytes = Bytes::from((0..100_000_u32).map(|i| (i % 251) as u8).collect::<Vec<u8>>());
-        assert_eq!(put_aside(bytes.clone()), bytes);
+        assert_eq!(put_aside(&bytes).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_hold_what_is_put_aside_is_named() {
+        let missing = tempfile::tempdir().unwrap().path().join("missing");
+        let error = put_aside_in(&missing, &Bytes::from_static(b"weights")).unwrap_err();
+        assert_eq!((error.kind(), error.file()), (crate::ErrorKind::Output, Some(missing.as_path())));
+        assert!(error.to_string().contains("set TMPDIR"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Which units stay: a share of each group, or as many as a budget allows.
 
+use std::collections::BTreeSet;
+
 use super::cost::{Cost, CostModel};
-use super::groups::Group;
+use super::groups::{Group, Kind};
 use crate::axes::Selection;
 use crate::error::{Error, Result};
 
@@ -52,7 +54,7 @@ impl Budget {
 pub enum Scope {
     /// Every group loses the same share.
     Layer,
-    /// The least important units of the whole network go.
+    /// The least important units of the whole network go; a share is one of each kind of unit.
     Global,
 }
 
@@ -143,10 +145,7 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
         (Quota::Ratio(ratio), Scope::Layer) => Ok(by_ratio(ratio)),
         (Quota::Ratio(ratio), Scope::Global) => {
             let steps = global_steps(scored, &rankings, cost, None, request);
-            let total: usize = scored.iter().map(|s| s.group.size).sum();
-            let target = total - kept_of(total, ratio, &Request { min_keep: 1, align: 1, ..*request });
-            let count = prefix_of_units(scored, &steps, target);
-            Ok(keep_rest(scored, &rankings, &removed_by(scored, &steps[..count])))
+            Ok(keep_rest(scored, &rankings, &removed_by_kind(scored, &steps, ratio, request)))
         }
         (Quota::Budget(budget), Scope::Layer) => {
             let fits = |selection: &Selection| budget.of(cost.cost(selection)) <= budget.limit();
@@ -218,18 +217,25 @@ fn global_steps(
     steps
 }
 
-/// How many blocks it takes to remove `target` units.
-fn prefix_of_units(scored: &[Scored<'_>], steps: &[Step], target: usize) -> usize {
+/// Units removed from each group once `ratio` of each kind is gone: heads compete with heads, neurons with neurons. Of all
+/// kinds together, one share would not be half of anything.
+fn removed_by_kind(scored: &[Scored<'_>], steps: &[Step], ratio: f64, request: &Request) -> Vec<usize> {
+    let kinds: BTreeSet<Kind> = scored.iter().map(|s| s.group.kind).collect();
     let mut removed = vec![0; scored.len()];
-    let mut total = 0;
-    for (index, step) in steps.iter().enumerate() {
-        if total >= target {
-            return index;
+    for kind in kinds {
+        let is_of_kind = |group: usize| scored[group].group.kind == kind;
+        let total: usize = scored.iter().map(|s| s.group).filter(|g| g.kind == kind).map(|g| g.size).sum();
+        let target = total - kept_of(total, ratio, &Request { min_keep: 1, align: 1, ..*request });
+        let mut gone = 0;
+        for step in steps.iter().filter(|step| is_of_kind(step.group)) {
+            if gone >= target {
+                break;
+            }
+            gone += step.removed - removed[step.group];
+            removed[step.group] = step.removed;
         }
-        total += step.removed - removed[step.group];
-        removed[step.group] = step.removed;
     }
-    steps.len()
+    removed
 }
 
 /// Units removed from each group by the first blocks.

@@ -8,10 +8,11 @@ use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
 use crate::plan::{CostModel, Group, Plan, Quota, Request};
 use crate::repair::{Method, repair};
 use crate::report::{CalibrationReport, Clock, RepairReport, Report, TuningReport};
-use crate::rewrite;
+use crate::rewrite::{self, Subject};
 use crate::score::Criterion;
 use crate::train::{self, Guidance};
 
@@ -163,10 +164,7 @@ impl<'j, 'm> Job<'j, 'm> {
         let rewritten = rewrite::prune(subject, kept)?;
         clock.lap("rewrite");
         progress.say("repairing");
-        let (mut rewritten, repaired) = match self.data {
-            Some(data) => repair(subject, kept, rewritten, data, self.method)?,
-            None => (rewritten, Vec::new()),
-        };
+        let (mut rewritten, repaired) = self.repaired(subject, kept, rewritten)?;
         clock.lap("repair");
         let mut training = before.map(|done| done.training).unwrap_or_default();
         if let (Some(retrain), Some(data)) = (&self.options.retrain, self.data) {
@@ -179,6 +177,24 @@ impl<'j, 'm> Job<'j, 'm> {
             clock.lap("train");
         }
         Ok(Done { model: self.model.with_proto(rewritten), selection, repaired, training })
+    }
+
+    /// `pruned`, which is `subject` with only `kept` left, repaired. Training holds the statistics of batch normalizations
+    /// fixed, so they are estimated again before it.
+    fn repaired(
+        &self,
+        subject: Subject<'_>,
+        kept: &Selection,
+        pruned: ModelProto,
+    ) -> Result<(ModelProto, Vec<RepairReport>)> {
+        let Some(data) = self.data else { return Ok((pruned, Vec::new())) };
+        let (pruned, mut reports) = repair(subject, kept, pruned, data, self.method)?;
+        if self.options.retrain.is_none() || matches!(self.method, Method::None | Method::BatchNorm) {
+            return Ok((pruned, reports));
+        }
+        let (pruned, norms) = repair(subject, kept, pruned, data, Method::BatchNorm)?;
+        reports.extend(norms);
+        Ok((pruned, reports))
     }
 }
 

@@ -172,7 +172,7 @@ impl<'a> Patch<'a> {
             let Some(tensor) = self.subject.constant(value) else { continue };
             let Some(axes) = self.subject.network.value(value) else { continue };
             let Some(sliced) = self.slice(tensor, axes, selection)? else { continue };
-            let sliced = self.hold(sliced);
+            let sliced = self.hold(sliced)?;
             match self.subject.graph.at(value).source {
                 Source::Initializer { index, .. } => self.graph_mut()?.initializer[index] = sliced,
                 Source::Node(node, _) => {
@@ -188,14 +188,14 @@ impl<'a> Patch<'a> {
     }
 
     /// A sliced tensor, its bytes put aside where many are held already.
-    fn hold(&mut self, mut tensor: TensorProto) -> TensorProto {
+    fn hold(&mut self, mut tensor: TensorProto) -> Result<TensorProto> {
         let bytes = tensor.raw_data().len();
         if bytes >= PUT_ASIDE && self.held + bytes > HELD_BYTES {
-            tensor.raw_data = tensor.raw_data.map(put_aside);
+            tensor.raw_data = tensor.raw_data.as_ref().map(put_aside).transpose()?;
         } else {
             self.held += bytes;
         }
-        tensor
+        Ok(tensor)
     }
 
     /// The kept part of a tensor, `None` if all of it is kept.

@@ -12,7 +12,7 @@ mod magnitude;
 mod obd_loss;
 mod obs;
 mod random;
-mod surgeon;
+pub mod surgeon;
 #[cfg(test)]
 mod surgeon_tests;
 mod taylor;

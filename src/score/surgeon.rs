@@ -9,7 +9,8 @@
 //! P ← P − A P_u:        T ← T − A Bᵀ − B Aᵀ
 //! ```
 //!
-//! Downdates are gathered in panels and applied together, which makes them products of matrices.
+//! Downdates are gathered in panels and applied together, which makes them products of matrices. Both matrices are
+//! symmetric: only what lies on and below the diagonal is kept up to date.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
@@ -33,11 +34,13 @@ pub struct Block {
 }
 
 /// A matrix in surgery.
+#[derive(Clone)]
 pub struct Surgeon<'b> {
     backend: &'b dyn Backend,
     /// Rows of each unit in the matrices as they are now; empty once removed.
     units: Vec<Vec<usize>>,
     blocks: Vec<Option<Block>>,
+    /// Lower triangles; what lies above is stale.
     p: Array2<f64>,
     t: Array2<f64>,
     /// Panels K×filled, pending: P lacks `a·pcᵀ`, T lacks `a·bᵀ + b·aᵀ`.
@@ -120,12 +123,13 @@ impl<'b> Surgeon<'b> {
     pub fn inverse(&mut self) -> Array2<f64> {
         self.apply();
         self.compact();
-        self.p.clone()
+        let rows: Vec<usize> = (0..self.p.nrows()).collect();
+        columns(&self.p, &rows)
     }
 
     fn columns_of_p(&self, rows: &[usize]) -> Array2<f64> {
         let (a, pc) = (self.a.slice(s![.., ..self.filled]), self.pc.slice(s![.., ..self.filled]));
-        let mut columns = transposed(&self.p, rows);
+        let mut columns = columns(&self.p, rows);
         if self.filled > 0 {
             columns -= &a.dot(&pc.select(Axis(0), rows).t());
         }
@@ -134,7 +138,7 @@ impl<'b> Surgeon<'b> {
 
     fn columns_of_t(&self, rows: &[usize]) -> Array2<f64> {
         let (a, b) = (self.a.slice(s![.., ..self.filled]), self.b.slice(s![.., ..self.filled]));
-        let mut columns = transposed(&self.t, rows);
+        let mut columns = columns(&self.t, rows);
         if self.filled > 0 {
             columns -= &a.dot(&b.select(Axis(0), rows).t());
             columns -= &b.dot(&a.select(Axis(0), rows).t());
@@ -154,9 +158,10 @@ impl<'b> Surgeon<'b> {
         let update = |target: &mut Array2<f64>, left: &Array2<f64>, right: &Array2<f64>| {
             let strips: Vec<_> = target.axis_chunks_iter_mut(Axis(0), STRIP).collect();
             strips.into_par_iter().enumerate().for_each(|(i, mut strip)| {
-                let first = i * STRIP;
-                let rows = left.slice(s![first..first + strip.nrows(), ..]);
-                strip -= &backend.matmul(rows, right.t());
+                let (first, end) = (i * STRIP, i * STRIP + strip.nrows());
+                let change = backend.matmul(left.slice(s![first..end, ..]), right.slice(s![..end, ..]).t());
+                let mut below = strip.slice_mut(s![.., ..end]);
+                below -= &change;
             });
         };
         update(&mut self.p, &a, &pc);
@@ -229,9 +234,12 @@ fn inverse(p: &Array2<f64>) -> Array2<f64> {
     work
 }
 
-/// The rows of a symmetric matrix as columns.
-fn transposed(m: &Array2<f64>, rows: &[usize]) -> Array2<f64> {
-    m.select(Axis(0), rows).reversed_axes().as_standard_layout().into_owned()
+/// Columns of a symmetric matrix of which the lower triangle counts.
+fn columns(m: &Array2<f64>, chosen: &[usize]) -> Array2<f64> {
+    Array2::from_shape_fn((m.nrows(), chosen.len()), |(i, j)| {
+        let (i, j) = (i.max(chosen[j]), i.min(chosen[j]));
+        m[[i, j]]
+    })
 }
 
 fn rowwise(m: Array2<f64>) -> Array2<f64> {

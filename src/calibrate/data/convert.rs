@@ -10,6 +10,7 @@ use crate::{Error, Result};
 /// Elements as they are on disk, widened without loss.
 pub(super) enum Elements {
     Floats(Vec<f64>),
+    Singles(Vec<f32>),
     Integers(Vec<i64>),
     Bools(Vec<bool>),
 }
@@ -19,6 +20,10 @@ pub(super) fn read_elements(array: &NpyArray, start: usize, end: usize) -> Resul
     let bytes = array.read_rows(start, end)?;
     match array.element {
         NpyType::Bool => Ok(Elements::Bools(bytes.iter().map(|&byte| byte != 0).collect())),
+        NpyType::Float { bytes: 4 } => {
+            let single = |chunk: &[u8; 4]| f32::from_le_bytes(*chunk);
+            Ok(Elements::Singles(bytes.as_chunks::<4>().0.iter().map(single).collect()))
+        }
         NpyType::Float { bytes: width } => Ok(Elements::Floats(bytes.chunks_exact(width).map(float).collect())),
         NpyType::Signed { bytes: width } => Ok(Elements::Integers(bytes.chunks_exact(width).map(signed).collect())),
         NpyType::Unsigned { bytes: width } => {
@@ -42,7 +47,6 @@ fn signed(chunk: &[u8]) -> i64 {
 fn float(chunk: &[u8]) -> f64 {
     match *chunk {
         [a, b] => f16::from_le_bytes([a, b]).to_f64(),
-        [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
         _ => f64::from_bits(unsigned(chunk)),
     }
 }
@@ -76,6 +80,12 @@ pub(super) fn convert(name: &str, elements: &Elements, to: DataType, shape: &[us
     let at = |index: usize| format!("sample {} of array '{name}'", first + index / per_sample);
     match elements {
         Elements::Bools(flags) => Tensor::new(shape, flags),
+        Elements::Singles(values) if to == DataType::Float && values.iter().all(|value| value.is_finite()) => {
+            Tensor::new(shape, values)
+        }
+        Elements::Singles(values) => {
+            convert(name, &Elements::Floats(values.iter().copied().map(f64::from).collect()), to, shape, first)
+        }
         Elements::Floats(values) => {
             if let Some(index) = values.iter().position(|value| !value.is_finite()) {
                 return Err(Error::input(format!("{} contains {}", at(index), values[index])));

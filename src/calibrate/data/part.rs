@@ -177,7 +177,7 @@ impl Rows for ArrayRows {
             Some(labels) => Some(match read_elements(labels, start, end)? {
                 Elements::Integers(classes) => Labels::Classes(classes),
                 Elements::Bools(classes) => Labels::Classes(classes.into_iter().map(i64::from).collect()),
-                values @ Elements::Floats(_) => {
+                values @ (Elements::Floats(_) | Elements::Singles(_)) => {
                     Labels::Values(convert(&labels.name, &values, DataType::Float, &shape_of_rows(labels), start)?)
                 }
             }),

@@ -23,13 +23,14 @@ const RIDGE: f64 = 1e-3;
 /// Widest system of all heads' inputs that is formed: a Gram matrix of 300 MB.
 const WIDEST: usize = 6144;
 
-/// Gauss–Newton steps.
-const STEPS: usize = 4;
-
-/// Steps of conjugate gradients in each: as many as this much work allows (multiplications), within bounds. Wide blocks,
-/// where a step costs much, have little left to gain from many.
+/// Gauss–Newton steps, and steps of conjugate gradients in each: as many as this much work allows (multiplications),
+/// within bounds. Wide blocks, where a step costs much, have little left to gain from many.
 const WORK: usize = 40_000_000_000;
+const STEPS: (usize, usize) = (4, 24);
 const INNER_STEPS: (usize, usize) = (6, 20);
+
+/// Least share of the error on held-out samples that a step must take away for another one to follow.
+const LEAST_STEP: f64 = 5e-3;
 
 /// First damping, for inputs of unit variance.
 const DAMPING: f64 = 1e-4;
@@ -51,16 +52,20 @@ fn rows(chunks: &[Chunk]) -> f64 {
     chunks.iter().map(|chunk| chunk.target.nrows()).sum::<usize>().max(1) as f64
 }
 
-/// The weights that reproduce the targets best, from `start` on. Inputs are of unit variance.
-pub(super) fn fit(form: Form, chunks: &[Chunk], start: Weights, name: &str) -> Result<Weights> {
+/// The weights that reproduce the targets best, from `start` on: of the states on the way, the one that does so on the
+/// samples held out. Inputs are of unit variance.
+pub(super) fn fit(form: Form, chunks: &[Chunk], held_out: &[Chunk], start: Weights, name: &str) -> Result<Weights> {
     let mut weights = start;
     if form.heads * chunks.first().map_or(0, |chunk| chunk.inputs[2].ncols()) <= WIDEST {
         weights = values(form, chunks, weights, name)?;
     }
-    let inner = (WORK / (STEPS * work(chunks, &weights)).max(1)).clamp(INNER_STEPS.0, INNER_STEPS.1);
+    let products = WORK / work(chunks, &weights).max(1);
+    let inner = (products / STEPS.0).clamp(INNER_STEPS.0, INNER_STEPS.1);
+    let steps = (products / inner).clamp(STEPS.0, STEPS.1);
     let mut damping = DAMPING;
     let mut reached = error(form, chunks, &weights);
-    for _ in 0..STEPS {
+    let mut best = (error(form, held_out, &weights), weights.clone());
+    for _ in 0..steps {
         let states: Vec<State> = chunks.par_iter().map(|chunk| form.forward(chunk, &weights)).collect();
         let step = step(form, chunks, &states, &weights, (damping, inner));
         let mut length = 1.0;
@@ -77,8 +82,16 @@ pub(super) fn fit(form: Form, chunks: &[Chunk], start: Weights, name: &str) -> R
             }
         }
         damping = if length < 1.0 { damping * 4.0 } else { damping / 3.0 };
+        let found = error(form, held_out, &weights);
+        let is_over = found > (1.0 - LEAST_STEP) * best.0;
+        if found < best.0 {
+            best = (found, weights.clone());
+        }
+        if is_over && length >= SHORTEST {
+            break;
+        }
     }
-    Ok(weights)
+    Ok(best.1)
 }
 
 /// The damped Gauss–Newton step: `(JᵀJ + λ) step = −Jᵀ r`, errors counted as shares of the targets' variance.

@@ -201,7 +201,7 @@ impl Gathered {
             return Ok(None);
         }
         let before = fit::error(form, &held_out, &start);
-        let fitted = fit::fit(form, &train, start, &output.name)?;
+        let fitted = fit::fit(form, &train, &held_out, start, &output.name)?;
         let after = fit::error(form, &held_out, &fitted);
         let names: Vec<String> = layers[..3].iter().map(|layer| layer.name.clone()).collect();
         if after < before {
