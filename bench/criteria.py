@@ -15,7 +15,7 @@ import onnxruntime
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 NETWORKS = ["digits_mlp", "digits_resnet", "digits_vit"]
-CRITERIA = ["l1", "l2", "activation", "apoz", "wanda", "fluctuation", "obd", "obs", "ablation"]
+CRITERIA = ["l1", "l2", "activation", "apoz", "wanda", "fluctuation", "obd", "obs", "ablation", "taylor", "fisher", "obd-loss"]
 SEEDS = range(5)  # of `random`
 COLUMNS = [(ratio, repair) for ratio in ("0.5", "0.75") for repair in ("none", "lstsq")]
 

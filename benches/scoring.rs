@@ -1,14 +1,16 @@
-//! Times what `obs` and `lstsq` spend their time on, beside plain products of matrices of the same size, one thread each:
+//! Times what `obs` and `lstsq` spend their time on, beside plain products of matrices of the same size, one thread each where nothing else is said:
 //!
 //! * `gram`: sums of moments over rows, beside `XᵀX`;
 //! * `downdate`: a panel of removals from a matrix in surgery, beside the products `K×64 · 64×K` and `K×128 · 128×K` that
 //!   update `H⁻¹` and `W Wᵀ`;
-//! * `obs`: all removals of a layer.
+//! * `obs`: all removals of a layer, on all threads.
 //!
 //! `cargo bench --bench scoring`; throughput counts the multiplications of the plain products.
 
 // Small numbers that the benchmark wrote itself.
 #![allow(clippy::cast_possible_truncation)]
+
+use std::sync::LazyLock;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
@@ -17,12 +19,20 @@ use paredown::linalg::default_backend;
 use paredown::score::surgeon::Surgeon;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// Rows that a panel of the surgeon holds.
 const PANEL: usize = 64;
 
 /// Inputs and outputs of the layers: the feed-forward layers of a small and of a base-size transformer.
 const LAYERS: [(usize, usize); 2] = [(1536, 384), (3072, 768)];
+
+/// What products of `default_backend()` run on.
+fn one_thread() -> &'static ThreadPool {
+    static POOL: LazyLock<ThreadPool> =
+        LazyLock::new(|| ThreadPoolBuilder::new().num_threads(1).build().expect("a thread"));
+    &POOL
+}
 
 fn uniform(rows: usize, columns: usize) -> Array2<f64> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
@@ -46,7 +56,7 @@ fn gram(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements((x.nrows() * k * k) as u64));
         let mut moments = Moments::new(k, 0);
         group.bench_function(format!("moments {k}"), |bencher| {
-            bencher.iter(|| moments.add(default_backend(), x.view(), none.view()));
+            bencher.iter(|| one_thread().install(|| moments.add(default_backend(), x.view(), none.view())));
         });
         group.bench_function(format!("matmul {k}"), |bencher| {
             bencher.iter(|| default_backend().matmul(x.t(), x.view()));
@@ -57,7 +67,6 @@ fn gram(criterion: &mut Criterion) {
 fn downdate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("downdate");
     group.sample_size(10);
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     for (k, n) in LAYERS {
         let (hessian, weight) = layer(k, n);
         let units: Vec<Vec<usize>> = (0..k).map(|row| vec![row]).collect();
@@ -69,7 +78,7 @@ fn downdate(criterion: &mut Criterion) {
         group.bench_function(format!("surgeon {k}"), |bencher| {
             bencher.iter_batched(
                 || surgeon.clone(),
-                |surgeon| threads.install(|| without_panel(surgeon)),
+                |surgeon| one_thread().install(|| without_panel(surgeon)),
                 BatchSize::LargeInput,
             );
         });

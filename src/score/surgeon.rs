@@ -130,19 +130,15 @@ impl<'b> Surgeon<'b> {
     fn columns_of_p(&self, rows: &[usize]) -> Array2<f64> {
         let (a, pc) = (self.a.slice(s![.., ..self.filled]), self.pc.slice(s![.., ..self.filled]));
         let mut columns = columns(&self.p, rows);
-        if self.filled > 0 {
-            columns -= &a.dot(&pc.select(Axis(0), rows).t());
-        }
+        subtract_products(&mut columns, &a, &pc, rows);
         columns
     }
 
     fn columns_of_t(&self, rows: &[usize]) -> Array2<f64> {
         let (a, b) = (self.a.slice(s![.., ..self.filled]), self.b.slice(s![.., ..self.filled]));
         let mut columns = columns(&self.t, rows);
-        if self.filled > 0 {
-            columns -= &a.dot(&b.select(Axis(0), rows).t());
-            columns -= &b.dot(&a.select(Axis(0), rows).t());
-        }
+        subtract_products(&mut columns, &a, &b, rows);
+        subtract_products(&mut columns, &b, &a, rows);
         columns
     }
 
@@ -181,8 +177,8 @@ impl<'b> Surgeon<'b> {
         let mut place = vec![0; k];
         owned.iter().enumerate().for_each(|(new, &old)| place[old] = new);
         self.units.iter_mut().flatten().for_each(|row| *row = place[*row]);
-        let square = |m: &Array2<f64>| m.select(Axis(0), &owned).select(Axis(1), &owned);
-        (self.p, self.t) = (square(&self.p), square(&self.t));
+        keep(&mut self.p, &owned);
+        keep(&mut self.t, &owned);
         let width = self.a.ncols();
         let panel = || Array2::zeros((owned.len(), width));
         (self.a, self.pc, self.b) = (panel(), panel(), panel());
@@ -240,6 +236,30 @@ fn columns(m: &Array2<f64>, chosen: &[usize]) -> Array2<f64> {
         let (i, j) = (i.max(chosen[j]), i.min(chosen[j]));
         m[[i, j]]
     })
+}
+
+/// `columns −= left · (rows of right)ᵀ`, product by product: there are few columns.
+fn subtract_products(
+    columns: &mut Array2<f64>,
+    left: &ArrayView2<'_, f64>,
+    right: &ArrayView2<'_, f64>,
+    rows: &[usize],
+) {
+    for (mut into, left) in columns.rows_mut().into_iter().zip(left.rows()) {
+        for (sum, &row) in into.iter_mut().zip(rows) {
+            *sum -= left.dot(&right.row(row));
+        }
+    }
+}
+
+/// Moves the rows and columns `kept` of a lower triangle, which ascend, to its front and forgets the others.
+fn keep(m: &mut Array2<f64>, kept: &[usize]) {
+    for (i, &row) in kept.iter().enumerate() {
+        for (j, &column) in kept[..=i].iter().enumerate() {
+            m[[i, j]] = m[[row, column]];
+        }
+    }
+    m.slice_collapse(s![..kept.len(), ..kept.len()]);
 }
 
 fn rowwise(m: Array2<f64>) -> Array2<f64> {

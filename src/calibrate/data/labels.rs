@@ -12,7 +12,21 @@ pub enum Labels {
     Values(Tensor),
 }
 
+/// What labels are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LabelKind {
+    Classes,
+    Values,
+}
+
 impl Labels {
+    pub(super) fn kind(&self) -> LabelKind {
+        match self {
+            Self::Classes(_) => LabelKind::Classes,
+            Self::Values(_) => LabelKind::Values,
+        }
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         match self {

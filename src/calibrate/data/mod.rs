@@ -21,6 +21,7 @@ mod part;
 mod schema;
 mod test_sets;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +35,7 @@ use crate::runtime::probes::Prober;
 use crate::texts::hexadecimal;
 use crate::{Error, Result};
 use images::ImageOptions;
+use labels::LabelKind;
 pub use labels::Labels;
 pub(crate) use labels::Spread;
 use part::{Part, Rows, Synthetic};
@@ -108,10 +110,10 @@ impl Dataset {
         let mut warnings = Vec::new();
         let mut hasher = Sha256::new();
         let mut counted = Vec::new();
-        let mut labelled = 0_usize;
+        let mut kinds = BTreeSet::new();
         for part in parts {
             let (rows, labels) = check_part(&part, &schema, &mut hasher, &mut warnings)?;
-            labelled += usize::from(labels);
+            kinds.insert(labels);
             let whole = rows - rows % fixed.unwrap_or(1);
             if whole < rows {
                 warnings.push(format!(
@@ -126,10 +128,15 @@ impl Dataset {
             let wanted = fixed.map(|n| format!(": the model runs {n} at a time")).unwrap_or_default();
             return Err(Error::input(format!("there are no samples{wanted}")));
         }
-        if labelled > 0 && labelled < counted.len() {
-            return Err(Error::input("some files have labels and some do not; give all of them labels or none"));
+        if kinds.len() > 1 {
+            let problem = if kinds.contains(&None) {
+                "some files have labels and some do not; give all of them labels or none"
+            } else {
+                "labels are classes (integers) in some files and real values in others; give all of them one kind"
+            };
+            return Err(Error::input(problem));
         }
-        let has_labels = labelled > 0;
+        let has_labels = !kinds.contains(&None);
         warnings.sort();
         warnings.dedup();
         let hash = hexadecimal(&hasher.finalize()[..8]);
@@ -214,11 +221,16 @@ impl Dataset {
     }
 }
 
-/// Rows of `part` and whether it has labels, its contents added to `hasher`.
-fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut Vec<String>) -> Result<(usize, bool)> {
+/// Rows of `part` and what kind of labels it has, its contents added to `hasher`.
+fn check_part(
+    part: &Part,
+    schema: &Schema,
+    hasher: &mut Sha256,
+    warnings: &mut Vec<String>,
+) -> Result<(usize, Option<LabelKind>)> {
     let (rows, noted) = part.open(schema)?;
     warnings.extend(noted);
-    let mut has_labels = false;
+    let mut kind = None;
     let fixed = schema.fixed_batch()?;
     let mut step = fixed.unwrap_or(CHECKED_ROWS);
     let mut start = 0;
@@ -226,7 +238,7 @@ fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut 
         let end = rows.count().min(start + step);
         let batch = rows.read(start, end).map_err(|e| part.locate(e))?;
         schema.check_labels(batch.labels.as_ref(), start).map_err(|e| part.locate(e))?;
-        has_labels |= batch.labels.is_some();
+        kind = batch.labels.as_ref().map(Labels::kind).or(kind);
         for (name, tensor) in &batch.inputs {
             hasher.update(format!("{name} {} {:?}\n", tensor.type_name(), tensor.shape().get(1..)));
             hasher.update(tensor.as_bytes());
@@ -242,7 +254,7 @@ fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut 
         }
         start = end;
     }
-    Ok((rows.count(), has_labels))
+    Ok((rows.count(), kind))
 }
 
 /// The parts that a path stands for.

@@ -155,6 +155,27 @@ fn unused_arrays_and_labels_that_are_no_classes_are_told() {
 }
 
 #[test]
+fn labels_of_all_files_are_of_one_kind() {
+    let classes = npy(&Array1::<i64>::zeros(4).into_dyn());
+    let values = npy(&Array2::<f32>::zeros((4, 2)).into_dyn());
+    let files = [("a", Some(&classes)), ("b", Some(&values)), ("c", None)];
+    for (left, right, problem) in
+        [(0, 1, "labels are classes (integers) in some files"), (0, 2, "some files have labels")]
+    {
+        let folder = TempDir::new().unwrap();
+        for index in [left, right] {
+            let (name, labels) = files[index];
+            let arrays: Vec<NamedBytes> =
+                [("x", rows(4, 3))].into_iter().chain(labels.map(|labels| ("labels", labels.clone()))).collect();
+            std::fs::write(folder.path().join(format!("{name}.npz")), npz(&arrays, CompressionMethod::Stored)).unwrap();
+        }
+        let error = Dataset::open(folder.path(), &mlp().graph.unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[test]
 fn a_fixed_batch_axis_gets_whole_batches() {
     let mut graph = mlp().graph.unwrap();
     graph.input[0] = tensor_value("x", DataType::Float, &["4", "3"]);
