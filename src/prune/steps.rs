@@ -193,7 +193,7 @@ impl<'j, 'm> Job<'j, 'm> {
             return Ok((pruned, reports));
         }
         let (pruned, norms) = repair(subject, kept, pruned, data, Method::BatchNorm)?;
-        reports.extend(norms);
+        reports.extend(norms.into_iter().filter(|norm| norm.reason.is_none()));
         Ok((pruned, reports))
     }
 }

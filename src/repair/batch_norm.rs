@@ -166,8 +166,7 @@ impl Norm {
             name: self.name.clone(),
             before: Some(before),
             after: Some(before),
-            reason: None,
-            with: Vec::new(),
+            ..RepairReport::default()
         };
         if !is_known {
             report.reason = Some("too few samples to repair and to check".to_owned());

@@ -130,7 +130,7 @@ pub(super) fn reconstruct(
 
 /// A layer behind a removal that keeps its weights, and why.
 fn left_alone(name: &str, why: impl Into<String>) -> RepairReport {
-    RepairReport { name: name.to_owned(), before: None, after: None, reason: Some(why.into()), with: Vec::new() }
+    RepairReport { name: name.to_owned(), reason: Some(why.into()), ..RepairReport::default() }
 }
 
 /// Why a node, if it has weights, is none of the layers that can be read.
@@ -424,17 +424,18 @@ impl Sink {
 }
 
 fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {
-    let sum = |f: fn(&Solved) -> f64| solved.iter().map(f).sum::<f64>();
+    let sum = |f: fn(&Solved) -> f64| solved.iter().fold(0.0, |sum, solved| sum + f(solved));
     let (before, after, spread) = (sum(|s| s.before), sum(|s| s.after), sum(|s| s.spread).max(f64::MIN_POSITIVE));
     let rows = solved.iter().map(|s| s.rows).max().unwrap_or(0);
     let reason = if rows == 0 {
         Some("too few samples to repair and to check".to_owned())
     } else if after < before {
-        (rows < member.pruned.inputs())
-            .then(|| format!("{rows} rows for {} inputs: more samples would help", member.pruned.inputs()))
+        None
     } else {
         Some("repair would not help on held-out data: the weights stay".to_owned())
     };
+    let inputs = member.pruned.inputs();
+    let is_short = reason.is_none() && rows < inputs;
     if after < before {
         let weights: Vec<Array2<f64>> = solved.iter().map(|s| s.weights.clone()).collect();
         let biases: Vec<_> = solved.iter().map(|s| s.bias.view()).collect();
@@ -447,6 +448,7 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
         before: Some(before / spread),
         after: Some(after / spread),
         reason,
+        warning: is_short.then(|| format!("{rows} rows of data for {inputs} inputs: more samples would help")),
         with: Vec::new(),
     })
 }

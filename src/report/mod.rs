@@ -194,7 +194,7 @@ pub struct CalibrationReport {
 }
 
 /// Error of one repaired layer's output, relative to its variance.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RepairReport {
     /// Name of the node.
     pub name: String,
@@ -204,6 +204,9 @@ pub struct RepairReport {
     pub after: Option<f64>,
     /// Why the weights were left alone.
     pub reason: Option<String>,
+    /// What makes a repair doubtful: fewer rows of data than inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// Layers in front that were fitted together with this one: queries, keys and values of attention.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub with: Vec<String>,

@@ -1,8 +1,13 @@
 //! The report as tables for a terminal.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{CalibrationReport, EpochReport, GroupReport, Report, TuningReport};
+use super::{CalibrationReport, EpochReport, GroupReport, RepairReport, Report, TuningReport};
+
+/// Layers that are named in one line.
+const MOST_NAMES: usize = 3;
 
 /// A count with a unit: `774.0 k`, `11.69 M`.
 pub fn human_count(count: u64) -> String {
@@ -97,12 +102,25 @@ fn calibration_line(calibration: &CalibrationReport) -> String {
         layers => format!(", {repaired} of {layers} layers repaired"),
     };
     let mut text = format!("calibrated on {samples} {source} (sha256 {hash}){repairs}");
+    text += &told(calibration, "not repaired", |layer| layer.reason.as_deref());
+    text + &told(calibration, "warning", |layer| layer.warning.as_deref())
+}
+
+/// One line for each thing that is said about layers, with the layers that it is said about.
+fn told(calibration: &CalibrationReport, what: &str, said: impl Fn(&RepairReport) -> Option<&str>) -> String {
+    let mut layers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for layer in &calibration.layers {
-        if let (None, Some(reason)) = (layer.before, &layer.reason) {
-            text += &format!("\nnot repaired: {}: {reason}", layer.name);
+        if let Some(said) = said(layer) {
+            layers.entry(said).or_default().push(&layer.name);
         }
     }
-    text
+    let line = |(said, layers): (&str, Vec<&str>)| {
+        let shown = layers[..layers.len().min(MOST_NAMES)].join(", ");
+        let rest = layers.len().saturating_sub(MOST_NAMES);
+        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        format!("\n{what}: {shown}{more}: {said}")
+    };
+    layers.into_iter().map(line).collect()
 }
 
 fn table(header: &[&str], right: &[usize]) -> Table {

@@ -45,6 +45,22 @@ fn attention_that_lost_heads_is_fitted_whole() {
 }
 
 #[test]
+fn few_samples_repair_with_a_warning_and_one_does_not() {
+    let folder = Folder::new();
+    let noise = |i: usize| ((i * 7919) % 101) as f32 / 101.0;
+    let said = |count: usize| {
+        let data = images(&folder, "few.npz", count, noise);
+        Run::prune(&fixture("digits_mlp.onnx"), &folder.at("out.onnx")).args("--force --ratio 0.5 --data").arg(data)
+    };
+    let few = said(40).exits(0).out;
+    assert!(few.contains("2 of 2 layers repaired"), "{few}");
+    assert!(few.contains("warning: /3/Gemm, /5/Gemm: 36 rows of data for 128 inputs"), "{few}");
+    let one = said(1).exits(0).out;
+    assert!(one.contains("0 of 2 layers repaired"), "{one}");
+    assert!(one.contains("not repaired: /3/Gemm, /5/Gemm: repair would not help"), "{one}");
+}
+
+#[test]
 fn max_drop_removes_what_it_may_and_says_what_it_tried() {
     let folder = Folder::new();
     let run = prune("digits_mlp.onnx", &folder, &fixture("train.npz"));

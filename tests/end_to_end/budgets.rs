@@ -59,6 +59,23 @@ fn the_result_is_at_or_below_the_target_and_near_it() {
     }
 }
 
+/// Half of all heads and half of all neurons, wherever they are: heads do not compete with neurons.
+#[test]
+fn a_global_share_is_one_of_each_kind_of_unit() {
+    let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
+    for ratio in [0.25, 0.5] {
+        let options = Options { scope: Some(Scope::Global), ..Options::new(Target::Ratio(ratio)) };
+        let pruned = prune(&model, &options, None).unwrap();
+        for kind in ["heads", "neurons"] {
+            let groups: Vec<_> =
+                pruned.report.groups.iter().filter(|group| is_open(group) && group.axis == kind).collect();
+            let size: usize = groups.iter().map(|group| group.size).sum();
+            let kept: usize = groups.iter().map(|group| group.kept).sum();
+            assert!(groups.len() == 2 && kept as f64 == size as f64 * (1.0 - ratio), "{kind}: {kept} of {size}");
+        }
+    }
+}
+
 /// What the report promises is what a fresh analysis of the written file finds, and the size of the file.
 #[test]
 fn figures_after_are_those_of_the_written_file() {
