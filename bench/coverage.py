@@ -156,7 +156,7 @@ class Bench:
 
     def detectors(self) -> None:
         for name in filter(self.wanted, DETECTORS):
-            self.torchvision("detectors", name, dynamo=False, sizes=1, verify=False)
+            self.torchvision("detectors", name, dynamo=False, sizes=1, verify=False, alike=False)
 
     def folder(self, section: str, pattern: str, **options: object) -> None:
         for path in sorted(self.args.models.glob(pattern)):
