@@ -21,7 +21,7 @@ pub(super) struct Training {
     /// Decay of weights, times the step size [default: 0.01]
     #[arg(long, value_name = "D")]
     weight_decay: Option<f32>,
-    /// Stop after so many epochs without a better result on held-out samples [default: a third of the epochs, at least 10]
+    /// Stop after so many epochs without a better result on held-out samples [default: half of the epochs, at least 10]
     #[arg(long, value_name = "EPOCHS")]
     patience: Option<usize>,
 }

@@ -42,7 +42,8 @@ pub struct Options {
     pub loss: Option<Loss>,
     /// Share of the samples that are mixed with another, where all inputs are real numbers.
     pub mixup: f64,
-    /// Training ends after so many epochs without a better result on the held-out samples.
+    /// Training ends after so many epochs that brought nothing better on the held-out samples than earlier epochs: the
+    /// first ones, at a high rate, may well be worse than the start.
     pub patience: Option<usize>,
     /// Tensors that are trained, by name; all if empty.
     pub include: Vec<String>,
@@ -58,7 +59,7 @@ impl Options {
     /// The defaults, for this long.
     pub fn new(duration: Duration) -> Self {
         let patience = match duration {
-            Duration::Epochs(epochs) => Some((epochs / 3).max(10)),
+            Duration::Epochs(epochs) => Some((epochs / 2).max(10)),
             Duration::Minutes(_) => None,
         };
         Self {
@@ -181,6 +182,8 @@ impl<'a> Trainer<'a> {
         let before = self.score()?;
         report.before = EpochReport { epoch: 0, loss: None, held_out: before.loss, accuracy: before.accuracy };
         let mut best = (before, 0, self.snapshot()?);
+        // Of the epochs alone: loss and number.
+        let mut lowest = (f64::INFINITY, 0);
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
         let mut optimizer = AdamW::new(self.program.parameters(), options.decay);
         let clock = Course { duration: options.duration, started: Instant::now() };
@@ -213,11 +216,14 @@ impl<'a> Trainer<'a> {
             if score.loss < best.0.loss {
                 best = (score, epoch, self.snapshot()?);
             }
+            if score.loss < lowest.0 {
+                lowest = (score.loss, epoch);
+            }
             if clock.is_over(epoch) {
                 break;
             }
-            if options.patience.is_some_and(|patience| epoch - best.1 >= patience) {
-                report.note = Some(format!("stopped after epoch {epoch}: none was better than epoch {}", best.1));
+            if options.patience.is_some_and(|patience| epoch - lowest.1 >= patience) {
+                report.note = Some(format!("stopped after epoch {epoch}: none was better than epoch {}", lowest.1));
                 break;
             }
         }
