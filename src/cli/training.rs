@@ -21,7 +21,7 @@ pub(super) struct Training {
     /// Decay of weights, times the step size [default: 0.01]
     #[arg(long, value_name = "D")]
     weight_decay: Option<f32>,
-    /// Stop after so many epochs without a better result on held-out samples [default: half of the epochs, at least 10]
+    /// Stop after so many epochs without a better result on held-out samples [default: all epochs are run]
     #[arg(long, value_name = "EPOCHS")]
     patience: Option<usize>,
 }
@@ -36,7 +36,7 @@ impl Training {
             loss: self.loss.as_deref().map(Loss::by_name).transpose()?,
             mixup: self.mixup.unwrap_or(standard.mixup),
             decay: self.weight_decay.unwrap_or(standard.decay),
-            patience: self.patience.or(standard.patience),
+            patience: self.patience,
             seed,
             ..standard
         };

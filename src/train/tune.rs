@@ -42,8 +42,9 @@ pub struct Options {
     pub loss: Option<Loss>,
     /// Share of the samples that are mixed with another, where all inputs are real numbers.
     pub mixup: f64,
-    /// Training ends after so many epochs that brought nothing better on the held-out samples than earlier epochs: the
-    /// first ones, at a high rate, may well be worse than the start.
+    /// Training ends after so many epochs that brought nothing better on the held-out samples than earlier epochs; by default
+    /// it does not. The rate falls as a cosine: what starts well gets worse first and better at the end, so whoever
+    /// stops early in between has nothing.
     pub patience: Option<usize>,
     /// Tensors that are trained, by name; all if empty.
     pub include: Vec<String>,
@@ -58,10 +59,6 @@ pub struct Options {
 impl Options {
     /// The defaults, for this long.
     pub fn new(duration: Duration) -> Self {
-        let patience = match duration {
-            Duration::Epochs(epochs) => Some((epochs / 2).max(10)),
-            Duration::Minutes(_) => None,
-        };
         Self {
             duration,
             rate: 1e-3,
@@ -69,7 +66,7 @@ impl Options {
             batch: 64,
             loss: None,
             mixup: 0.5,
-            patience,
+            patience: None,
             include: Vec::new(),
             exclude: Vec::new(),
             seed: 0,
