@@ -1,4 +1,5 @@
-//! Times what `obs` and `lstsq` spend their time on, beside plain products of matrices of the same size, one thread each where nothing else is said:
+//! Times what `obs` and `lstsq` spend their time on, beside plain products of matrices of the same size, one thread each
+//! where nothing else is said:
 //!
 //! * `gram`: sums of moments over rows, beside `XᵀX`;
 //! * `downdate`: a panel of removals from a matrix in surgery, beside the products `K×64 · 64×K` and `K×128 · 128×K` that
