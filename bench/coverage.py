@@ -151,7 +151,7 @@ class Bench:
 
     def wide(self) -> None:
         for name in filter(self.wanted, WIDE):
-            for dynamo in (False, True):
+            for dynamo in self.args.exporter:
                 self.torchvision("wide", name, dynamo=dynamo, sizes=2, limit=600)
 
     def detectors(self) -> None:
@@ -197,6 +197,13 @@ def main() -> int:
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out of this run")
     parser.add_argument(
         "--verify-below", type=float, default=100, metavar="MB", help="larger files of torchvision are not run in tract"
+    )
+    parser.add_argument(
+        "--exporter",
+        type=lambda name: {"torchscript": [False], "dynamo": [True]}[name],
+        default=[False, True],
+        metavar="torchscript|dynamo",
+        help="one exporter for `wide`, not both",
     )
     parser.add_argument("--no-export", action="store_true", help="leave out torchvision files that are missing")
     parser.add_argument("--render", action="store_true", help="write the page from the results, run nothing")

@@ -101,7 +101,4 @@ LAYERS = {"clip": 4, "modernbert": 4, "swin": 4, "swinv2": 4, "minilm": 6}
 FEED_FORWARD = (128, 256, 1536)
 
 # Why less than 40 % goes. Shown beside the groups that the report names.
-EXCEPTIONS: dict[str, str] = {
-    "mvit_v2_s": "PyTorch writes `x[:, :, 1:] += y` as a ScatterND whose positions are computed from shapes: heads are frozen "
-    "there, neurons are halved. An exact removal exists; the positions are not followed yet.",
-}
+EXCEPTIONS: dict[str, str] = {}

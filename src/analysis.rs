@@ -63,7 +63,7 @@ fn taken_apart<'m>(mut model: Cow<'m, Model>, dims: &DimSizes) -> Result<Cow<'m,
         is_new = true;
     }
     if is_new {
-        let note = "branches that are always taken and sequences of tensors were replaced by plain nodes, loops that fill sequences unrolled";
+        let note = "branches that are always taken, sequences of tensors and regions that are written to were replaced by plain nodes, loops that fill sequences unrolled";
         model.to_mut().warnings.push(note.to_owned());
     }
     Ok(model)

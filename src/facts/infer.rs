@@ -1,13 +1,13 @@
 //! One topological walk per binding, each operator's facts by tract's rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tract_onnx::prelude::{InferenceFact, IntoTensor, Tensor, tvec};
 use tract_onnx::tract_hir::infer::InferenceOp;
 
-use super::known::{CONSTANT_LIMIT, Known, datum_type, fact_of, known_of, known_value, onnx_element};
+use super::known::{CONSTANT_LIMIT, Known, POSITION_LIMIT, datum_type, fact_of, known_of, known_value, onnx_element};
 use super::operators::{Operators, stand_in};
 use super::{Binding, Fact, Facts, Shapes};
 use crate::axes::{BINDINGS, Extent};
@@ -40,11 +40,13 @@ pub(super) fn infer(
     let mut walks = Vec::with_capacity(BINDINGS);
     let stationary = sizes.iter().all(Binding::is_empty);
     let operators = Operators::new(model);
+    let positions = positions(graph);
     for (binding, sizes) in sizes.iter().enumerate() {
         let mut walk = Walk {
             proto,
             graph,
             operators: &operators,
+            positions: &positions,
             sizes,
             binding,
             made_up: false,
@@ -72,6 +74,21 @@ pub(super) fn infer(
     Ok(Facts { facts, gaps: gaps.into_iter().collect(), sizes: sizes.clone() })
 }
 
+/// The values that positions in a tensor are computed from, and these.
+fn positions(graph: &Graph) -> BTreeSet<ValueId> {
+    let written = graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op == "ScatterND");
+    let mut pending: Vec<ValueId> = written.filter_map(|node| node.inputs.get(1).copied().flatten()).collect();
+    let mut found = BTreeSet::new();
+    while let Some(value) = pending.pop() {
+        if found.insert(value)
+            && let Source::Node(node, _) = graph.at(value).source
+        {
+            pending.extend(graph.node(node).inputs.iter().flatten());
+        }
+    }
+    found
+}
+
 /// One value's facts under all bindings.
 fn merge(walks: &[(Vec<Known>, BTreeMap<NodeId, String>)], value: usize) -> Fact {
     let known: Vec<&Known> = walks.iter().map(|(known, _)| &known[value]).collect();
@@ -95,6 +112,7 @@ pub(super) struct Walk<'a> {
     pub(super) proto: &'a GraphProto,
     pub(super) graph: &'a Graph,
     operators: &'a Operators,
+    positions: &'a BTreeSet<ValueId>,
     pub(super) sizes: &'a Binding,
     /// Number of the binding.
     pub(super) binding: usize,
@@ -260,17 +278,19 @@ impl Walk<'_> {
                 .infer_facts(inputs.iter().collect(), outputs.iter().collect(), tvec![])
                 .map_err(|e| format!("{:#}", e.root_cause()))?;
             let mut results: Vec<Known> = inferred.iter().map(known_of).collect();
-            self.fold(&*op, &operands, &mut results);
+            let are_positions = node.outputs.iter().flatten().all(|output| self.positions.contains(output));
+            let limit = if are_positions { POSITION_LIMIT } else { CONSTANT_LIMIT };
+            self.fold(&*op, &operands, &mut results, limit);
             Ok::<_, String>(spread(results, &node.outputs))
         };
         catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|_| Err("tract gave up on its shapes".to_owned()))
     }
 
-    /// Evaluates an operator whose operands are all known and whose results are small.
-    fn fold(&self, op: &dyn InferenceOp, operands: &[ValueId], results: &mut [Known]) {
+    /// Evaluates an operator whose operands are all known and whose results have at most `limit` elements.
+    fn fold(&self, op: &dyn InferenceOp, operands: &[ValueId], results: &mut [Known], limit: u64) {
         let small = |k: &Known| {
             let volume = k.shape.as_ref().and_then(|s| s.iter().try_fold(1_u64, |n, &d| n.checked_mul(d)));
-            volume.is_some_and(|n| n <= CONSTANT_LIMIT)
+            volume.is_some_and(|n| n <= limit)
         };
         if operands.is_empty() || results.iter().all(|k| k.value.is_some()) || !results.iter().all(small) {
             return;

@@ -9,6 +9,9 @@ use tract_onnx::tract_hir::infer::Factoid;
 /// Largest tensor, in elements, whose value is followed through the graph.
 pub(super) const CONSTANT_LIMIT: u64 = 1 << 14;
 
+/// The same for what tells positions in a tensor.
+pub(super) const POSITION_LIMIT: u64 = 1 << 18;
+
 /// Sizes of one value under one binding.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {

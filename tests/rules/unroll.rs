@@ -119,3 +119,68 @@ fn a_branch_on_a_dynamic_size_stays() {
     let error = halved(squeezed_in_a_branch("k"), &[]).unwrap_err().to_string();
     assert!(error.contains("If:s: captured by a subgraph"), "{error}");
 }
+
+/// What PyTorch's TorchScript exporter writes for `h[:, :, first:] += v` behind `h = (x w)ᵀ`, of shape [n, 8, 6]: a `ScatterND` with
+/// the position of every element. `first` is the first token that is written, `order` what the channels are called.
+fn written_region(first: i64, order: &[i64]) -> ModelProto {
+    let tokens: Vec<i64> = (first..6).collect();
+    let count = tokens.len() as i64;
+    let mut net = Net::new(&[("x", 1, &["n", "6", "4"])]).weight("w", &[4, 8]).weight("u", &[8, 3]).weight("v", &[1]);
+    let lists: [(&str, &[i64]); 11] = [
+        ("zero", &[0]),
+        ("one", &[1]),
+        ("two", &[2]),
+        ("first", &[first]),
+        ("end", &[i64::MAX]),
+        ("channels", order),
+        ("tokens", &tokens),
+        ("column", &[-1, 1, 1, 1]),
+        ("row", &[1, 8, 1, 1]),
+        ("cell", &[1, 1, count, 1]),
+        ("rest", &[8, count, 1]),
+    ];
+    for (name, values) in lists {
+        net = net.ints(name, values);
+    }
+    for (name, value) in [("start", 0), ("step", 1)] {
+        net.0.initializer.push(paredown::onnx::tensor::from_i64(name, &[], &[value]).unwrap());
+    }
+    net.node("MatMul", &["x", "w"], "t", "")
+        .node("Transpose", &["t"], "h", "perm=[0,2,1]")
+        .node("Slice", &["h", "first", "end", "two"], "part", "")
+        .node("Add", &["part", "v"], "more", "")
+        .node("Shape", &["h"], "shape", "")
+        .node("Gather", &["shape", "zero"], "sizes", "")
+        .node("Squeeze", &["sizes", "zero"], "size", "")
+        .node("Range", &["start", "size", "step"], "samples", "")
+        .node("Reshape", &["samples", "column"], "a", "")
+        .node("Reshape", &["channels", "row"], "b", "")
+        .node("Reshape", &["tokens", "cell"], "c", "")
+        .node("Concat", &["sizes", "rest"], "grid", "axis=0")
+        .node("Expand", &["a", "grid"], "as", "")
+        .node("Expand", &["b", "grid"], "bs", "")
+        .node("Expand", &["c", "grid"], "cs", "")
+        .node("Concat", &["as", "bs", "cs"], "positions", "axis=3")
+        .node("ScatterND", &["h", "positions", "more"], "written", "")
+        .node("Transpose", &["written"], "back", "perm=[0,2,1]")
+        .node("MatMul", &["back", "u"], "y", "")
+        .model("y")
+}
+
+#[test]
+fn a_region_that_is_written_is_joined_to_the_rest() {
+    let in_order: Vec<i64> = (0..8).collect();
+    for first in [0, 1] {
+        let (pruned, report) = halved(written_region(first, &in_order), &[]).unwrap();
+        let operators = operators(&pruned);
+        assert!(!operators.contains(&"ScatterND") && !operators.contains(&"Range"), "{operators:?}");
+        assert_eq!((dims(&pruned, "w"), dims(&pruned, "u")), (vec![4, 4], vec![4, 3]));
+        assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
+    }
+}
+
+#[test]
+fn positions_in_another_order_stay() {
+    let error = halved(written_region(1, &[0, 2, 1, 3, 4, 5, 6, 7]), &[]).unwrap_err().to_string();
+    assert!(error.contains("ScatterND:written: written at positions known at run time"), "{error}");
+}

@@ -13,6 +13,7 @@
 //! nodes only, so that the model is analysed once more.
 
 mod control;
+mod regions;
 mod sequences;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,10 +54,15 @@ const PICKS: &[&str] = &[
     "Unsqueeze",
 ];
 
-/// Whether a model has branches or sequences in its main graph.
+/// Operators whose results follow their operands without a case distinction.
+const ARITHMETIC: &[&str] = &["Add", "Constant", "ConstantOfShape", "Expand", "Mul", "Range", "Sub", "Where"];
+
+/// Whether a model has branches, sequences or written positions in its main graph.
 pub(crate) fn may_unroll(model: &ModelProto) -> bool {
     let nodes = model.graph.iter().flat_map(|graph| &graph.node);
-    nodes.into_iter().any(|node| is_one_of(node, MAKERS) || is_one_of(node, READERS) || is_one_of(node, &["If"]))
+    nodes
+        .into_iter()
+        .any(|node| is_one_of(node, MAKERS) || is_one_of(node, READERS) || is_one_of(node, &["If", "ScatterND"]))
 }
 
 /// One step towards a model without branches and sequences: loops that carry sequences unrolled, branches that are always
@@ -115,6 +121,7 @@ impl Unroller<'_> {
             "Loop" => self.unroll(node),
             "If" => self.decide(node),
             "SplitToSequence" => self.split(node),
+            "ScatterND" => self.write_region(node),
             op if READERS.contains(&op) => self.read(node),
             _ => None,
         };
@@ -145,6 +152,43 @@ impl Unroller<'_> {
 
     fn constant_ints(&self, value: ValueId) -> Option<Vec<i64>> {
         if self.is_certain(value) { self.facts.at(value).ints() } else { None }
+    }
+
+    /// Whether a value follows sizes without a case distinction: what holds at all sample sizes holds at all sizes.
+    fn is_arithmetic(&self, value: ValueId) -> bool {
+        let mut pending = vec![value];
+        let mut seen = BTreeSet::new();
+        while let Some(value) = pending.pop() {
+            let Source::Node(id, _) = self.graph.at(value).source else { continue };
+            let node = self.graph.node(id);
+            let op = node.op.as_str();
+            if !node.domain.is_empty() || !(PICKS.contains(&op) || ARITHMETIC.contains(&op)) {
+                return false;
+            }
+            let operands = match op {
+                "Shape" | "Size" => &[][..],
+                "Where" if self.is_never(node.inputs.first().copied().flatten()) => {
+                    node.inputs.get(2..).unwrap_or_default()
+                }
+                "Where" => return false,
+                _ => &node.inputs,
+            };
+            pending.extend(operands.iter().flatten().filter(|&&input| seen.insert(input)));
+        }
+        true
+    }
+
+    /// Whether a condition asks for sizes below zero.
+    fn is_never(&self, condition: Option<ValueId>) -> bool {
+        let maker = |value: ValueId| match self.graph.at(value).source {
+            Source::Node(id, _) => Some(self.graph.node(id)),
+            _ => None,
+        };
+        let Some(node) = condition.and_then(maker).filter(|node| node.op == "Equal") else { return false };
+        let is_size = |value: &&ValueId| maker(**value).is_some_and(|node| node.op == "Shape");
+        let (sizes, others): (Vec<&ValueId>, Vec<&ValueId>) = node.inputs.iter().flatten().partition(is_size);
+        let is_negative = |value: &&ValueId| self.facts.at(**value).ints().is_some_and(|v| v.iter().all(|&n| n < 0));
+        sizes.len() == 1 && others.len() == 1 && others.iter().all(is_negative)
     }
 
     /// Whether a value is the same for all sizes of dynamic axes, not just for those of the samples: `n == 1` may be false for

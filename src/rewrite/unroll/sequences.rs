@@ -142,7 +142,7 @@ impl Unroller<'_> {
     }
 
     /// A stored list of integers.
-    fn constant(&mut self, node: &NodeProto, values: &[i64]) -> Option<String> {
+    pub(super) fn constant(&mut self, node: &NodeProto, values: &[i64]) -> Option<String> {
         let name = self.fresh(node, "sizes");
         self.new.initializer.push(from_i64(&name, &[values.len()], values).ok()?);
         Some(name)
