@@ -114,6 +114,9 @@ pub(super) struct Prepared<'c> {
 /// [`NothingToDo`](crate::ErrorKind::NothingToDo) if no layer is split; the message names reasons.
 pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Factorized<'m>> {
     let mut clock = Clock::start();
+    // What training is judged on, the splits before it must not see.
+    let (samples, without) = (data, data.filter(|_| options.retrain.is_some()).map(Dataset::without_held_out));
+    let data = without.as_ref().or(samples);
     let analysis = Analysis::new(model, &options.dims, &BTreeSet::new())?;
     let subject = analysis.subject();
     let mut found = candidates(subject);
@@ -159,7 +162,7 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     let mut rewritten = split_layers(subject, &pairs(&chosen))?;
     let mut training = Vec::new();
     if let Some(retrain) = &options.retrain {
-        let data = data.ok_or_else(|| Error::usage("--retrain needs samples: give some with --data"))?;
+        let data = samples.ok_or_else(|| Error::usage("--retrain needs samples: give some with --data"))?;
         let guidance = Guidance { labels: data.has_labels(), teacher: Some(&model.proto) };
         let retrain = train::Options { progress: options.progress.clone(), ..retrain.clone() };
         let (trained, report) = train::tune(&rewritten, data, guidance, &retrain)?;

@@ -28,7 +28,9 @@ pub(super) fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Datas
     let mut clock = Clock::start();
     let survey = Survey::new(model, options)?;
     clock.lap("analyse");
-    let job = Job::new(model, options, data, &survey)?;
+    // What training is judged on, scores and repair must not see.
+    let without = data.filter(|_| options.retrain.is_some()).map(Dataset::without_held_out);
+    let job = Job::new(model, options, Samples { all: data, fitted: without.as_ref().or(data) }, &survey)?;
     let done = job.run(&mut clock)?;
     let (before, after) = (job.cost.cost(&Selection::all()), job.cost.cost(&done.selection));
     let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
@@ -55,10 +57,22 @@ pub(super) fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Datas
     Ok(Pruned { analysis, groups, selection, plan, model, report })
 }
 
+/// The samples of a job.
+#[derive(Clone, Copy)]
+struct Samples<'j> {
+    /// What training learns from and is judged on.
+    all: Option<&'j Dataset>,
+    /// What is scored and repaired on.
+    fitted: Option<&'j Dataset>,
+}
+
 /// What is to be done, to which model.
 struct Job<'j, 'm> {
     model: &'m Model,
     options: &'j Options,
+    /// What training learns from and is judged on.
+    samples: Option<&'j Dataset>,
+    /// What is scored and repaired on.
     data: Option<Calibration<'j>>,
     survey: &'j Survey<'m>,
     cost: CostModel<'j>,
@@ -77,8 +91,8 @@ struct Done {
 }
 
 impl<'j, 'm> Job<'j, 'm> {
-    fn new(model: &'m Model, options: &'j Options, data: Option<&'j Dataset>, survey: &'j Survey<'m>) -> Result<Self> {
-        let calibration = data.map(|data| Calibration::new(data, options.seed));
+    fn new(model: &'m Model, options: &'j Options, samples: Samples<'j>, survey: &'j Survey<'m>) -> Result<Self> {
+        let data = samples.all;
         let by_default = if data.is_some() { "obs" } else { "l2" };
         let method = options.repair.unwrap_or(if data.is_some() { Method::Lstsq } else { Method::None });
         if method != Method::None && data.is_none() {
@@ -95,7 +109,8 @@ impl<'j, 'm> Job<'j, 'm> {
         Ok(Self {
             model,
             options,
-            data: calibration,
+            samples: data,
+            data: samples.fitted.map(|data| Calibration::new(data, options.seed)),
             survey,
             cost: CostModel::new(survey.analysis.subject()),
             criterion: Criterion::by_name(options.criterion.as_deref().unwrap_or(by_default))?,
@@ -167,11 +182,11 @@ impl<'j, 'm> Job<'j, 'm> {
         let (mut rewritten, repaired) = self.repaired(subject, kept, rewritten)?;
         clock.lap("repair");
         let mut training = before.map(|done| done.training).unwrap_or_default();
-        if let (Some(retrain), Some(data)) = (&self.options.retrain, self.data) {
+        if let (Some(retrain), Some(data)) = (&self.options.retrain, self.samples) {
             let seed = self.options.seed.wrapping_add(step as u64);
             let options = train::Options { seed, progress, ..retrain.training.clone() };
-            let guidance = Guidance { labels: data.data.has_labels(), teacher: Some(&self.model.proto) };
-            let (trained, report) = train::tune(&rewritten, data.data, guidance, &options)?;
+            let guidance = Guidance { labels: data.has_labels(), teacher: Some(&self.model.proto) };
+            let (trained, report) = train::tune(&rewritten, data, guidance, &options)?;
             rewritten = trained;
             training.push(report);
             clock.lap("train");

@@ -5,12 +5,9 @@ use std::collections::BTreeMap;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
-use crate::calibrate::data::{Batch, Dataset, Labels, Spread};
+use crate::calibrate::data::{Batch, Dataset, HELD_OUT, Labels, Spread, is_held_out};
 use crate::error::{Error, Result};
 use crate::runtime::{NamedTensor, Tensor};
-
-/// Every so-manieth sample is held out.
-const HELD_OUT: usize = 10;
 
 /// Samples that are read at once.
 const READ: usize = 64;
@@ -18,8 +15,7 @@ const READ: usize = 64;
 /// Samples whose inputs have the same shapes, one after the other.
 #[derive(Debug)]
 struct Alike {
-    inputs: Vec<NamedTensor>,
-    labels: Option<Labels>,
+    all: Batch,
     train: Vec<usize>,
     held_out: Vec<usize>,
 }
@@ -49,7 +45,8 @@ impl Samples {
             by_shape.entry(shapes).or_default().push((first, batch));
             first += rows;
         }
-        let alike = by_shape.into_values().map(Alike::new).collect::<Result<Vec<_>>>()?;
+        let alike = by_shape.into_values().map(|parts| Alike::new(parts, fixed.unwrap_or(1)));
+        let alike = alike.collect::<Result<Vec<_>>>()?;
         let samples = Self { alike, batch: fixed.unwrap_or(batch).max(1), fixed: fixed.is_some() };
         if samples.in_order(false).is_empty() || samples.in_order(true).is_empty() {
             let least = HELD_OUT * if samples.fixed { samples.batch } else { 1 };
@@ -96,17 +93,12 @@ impl Samples {
     /// If tensors cannot be put together.
     pub(super) fn take(&self, (index, rows): &(usize, Vec<usize>)) -> Result<Batch> {
         let alike = self.alike.get(*index).ok_or_else(|| Error::input("there is no such sample"))?;
-        let pick = |(name, tensor): &NamedTensor| -> Result<NamedTensor> {
-            let rows = rows.iter().map(|&row| tensor.rows(row, row + 1)).collect::<Result<Vec<_>>>()?;
-            Ok((name.clone(), Tensor::concatenate_rows(&rows)?))
-        };
-        let inputs = alike.inputs.iter().map(pick).collect::<Result<_>>()?;
-        Ok(Batch { inputs, labels: alike.labels.as_ref().map(|labels| labels.pick(rows)).transpose()? })
+        alike.all.pick(rows)
     }
 
     /// Whether samples have classes.
     pub(super) fn has_classes(&self) -> bool {
-        self.alike.iter().any(|alike| matches!(alike.labels, Some(Labels::Classes(_))))
+        self.alike.iter().any(|alike| matches!(alike.all.labels, Some(Labels::Classes(_))))
     }
 
     /// The variance of real-valued labels, summed over their elements; `None` if samples have classes, or the values do
@@ -117,7 +109,7 @@ impl Samples {
     pub(super) fn label_variance(&self) -> Result<Option<f64>> {
         let mut spread = Spread::default();
         for alike in &self.alike {
-            if let Some(Labels::Values(values)) = &alike.labels {
+            if let Some(Labels::Values(values)) = &alike.all.labels {
                 spread.add(values)?;
             }
         }
@@ -126,20 +118,19 @@ impl Samples {
 
     /// Whether all inputs are real numbers, so that samples can be mixed.
     pub(super) fn are_real(&self) -> bool {
-        self.alike.iter().flat_map(|alike| &alike.inputs).all(|(_, tensor)| tensor.is_float())
+        self.alike.iter().flat_map(|alike| &alike.all.inputs).all(|(_, tensor)| tensor.is_float())
     }
 }
 
 impl Alike {
-    fn new(batches: Vec<(usize, Batch)>) -> Result<Self> {
+    fn new(batches: Vec<(usize, Batch)>, at_once: usize) -> Result<Self> {
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
         let mut labels = Vec::new();
         let mut columns: Vec<(String, Vec<Tensor>)> = Vec::new();
         let mut row = 0;
         for (first, batch) in batches {
             for offset in 0..crate::calibrate::samples_of(&batch.inputs) {
-                let is_held_out = (first + offset) % HELD_OUT == HELD_OUT - 1;
-                if is_held_out {
+                if is_held_out(first + offset, at_once) {
                     held_out.push(row);
                 } else {
                     train.push(row);
@@ -156,7 +147,8 @@ impl Alike {
         }
         let whole = |(name, parts): (String, Vec<Tensor>)| Ok((name, Tensor::concatenate_rows(&parts)?));
         let labels = Labels::concatenate(labels)?;
-        Ok(Self { inputs: columns.into_iter().map(whole).collect::<Result<_>>()?, labels, train, held_out })
+        let inputs = columns.into_iter().map(whole).collect::<Result<_>>()?;
+        Ok(Self { all: Batch { inputs, labels }, train, held_out })
     }
 }
 

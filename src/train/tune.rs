@@ -16,7 +16,7 @@ use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::plan::Patterns;
 use crate::report::{EpochReport, Progress, TuningReport};
 use crate::runtime::inputs::declared_inputs;
-use crate::runtime::{RunOptions, Runnable};
+use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
 /// When training ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -137,6 +137,7 @@ struct Trainer<'a> {
     teacher: Option<Runnable>,
     loss: Loss,
     mixup: f64,
+    seed: u64,
     /// What the loss of labels is divided by: the variance of real values.
     label_unit: f64,
 }
@@ -163,7 +164,17 @@ impl<'a> Trainer<'a> {
         let mixup = if samples.are_real() { options.mixup } else { 0.0 };
         let teacher = guidance.teacher.map(|teacher| Runnable::new(teacher, &RunOptions::default())).transpose()?;
         let label_unit = samples.label_variance()?.unwrap_or(1.0);
-        Ok(Self { graph, program, samples, labels: guidance.labels, teacher, loss, mixup, label_unit })
+        Ok(Self {
+            graph,
+            program,
+            samples,
+            labels: guidance.labels,
+            teacher,
+            loss,
+            mixup,
+            seed: options.seed,
+            label_unit,
+        })
     }
 
     fn train(&mut self, options: &Options) -> Result<TuningReport> {
@@ -179,8 +190,6 @@ impl<'a> Trainer<'a> {
         let before = self.score()?;
         report.before = EpochReport { epoch: 0, loss: None, held_out: before.loss, accuracy: before.accuracy };
         let mut best = (before, 0, self.snapshot()?);
-        // Of the epochs alone: loss and number.
-        let mut lowest = (f64::INFINITY, 0);
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
         let mut optimizer = AdamW::new(self.program.parameters(), options.decay);
         let clock = Course { duration: options.duration, started: Instant::now() };
@@ -213,14 +222,12 @@ impl<'a> Trainer<'a> {
             if score.loss < best.0.loss {
                 best = (score, epoch, self.snapshot()?);
             }
-            if score.loss < lowest.0 {
-                lowest = (score.loss, epoch);
-            }
             if clock.is_over(epoch) {
                 break;
             }
-            if options.patience.is_some_and(|patience| epoch - lowest.1 >= patience) {
-                report.note = Some(format!("stopped after epoch {epoch}: none was better than epoch {}", lowest.1));
+            let lowest = report.epochs.iter().min_by(|a, b| a.held_out.total_cmp(&b.held_out)).map_or(0, |e| e.epoch);
+            if options.patience.is_some_and(|patience| epoch - lowest >= patience) {
+                report.note = Some(format!("stopped after epoch {epoch}: none was better than epoch {lowest}"));
                 break;
             }
         }
@@ -238,18 +245,24 @@ impl<'a> Trainer<'a> {
         rate: impl Fn(f64) -> f32,
         done: impl Fn() -> f64,
     ) -> Result<f64> {
-        let mut batch = self.samples.take(rows)?;
+        let batch = self.samples.take(rows)?;
         let mixture = (self.mixup > 0.0).then(|| Mixture::draw(rows.1.len(), self.mixup, random));
-        if let Some(mixture) = &mixture {
-            batch.inputs = mixture.mix(&batch.inputs)?;
-        }
-        let run = self.program.run(&batch.inputs, rows.1.len())?;
-        let loss = self.loss(&run, &batch, mixture.as_ref())?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let (_, loss) = self.run(&batch, mixture.as_ref())?;
+        let value = value(&loss)?;
         if value.is_finite() {
             optimizer.step(self.program.parameters(), &loss.backward()?, rate(done()))?;
         }
         Ok(value)
+    }
+
+    /// The program and its loss on samples, mixed or as they are.
+    fn run(&self, batch: &Batch, mixture: Option<&Mixture>) -> Result<(Run, Tensor)> {
+        let count = crate::calibrate::samples_of(&batch.inputs);
+        let mixed = mixture.map(|mixture| mixture.mix(&batch.inputs)).transpose()?;
+        let inputs = mixed.as_deref().unwrap_or(&batch.inputs);
+        let run = self.program.run(inputs, count)?;
+        let loss = self.loss(&run, inputs, batch.labels.as_ref(), mixture)?;
+        Ok((run, loss))
     }
 
     /// What is followed: labels before a teacher.
@@ -262,10 +275,16 @@ impl<'a> Trainer<'a> {
     }
 
     /// Cross-entropy of classes or squared error of values (over their variance), distance to the teacher, or the mean of both.
-    fn loss(&self, run: &Run, batch: &Batch, mixture: Option<&Mixture>) -> Result<Tensor> {
-        let taught = self.teacher.as_ref().map(|teacher| teacher.run(&batch.inputs)).transpose()?;
+    fn loss(
+        &self,
+        run: &Run,
+        inputs: &[NamedTensor],
+        labels: Option<&Labels>,
+        mixture: Option<&Mixture>,
+    ) -> Result<Tensor> {
+        let taught = self.teacher.as_ref().map(|teacher| teacher.run(inputs)).transpose()?;
         let of = |target: Target<'_>| loss(self.graph, &run.outputs, &target);
-        let labels = batch.labels.as_ref().filter(|_| self.labels);
+        let labels = labels.filter(|_| self.labels);
         let labels = labels.map(|labels| of(Target::Labels(labels, mixture))).transpose()?;
         let labels = labels.map(|loss| loss / self.label_unit).transpose()?;
         let taught = taught.as_deref().map(|taught| of(Target::Teacher(taught, self.loss))).transpose()?;
@@ -276,15 +295,22 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Loss and accuracy on the held-out samples.
+    /// Loss and accuracy on the held-out samples. The loss is the mean that training would see: a share is mixed, always in the
+    /// same way. The original knows those samples by heart, and what is close to it looks good on them; on mixtures it has
+    /// to have learned the same.
     fn score(&self) -> Result<Score> {
         let (mut sum, mut count, mut found, mut labelled) = (0.0, 0.0, 0, 0);
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         for rows in self.samples.in_order(true) {
             let batch = self.samples.take(&rows)?;
-            let run = self.program.run(&batch.inputs, rows.1.len())?;
-            let loss = self.loss(&run, &batch, None)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-            sum += loss * rows.1.len() as f64;
-            count += rows.1.len() as f64;
+            let weight = rows.1.len() as f64;
+            let (run, loss) = self.run(&batch, None)?;
+            sum += (1.0 - self.mixup) * weight * value(&loss)?;
+            if self.mixup > 0.0 {
+                let mixture = Mixture::draw(rows.1.len(), 1.0, &mut random);
+                sum += self.mixup * weight * value(&self.run(&batch, Some(&mixture))?.1)?;
+            }
+            count += weight;
             if let Some(Labels::Classes(labels)) = batch.labels.as_ref().filter(|_| self.labels) {
                 found += right(&run.outputs, labels)?;
                 labelled += labels.len();
@@ -302,6 +328,10 @@ impl<'a> Trainer<'a> {
     fn restore(&self, values: &[Tensor]) -> Result<()> {
         self.program.parameters().iter().zip(values).try_for_each(|(p, value)| Ok(p.var.set(value)?))
     }
+}
+
+fn value(loss: &Tensor) -> Result<f64> {
+    Ok(loss.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }
 
 fn describe(score: Score) -> String {

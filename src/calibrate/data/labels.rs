@@ -63,10 +63,7 @@ impl Labels {
             Self::Classes(classes) => {
                 Ok(Self::Classes(rows.iter().filter_map(|&row| classes.get(row).copied()).collect()))
             }
-            Self::Values(values) => {
-                let parts = rows.iter().map(|&row| values.rows(row, row + 1)).collect::<Result<Vec<_>>>()?;
-                Ok(Self::Values(Tensor::concatenate_rows(&parts)?))
-            }
+            Self::Values(values) => Ok(Self::Values(values.take(0, rows)?)),
         }
     }
 

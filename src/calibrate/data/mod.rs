@@ -14,6 +14,7 @@
 
 mod archive;
 mod convert;
+mod held_out;
 pub mod images;
 mod labels;
 mod npy;
@@ -34,6 +35,7 @@ use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::Prober;
 use crate::texts::hexadecimal;
 use crate::{Error, Result};
+pub(crate) use held_out::{HELD_OUT, is_held_out};
 use images::ImageOptions;
 use labels::LabelKind;
 pub use labels::Labels;
@@ -54,6 +56,20 @@ pub struct Batch {
     pub inputs: Vec<NamedTensor>,
     /// What is right for each sample.
     pub labels: Option<Labels>,
+}
+
+impl Batch {
+    /// The samples `rows`, in this order.
+    ///
+    /// # Errors
+    /// If there is none, or a tensor has fewer.
+    pub fn pick(&self, rows: &[usize]) -> Result<Self> {
+        let pick = |(name, tensor): &NamedTensor| Ok((name.clone(), tensor.take(0, rows)?));
+        Ok(Self {
+            inputs: self.inputs.iter().map(pick).collect::<Result<_>>()?,
+            labels: self.labels.as_ref().map(|labels| labels.pick(rows)).transpose()?,
+        })
+    }
 }
 
 /// Where samples come from, checked against a graph.
@@ -160,6 +176,22 @@ impl Dataset {
             is_synthetic: self.is_synthetic,
             warnings: self.warnings.clone(),
         }
+    }
+
+    /// This data set without the samples that training holds out.
+    #[must_use]
+    pub fn without_held_out(&self) -> Self {
+        let batch = self.schema.fixed_batch().ok().flatten().unwrap_or(1);
+        let stays = |sample: usize| self.range.contains(&sample) && !is_held_out(sample - self.range.start, batch);
+        let mut first = 0;
+        let mut parts = Vec::new();
+        for (part, rows) in &self.parts {
+            let kept: Arc<[usize]> = (0..*rows).filter(|row| stays(first + row)).collect();
+            first += rows;
+            parts.push((Part::Chosen { of: Box::new(part.clone()), kept: kept.clone() }, kept.len()));
+        }
+        let range = 0..parts.iter().map(|(_, rows)| rows).sum();
+        Self { parts, range, ..self.part(0..self.samples()) }
     }
 
     /// Number of samples that [`Dataset::batches`] gives.

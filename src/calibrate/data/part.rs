@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::archive::open_arrays;
 use super::convert::{Elements, convert, read_elements};
+use super::held_out::Chosen;
 use super::images::Images;
 use super::npy::{NpyArray, NpyType};
 use super::schema::{LABELS, Schema, check_array};
@@ -25,6 +26,11 @@ pub(super) enum Part {
     TestSet(PathBuf),
     Images(Arc<Images>),
     Synthetic(Arc<Synthetic>),
+    /// Some samples of a piece, by number.
+    Chosen {
+        of: Box<Part>,
+        kept: Arc<[usize]>,
+    },
 }
 
 /// An open piece: samples by number.
@@ -43,6 +49,10 @@ impl Part {
             Self::TestSet(path) => test_sets::open(path, schema).map(|rows| (Arc::new(rows) as _, Vec::new())),
             Self::Images(images) => Ok((images.clone(), Vec::new())),
             Self::Synthetic(synthetic) => Ok((synthetic.clone(), Vec::new())),
+            Self::Chosen { of, kept } => of.open(schema).map(|(rows, noted)| {
+                let rows: Arc<dyn Rows> = Arc::new(Chosen { rows, kept: kept.clone() });
+                (rows, noted)
+            }),
         };
         opened.map_err(|e| self.locate(e))
     }
@@ -51,7 +61,7 @@ impl Part {
     pub(super) fn locate(&self, error: Error) -> Error {
         match self {
             Self::Arrays(path) | Self::TestSet(path) => error.in_file(path),
-            Self::Images(_) | Self::Synthetic(_) => error,
+            Self::Images(_) | Self::Synthetic(_) | Self::Chosen { .. } => error,
         }
     }
 }

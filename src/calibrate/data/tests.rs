@@ -191,6 +191,37 @@ fn a_fixed_batch_axis_gets_whole_batches() {
 }
 
 #[test]
+fn what_training_holds_out_is_left_out() {
+    let graph = mlp().graph.unwrap();
+    let labels = npy(&Array1::from_iter((0..25_i64).map(|n| n % 2)).into_dyn());
+    let (_folder, dataset) = opened(&[("x", rows(25, 3)), ("labels", labels)], &graph);
+    let dataset = dataset.unwrap();
+    let numbers = |dataset: &Dataset, size| -> Vec<i64> {
+        let batches = read_all(dataset, size);
+        let numbers: Vec<i64> =
+            batches.iter().flat_map(|b| b.inputs[0].1.to_vec::<i64>().unwrap()).step_by(3).map(|v| v / 10).collect();
+        let classes = batches.iter().flat_map(|b| b.labels.as_ref().unwrap().classes().unwrap());
+        assert!(classes.zip(&numbers).all(|(class, number)| *class == number % 2));
+        numbers
+    };
+    let kept = dataset.without_held_out();
+    assert_eq!(kept.samples(), 23);
+    assert_eq!(numbers(&kept, 4), (0..25).filter(|n| !matches!(n, 9 | 19)).collect::<Vec<_>>());
+    // Counted from the first sample of a part.
+    assert_eq!(
+        numbers(&dataset.part(5..25).without_held_out(), 64),
+        (5..25).filter(|n| !matches!(n, 14 | 24)).collect::<Vec<_>>()
+    );
+
+    let mut graph = mlp().graph.unwrap();
+    graph.input[0] = tensor_value("x", DataType::Float, &["2", "3"]);
+    let labels = npy(&Array1::from_iter((0..24_i64).map(|n| n % 2)).into_dyn());
+    let (_folder, dataset) = opened(&[("x", rows(24, 3)), ("labels", labels)], &graph);
+    let kept = dataset.unwrap().without_held_out();
+    assert_eq!(numbers(&kept, 2), (0..24).filter(|n| !matches!(n, 18 | 19)).collect::<Vec<_>>());
+}
+
+#[test]
 fn each_file_of_a_directory_is_batched_by_itself() {
     let folder = TempDir::new().unwrap();
     for (name, count, length) in [("b", 3, 5), ("a", 2, 4)] {
