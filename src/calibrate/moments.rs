@@ -1,11 +1,8 @@
 //! Sums over rows: means, second moments, cross moments. All in f64, rows in order; strips of the matrices side by side.
 
-use std::ops::Range;
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, s};
-use rayon::prelude::*;
-
-use crate::linalg::{Backend, mirror_lower};
+use crate::linalg::{Backend, in_strips, mirror_lower};
 
 /// Inputs whose products with all others are one task. A constant as well.
 const STRIP: usize = 128;
@@ -48,11 +45,7 @@ impl Moments {
         self.rows += x.nrows();
         self.x += &x.sum_axis(Axis(0));
         let columns = x.t().as_standard_layout().into_owned();
-        let strips = |sums: &mut Array2<f64>, add: &(dyn Fn(Range<usize>, ArrayViewMut2<'_, f64>) + Sync)| {
-            let parts: Vec<_> = sums.axis_chunks_iter_mut(Axis(0), STRIP).collect();
-            parts.into_par_iter().enumerate().for_each(|(i, part)| add(i * STRIP..i * STRIP + part.nrows(), part));
-        };
-        strips(&mut self.xx, &|rows, mut part| {
+        in_strips(&mut self.xx, STRIP, |rows, mut part| {
             let up_to = columns.slice(s![..rows.end, ..]);
             let mut below = part.slice_mut(s![.., ..rows.end]);
             below += &backend.matmul(columns.slice(s![rows, ..]), up_to.t());
@@ -63,7 +56,7 @@ impl Moments {
             for row in y.rows() {
                 self.yy.zip_mut_with(&row, |sum, &value| *sum += value * value);
             }
-            strips(&mut self.xy, &|rows, mut part| {
+            in_strips(&mut self.xy, STRIP, |rows, mut part| {
                 part += &backend.matmul(columns.slice(s![rows, ..]), y);
             });
         }

@@ -1,6 +1,9 @@
 //! The trait that a linear-algebra library fulfils, and the decompositions it returns.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use std::ops::Range;
+
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
+use rayon::prelude::*;
 
 use crate::{Error, Result};
 
@@ -145,6 +148,16 @@ pub(super) fn no_convergence(what: &str, name: &str) -> Error {
 
 pub(super) fn not_positive_definite(name: &str) -> Error {
     Error::input(format!("'{name}' is not positive definite; use more samples or more damping"))
+}
+
+/// Calls `each` with every strip of `height` rows of a matrix and the numbers of these rows, strips side by side on all threads.
+pub(crate) fn in_strips(
+    matrix: &mut Array2<f64>,
+    height: usize,
+    each: impl Fn(Range<usize>, ArrayViewMut2<'_, f64>) + Sync,
+) {
+    let strips: Vec<_> = matrix.axis_chunks_iter_mut(Axis(0), height).collect();
+    strips.into_par_iter().enumerate().for_each(|(i, strip)| each(i * height..i * height + strip.nrows(), strip));
 }
 
 /// Copies the lower triangle over the upper one, in squares that fit into the cache.

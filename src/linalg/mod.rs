@@ -24,8 +24,8 @@ mod lapack;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backend::mirror_lower;
 pub use backend::{Backend, Eigh, Qr, Svd};
+pub(crate) use backend::{in_strips, mirror_lower};
 pub use faer::Faer;
 #[cfg(feature = "lapack")]
 pub use lapack::Lapack;

@@ -13,10 +13,9 @@
 //! symmetric: only what lies on and below the diagonal is kept up to date.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
-use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::linalg::Backend;
+use crate::linalg::{Backend, in_strips};
 
 /// Rows that are removed before the panels are applied.
 const PANEL: usize = 64;
@@ -152,12 +151,10 @@ impl<'b> Surgeon<'b> {
         let (a, pc, b) = (panel(&self.a), panel(&self.pc), panel(&self.b));
         let backend = self.backend;
         let update = |target: &mut Array2<f64>, left: &Array2<f64>, right: &Array2<f64>| {
-            let strips: Vec<_> = target.axis_chunks_iter_mut(Axis(0), STRIP).collect();
-            strips.into_par_iter().enumerate().for_each(|(i, mut strip)| {
-                let (first, end) = (i * STRIP, i * STRIP + strip.nrows());
-                let change = backend.matmul(left.slice(s![first..end, ..]), right.slice(s![..end, ..]).t());
-                let mut below = strip.slice_mut(s![.., ..end]);
-                below -= &change;
+            in_strips(target, STRIP, |rows, mut strip| {
+                let up_to = right.slice(s![..rows.end, ..]);
+                let mut below = strip.slice_mut(s![.., ..rows.end]);
+                below -= &backend.matmul(left.slice(s![rows, ..]), up_to.t());
             });
         };
         update(&mut self.p, &a, &pc);
@@ -269,11 +266,8 @@ fn rowwise(m: Array2<f64>) -> Array2<f64> {
 /// `left · right` in strips of rows.
 fn product(backend: &dyn Backend, left: ArrayView2<'_, f64>, right: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut result = Array2::zeros((left.nrows(), right.ncols()));
-    let strips: Vec<_> = result.axis_chunks_iter_mut(Axis(0), STRIP).collect();
-    strips.into_par_iter().enumerate().for_each(|(i, mut strip)| {
-        let first = i * STRIP;
-        let rows = left.slice(s![first..first + strip.nrows(), ..]);
-        strip.assign(&backend.matmul(rows, right));
+    in_strips(&mut result, STRIP, |rows, mut strip| {
+        strip.assign(&backend.matmul(left.slice(s![rows, ..]), right));
     });
     result
 }

@@ -150,7 +150,7 @@ impl Unroller<'_> {
         match node.op.as_str() {
             "Expand" => {
                 let axis = inner.axis + sizes.len().checked_sub(inner.sizes.len())?;
-                Some(Ramp { axis, sizes, ..inner })
+                Some(Ramp { sizes, axis, ..inner })
             }
             "Cast" | "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" => inner.reshaped(sizes),
             _ => None,
