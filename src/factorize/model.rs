@@ -10,7 +10,8 @@ use super::decompose::{ConvMode, Decomposition, Inputs, Method};
 use super::inputs::input_moments;
 use super::price::PriceList;
 use super::rewrite::{Factors, added_by_bias, split_layers};
-use super::select::{Decision, Offer, choose, reference_rank};
+use super::select::{Decision, Offer, choose, reference_ranks};
+use super::sensitivity::Effect;
 use super::table::{Outcome, layer_reports, nothing};
 use super::{sensitivity, speed};
 use crate::analysis::Analysis;
@@ -104,7 +105,7 @@ pub(super) struct Prepared<'c> {
     mode: ConvMode,
     pub(super) decomposition: Decomposition,
     pub(super) prices: PriceList,
-    weight: f64,
+    effect: Effect,
 }
 
 /// Chooses ranks and rewrites the model.
@@ -239,7 +240,7 @@ impl<'c> Prepared<'c> {
             name: &self.candidate.name,
             curve: self.decomposition.curve(),
             prices: &self.prices,
-            weight: self.weight,
+            effect: self.effect,
         }
     }
 
@@ -279,12 +280,12 @@ fn prepare<'c>(
         candidate,
         mode,
         prices: PriceList::new(subject, candidate, mode, added),
-        weight: if total > 0.0 { 1.0 / total } else { 0.0 },
+        effect: Effect::linear(if total > 0.0 { 1.0 / total } else { 0.0 }),
         decomposition,
     })
 }
 
-/// Weighs each layer's error by what it does to the model's output, measured with that layer alone split. Returns a
+/// Measures what each layer's error does to the model's output, with that layer alone split, at two ranks. Returns a
 /// note where that is not possible; errors then weigh by their share of the layer's energy.
 fn weigh(
     analysis: &Analysis<'_>,
@@ -297,11 +298,9 @@ fn weigh(
         Some(data) => sensitivity::middle(data)?,
         None => probe_batches(subject.proto()?, &analysis.probe_sizes(&options.dims), PROBES, options.seed)?,
     };
-    let trials: Vec<(usize, usize)> = prepared
-        .iter()
-        .enumerate()
-        .filter_map(|(index, layer)| Some((index, reference_rank(&layer.offer(), options.align)?)))
-        .collect();
+    let ranks: Vec<Vec<usize>> = prepared.iter().map(|layer| reference_ranks(&layer.offer(), options.align)).collect();
+    let trials: Vec<(usize, usize)> =
+        ranks.iter().enumerate().flat_map(|(index, ranks)| ranks.iter().map(move |&rank| (index, rank))).collect();
     let write = |trial: usize| {
         let (index, rank) = trials[trial];
         let layer = &prepared[index];
@@ -313,11 +312,12 @@ fn weigh(
             return Ok(Some(format!("the effect of each layer on the output could not be measured ({error})")));
         }
     };
+    let mut measured = vec![Vec::new(); prepared.len()];
     for ((index, rank), effect) in trials.into_iter().zip(effects) {
-        let error = prepared[index].decomposition.curve().error(rank);
-        if error > 0.0 && effect.is_finite() {
-            prepared[index].weight = effect / error;
-        }
+        measured[index].push((prepared[index].decomposition.curve().error(rank), effect));
+    }
+    for (layer, points) in prepared.iter_mut().zip(measured) {
+        layer.effect = Effect::through(&points).unwrap_or(layer.effect);
     }
     Ok(None)
 }

@@ -3,6 +3,7 @@
 use super::low_rank::ErrorCurve;
 use super::price::{Price, PriceList};
 use super::ranks::{self, Choice};
+use super::sensitivity::Effect;
 use crate::error::{Error, Result};
 use crate::plan::{Cost, Plan};
 use crate::prune::Remaining;
@@ -32,7 +33,7 @@ pub struct Offer<'a> {
     /// Cost of every rank.
     pub prices: &'a PriceList,
     /// What turns the layer's error into an error of the network's output.
-    pub weight: f64,
+    pub effect: Effect,
 }
 
 /// What becomes of a layer.
@@ -92,10 +93,13 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
     ))
 }
 
-/// The rank at which a layer's effect on the output is measured: half of what pays.
-pub(super) fn reference_rank(offer: &Offer<'_>, align: usize) -> Option<usize> {
+/// The ranks at which a layer's effect on the output is measured, large to small: a half and a quarter of what pays.
+pub(super) fn reference_ranks(offer: &Offer<'_>, align: usize) -> Vec<usize> {
     let (step, most) = (step(offer, align), offer.prices.paying(offer.curve.full_rank()));
-    (step <= most).then(|| ((most / 2) / step * step).max(step))
+    let mut ranks: Vec<usize> = [2, 4].iter().map(|part| (most / part / step * step).max(step)).collect();
+    ranks.retain(|&rank| rank <= most);
+    ranks.dedup();
+    ranks
 }
 
 /// Ranks are multiples of this: of `align`, or of less where a layer pays only up to a few multiples of it.
@@ -173,7 +177,7 @@ fn choices(offer: &Offer<'_>, unit: Unit, align: usize) -> Vec<Choice> {
         .map(|rank| Choice {
             rank: Some(rank),
             cost: unit.of(offer.prices.split(rank)),
-            error: offer.weight * offer.curve.error(rank),
+            error: offer.effect.at(offer.curve.error(rank)),
         })
         .filter(|choice| choice.cost < unit.of(dense))
         .chain([Choice { rank: None, cost: unit.of(dense), error: 0.0 }])

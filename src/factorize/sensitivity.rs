@@ -1,4 +1,7 @@
 //! How much the network's output changes when one layer alone is split: what its error weighs in a budget.
+//!
+//! Measured at two ranks, because the output does not always follow a layer's squared error in proportion: scores of attention
+//! do harm faster than they err (up to the square), and what a normalization follows saturates.
 
 use rayon::prelude::*;
 
@@ -7,11 +10,45 @@ use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
-/// Samples that the effect is measured on.
-const SAMPLES: usize = 96;
+/// Samples that each effect is measured on.
+const SAMPLES: usize = 48;
 
 /// Samples that run at once.
-const BATCH: usize = 32;
+const BATCH: usize = 24;
+
+/// What the network's output loses by a layer's squared error, `scale · error^power`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Effect {
+    /// The loss at an error of one.
+    pub scale: f64,
+    /// One where the loss is in proportion.
+    pub power: f64,
+}
+
+/// Powers are kept within these: fewer samples than weights say little.
+const POWERS: std::ops::RangeInclusive<f64> = 0.5..=2.0;
+
+impl Effect {
+    /// In proportion.
+    pub fn linear(scale: f64) -> Self {
+        Self { scale, power: 1.0 }
+    }
+
+    /// Through measured `(error, loss)`, the first one exactly; `None` if that is no positive pair.
+    pub(super) fn through(points: &[(f64, f64)]) -> Option<Self> {
+        let is_positive = |point: &&(f64, f64)| point.0 > 0.0 && point.1 > 0.0 && point.1.is_finite();
+        let &(error, loss) = points.first().filter(is_positive)?;
+        let other = points.get(1).filter(is_positive).filter(|other| other.0 > error);
+        let power = other.map_or(1.0, |other| (other.1 / loss).ln() / (other.0 / error).ln());
+        let power = power.clamp(*POWERS.start(), *POWERS.end());
+        Some(Self { scale: loss / error.powf(power), power })
+    }
+
+    /// The loss at a squared error.
+    pub fn at(self, error: f64) -> f64 {
+        self.scale * error.powf(self.power)
+    }
+}
 
 /// Inputs from the middle of the data, where batches of every kind are.
 ///
@@ -64,4 +101,28 @@ fn distance(original: &[Vec<NamedTensor>], changed: &[Vec<NamedTensor>]) -> Resu
         }
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_effect_goes_through_what_was_measured() {
+        let effect = Effect::through(&[(0.1, 0.02), (0.2, 0.06)]).unwrap();
+        assert!((effect.power - 3.0_f64.log2()).abs() < 1e-12);
+        assert!((effect.at(0.1) - 0.02).abs() < 1e-12 && (effect.at(0.2) - 0.06).abs() < 1e-12);
+        let steep = Effect::through(&[(0.1, 0.01), (0.2, 1.0)]).unwrap();
+        assert_eq!(steep.power, 2.0);
+        assert!((steep.at(0.1) - 0.01).abs() < 1e-12);
+    }
+
+    #[test]
+    fn one_measured_point_is_a_proportion() {
+        for points in [&[(0.5, 0.1)][..], &[(0.5, 0.1), (0.5, 0.3)], &[(0.5, 0.1), (0.9, f64::NAN)]] {
+            assert_eq!(Effect::through(points), Some(Effect::linear(0.2)));
+        }
+        assert_eq!(Effect::through(&[(0.0, 0.0), (0.5, 0.1)]), None);
+        assert_eq!(Effect::through(&[(0.5, f64::NAN)]), None);
+    }
 }
