@@ -127,8 +127,9 @@ impl Unroller<'_> {
             let start = *ramp.values.first()?;
             let is_coordinate = ramp.values.len() == 1 || ramp.axis == number;
             let counts = (start..).zip(&ramp.values).all(|(expected, &value)| value == expected);
-            // As long as the axis, not one position again and again.
-            let is_whole = ramp.sizes.len() == depth + 1 && ramp.sizes[number] == ramp.values.len();
+            // One column of the tuples, and as long as the axis: not one position again and again.
+            let is_column = ramp.sizes.len() == depth + 1 && ramp.sizes[depth] == 1;
+            let is_whole = is_column && ramp.sizes[number] == ramp.values.len();
             (is_coordinate && counts && is_whole).then_some(start)
         };
         joint.inputs.iter().enumerate().map(start).collect()
