@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::axes::BINDINGS;
 use crate::facts::Facts;
 use crate::graph::bodies::rename;
-use crate::graph::{Graph, Source, ValueId, captures, names_in, sweep_dead_nodes};
+use crate::graph::{Graph, Node, Source, ValueId, captures, names_in, sweep_dead_nodes};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
 
 /// Iterations of a loop that is unrolled, and tensors of a sequence, at most.
@@ -171,11 +171,22 @@ impl Unroller<'_> {
                     node.inputs.get(2..).unwrap_or_default()
                 }
                 "Where" => return false,
+                "Slice" if !self.goes_to_an_end(node) => return false,
                 _ => &node.inputs,
             };
             pending.extend(operands.iter().flatten().filter(|&&input| seen.insert(input)));
         }
         true
+    }
+
+    /// Whether a Slice ends where its operand does, or counts from there: an end that is a number is beyond short axes and
+    /// within long ones.
+    fn goes_to_an_end(&self, node: &Node) -> bool {
+        let value = |slot: usize| node.inputs.get(slot).copied().flatten().map(|value| self.facts.at(value));
+        let extents = value(0).and_then(|fact| fact.extents.as_ref());
+        let is_fixed = extents.is_some_and(|extents| extents.iter().all(|extent| extent.as_fixed().is_some()));
+        let ends = value(2).and_then(|fact| fact.ints());
+        is_fixed || ends.is_some_and(|ends| ends.iter().all(|&end| end < 0 || end >= i64::from(i32::MAX)))
     }
 
     /// Whether a condition asks for sizes below zero.
