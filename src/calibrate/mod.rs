@@ -15,14 +15,13 @@ mod window;
 pub use layer::{Layer, layers};
 pub use rows::Sampler;
 pub use statistics::{Detail, InputStatistics, input_statistics};
-pub use stream::{Activations, Checkpoint, Segment, Stream};
+pub use stream::{Activations, Checkpoint, Held, Segment, Stream};
 
 pub(crate) use layer::stored;
 pub(crate) use moments::Buffered;
 pub(crate) use padding::Padding;
 pub(crate) use rows::{Row, floats};
 pub(crate) use statistics::samples_of;
-pub(crate) use stream::bytes;
 pub(crate) use window::Window;
 
 use data::Dataset;

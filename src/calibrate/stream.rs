@@ -11,8 +11,11 @@ use crate::graph::captures;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
 
+/// Bytes of activations that are held between stages.
+const HELD_BYTES: usize = 1 << 30;
+
 /// Values of a frontier, held for every batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Checkpoint {
     names: BTreeSet<String>,
     batches: Vec<Vec<NamedTensor>>,
@@ -24,8 +27,8 @@ impl Checkpoint {
     }
 }
 
-/// How far a model has been run.
-#[derive(Debug, Default)]
+/// How far a model has been run; a clone shares what is held.
+#[derive(Debug, Clone, Default)]
 pub struct Stream {
     reached: BTreeSet<String>,
     checkpoint: Checkpoint,
@@ -76,6 +79,17 @@ impl Stream {
         Ok(Segment { runnable, frontier })
     }
 
+    /// From the last checkpoint to `wanted`, nothing of which is held. The model may be another one from there on.
+    ///
+    /// # Errors
+    /// As [`segment`](Self::segment).
+    pub fn rest(&self, model: &ModelProto, wanted: &[String]) -> Result<Segment> {
+        let model = &*nested(model);
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let runnable = Some(self.runnable(model, &Index::new(graph), wanted)?);
+        Ok(Segment { runnable, frontier: Vec::new() })
+    }
+
     fn runnable(&self, model: &ModelProto, index: &Index<'_>, outputs: &[String]) -> Result<Runnable> {
         let (nodes, values) = index.ancestors(outputs, &self.checkpoint.names);
         let graph = index.graph;
@@ -114,13 +128,51 @@ impl Stream {
     }
 
     /// Starts from these frontiers, one for each batch, from now on.
-    pub fn advance(&mut self, segment: &Segment, batches: Vec<Vec<NamedTensor>>) {
+    fn advance(&mut self, segment: &Segment, batches: Vec<Vec<NamedTensor>>) {
         self.checkpoint = Checkpoint { names: segment.frontier.iter().cloned().collect(), batches };
     }
 }
 
+/// Frontiers of `N` streams on their way to the next stage, as long as all of them fit in memory.
+#[derive(Debug)]
+pub struct Held<const N: usize> {
+    frontiers: [Vec<Vec<NamedTensor>>; N],
+    bytes: usize,
+}
+
+impl<const N: usize> Default for Held<N> {
+    fn default() -> Self {
+        Self { frontiers: std::array::from_fn(|_| Vec::new()), bytes: 0 }
+    }
+}
+
+impl<const N: usize> Held<N> {
+    /// Adds the frontiers of the next batch.
+    pub fn add(&mut self, batch: [Vec<NamedTensor>; N]) {
+        self.bytes += batch.iter().map(|frontier| bytes(frontier)).sum::<usize>();
+        for (frontiers, frontier) in self.frontiers.iter_mut().zip(batch) {
+            if self.bytes <= HELD_BYTES {
+                frontiers.push(frontier);
+            } else {
+                *frontiers = Vec::new();
+            }
+        }
+    }
+
+    /// The streams start from here, if everything fitted. Returns how many bytes are held by that.
+    pub fn advance(self, streams: [(&mut Stream, &Segment); N]) -> usize {
+        if self.bytes > HELD_BYTES {
+            return 0;
+        }
+        for ((stream, segment), frontiers) in streams.into_iter().zip(self.frontiers) {
+            stream.advance(segment, frontiers);
+        }
+        self.bytes
+    }
+}
+
 /// Bytes of tensors.
-pub(crate) fn bytes(tensors: &[NamedTensor]) -> usize {
+fn bytes(tensors: &[NamedTensor]) -> usize {
     tensors.iter().map(|(_, tensor)| tensor.as_bytes().len()).sum()
 }
 

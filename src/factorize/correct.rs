@@ -14,20 +14,14 @@ use super::encoded;
 use super::inputs::{MOST_INPUTS, layer};
 use super::rewrite::{Factors, split_layers};
 use crate::calibrate::moments::Moments;
-use crate::calibrate::{
-    Activations, Buffered, Calibration, Layer, Padding, Sampler, Stream, bytes, floats, samples_of,
-};
+use crate::calibrate::{Activations, Buffered, Calibration, Held, Layer, Padding, Sampler, Stream, floats, samples_of};
 use crate::error::Result;
 use crate::graph::ValueId;
 use crate::linalg::default_backend;
 use crate::rewrite::Subject;
-use crate::runtime::NamedTensor;
 
 /// Pull towards the old weight, as a share of the mean variance of the inputs.
 const DAMPING: f64 = 1e-2;
-
-/// Bytes of activations that are held between stages, for both models.
-const HELD_BYTES: usize = 1 << 30;
 
 /// A layer that is split.
 #[derive(Debug, Clone)]
@@ -131,7 +125,7 @@ fn collect(
             sums: Buffered::new(layer.inputs(), layer.inputs()),
         })
         .collect();
-    let (mut held, mut held_bytes) = ((Vec::new(), Vec::new()), 0);
+    let mut held = Held::default();
     let mut first = 0;
     for (index, batch) in data.data.batches(data.batch).enumerate() {
         let inputs = batch?.inputs;
@@ -141,18 +135,9 @@ fn collect(
         let padding = Padding::of(&inputs);
         collectors.par_iter_mut().try_for_each(|c| c.add(&new, &old, (count, first), padding.as_ref()))?;
         first += count;
-        held_bytes += bytes(&old.frontier) + bytes(&new.frontier);
-        if held_bytes <= HELD_BYTES {
-            held.0.push(old.frontier);
-            held.1.push(new.frontier);
-        } else {
-            held = (Vec::<Vec<NamedTensor>>::new(), Vec::<Vec<NamedTensor>>::new());
-        }
+        held.add([old.frontier, new.frontier]);
     }
-    if held_bytes <= HELD_BYTES {
-        original.advance(&sources, held.0);
-        split.advance(&images, held.1);
-    }
+    held.advance([(original, &sources), (split, &images)]);
     let mut done = collectors.into_iter().map(|c| c.sums.finish(default_backend()));
     Ok(layers.iter().map(|layer| done.by_ref().take(layer.groups).collect()).collect())
 }

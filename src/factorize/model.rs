@@ -11,7 +11,7 @@ use super::inputs::input_moments;
 use super::price::PriceList;
 use super::rewrite::{Factors, added_by_bias, split_layers};
 use super::select::{Decision, Offer, choose, reference_ranks};
-use super::sensitivity::Effect;
+use super::sensitivity::{Effect, Site};
 use super::table::{Outcome, layer_reports, nothing};
 use super::{sensitivity, speed};
 use crate::analysis::Analysis;
@@ -19,6 +19,7 @@ use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::graph::NodeId;
 use crate::linalg::default_backend;
 use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Patterns, Plan};
@@ -299,22 +300,33 @@ fn weigh(
         None => probe_batches(subject.proto()?, &analysis.probe_sizes(&options.dims), PROBES, options.seed)?,
     };
     let ranks: Vec<Vec<usize>> = prepared.iter().map(|layer| reference_ranks(&layer.offer(), options.align)).collect();
-    let trials: Vec<(usize, usize)> =
-        ranks.iter().enumerate().flat_map(|(index, ranks)| ranks.iter().map(move |&rank| (index, rank))).collect();
-    let write = |trial: usize| {
-        let (index, rank) = trials[trial];
-        let layer = &prepared[index];
-        split_layers(subject, &[(layer.candidate, &layer.factors(rank)?)])
+    let positions: BTreeMap<NodeId, usize> = subject.graph.order.iter().copied().zip(0..).collect();
+    let first = |index: &usize| prepared[*index].candidate.nodes.iter().filter_map(|id| positions.get(id)).min();
+    let mut order: Vec<usize> = (0..prepared.len()).collect();
+    order.sort_by_key(first);
+    let site = |&index: &usize| -> Site {
+        let nodes = &prepared[index].candidate.nodes;
+        let node = nodes.iter().min_by_key(|id| positions.get(id)).map(|&id| subject.graph.node(id));
+        let reads = node.iter().flat_map(|node| node.inputs.iter().flatten());
+        let reads = reads.map(|&value| subject.graph.at(value).name.clone()).collect();
+        Site { reads, changes: ranks[index].len() }
     };
-    let effects = match sensitivity::effects(subject.model, trials.len(), write, &batches) {
+    let sites: Vec<Site> = order.iter().map(site).collect();
+    let write = |site: usize, change: usize| {
+        let index = order[site];
+        let layer = &prepared[index];
+        split_layers(subject, &[(layer.candidate, &layer.factors(ranks[index][change])?)])
+    };
+    let effects = match sensitivity::effects(subject.model, &sites, write, &batches) {
         Ok(effects) => effects,
         Err(error) => {
             return Ok(Some(format!("the effect of each layer on the output could not be measured ({error})")));
         }
     };
     let mut measured = vec![Vec::new(); prepared.len()];
-    for ((index, rank), effect) in trials.into_iter().zip(effects) {
-        measured[index].push((prepared[index].decomposition.curve().error(rank), effect));
+    for (&index, effects) in order.iter().zip(effects) {
+        let errors = ranks[index].iter().map(|&rank| prepared[index].decomposition.curve().error(rank));
+        measured[index] = errors.zip(effects).collect();
     }
     for (layer, points) in prepared.iter_mut().zip(measured) {
         layer.effect = Effect::through(&points).unwrap_or(layer.effect);

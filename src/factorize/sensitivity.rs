@@ -6,15 +6,19 @@
 use rayon::prelude::*;
 
 use crate::calibrate::data::Dataset;
-use crate::error::Result;
+use crate::calibrate::{Activations, Held, Segment, Stream};
+use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{NamedTensor, RunOptions, Runnable};
+use crate::runtime::NamedTensor;
 
 /// Samples that each effect is measured on.
 const SAMPLES: usize = 48;
 
 /// Samples that run at once.
 const BATCH: usize = 24;
+
+/// Bytes of activations in front of layers that wait for being measured side by side.
+const MOST_PENDING: usize = 512 << 20;
 
 /// What the network's output loses by a layer's squared error, `scale · error^power`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,32 +64,64 @@ pub(super) fn middle(data: &Dataset) -> Result<Vec<Vec<NamedTensor>>> {
     data.batches_of(start..count.min(start + SAMPLES), BATCH).map(|batch| Ok(batch?.inputs)).collect()
 }
 
-/// Σ over float outputs of ‖Δy‖² / ‖y‖², for each of the models that `write` makes.
+/// A layer that is changed alone, in one or more ways.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// What it reads.
+    pub(super) reads: Vec<String>,
+    /// Number of ways.
+    pub(super) changes: usize,
+}
+
+/// Σ over float outputs of ‖Δy‖² / ‖y‖², for each of the models that `write(site, change)` makes. `sites` are in graph order:
+/// only what comes behind a site is run for it.
 ///
 /// # Errors
 /// If a model cannot be made or run.
 pub(super) fn effects(
     original: &ModelProto,
-    count: usize,
-    write: impl Fn(usize) -> Result<ModelProto> + Sync,
+    sites: &[Site],
+    write: impl Fn(usize, usize) -> Result<ModelProto> + Sync,
     batches: &[Vec<NamedTensor>],
-) -> Result<Vec<f64>> {
-    let outputs = run(original, batches)?;
-    (0..count).into_par_iter().map(|index| distance(&outputs, &run(&write(index)?, batches)?)).collect()
+) -> Result<Vec<Vec<f64>>> {
+    let graph = original.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+    let names: Vec<String> = graph.output.iter().map(|output| output.name().to_owned()).collect();
+    let run = |stream: &Stream, segment: &Segment| -> Result<Vec<Activations>> {
+        batches.iter().enumerate().map(|(index, inputs)| stream.run(segment, index, inputs)).collect()
+    };
+    let mut stream = Stream::default();
+    let outputs = run(&stream, &stream.rest(original, &names)?)?;
+    let measure = |(site, change, stream): &(usize, usize, Stream)| {
+        let segment = stream.rest(&write(*site, *change)?, &names)?;
+        distance(&names, &outputs, &run(stream, &segment)?)
+    };
+    let mut measured = vec![Vec::new(); sites.len()];
+    let (mut pending, mut pending_bytes) = (Vec::new(), 0);
+    for (index, site) in sites.iter().enumerate() {
+        let segment = stream.segment(original, &site.reads, &[])?;
+        let mut held = Held::default();
+        for reached in run(&stream, &segment)? {
+            held.add([reached.frontier]);
+        }
+        pending_bytes += held.advance([(&mut stream, &segment)]);
+        pending.extend((0..site.changes).map(|change| (index, change, stream.clone())));
+        if pending_bytes > MOST_PENDING || index + 1 == sites.len() {
+            let effects: Vec<f64> = pending.par_iter().map(measure).collect::<Result<_>>()?;
+            for ((site, ..), effect) in pending.drain(..).zip(effects) {
+                measured[site].push(effect);
+            }
+            pending_bytes = 0;
+        }
+    }
+    Ok(measured)
 }
 
-fn run(model: &ModelProto, batches: &[Vec<NamedTensor>]) -> Result<Vec<Vec<NamedTensor>>> {
-    let runnable = Runnable::new(model, &RunOptions::default())?;
-    batches.iter().map(|inputs| runnable.run(inputs)).collect()
-}
-
-fn distance(original: &[Vec<NamedTensor>], changed: &[Vec<NamedTensor>]) -> Result<f64> {
-    let outputs = original.first().map_or(0, Vec::len);
+fn distance(outputs: &[String], original: &[Activations], changed: &[Activations]) -> Result<f64> {
     let mut sum = 0.0;
-    for index in 0..outputs {
+    for name in outputs {
         let (mut delta, mut energy) = (0.0, 0.0);
         for (before, after) in original.iter().zip(changed) {
-            let (Some((_, y)), Some((_, other))) = (before.get(index), after.get(index)) else { continue };
+            let (y, other) = (before.get(name)?, after.get(name)?);
             if !y.is_float() {
                 continue;
             }

@@ -5,11 +5,11 @@
 
 use ndarray::Array1;
 
-use super::reconstruct::{HELD_OUT, Held, MANY_SAMPLES};
+use super::reconstruct::{HELD_OUT, MANY_SAMPLES};
 use super::stages::stages;
 use super::write::{put_vector, vector};
 use crate::axes::Selection;
-use crate::calibrate::{Calibration, Stream, floats, samples_of};
+use crate::calibrate::{Calibration, Held, Stream, floats, samples_of};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::onnx::attributes::Attributes;
@@ -92,9 +92,9 @@ fn accumulate(
             norm.add(found.get(&norm.data.1)?, targets.get(&norm.result)?, first, by_sample)?;
         }
         first += samples_of(&batch.inputs);
-        held.add(targets.frontier, found.frontier);
+        held.add([targets.frontier, found.frontier]);
     }
-    held.advance((original, &sources), (repaired, &images));
+    held.advance([(original, &sources), (repaired, &images)]);
     Ok(())
 }
 

@@ -13,8 +13,7 @@ use super::stages::{Order, stages};
 use super::write::{self, BiasPlace};
 use crate::axes::Selection;
 use crate::calibrate::{
-    Activations, Buffered, Calibration, Layer, Padding, Row, Sampler, Segment, Stream, bytes, floats, layers,
-    samples_of, stored,
+    Activations, Buffered, Calibration, Held, Layer, Padding, Row, Sampler, Stream, floats, layers, samples_of, stored,
 };
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source};
@@ -22,10 +21,7 @@ use crate::linalg::default_backend;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::report::RepairReport;
 use crate::rewrite::Subject;
-use crate::runtime::{NamedTensor, Tensor};
-
-/// Bytes of activations that are held between stages, for both models.
-const HELD_BYTES: usize = 1 << 30;
+use crate::runtime::Tensor;
 
 /// Every so-manieth sample (or row, where samples are few) is held out.
 pub(super) const HELD_OUT: usize = 10;
@@ -234,42 +230,10 @@ fn collect<'m>(
             }
         }
         first += samples;
-        held.add(targets.frontier, found.frontier);
+        held.add([targets.frontier, found.frontier]);
     }
-    held.advance((original, &sources), (repaired, &images));
+    held.advance([(original, &sources), (repaired, &images)]);
     Ok(Gathering { collectors, attention })
-}
-
-/// Frontiers of both models on their way to the next stage, as long as they fit in memory.
-#[derive(Default)]
-pub(super) struct Held {
-    original: Vec<Vec<NamedTensor>>,
-    repaired: Vec<Vec<NamedTensor>>,
-    bytes: usize,
-}
-
-impl Held {
-    pub(super) fn add(&mut self, original: Vec<NamedTensor>, repaired: Vec<NamedTensor>) {
-        self.bytes += bytes(&original) + bytes(&repaired);
-        if self.bytes <= HELD_BYTES {
-            self.original.push(original);
-            self.repaired.push(repaired);
-        } else {
-            (self.original, self.repaired) = (Vec::new(), Vec::new());
-        }
-    }
-
-    /// Both streams start from here, if everything fitted.
-    pub(super) fn advance(
-        self,
-        (original, sources): (&mut Stream, &Segment),
-        (repaired, images): (&mut Stream, &Segment),
-    ) {
-        if self.bytes <= HELD_BYTES {
-            original.advance(sources, self.original);
-            repaired.advance(images, self.repaired);
-        }
-    }
 }
 
 fn new_collectors<'m>(

@@ -154,27 +154,29 @@ impl Unroller<'_> {
         if self.is_certain(value) { self.facts.at(value).ints() } else { None }
     }
 
-    /// Whether a value follows sizes without a case distinction: what holds at all sample sizes holds at all sizes.
+    /// Whether a value follows sizes without a case distinction: what holds at all sample sizes holds at all sizes. Of a tensor
+    /// whose size is asked for, that is how its own size came about.
     fn is_arithmetic(&self, value: ValueId) -> bool {
-        let mut pending = vec![value];
+        let mut pending = vec![(value, false)];
         let mut seen = BTreeSet::new();
-        while let Some(value) = pending.pop() {
+        while let Some((value, is_sized)) = pending.pop() {
             let Source::Node(id, _) = self.graph.at(value).source else { continue };
             let node = self.graph.node(id);
             let op = node.op.as_str();
-            if !node.domain.is_empty() || !(PICKS.contains(&op) || ARITHMETIC.contains(&op)) {
+            let is_known = node.domain.is_empty() && (PICKS.contains(&op) || ARITHMETIC.contains(&op));
+            if !(is_sized || is_known) || op == "Slice" && !self.goes_to_an_end(node) {
                 return false;
             }
             let operands = match op {
-                "Shape" | "Size" => &[][..],
+                "Where" if is_sized => &node.inputs,
                 "Where" if self.is_never(node.inputs.first().copied().flatten()) => {
                     node.inputs.get(2..).unwrap_or_default()
                 }
                 "Where" => return false,
-                "Slice" if !self.goes_to_an_end(node) => return false,
-                _ => &node.inputs,
+                _ => &node.inputs[..],
             };
-            pending.extend(operands.iter().flatten().filter(|&&input| seen.insert(input)));
+            let is_sized = is_sized || matches!(op, "Shape" | "Size");
+            pending.extend(operands.iter().flatten().map(|&input| (input, is_sized)).filter(|&next| seen.insert(next)));
         }
         true
     }
@@ -182,11 +184,17 @@ impl Unroller<'_> {
     /// Whether a Slice ends where its operand does, or counts from there: an end that is a number is beyond short axes and
     /// within long ones.
     fn goes_to_an_end(&self, node: &Node) -> bool {
-        let value = |slot: usize| node.inputs.get(slot).copied().flatten().map(|value| self.facts.at(value));
-        let extents = value(0).and_then(|fact| fact.extents.as_ref());
-        let is_fixed = extents.is_some_and(|extents| extents.iter().all(|extent| extent.as_fixed().is_some()));
-        let ends = value(2).and_then(|fact| fact.ints());
-        is_fixed || ends.is_some_and(|ends| ends.iter().all(|&end| end < 0 || end >= i64::from(i32::MAX)))
+        let fact = |slot: usize| node.inputs.get(slot).copied().flatten().map(|value| self.facts.at(value));
+        let extents = fact(0).and_then(|fact| fact.extents.as_ref());
+        let (Some(extents), Some(ends)) = (extents, fact(2).and_then(|fact| fact.ints())) else { return false };
+        let axes = fact(3).map_or_else(|| Some((0..).take(ends.len()).collect()), |fact| fact.ints());
+        let Some(axes) = axes else { return false };
+        let is_fixed = |axis: i64| {
+            let axis = if axis < 0 { axis.saturating_add(extents.len() as i64) } else { axis };
+            let extent = usize::try_from(axis).ok().and_then(|axis| extents.get(axis));
+            extent.is_some_and(|extent| extent.as_fixed().is_some())
+        };
+        ends.iter().zip(axes).all(|(&end, axis)| end < 0 || end >= i64::from(i32::MAX) || is_fixed(axis))
     }
 
     /// Whether a condition asks for sizes below zero.
