@@ -4,6 +4,7 @@
     python bench/coverage.py anchors wide --only 'resnet*' --models models                 # some
     python bench/coverage.py wide --resume --models models                                 # what is missing
     python bench/coverage.py --render --models models                                      # only the page again
+    python bench/coverage.py --render --update --models models                             # only the rows with results
 
 Sections: `anchors` (the table with peers), `wide` (torchvision, both exporters), `detectors`, `transformers`,
 `recurrent`, `quantized`, `fused`. Files that are missing are exported where a torchvision name says how; the others come
@@ -207,6 +208,7 @@ def main() -> int:
     )
     parser.add_argument("--no-export", action="store_true", help="leave out torchvision files that are missing")
     parser.add_argument("--render", action="store_true", help="write the page from the results, run nothing")
+    parser.add_argument("--update", action="store_true", help="keep the rows of the page that there are no results for")
     parser.add_argument("--page", type=Path, default=BENCH / "COVERAGE.md")
     args = parser.parse_args()
     unknown = set(args.sections) - set(SECTIONS)
@@ -218,7 +220,7 @@ def main() -> int:
         for section in () if args.render else args.sections or SECTIONS:
             getattr(bench, section)()
         page, failures = coverage_page.render(bench.results)
-    args.page.write_text(page)
+    args.page.write_text(coverage_page.updated(args.page.read_text(), page) if args.update else page)
     print(f"{args.page}: {len(failures)} misses")
     for failure in failures:
         print(f"  {failure}")

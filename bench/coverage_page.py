@@ -277,3 +277,42 @@ def render(results: dict) -> tuple[str, list[str]]:
             texts.append(text)
             misses += missed
     return "\n".join(texts), misses
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split(" | ")] if line.startswith("| ") else []
+
+
+def table_rows(page: str) -> Iterator[tuple[str, list[str], str]]:
+    """Every line with the heading that it is below and, in a table, its cells."""
+    heading = ""
+    for line in page.split("\n"):
+        heading = line if line.startswith("## ") else heading
+        yield heading, cells(line), line
+
+
+def both(old: str, new: str) -> str:
+    """The newer of two cells; a part of it that was not measured (–) is the older one's."""
+    olds, news = old.split(" / "), new.split(" / ")
+    if len(olds) != len(news):
+        return new
+    return " / ".join(before if after == "–" else after for before, after in zip(olds, news))
+
+
+def updated(old: str, new: str) -> str:
+    """The page `old` with what `new` has measured; rows and text that only `old` has stay."""
+    rows = {(heading, row[0]): row for heading, row, _ in table_rows(new) if row}
+    lines, last = [], {}
+    for heading, row, line in table_rows(old):
+        found = rows.pop((heading, row[0]), None) if row else None
+        if found and len(found) == len(row):
+            merged = [both(before, after) for before, after in zip(row, found)]
+            line = "| " + " | ".join(merged) + " |"
+        lines.append(line)
+        if line.startswith("|"):
+            last[heading] = len(lines)
+    # From the last table to the first, so that positions stay right.
+    for (heading, _), row in sorted(rows.items(), key=lambda item: last.get(item[0][0], 0), reverse=True):
+        if heading in last:
+            lines.insert(last[heading], "| " + " | ".join(row) + " |")
+    return "\n".join(lines)

@@ -16,6 +16,7 @@ pub use layer::{Layer, layers};
 pub use rows::Sampler;
 pub use statistics::{Detail, InputStatistics, input_statistics};
 pub use stream::{Activations, Checkpoint, Held, Segment, Stream};
+pub(crate) use stream::{in_turn, run_both};
 
 pub(crate) use layer::stored;
 pub(crate) use moments::Buffered;

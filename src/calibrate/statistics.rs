@@ -3,9 +3,10 @@
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
+use super::data::Batch;
 use super::moments::Buffered;
 use super::rows::floats;
-use super::{Calibration, Layer, Padding, Sampler, Stream};
+use super::{Calibration, Layer, Padding, Sampler, Stream, in_turn};
 use crate::error::Result;
 use crate::linalg::default_backend;
 use crate::rewrite::Subject;
@@ -121,16 +122,16 @@ pub fn input_statistics(
     let mut accumulators: Vec<Accumulator<'_>> =
         matrices.map(|(layer, group)| Accumulator::new(layer, group, data, detail)).collect();
     let mut first = 0;
-    for (index, batch) in data.data.batches(data.batch).enumerate() {
-        let batch = batch?;
+    let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
+    in_turn(data.data.batches(data.batch), run, |batch, activations| {
         let samples = samples_of(&batch.inputs);
-        let activations = stream.run(&segment, index, &batch.inputs)?;
         let padding = Padding::of(&batch.inputs);
         accumulators
             .par_iter_mut()
             .try_for_each(|a| a.add(activations.get(&a.layer.data)?, samples, first, padding.as_ref()))?;
         first += samples;
-    }
+        Ok(())
+    })?;
     let mut done = accumulators.into_iter().map(Accumulator::finish);
     Ok(layers.iter().map(|layer| done.by_ref().take(layer.groups).collect()).collect())
 }

@@ -133,6 +133,41 @@ impl Stream {
     }
 }
 
+/// Runs two segments on batch number `index`, side by side.
+///
+/// # Errors
+/// If tract fails.
+pub(crate) fn run_both(
+    pair: [(&Stream, &Segment); 2],
+    index: usize,
+    inputs: &[NamedTensor],
+) -> Result<(Activations, Activations)> {
+    let [first, second] = pair.map(|(stream, segment)| move || stream.run(segment, index, inputs));
+    let (first, second) = rayon::join(first, second);
+    Ok((first?, second?))
+}
+
+/// Runs every batch in turn, and takes in what one gave beside the run of the next, in their order.
+///
+/// # Errors
+/// The first of `run`, `take` or the batches.
+pub(crate) fn in_turn<B: Send + Sync, R: Send>(
+    batches: impl Iterator<Item = Result<B>>,
+    run: impl Fn(usize, &B) -> Result<R> + Sync,
+    mut take: impl FnMut(B, R) -> Result<()> + Send,
+) -> Result<()> {
+    let mut ready: Option<(B, R)> = None;
+    for (index, batch) in batches.enumerate() {
+        let batch = batch?;
+        let before = ready.take();
+        let taken = || before.map_or(Ok(()), |(batch, found)| take(batch, found));
+        let (taken, found) = rayon::join(taken, || run(index, &batch));
+        taken?;
+        ready = Some((batch, found?));
+    }
+    ready.map_or(Ok(()), |(batch, found)| take(batch, found))
+}
+
 /// Frontiers of `N` streams on their way to the next stage, as long as all of them fit in memory.
 #[derive(Debug)]
 pub struct Held<const N: usize> {

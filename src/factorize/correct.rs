@@ -13,8 +13,11 @@ use super::decompose::{ConvMode, assembled, kernel, matrices};
 use super::encoded;
 use super::inputs::{MOST_INPUTS, layer};
 use super::rewrite::{Factors, split_layers};
+use crate::calibrate::data::Batch;
 use crate::calibrate::moments::Moments;
-use crate::calibrate::{Activations, Buffered, Calibration, Held, Layer, Padding, Sampler, Stream, floats, samples_of};
+use crate::calibrate::{
+    Activations, Buffered, Calibration, Held, Layer, Padding, Sampler, Stream, floats, in_turn, run_both, samples_of,
+};
 use crate::error::Result;
 use crate::graph::ValueId;
 use crate::linalg::default_backend;
@@ -127,16 +130,16 @@ fn collect(
         .collect();
     let mut held = Held::default();
     let mut first = 0;
-    for (index, batch) in data.data.batches(data.batch).enumerate() {
-        let inputs = batch?.inputs;
-        let count = samples_of(&inputs);
-        let (old, new) = rayon::join(|| original.run(&sources, index, &inputs), || split.run(&images, index, &inputs));
-        let (old, new) = (old?, new?);
-        let padding = Padding::of(&inputs);
+    let pair = [(&*original, &sources), (&*split, &images)];
+    let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
+    in_turn(data.data.batches(data.batch), run, |batch, (old, new)| {
+        let count = samples_of(&batch.inputs);
+        let padding = Padding::of(&batch.inputs);
         collectors.par_iter_mut().try_for_each(|c| c.add(&new, &old, (count, first), padding.as_ref()))?;
         first += count;
         held.add([old.frontier, new.frontier]);
-    }
+        Ok(())
+    })?;
     held.advance([(original, &sources), (split, &images)]);
     let mut done = collectors.into_iter().map(|c| c.sums.finish(default_backend()));
     Ok(layers.iter().map(|layer| done.by_ref().take(layer.groups).collect()).collect())

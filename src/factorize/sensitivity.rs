@@ -153,6 +153,41 @@ mod tests {
         assert!((steep.at(0.1) - 0.01).abs() < 1e-12);
     }
 
+    /// Every weight of the vision transformer alone, half of it: from what its node reads, and from the graph's inputs.
+    #[test]
+    fn an_effect_is_the_same_wherever_the_run_starts() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let proto = crate::onnx::Model::load(&folder.join("digits_vit.onnx")).unwrap().proto;
+        let graph = proto.graph.clone().unwrap();
+        let sizes: crate::runtime::inputs::DimSizes = Default::default();
+        let batches = crate::runtime::probes::probe_batches(&graph, &sizes, 4, 1).unwrap();
+        let stored = |name: &str| graph.initializer.iter().position(|tensor| tensor.name() == name);
+        let weight = |node: &crate::onnx::proto::NodeProto| {
+            let is_linear = ["Gemm", "MatMul", "Conv"].contains(&node.op_type());
+            node.input.iter().find_map(|name| stored(name)).filter(|_| is_linear)
+        };
+        let layers: Vec<_> = graph.node.iter().filter_map(|node| Some((node, weight(node)?))).collect();
+        assert!(layers.len() >= 10, "{}", layers.len());
+        let write = |site: usize, change: usize| {
+            let mut changed = proto.clone();
+            let tensor = &mut changed.graph.as_mut().unwrap().initializer[layers[site].1];
+            let values = crate::onnx::tensor::TensorView::new(tensor)?.to_f32()?;
+            let less: Vec<f32> = values.iter().map(|value| value * 0.5_f32.powi(change as i32)).collect();
+            let dims: Vec<usize> = tensor.dims.iter().map(|&size| size as usize).collect();
+            *tensor = crate::onnx::tensor::from_f32(tensor.name(), &dims, &less)?;
+            Ok(changed)
+        };
+        let measured = |reads: fn(&crate::onnx::proto::NodeProto) -> Vec<String>| {
+            let sites: Vec<Site> = layers.iter().map(|(node, _)| Site { reads: reads(node), changes: 2 }).collect();
+            effects(&proto, &sites, write, &batches).unwrap()
+        };
+        let (near, far) = (measured(|node| node.input.clone()), measured(|_| Vec::new()));
+        for ((near, far), (node, _)) in near.iter().zip(&far).zip(&layers) {
+            assert!(near[0] < 1e-10 && near[1] > 1e-6, "{}: {near:?}", node.name());
+            assert!((near[1] / far[1] - 1.0).abs() < 1e-4, "{}: {near:?}, {far:?}", node.name());
+        }
+    }
+
     #[test]
     fn one_measured_point_is_a_proportion() {
         for points in [&[(0.5, 0.1)][..], &[(0.5, 0.1), (0.5, 0.3)], &[(0.5, 0.1), (0.9, f64::NAN)]] {

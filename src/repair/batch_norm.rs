@@ -9,7 +9,8 @@ use super::reconstruct::{HELD_OUT, MANY_SAMPLES};
 use super::stages::stages;
 use super::write::{put_vector, vector};
 use crate::axes::Selection;
-use crate::calibrate::{Calibration, Held, Stream, floats, samples_of};
+use crate::calibrate::data::Batch;
+use crate::calibrate::{Calibration, Held, Stream, floats, in_turn, run_both, samples_of};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::onnx::attributes::Attributes;
@@ -84,16 +85,16 @@ fn accumulate(
     let by_sample = data.data.samples() >= MANY_SAMPLES;
     let mut held = Held::default();
     let mut first = 0;
-    for (index, batch) in data.data.batches(data.batch).enumerate() {
-        let batch = batch?;
-        let targets = original.run(&sources, index, &batch.inputs)?;
-        let found = repaired.run(&images, index, &batch.inputs)?;
+    let pair = [(&*original, &sources), (&*repaired, &images)];
+    let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
+    in_turn(data.data.batches(data.batch), run, |batch, (targets, found)| {
         for norm in norms.iter_mut() {
             norm.add(found.get(&norm.data.1)?, targets.get(&norm.result)?, first, by_sample)?;
         }
         first += samples_of(&batch.inputs);
         held.add([targets.frontier, found.frontier]);
-    }
+        Ok(())
+    })?;
     held.advance([(original, &sources), (repaired, &images)]);
     Ok(())
 }

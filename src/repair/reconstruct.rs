@@ -12,8 +12,10 @@ use super::solve::{Evidence, RIDGES};
 use super::stages::{Order, stages};
 use super::write::{self, BiasPlace};
 use crate::axes::Selection;
+use crate::calibrate::data::Batch;
 use crate::calibrate::{
-    Activations, Buffered, Calibration, Held, Layer, Padding, Row, Sampler, Stream, floats, layers, samples_of, stored,
+    Activations, Buffered, Calibration, Held, Layer, Padding, Row, Sampler, Stream, floats, in_turn, layers, run_both,
+    samples_of, stored,
 };
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source};
@@ -210,14 +212,10 @@ fn collect<'m>(
     let mut attention: Vec<Option<Gathered>> = members.iter().map(|m| m.block.clone().map(Gathered::new)).collect();
     let mut held = Held::default();
     let mut first = 0;
-    for (index, batch) in data.data.batches(data.batch).enumerate() {
-        let batch = batch?;
+    let pair = [(&*original, &sources), (&*repaired, &images)];
+    let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
+    in_turn(data.data.batches(data.batch), run, |batch, (targets, found)| {
         let samples = samples_of(&batch.inputs);
-        let (targets, found) = rayon::join(
-            || original.run(&sources, index, &batch.inputs),
-            || repaired.run(&images, index, &batch.inputs),
-        );
-        let (targets, found) = (targets?, found?);
         if collectors.is_empty() {
             collectors = new_collectors(members, data, &found, samples)?;
         }
@@ -231,7 +229,8 @@ fn collect<'m>(
         }
         first += samples;
         held.add([targets.frontier, found.frontier]);
-    }
+        Ok(())
+    })?;
     held.advance([(original, &sources), (repaired, &images)]);
     Ok(Gathering { collectors, attention })
 }

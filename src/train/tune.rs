@@ -225,10 +225,13 @@ impl<'a> Trainer<'a> {
             if clock.is_over(epoch) {
                 break;
             }
-            let lowest = report.epochs.iter().min_by(|a, b| a.held_out.total_cmp(&b.held_out)).map_or(0, |e| e.epoch);
-            if options.patience.is_some_and(|patience| epoch - lowest >= patience) {
-                report.note = Some(format!("stopped after epoch {epoch}: none was better than epoch {lowest}"));
-                break;
+            if let Some(patience) = options.patience {
+                let epochs = report.epochs.iter().min_by(|a, b| a.held_out.total_cmp(&b.held_out));
+                let lowest = epochs.map_or(0, |found| found.epoch);
+                if epoch - lowest >= patience {
+                    report.note = Some(format!("stopped after epoch {epoch}: none was better than epoch {lowest}"));
+                    break;
+                }
             }
         }
         self.restore(&best.2)?;

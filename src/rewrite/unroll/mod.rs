@@ -190,9 +190,10 @@ impl Unroller<'_> {
         let axes = fact(3).map_or_else(|| Some((0..).take(ends.len()).collect()), |fact| fact.ints());
         let Some(axes) = axes else { return false };
         let is_fixed = |axis: i64| {
-            let axis = if axis < 0 { axis.saturating_add(extents.len() as i64) } else { axis };
-            let extent = usize::try_from(axis).ok().and_then(|axis| extents.get(axis));
-            extent.is_some_and(|extent| extent.as_fixed().is_some())
+            let from_behind =
+                usize::try_from(axis.unsigned_abs()).ok().and_then(|axis| extents.len().checked_sub(axis));
+            let axis = if axis < 0 { from_behind } else { usize::try_from(axis).ok() };
+            axis.and_then(|axis| extents.get(axis)).is_some_and(|extent| extent.as_fixed().is_some())
         };
         ends.iter().zip(axes).all(|(&end, axis)| end < 0 || end >= i64::from(i32::MAX) || is_fixed(axis))
     }
