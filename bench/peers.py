@@ -49,7 +49,7 @@ def torch_pruning(name: str) -> dict[str, int]:
     model = export_torchvision.build(name).eval()
     for module in model.modules():
         for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            if tensor.ndim == 1:  # the exporter stores equal vectors once, which would count too few
+            if tensor.ndim == 1 and tensor.is_floating_point():  # the exporter stores equal vectors once, which would count too few
                 tensor.data.uniform_(0.5, 1.5)
     sample = export_torchvision.sample(name, 1)
     kept = [m for m in model.modules() if 1000 in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))]
