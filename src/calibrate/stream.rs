@@ -69,8 +69,9 @@ impl Stream {
         let model = &*nested(model);
         let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let index = Index::new(graph);
-        self.reached.extend(index.ancestors(reads, &BTreeSet::new()).1);
-        self.reached.extend(reads.iter().cloned());
+        let (nodes, values) = index.ancestors(reads, &BTreeSet::new());
+        let siblings = nodes.iter().flat_map(|&node| &graph.node[node].output).filter(|name| !name.is_empty());
+        self.reached.extend(values.into_iter().chain(siblings.cloned()));
         let frontier = index.frontier(&self.reached);
         let mut outputs: BTreeSet<String> = wanted.iter().cloned().collect();
         outputs.extend(frontier.iter().cloned());
@@ -95,7 +96,10 @@ impl Stream {
         let graph = index.graph;
         let mut used: BTreeSet<String> = values;
         used.extend(outputs.iter().cloned());
-        let held = self.checkpoint.batches.first().into_iter().flatten().filter(|(name, _)| used.contains(name));
+        // What a node of the segment makes anew, next to something else that is not held, is not fed.
+        let made: BTreeSet<&String> = nodes.iter().flat_map(|&node| &graph.node[node].output).collect();
+        let held = self.checkpoint.batches.first().into_iter().flatten();
+        let held = held.filter(|(name, _)| used.contains(name) && !made.contains(name));
         let held = held.map(|(name, tensor)| input(name, tensor)).collect::<Result<Vec<_>>>()?;
         let is_wanted = |name: &str| used.contains(name) && !self.checkpoint.names.contains(name);
         let segment = GraphProto {
@@ -127,6 +131,11 @@ impl Stream {
         Ok(Activations { values, frontier })
     }
 
+    /// Whether a value is computed from nothing behind the frontier.
+    pub fn has_reached(&self, name: &str) -> bool {
+        self.reached.contains(name)
+    }
+
     /// Starts from these frontiers, one for each batch, from now on.
     fn advance(&mut self, segment: &Segment, batches: Vec<Vec<NamedTensor>>) {
         self.checkpoint = Checkpoint { names: segment.frontier.iter().cloned().collect(), batches };
@@ -147,10 +156,11 @@ pub(crate) fn run_both(
     Ok((first?, second?))
 }
 
-/// Runs every batch in turn, and takes in what one gave beside the run of the next, in their order.
+/// Runs every batch in turn, and takes in what one gave beside the run of the next, in their order. Two batches are in
+/// memory at a time.
 ///
 /// # Errors
-/// The first of `run`, `take` or the batches.
+/// That of the first batch that has one.
 pub(crate) fn in_turn<B: Send + Sync, R: Send>(
     batches: impl Iterator<Item = Result<B>>,
     run: impl Fn(usize, &B) -> Result<R> + Sync,
@@ -158,12 +168,12 @@ pub(crate) fn in_turn<B: Send + Sync, R: Send>(
 ) -> Result<()> {
     let mut ready: Option<(B, R)> = None;
     for (index, batch) in batches.enumerate() {
-        let batch = batch?;
         let before = ready.take();
         let taken = || before.map_or(Ok(()), |(batch, found)| take(batch, found));
-        let (taken, found) = rayon::join(taken, || run(index, &batch));
+        let run = || batch.and_then(|batch| run(index, &batch).map(|found| (batch, found)));
+        let (taken, found) = rayon::join(taken, run);
         taken?;
-        ready = Some((batch, found?));
+        ready = Some(found?);
     }
     ready.map_or(Ok(()), |(batch, found)| take(batch, found))
 }

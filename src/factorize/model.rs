@@ -19,7 +19,6 @@ use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
 use crate::linalg::default_backend;
 use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Patterns, Plan};
@@ -300,22 +299,15 @@ fn weigh(
         None => probe_batches(subject.proto()?, &analysis.probe_sizes(&options.dims), PROBES, options.seed)?,
     };
     let ranks: Vec<Vec<usize>> = prepared.iter().map(|layer| reference_ranks(&layer.offer(), options.align)).collect();
-    let positions: BTreeMap<NodeId, usize> = subject.graph.order.iter().copied().zip(0..).collect();
-    let first = |index: &usize| prepared[*index].candidate.nodes.iter().filter_map(|id| positions.get(id)).min();
-    let mut order: Vec<usize> = (0..prepared.len()).collect();
-    order.sort_by_key(first);
-    let site = |&index: &usize| -> Site {
-        let nodes = &prepared[index].candidate.nodes;
-        let node = nodes.iter().min_by_key(|id| positions.get(id)).map(|&id| subject.graph.node(id));
-        let reads = node.iter().flat_map(|node| node.inputs.iter().flatten());
+    let site = |(layer, ranks): (&Prepared<'_>, &Vec<usize>)| -> Site {
+        let reads = subject.graph.node(layer.candidate.nodes[0]).inputs.iter().flatten();
         let reads = reads.map(|&value| subject.graph.at(value).name.clone()).collect();
-        Site { reads, changes: ranks[index].len() }
+        Site { reads, changes: ranks.len() }
     };
-    let sites: Vec<Site> = order.iter().map(site).collect();
+    let sites: Vec<Site> = prepared.iter().zip(&ranks).map(site).collect();
     let write = |site: usize, change: usize| {
-        let index = order[site];
-        let layer = &prepared[index];
-        split_layers(subject, &[(layer.candidate, &layer.factors(ranks[index][change])?)])
+        let layer = &prepared[site];
+        split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
     };
     let effects = match sensitivity::effects(subject.model, &sites, write, &batches) {
         Ok(effects) => effects,
@@ -323,12 +315,9 @@ fn weigh(
             return Ok(Some(format!("the effect of each layer on the output could not be measured ({error})")));
         }
     };
-    let mut measured = vec![Vec::new(); prepared.len()];
-    for (&index, effects) in order.iter().zip(effects) {
-        let errors = ranks[index].iter().map(|&rank| prepared[index].decomposition.curve().error(rank));
-        measured[index] = errors.zip(effects).collect();
-    }
-    for (layer, points) in prepared.iter_mut().zip(measured) {
+    for ((layer, ranks), effects) in prepared.iter_mut().zip(&ranks).zip(effects) {
+        let errors = ranks.iter().map(|&rank| layer.decomposition.curve().error(rank));
+        let points: Vec<(f64, f64)> = errors.zip(effects).collect();
         layer.effect = Effect::through(&points).unwrap_or(layer.effect);
     }
     Ok(None)

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::calibrate::data::Dataset;
+use crate::calibrate::data::{Batch, Dataset};
 use crate::calibrate::{Activations, Held, Segment, Stream};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
@@ -61,7 +61,10 @@ impl Effect {
 pub(super) fn middle(data: &Dataset) -> Result<Vec<Vec<NamedTensor>>> {
     let count = data.samples();
     let start = (count / 2).saturating_sub(SAMPLES / 2);
-    data.batches_of(start..count.min(start + SAMPLES), BATCH).map(|batch| Ok(batch?.inputs)).collect()
+    let inputs = |batch: Result<Batch>| Ok(batch?.inputs);
+    let found = data.batches_of(start..count.min(start + SAMPLES), BATCH).map(inputs).collect::<Result<Vec<_>>>()?;
+    // A fixed batch may be longer than that.
+    if found.is_empty() { data.batches(BATCH).take(1).map(inputs).collect() } else { Ok(found) }
 }
 
 /// A layer that is changed alone, in one or more ways.
@@ -92,16 +95,20 @@ pub(super) fn effects(
     let mut stream = Stream::default();
     let outputs = run(&stream, &stream.rest(original, &names)?)?;
     let measure = |(site, change, stream): &(usize, usize, Stream)| {
-        let segment = stream.rest(&write(*site, *change)?, &names)?;
-        distance(&names, &outputs, &run(stream, &segment)?)
+        let behind: Vec<String> = names.iter().filter(|name| !stream.has_reached(name)).cloned().collect();
+        if behind.is_empty() {
+            return Ok(0.0);
+        }
+        let segment = stream.rest(&write(*site, *change)?, &behind)?;
+        distance(&behind, &outputs, &run(stream, &segment)?)
     };
     let mut measured = vec![Vec::new(); sites.len()];
     let (mut pending, mut pending_bytes) = (Vec::new(), 0);
     for (index, site) in sites.iter().enumerate() {
         let segment = stream.segment(original, &site.reads, &[])?;
         let mut held = Held::default();
-        for reached in run(&stream, &segment)? {
-            held.add([reached.frontier]);
+        for (index, inputs) in batches.iter().enumerate() {
+            held.add([stream.run(&segment, index, inputs)?.frontier]);
         }
         pending_bytes += held.advance([(&mut stream, &segment)]);
         pending.extend((0..site.changes).map(|change| (index, change, stream.clone())));

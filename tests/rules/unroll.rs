@@ -122,18 +122,19 @@ fn a_branch_on_a_dynamic_size_stays() {
 
 /// What PyTorch's TorchScript exporter writes for `h[:until, :, first:] += v` behind `h = (x w)ᵀ`, of shape [n, 8, 6]: a `ScatterND`
 /// with the position of every element. `first` is the first token that is written, `order` what the channels are called, `until` where
-/// the samples end that are written; `cut` tells whether their number or the list of them is cut there.
+/// the samples end that are written; `cut` tells whether their number or the list of them is cut there, or so many of the last are taken.
 fn written_region(first: i64, order: &[i64], (cut, until): (&str, i64)) -> ModelProto {
     let tokens: Vec<i64> = (first..6).collect();
     let count = tokens.len() as i64;
     let mut net = Net::new(&[("x", 1, &["n", "6", "4"])]).weight("w", &[4, 8]).weight("u", &[8, 3]).weight("v", &[1]);
-    let lists: [(&str, &[i64]); 12] = [
+    let lists: [(&str, &[i64]); 13] = [
         ("zero", &[0]),
         ("one", &[1]),
         ("two", &[2]),
         ("first", &[first]),
         ("end", &[i64::MAX]),
         ("until", &[until]),
+        ("last", &[-512]),
         ("channels", order),
         ("tokens", &tokens),
         ("column", &[-1, 1, 1, 1]),
@@ -144,6 +145,8 @@ fn written_region(first: i64, order: &[i64], (cut, until): (&str, i64)) -> Model
     for (name, values) in lists {
         net = net.ints(name, values);
     }
+    let sized =
+        [("number", "some"), ("last", "latest")].iter().find(|(of, _)| *of == cut).map_or("h", |(_, sized)| sized);
     for (name, value) in [("start", 0), ("step", 1)] {
         net.0.initializer.push(paredown::onnx::tensor::from_i64(name, &[], &[value]).unwrap());
     }
@@ -152,7 +155,8 @@ fn written_region(first: i64, order: &[i64], (cut, until): (&str, i64)) -> Model
         .node("Slice", &["h", "zero", "until", "zero"], "some", "")
         .node("Slice", &["some", "first", "end", "two"], "part", "")
         .node("Add", &["part", "v"], "more", "")
-        .node("Shape", &[if cut == "number" { "some" } else { "h" }], "shape", "")
+        .node("Slice", &["h", "last", "end", "zero"], "latest", "")
+        .node("Shape", &[sized], "shape", "")
         .node("Gather", &["shape", "zero"], "sizes", "")
         .node("Squeeze", &["sizes", "zero"], "size", "")
         .node("Range", &["start", "size", "step"], "all", "")
@@ -193,7 +197,7 @@ fn positions_in_another_order_stay() {
 #[test]
 fn positions_that_end_at_a_number_of_samples_stay() {
     let in_order: Vec<i64> = (0..8).collect();
-    for cut in ["list", "number"] {
+    for cut in ["list", "number", "last"] {
         let error = halved(written_region(1, &in_order, (cut, 512)), &[]).unwrap_err().to_string();
         assert!(error.contains("ScatterND:written: written at positions known at run time"), "{cut}: {error}");
     }

@@ -155,7 +155,7 @@ impl Unroller<'_> {
     }
 
     /// Whether a value follows sizes without a case distinction: what holds at all sample sizes holds at all sizes. Of a tensor
-    /// whose size is asked for, that is how its own size came about.
+    /// whose size is asked for, that is how its own size came about: by Slices and by integers that shapes are made of.
     fn is_arithmetic(&self, value: ValueId) -> bool {
         let mut pending = vec![(value, false)];
         let mut seen = BTreeSet::new();
@@ -164,38 +164,51 @@ impl Unroller<'_> {
             let node = self.graph.node(id);
             let op = node.op.as_str();
             let is_known = node.domain.is_empty() && (PICKS.contains(&op) || ARITHMETIC.contains(&op));
-            if !(is_sized || is_known) || op == "Slice" && !self.goes_to_an_end(node) {
+            if !(is_sized || is_known) || op == "Slice" && !self.leaves_a_margin(node) {
                 return false;
             }
             let operands = match op {
-                "Where" if is_sized => &node.inputs,
-                "Where" if self.is_never(node.inputs.first().copied().flatten()) => {
+                "Where" if !is_sized => {
+                    if !self.is_never(node.inputs.first().copied().flatten()) {
+                        return false;
+                    }
                     node.inputs.get(2..).unwrap_or_default()
                 }
-                "Where" => return false,
                 _ => &node.inputs[..],
             };
             let is_sized = is_sized || matches!(op, "Shape" | "Size");
-            pending.extend(operands.iter().flatten().map(|&input| (input, is_sized)).filter(|&next| seen.insert(next)));
+            for &input in operands.iter().flatten() {
+                let next = (input, is_sized && self.facts.at(input).ints_under(0).is_none());
+                if seen.insert(next) {
+                    pending.push(next);
+                }
+            }
         }
         true
     }
 
-    /// Whether a Slice ends where its operand does, or counts from there: an end that is a number is beyond short axes and
-    /// within long ones.
-    fn goes_to_an_end(&self, node: &Node) -> bool {
+    /// Whether a Slice leaves out the same positions at the ends, whatever the size: an end that is a number is beyond short
+    /// axes and within long ones, and so is a start that counts from behind.
+    fn leaves_a_margin(&self, node: &Node) -> bool {
         let fact = |slot: usize| node.inputs.get(slot).copied().flatten().map(|value| self.facts.at(value));
+        let ints = |slot: usize| fact(slot).and_then(|fact| fact.ints());
         let extents = fact(0).and_then(|fact| fact.extents.as_ref());
-        let (Some(extents), Some(ends)) = (extents, fact(2).and_then(|fact| fact.ints())) else { return false };
-        let axes = fact(3).map_or_else(|| Some((0..).take(ends.len()).collect()), |fact| fact.ints());
-        let Some(axes) = axes else { return false };
+        let (Some(extents), Some(starts), Some(ends)) = (extents, ints(1), ints(2)) else { return false };
+        let or = |slot: usize, default: Vec<i64>| if fact(slot).is_some() { ints(slot) } else { Some(default) };
+        let (axes, steps) = (or(3, (0..).take(ends.len()).collect()), or(4, vec![1; ends.len()]));
+        let (Some(axes), Some(steps)) = (axes, steps) else { return false };
         let is_fixed = |axis: i64| {
             let from_behind =
                 usize::try_from(axis.unsigned_abs()).ok().and_then(|axis| extents.len().checked_sub(axis));
             let axis = if axis < 0 { from_behind } else { usize::try_from(axis).ok() };
             axis.and_then(|axis| extents.get(axis)).is_some_and(|extent| extent.as_fixed().is_some())
         };
-        ends.iter().zip(axes).all(|(&end, axis)| end < 0 || end >= i64::from(i32::MAX) || is_fixed(axis))
+        let count = ends.len();
+        let is_margin = |i: usize| {
+            let goes_to_an_end = ends[i] < 0 || ends[i] >= i64::from(i32::MAX);
+            starts[i] >= 0 && goes_to_an_end && steps[i] == 1 || is_fixed(axes[i])
+        };
+        [&starts, &axes, &steps].iter().all(|list| list.len() == count) && (0..count).all(is_margin)
     }
 
     /// Whether a condition asks for sizes below zero.

@@ -104,7 +104,7 @@ impl Unroller<'_> {
             let size = |extent: Extent| i64::try_from(extent.under(binding)).ok();
             let starts = self.starts(positions, depth, binding)?;
             let margin = |(axis, front): (usize, i64)| {
-                let behind = size(addressed[axis])? - front - size(lead[axis])?;
+                let behind = size(addressed[axis])?.checked_sub(front)?.checked_sub(size(lead[axis])?)?;
                 (front >= 0 && behind >= 0).then_some(Margin { axis, front, behind })
             };
             starts.into_iter().enumerate().map(margin).collect()
@@ -126,7 +126,7 @@ impl Unroller<'_> {
             let ramp = self.ramp((*component)?, binding)?;
             let start = *ramp.values.first()?;
             let is_coordinate = ramp.values.len() == 1 || ramp.axis == number;
-            let counts = (start..).zip(&ramp.values).all(|(expected, &value)| value == expected);
+            let counts = (0..).zip(&ramp.values).all(|(i, &value)| value.checked_sub(start) == Some(i));
             // One column of the tuples, and as long as the axis: not one position again and again.
             let is_column = ramp.sizes.len() == depth + 1 && ramp.sizes[depth] == 1;
             let is_whole = is_column && ramp.sizes[number] == ramp.values.len();
