@@ -155,7 +155,7 @@ impl Unroller<'_> {
     }
 
     /// Whether a value follows sizes without a case distinction: what holds at all sample sizes holds at all sizes. Of a tensor
-    /// whose size is asked for, that is how its own size came about: by Slices and by integers that shapes are made of.
+    /// whose size is asked for, Slices alone are looked at: other sizes are taken to follow those of the inputs.
     fn is_arithmetic(&self, value: ValueId) -> bool {
         let mut pending = vec![(value, false)];
         let mut seen = BTreeSet::new();
@@ -177,12 +177,7 @@ impl Unroller<'_> {
                 _ => &node.inputs[..],
             };
             let is_sized = is_sized || matches!(op, "Shape" | "Size");
-            for &input in operands.iter().flatten() {
-                let next = (input, is_sized && self.facts.at(input).ints_under(0).is_none());
-                if seen.insert(next) {
-                    pending.push(next);
-                }
-            }
+            pending.extend(operands.iter().flatten().map(|&input| (input, is_sized)).filter(|&next| seen.insert(next)));
         }
         true
     }
