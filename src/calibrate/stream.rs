@@ -67,10 +67,9 @@ impl Stream {
     /// If the model holds no graph or tract cannot take the segment.
     pub fn segment(&mut self, model: &ModelProto, reads: &[String], wanted: &[String]) -> Result<Segment> {
         let model = &*nested(model);
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let index = Index::new(graph);
+        let index = Index::of(model)?;
         let (nodes, values) = index.ancestors(reads, &BTreeSet::new());
-        let siblings = nodes.iter().flat_map(|&node| &graph.node[node].output).filter(|name| !name.is_empty());
+        let siblings = nodes.iter().flat_map(|&node| &index.graph.node[node].output).filter(|name| !name.is_empty());
         self.reached.extend(values.into_iter().chain(siblings.cloned()));
         let frontier = index.frontier(&self.reached);
         let mut outputs: BTreeSet<String> = wanted.iter().cloned().collect();
@@ -86,8 +85,7 @@ impl Stream {
     /// As [`segment`](Self::segment).
     pub fn rest(&self, model: &ModelProto, wanted: &[String]) -> Result<Segment> {
         let model = &*nested(model);
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let runnable = Some(self.runnable(model, &Index::new(graph), wanted)?);
+        let runnable = Some(self.runnable(model, &Index::of(model)?, wanted)?);
         Ok(Segment { runnable, frontier: Vec::new() })
     }
 
@@ -261,12 +259,13 @@ struct Index<'g> {
 }
 
 impl<'g> Index<'g> {
-    fn new(graph: &'g GraphProto) -> Self {
+    fn of(model: &'g ModelProto) -> Result<Self> {
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let mut makers = BTreeMap::new();
         for (index, node) in graph.node.iter().enumerate() {
             makers.extend(node.output.iter().filter(|o| !o.is_empty()).map(|o| (o.as_str(), index)));
         }
-        Self { graph, makers, reads: graph.node.iter().map(reads).collect() }
+        Ok(Self { graph, makers, reads: graph.node.iter().map(reads).collect() })
     }
 
     /// Nodes (in file order) and values that `wanted` is computed from, `wanted` included, back to `known`.

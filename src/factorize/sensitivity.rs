@@ -148,7 +148,14 @@ fn distance(outputs: &[String], original: &[Activations], changed: &[Activations
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::onnx::Model;
+    use crate::onnx::proto::NodeProto;
+    use crate::onnx::tensor::{TensorView, from_f32};
+    use crate::runtime::inputs::DimSizes;
+    use crate::runtime::probes::probe_batches;
 
     #[test]
     fn an_effect_goes_through_what_was_measured() {
@@ -163,13 +170,13 @@ mod tests {
     /// Every weight of the vision transformer alone, half of it: from what its node reads, and from the graph's inputs.
     #[test]
     fn an_effect_is_the_same_wherever_the_run_starts() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        let proto = crate::onnx::Model::load(&folder.join("digits_vit.onnx")).unwrap().proto;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let proto = Model::load(&folder.join("digits_vit.onnx")).unwrap().proto;
         let graph = proto.graph.clone().unwrap();
-        let sizes: crate::runtime::inputs::DimSizes = Default::default();
-        let batches = crate::runtime::probes::probe_batches(&graph, &sizes, 4, 1).unwrap();
+        let sizes = DimSizes::default();
+        let batches = probe_batches(&graph, &sizes, 4, 1).unwrap();
         let stored = |name: &str| graph.initializer.iter().position(|tensor| tensor.name() == name);
-        let weight = |node: &crate::onnx::proto::NodeProto| {
+        let weight = |node: &NodeProto| {
             let is_linear = ["Gemm", "MatMul", "Conv"].contains(&node.op_type());
             node.input.iter().find_map(|name| stored(name)).filter(|_| is_linear)
         };
@@ -178,13 +185,13 @@ mod tests {
         let write = |site: usize, change: usize| {
             let mut changed = proto.clone();
             let tensor = &mut changed.graph.as_mut().unwrap().initializer[layers[site].1];
-            let values = crate::onnx::tensor::TensorView::new(tensor)?.to_f32()?;
+            let values = TensorView::new(tensor)?.to_f32()?;
             let less: Vec<f32> = values.iter().map(|value| value * 0.5_f32.powi(change as i32)).collect();
             let dims: Vec<usize> = tensor.dims.iter().map(|&size| size as usize).collect();
-            *tensor = crate::onnx::tensor::from_f32(tensor.name(), &dims, &less)?;
+            *tensor = from_f32(tensor.name(), &dims, &less)?;
             Ok(changed)
         };
-        let measured = |reads: fn(&crate::onnx::proto::NodeProto) -> Vec<String>| {
+        let measured = |reads: fn(&NodeProto) -> Vec<String>| {
             let sites: Vec<Site> = layers.iter().map(|(node, _)| Site { reads: reads(node), changes: 2 }).collect();
             effects(&proto, &sites, write, &batches).unwrap()
         };

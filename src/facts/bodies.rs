@@ -4,7 +4,7 @@ use tract_onnx::prelude::DatumType;
 
 use super::known::Known;
 use crate::graph::bodies::{ARITY, AXIS, CARRIED, CONDITION, COUNTER, ENTRY, KIND, SLICE};
-use crate::onnx::attributes::Attributes;
+use crate::onnx::attributes::{Attributes, position};
 use crate::onnx::proto::NodeProto;
 
 /// Facts of the results of `node`, an end of a body, from those of its operands.
@@ -79,13 +79,6 @@ fn carried(initial: &[Option<&Known>], last: &[Option<&Known>]) -> Vec<Known> {
             _ => Known::default(),
         })
         .collect()
-}
-
-fn position(axis: i64, rank: usize) -> Option<usize> {
-    let rank = i64::try_from(rank).ok()?;
-    usize::try_from(if axis < 0 { axis + rank } else { axis })
-        .ok()
-        .filter(|&at| i64::try_from(at).is_ok_and(|a| a < rank))
 }
 
 fn size_of(known: &Known, axis: i64) -> Option<u64> {

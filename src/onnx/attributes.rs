@@ -23,6 +23,19 @@ use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::{Error, Result};
 
+/// An axis or an index among `count`, a negative one counted from the end; `None` if it is out of range.
+///
+/// ```
+/// use paredown::onnx::attributes::position;
+///
+/// assert_eq!([position(1, 3), position(-1, 3), position(3, 3), position(-4, 3)], [Some(1), Some(2), None, None]);
+/// ```
+pub fn position(number: i64, count: usize) -> Option<usize> {
+    let count = i64::try_from(count).ok()?;
+    let at = if number < 0 { number + count } else { number };
+    usize::try_from(at).ok().filter(|_| at < count)
+}
+
 /// Reader of the attributes of one node. `Ok(None)` means absent; an attribute of another type than the one asked for
 /// is an error that names the node.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crate::axes::{Applied, Extent, Misfit, NotationError, Reason, Role, Row, Unifier, Var};
 use crate::facts::Facts;
 use crate::graph::{Graph, Node, Source, ValueId};
+use crate::onnx::attributes::position;
 use crate::onnx::proto::{AttributeProto, NodeProto};
 
 /// Why a rule does not apply to a node. Everything that the node touches freezes, with this reason.
@@ -326,10 +327,7 @@ impl Site<'_> {
 
     /// Axis number `axis`, negative counted from the end, of a tensor of rank `rank`.
     pub(crate) fn axis(&self, axis: i64, rank: usize) -> Outcome<usize> {
-        let signed = i64::try_from(rank).unwrap_or(i64::MAX);
-        let index = if axis < 0 { axis.saturating_add(signed) } else { axis };
-        let index = usize::try_from(index).ok().filter(|&i| i < rank);
-        index.ok_or_else(|| Refusal::new(format!("axis {axis} is out of range for rank {rank}")))
+        position(axis, rank).ok_or_else(|| Refusal::new(format!("axis {axis} is out of range for rank {rank}")))
     }
 
     /// Applies a row of the table. `attributes` are sizes that attributes give: they are rewritten with the axis.

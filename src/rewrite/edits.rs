@@ -3,6 +3,7 @@
 use crate::axes::{Expr, Extent, Selection};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
+use crate::onnx::attributes::position;
 use crate::onnx::proto::{AttributeProto, NodeProto, attribute_proto};
 use crate::ops::{Cut, Edit};
 
@@ -273,12 +274,9 @@ impl Patch<'_> {
         };
         let count = view.inputs.get(1).copied().flatten();
         let count = count.and_then(|v| self.subject.facts.at(v).extents.as_ref()?.first()?.as_fixed()).unwrap_or(rank);
-        let rank_signed = i64::try_from(rank).unwrap_or(i64::MAX);
         Ok(match listed {
             None => (0..count).collect(),
-            Some(axes) => {
-                axes.iter().filter_map(|&a| usize::try_from(if a < 0 { a + rank_signed } else { a }).ok()).collect()
-            }
+            Some(axes) => axes.iter().filter_map(|&axis| position(axis, rank)).collect(),
         })
     }
 

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::inputs::{DeclaredInput, DimSizes, declared_inputs};
 use super::runnable::NamedTensor;
 use super::tensor::{Tensor, element_count};
+use crate::onnx::attributes::position;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::{Error, Result};
@@ -248,8 +249,7 @@ fn table_look_up<'a>(node: &'a NodeProto, tables: &BTreeMap<&str, Vec<usize>>) -
     }
     let dims = tables.get(table.as_str())?;
     let axis = node.attribute.iter().find(|attribute| attribute.name() == "axis").map_or(0, AttributeProto::i);
-    let axis = if axis < 0 { axis.checked_add(i64::try_from(dims.len()).ok()?)? } else { axis };
-    Some((*dims.get(usize::try_from(axis).ok()?)?, indices))
+    Some((*dims.get(position(axis, dims.len())?)?, indices))
 }
 
 /// Dims of initializers and constants, and of what is a mere change of their type.

@@ -145,8 +145,11 @@ fn written_region(first: i64, order: &[i64], (cut, until): (&str, i64)) -> Model
     for (name, values) in lists {
         net = net.ints(name, values);
     }
-    let sized =
-        [("number", "some"), ("last", "latest")].iter().find(|(of, _)| *of == cut).map_or("h", |(_, sized)| sized);
+    let sized = match cut {
+        "number" => "some",
+        "last" => "latest",
+        _ => "h",
+    };
     for (name, value) in [("start", 0), ("step", 1)] {
         net.0.initializer.push(paredown::onnx::tensor::from_i64(name, &[], &[value]).unwrap());
     }

@@ -22,6 +22,7 @@ use crate::axes::BINDINGS;
 use crate::facts::Facts;
 use crate::graph::bodies::rename;
 use crate::graph::{Graph, Node, Source, ValueId, captures, names_in, sweep_dead_nodes};
+use crate::onnx::attributes::position;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
 
 /// Iterations of a loop that is unrolled, and tensors of a sequence, at most.
@@ -167,15 +168,11 @@ impl Unroller<'_> {
             if !(is_sized || is_known) || op == "Slice" && !self.leaves_a_margin(node) {
                 return false;
             }
-            let operands = match op {
-                "Where" if !is_sized => {
-                    if !self.is_never(node.inputs.first().copied().flatten()) {
-                        return false;
-                    }
-                    node.inputs.get(2..).unwrap_or_default()
-                }
-                _ => &node.inputs[..],
-            };
+            let is_case = op == "Where" && !is_sized;
+            if is_case && !self.is_never(node.inputs.first().copied().flatten()) {
+                return false;
+            }
+            let operands = if is_case { node.inputs.get(2..).unwrap_or_default() } else { &node.inputs[..] };
             let is_sized = is_sized || matches!(op, "Shape" | "Size");
             pending.extend(operands.iter().flatten().map(|&input| (input, is_sized)).filter(|&next| seen.insert(next)));
         }
@@ -193,10 +190,8 @@ impl Unroller<'_> {
         let (axes, steps) = (or(3, (0..).take(ends.len()).collect()), or(4, vec![1; ends.len()]));
         let (Some(axes), Some(steps)) = (axes, steps) else { return false };
         let is_fixed = |axis: i64| {
-            let from_behind =
-                usize::try_from(axis.unsigned_abs()).ok().and_then(|axis| extents.len().checked_sub(axis));
-            let axis = if axis < 0 { from_behind } else { usize::try_from(axis).ok() };
-            axis.and_then(|axis| extents.get(axis)).is_some_and(|extent| extent.as_fixed().is_some())
+            let extent = position(axis, extents.len()).and_then(|axis| extents.get(axis));
+            extent.is_some_and(|extent| extent.as_fixed().is_some())
         };
         let count = ends.len();
         let is_margin = |i: usize| {

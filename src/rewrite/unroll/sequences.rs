@@ -1,7 +1,7 @@
 //! Sequences whose tensors are known, and what reads them.
 
 use super::{MOST_ITEMS, Unroller};
-use crate::onnx::attributes::{Attributes, set_int, set_ints};
+use crate::onnx::attributes::{Attributes, position, set_int, set_ints};
 use crate::onnx::proto::NodeProto;
 use crate::onnx::tensor::from_i64;
 
@@ -9,8 +9,7 @@ impl Unroller<'_> {
     /// The index that operand `slot` gives into `count` places, from the end if negative.
     fn position(&self, node: &NodeProto, slot: usize, count: usize) -> Option<usize> {
         let &[at] = self.ints(node, slot)?.as_slice() else { return None };
-        let count = i64::try_from(count).ok()?;
-        usize::try_from(if at < 0 { at + count } else { at }).ok().filter(|&at| (at as u64) < count.unsigned_abs())
+        position(at, count)
     }
 
     /// What a new sequence holds.
@@ -75,7 +74,7 @@ impl Unroller<'_> {
         let axis = attributes.int_or("axis", 0).ok()?;
         let data = self.graph.value(node.input.first()?)?;
         let extents = self.facts.at(data).extents.as_ref()?;
-        let at = usize::try_from(if axis < 0 { axis + i64::try_from(extents.len()).ok()? } else { axis }).ok()?;
+        let at = position(axis, extents.len())?;
         let length = extents.get(at)?.as_fixed().and_then(|size| i64::try_from(size).ok());
         let given = node.input.get(1).filter(|name| !name.is_empty());
         let of_size = |size: i64| {

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
-use crate::onnx::attributes::Attributes;
+use crate::onnx::attributes::{Attributes, position};
 use crate::onnx::proto::NodeProto;
 use crate::runtime;
 use crate::train::feed::to_candle;
@@ -110,10 +110,7 @@ impl<'a> Site<'a> {
 
 /// Axis number `axis`, negative counted from the end, of a tensor of rank `rank`.
 pub(super) fn axis_of(axis: i64, rank: usize) -> Result<usize> {
-    let signed = i64::try_from(rank).unwrap_or(i64::MAX);
-    let index = if axis < 0 { axis.saturating_add(signed) } else { axis };
-    let found = usize::try_from(index).ok().filter(|&index| index < rank);
-    found.ok_or_else(|| Error::input(format!("there is no axis {axis} of a tensor of rank {rank}")))
+    position(axis, rank).ok_or_else(|| Error::input(format!("there is no axis {axis} of a tensor of rank {rank}")))
 }
 
 /// Most elements of one tensor on the tape (8 GiB in float32): sizes come from a file.
