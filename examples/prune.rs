@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dims: &DimSizes::default(),
         seed: 0,
     };
-    let proof = Proof { comparison, groups: &pruned.groups, selection: &pruned.selection };
+    let proof =
+        Proof { comparison, groups: &pruned.groups, selection: &pruned.selection, adjusted: pruned.plan.adjusted };
     prove(&proof, &mut pruned.report)?;
     for group in pruned.report.groups.iter().filter(|group| group.kept < group.size) {
         println!("{}: {} of {} {} stay", group.name, group.kept, group.size, group.axis);

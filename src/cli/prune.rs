@@ -68,7 +68,7 @@ pub(super) struct Args {
     thaw: Vec<String>,
     #[command(flatten)]
     retrain: Retraining,
-    /// Keep finished steps here, so that an interrupted job goes on where it was
+    /// With --retrain: keep finished steps here, so that an interrupted job goes on where it was
     #[arg(long, value_name = "DIR", requires = "retrain")]
     checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -139,6 +139,7 @@ impl Args {
             thaw: self.thaw.clone(),
             dims: self.common.dims()?,
             retrain: self.retrain()?,
+            verify: !self.common.no_verify,
             seed: self.common.seed,
             progress: Progress::default(),
         })
@@ -152,7 +153,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let pruned = job.located(crate::prune::prune(&job.model, &options, job.calibration()))?;
     let Pruned { analysis, groups, selection, plan, model, mut report } = pruned;
     let comparison = job.comparison(&analysis, &model, &options.thaw, &options.dims);
-    let proof = Proof { comparison, groups: &groups, selection: &selection };
+    let proof = Proof { comparison, groups: &groups, selection: &selection, adjusted: plan.adjusted };
     job.prove(&mut report, |report| prove(&proof, report))?;
     job.finish(&model, Some(&plan), report)
 }

@@ -23,6 +23,9 @@ pub struct Plan {
     /// Ranks of factorized layers, by node name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ranks: BTreeMap<String, usize>,
+    /// Whether what stayed was repaired or trained afterwards: the file is then not the masked original.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adjusted: bool,
 }
 
 /// What stays of one group: either the kept indices, or a ratio of what goes.
@@ -50,12 +53,12 @@ impl Plan {
             let kept = flags.iter().enumerate().filter_map(|(i, &keep)| keep.then_some(i)).collect();
             Some(PlannedGroup { name: group.name.clone(), size: Some(group.size), kept: Some(kept), ratio: None })
         });
-        Self { version: VERSION, groups: planned.collect(), ranks: BTreeMap::new() }
+        Self { version: VERSION, groups: planned.collect(), ranks: BTreeMap::new(), adjusted: false }
     }
 
     /// A plan of ranks alone.
     pub fn of_ranks(ranks: BTreeMap<String, usize>) -> Self {
-        Self { version: VERSION, groups: Vec::new(), ranks }
+        Self { version: VERSION, groups: Vec::new(), ranks, adjusted: false }
     }
 
     /// Reads a plan file.
@@ -83,7 +86,9 @@ impl Plan {
         } else {
             format!(",\n  \"ranks\": {}", serde_json::to_string(&self.ranks).unwrap_or_default())
         };
-        format!("{{\n  \"version\": {},\n  \"groups\": [\n{}\n  ]{ranks}\n}}\n", self.version, groups.join(",\n"))
+        let adjusted = if self.adjusted { ",\n  \"adjusted\": true" } else { "" };
+        let (version, groups) = (self.version, groups.join(",\n"));
+        format!("{{\n  \"version\": {version},\n  \"groups\": [\n{groups}\n  ]{ranks}{adjusted}\n}}\n")
     }
 
     /// Whether some group is given by a ratio, so that scores are needed to carry the plan out.

@@ -90,6 +90,8 @@ pub struct Options {
     pub dims: DimSizes,
     /// Whether and how the weights are trained after each step.
     pub retrain: Option<Retrain>,
+    /// Whether the result is to be proved, so that a model that does not run in tract by itself is bad input.
+    pub verify: bool,
     /// Seed of every random choice.
     pub seed: u64,
     /// Who is told what goes on.
@@ -123,6 +125,7 @@ impl Options {
             thaw: Vec::new(),
             dims: DimSizes::default(),
             retrain: None,
+            verify: true,
             seed: 0,
             progress: Progress::default(),
         }

@@ -50,6 +50,8 @@ pub struct Proof<'a> {
     pub groups: &'a [Group],
     /// What stays.
     pub selection: &'a Selection,
+    /// Whether what stays was repaired or trained: the removal is then carried out again and proved without that.
+    pub adjusted: bool,
 }
 
 impl Comparison<'_> {
@@ -166,7 +168,7 @@ impl Proof<'_> {
             }
         }
         let obstacle = if self.selection.touched().next().is_none() {
-            Some("without a plan there is no removal whose exactness could be proved; give --plan")
+            Some("there is no removal whose exactness could be proved; give the plan of `prune` with --plan")
         } else if free.touched().next().is_none() {
             Some("every removal shifts a statistic: there is no exact part to prove")
         } else {
@@ -177,7 +179,7 @@ impl Proof<'_> {
             return Ok(None);
         }
         let subject = self.comparison.analysis.subject();
-        let is_rewritten = report.calibration.is_none() && all_free;
+        let is_rewritten = !self.adjusted && all_free;
         let pruned = if is_rewritten { None } else { Some(rewrite::prune(subject, &free)?) };
         Ok(Some(Removal { masked: rewrite::masked(subject, &free)?, pruned, kept: kept(subject, &free) }))
     }
@@ -237,6 +239,41 @@ pub fn verify(
     report.model.after.bytes = rewritten.file_bytes();
     report.model.after.nodes = after.graph.nodes.len();
     let comparison = Comparison { analysis: &analysis, rewritten: &after.model.proto, thaw: &[], data, dims, seed };
-    prove(&Proof { comparison, groups: &groups, selection: &selection }, &mut report)?;
-    Ok(report)
+    let adjusted = plan.is_some_and(|plan| plan.adjusted);
+    if adjusted {
+        same_sizes(&rewrite::prune(analysis.subject(), &selection)?, &rewritten.proto)?;
+        report.notes.push(
+            "the plan says that what stayed was repaired or trained: the removal was carried out again and proved \
+             without that; the file has its sizes"
+                .to_owned(),
+        );
+    }
+    match prove(&Proof { comparison, groups: &groups, selection: &selection, adjusted }, &mut report) {
+        Err(_) if !adjusted && report.verify.exact_max_rel.is_some_and(|found| found > Exactness::TOLERANCE) => {
+            Err(Error::verification(format!(
+                "the file differs from the masked original by {:.1e} (allowed: {:.0e}): another plan than this one was \
+                 carried out, or the weights were changed afterwards; leave out --plan to measure how far the file is",
+                report.verify.exact_max_rel.unwrap_or(f64::NAN),
+                Exactness::TOLERANCE
+            )))
+        }
+        proved => proved.map(|()| report),
+    }
+}
+
+/// Checks that tensors of one name are of one size.
+fn same_sizes(planned: &ModelProto, found: &ModelProto) -> Result<()> {
+    let stored = |model: &ModelProto| -> BTreeMap<String, Vec<i64>> {
+        let tensors = model.graph.iter().flat_map(|graph| &graph.initializer);
+        tensors.map(|tensor| (tensor.name().to_owned(), tensor.dims.clone())).collect()
+    };
+    let found = stored(found);
+    for (name, dims) in stored(planned) {
+        if let Some(other) = found.get(&name).filter(|other| **other != dims) {
+            return Err(Error::verification(format!(
+                "tensor '{name}' is of shape {other:?}, by the plan of {dims:?}: another plan was carried out"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -38,6 +38,7 @@ pub(super) fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Datas
     report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
     report.notes.extend(shift_note(&survey.groups, &done.selection));
     report.training = done.training;
+    let is_adjusted = options.retrain.is_some() || done.repaired.iter().any(|layer| layer.reason.is_none());
     let uses_data = job.criterion.needs_data || job.method != Method::None || options.retrain.is_some();
     report.calibration = job.data.filter(|_| uses_data).map(|calibration| {
         report.notes.extend(calibration.data.warnings().iter().cloned());
@@ -50,7 +51,7 @@ pub(super) fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Datas
         }
     });
     report.seconds = clock.laps;
-    let plan = Plan::of(&survey.groups, &done.selection);
+    let plan = Plan { adjusted: is_adjusted, ..Plan::of(&survey.groups, &done.selection) };
     let (selection, model) = (done.selection, done.model);
     drop(job);
     let Survey { analysis, groups } = survey;

@@ -41,7 +41,11 @@ impl<'m> Survey<'m> {
     ) -> Result<Selection> {
         let open: Vec<&Group> = self.groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
         if open.is_empty() {
-            return Err(self.contradiction(options).unwrap_or_else(|| nothing_open(&self.groups, options)));
+            let nothing = nothing_open(&self.groups, options);
+            return Err(match self.contradiction(options).filter(|_| options.verify) {
+                Some(fault) => Error::input(format!("{fault}\n{nothing}")),
+                None => nothing,
+            });
         }
         let subject = self.analysis.subject();
         let score = || criterion.score(&Context { subject, groups: &open, seed: options.seed, data });

@@ -39,12 +39,12 @@ pub(crate) fn removed(plan: &Plan) -> BTreeMap<String, Vec<bool>> {
 
 /// The program's own proof, as the command line asks for it.
 fn own_proof(pruned: &mut Pruned<'_>) -> f64 {
-    let Pruned { analysis, groups, selection, model, report, .. } = pruned;
+    let Pruned { analysis, groups, selection, plan, model, report } = pruned;
     let (analysis, groups, selection): (_, _, &Selection) = (&*analysis, &*groups, &*selection);
     let dims = DimSizes::default();
     let rewritten = &model.proto;
     let comparison = Comparison { analysis, rewritten, thaw: &[], data: None, dims: &dims, seed: 0 };
-    prove(&Proof { comparison, groups, selection }, report).unwrap();
+    prove(&Proof { comparison, groups, selection, adjusted: plan.adjusted }, report).unwrap();
     report.verify.exact_max_rel.unwrap()
 }
 

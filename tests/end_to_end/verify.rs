@@ -43,6 +43,41 @@ fn another_plan_than_the_one_carried_out_fails() {
     verify().exits(5).complains(&["out.onnx"]);
 }
 
+/// The removal is carried out again; what the file's own weights are is not part of the plan.
+#[test]
+fn a_repaired_file_is_proved_with_its_plan() {
+    let folder = Folder::new();
+    let (original, calib) = (fixture("digits_mlp.onnx"), fixture("calib.npz"));
+    let (out, plan, report) = (folder.at("out.onnx"), folder.at("plan.json"), folder.at("report.json"));
+    let prune =
+        |options: &str| Run::prune(&original, &out).args("--force --ratio 0.5 --data").arg(&calib).args(options);
+    let verify = || Run::new("verify").arg(&original).arg(&out).arg("--plan").arg(&plan);
+    for options in ["", "--repair bias", "--retrain 1"] {
+        prune(options).args("--plan-out").arg(&plan).exits(0);
+        let said = verify().arg("--report").arg(&report).exits(0);
+        assert!(said.out.contains("repaired or trained"), "{options}: {}", said.out);
+        assert!(json(&report)["verify"]["exact_max_rel"].as_f64().unwrap() <= 1e-4);
+    }
+    Run::prune(&original, &out).args("--force --ratio 0.25 --data").arg(&calib).exits(0);
+    verify().exits(5).complains(&["out.onnx", "shape", "another plan"]);
+    // As the removal left it, so that the file itself is proved.
+    prune("--repair none --plan-out").arg(&plan).exits(0);
+    let said = verify().exits(0);
+    assert!(!said.out.contains("repaired or trained"), "{}", said.out);
+    prune("--seed 1").exits(0);
+    verify().exits(5).complains(&["changed afterwards", "--plan"]);
+}
+
+#[test]
+fn a_plan_of_ranks_has_no_removal_to_prove() {
+    let folder = Folder::new();
+    let original = fixture("digits_mlp.onnx");
+    let (out, plan) = (folder.at("out.onnx"), folder.at("plan.json"));
+    Run::new("factorize").arg(&original).arg("-o").arg(&out).args("--rank 16 --plan-out").arg(&plan).exits(0);
+    let said = Run::new("verify").arg(&original).arg(&out).arg("--plan").arg(&plan).exits(0);
+    assert!(said.out.contains("the plan of `prune`"), "{}", said.out);
+}
+
 #[test]
 fn a_file_of_another_signature_fails() {
     let (digits, other) = (fixture("digits_mlp.onnx"), Folder::new());

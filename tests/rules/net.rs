@@ -145,7 +145,7 @@ pub(crate) fn halved(model: ModelProto, thaw: &[&str]) -> Result<(ModelProto, Re
         dims: &options.dims,
         seed: 0,
     };
-    prove(&Proof { comparison, groups: &groups, selection: &selection }, &mut report)?;
+    prove(&Proof { comparison, groups: &groups, selection: &selection, adjusted: false }, &mut report)?;
     Ok((rewritten.proto.clone(), report))
 }
 
