@@ -1,4 +1,7 @@
 //! Fused attention: `h` heads of width `d`, key/value groups of `r` query heads each.
+//!
+//! Scores are sums over the head width. Where values have that width too, it is an axis of the result, and the row does not
+//! tell that it is contracted: such rules add masks for it.
 
 use super::site::{Edit, Outcome, Refusal, Site};
 use crate::axes::{Applied, Extent, Var};
@@ -23,7 +26,7 @@ pub(super) fn attention(site: &mut Site<'_>) -> Outcome {
     };
     let heads = query_heads(site, &applied)?;
     score_bias(site, 3, heads)?;
-    keep_scale(site, &applied, "scale");
+    heads_and_scale(site, &applied);
     Ok(())
 }
 
@@ -41,9 +44,12 @@ pub(super) fn multi_head(site: &mut Site<'_>) -> Outcome {
         _ => return Err(Refusal::new("a packed key and value are not supported")),
     };
     let applied = site.row(row, &[("h", "num_heads", 1)])?;
+    if site.input(0)?.len() == 5 {
+        site.relation.masks.push((0, 4));
+    }
     let heads = var(&applied, "h")?;
     score_bias(site, 5, heads)?;
-    keep_scale(site, &applied, "scale");
+    heads_and_scale(site, &applied);
     Ok(())
 }
 
@@ -65,6 +71,9 @@ pub(super) fn packed(site: &mut Site<'_>) -> Outcome {
         Some(_) => return Err(Refusal::new("attribute 'qkv_hidden_sizes' is not three sizes")),
     };
     let applied = site.row_with(row, &[("h", "num_heads", 1)], &known)?;
+    if uneven.is_none() {
+        site.relation.masks.push((1, 1));
+    }
     let heads = var(&applied, "h")?;
     if uneven.is_some() {
         let (d, v) = (var(&applied, "d")?, var(&applied, "v")?);
@@ -72,7 +81,7 @@ pub(super) fn packed(site: &mut Site<'_>) -> Outcome {
         site.relation.edits.push(Edit::Attributes { name: "qkv_hidden_sizes", axes: vec![query, query, value] });
     }
     score_bias(site, 5, heads)?;
-    keep_scale(site, &applied, "scale");
+    heads_and_scale(site, &applied);
     Ok(())
 }
 
@@ -89,8 +98,9 @@ pub(super) fn group_query(site: &mut Site<'_>) -> Outcome {
     let (heads, groups) = (site.size("num_heads")?, site.size("kv_num_heads")?);
     let each = heads.checked_div(groups).unwrap_or(1);
     let applied = site.row_with(row, &[], &[("k", groups), ("r", each)])?;
+    site.relation.masks.push((0, 2));
     head_counts(site, &applied, "num_heads", "kv_num_heads")?;
-    keep_scale(site, &applied, "scale");
+    heads_and_scale(site, &applied);
     if site.int("do_rotary", 0) != 0 {
         freeze_width(site, &applied, "rotary embedding inside");
     }
@@ -148,9 +158,13 @@ fn head_counts(site: &mut Site<'_>, applied: &Applied, query: &'static str, grou
     Ok(())
 }
 
-/// Without an explicit scale the operator divides by the square root of the head width, which then must stay.
-fn keep_scale(site: &mut Site<'_>, applied: &Applied, attribute: &str) {
-    let explicit = site.proto.attribute.iter().any(|a| a.name() == attribute && a.f() != 0.0);
+/// Names heads and what they consist of. Without an explicit scale the operator divides by the square root of the head
+/// width, which then must stay.
+fn heads_and_scale(site: &mut Site<'_>, applied: &Applied) {
+    let named = |names: &[&str]| names.iter().filter_map(|&name| applied.vars.get(name).copied()).collect();
+    site.relation.heads = named(&["h", "k", "r"]);
+    site.relation.head_dims = named(&["d", "v"]);
+    let explicit = site.proto.attribute.iter().any(|a| a.name() == "scale" && a.f() != 0.0);
     if !explicit {
         freeze_width(site, applied, "the scale is the square root of the head width");
     }

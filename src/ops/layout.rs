@@ -37,7 +37,13 @@ pub(super) fn transpose(site: &mut Site<'_>) -> Outcome {
 pub(super) fn expand(site: &mut Site<'_>) -> Outcome {
     let (data, result) = (site.input(0)?, site.output(0)?);
     site.broadcast(&data, &result)?;
-    site.relation.edits.push(Edit::Sizes { operand: 1, like: Vec::new(), axes: result, infer: false });
+    // A list that is shorter than the result tells the last sizes.
+    let listed = site.inputs.get(1).and_then(|axes| axes.as_ref()?.first().copied());
+    let listed = listed.and_then(|axis| site.extent(axis).as_fixed());
+    let listed = listed.and_then(|listed| result.len().checked_sub(listed));
+    let first = listed.ok_or_else(|| Refusal::new("the number of its sizes is not known"))?;
+    let axes = result[first..].to_vec();
+    site.relation.edits.push(Edit::Sizes { operand: 1, like: Vec::new(), axes, infer: false });
     Ok(())
 }
 
@@ -86,7 +92,22 @@ pub(super) fn resize(site: &mut Site<'_>) -> Outcome {
         }
     }
     if site.has_input(3) {
-        site.relation.edits.push(Edit::Sizes { operand: 3, like: Vec::new(), axes: result, infer: false });
+        let axes = match site.ints_attribute("axes") {
+            Some(listed) => {
+                listed.iter().map(|&axis| Ok(result[site.axis(axis, result.len())?])).collect::<Outcome<_>>()?
+            }
+            None => result,
+        };
+        site.relation.edits.push(Edit::Sizes { operand: 3, like: Vec::new(), axes, infer: false });
+    }
+    Ok(())
+}
+
+/// Channels are pooled apart; positions of the maxima count through the whole tensor, so that it keeps its size.
+pub(super) fn max_pool(site: &mut Site<'_>) -> Outcome {
+    site.row("n c _..# -> n c _..#, n c _..#", &[])?;
+    for axis in site.outputs.get(1).cloned().flatten().unwrap_or_default() {
+        site.freeze(axis, "positions of maxima count through the whole tensor");
     }
     Ok(())
 }

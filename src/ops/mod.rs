@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::facts::{Binding, Facts, sample_sizes};
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::onnx::tensor::ElementType;
 
 pub(crate) use equation::Equation;
 pub use site::{Contraction, Cut, Edit, Linear, Refusal, Relation, Site};
@@ -190,7 +191,12 @@ impl<'a> Builder<'a> {
                 self.unifier.freeze(axis, reason.clone());
             }
         }
-        for (value, axes) in self.graph.values.iter().zip(&self.values) {
+        for (index, (value, axes)) in self.graph.values.iter().zip(&self.values).enumerate() {
+            if let Some(why) = self.indivisible(ValueId(index)) {
+                for &axis in axes.iter().flatten() {
+                    self.unifier.freeze(axis, Reason::new(value.name.as_str(), why.as_str()));
+                }
+            }
             let why = match value.source {
                 Source::Input(_) => Some("graph input"),
                 Source::Initializer { overridable: true, .. } => Some("graph input with a default"),
@@ -211,6 +217,18 @@ impl<'a> Builder<'a> {
                 }
             }
         }
+    }
+
+    /// Why a stored tensor cannot be cut and weighed: its elements are smaller than a byte, or of a kind that is not read.
+    fn indivisible(&self, value: ValueId) -> Option<String> {
+        let is_stored = match self.graph.at(value).source {
+            Source::Initializer { .. } => true,
+            Source::Node(node, _) => self.graph.node(node).op == "Constant",
+            _ => false,
+        };
+        let element = self.facts.at(value).element.filter(|_| is_stored);
+        let element = element.and_then(|code| ElementType::from_code(code).ok()).filter(|kind| !kind.is_read())?;
+        Some(format!("stored as {element}, which is neither cut nor weighed"))
     }
 
     /// Exporters give equal small constants one name: each use of one gets axes of its own.
@@ -236,6 +254,10 @@ impl<'a> Builder<'a> {
                 let root = self.graph.behind_identity(value);
                 let extents = self.facts.at(root).extents.clone().unwrap_or_default();
                 let axes: Vec<Var> = extents.into_iter().map(|extent| self.unifier.factor(extent)).collect();
+                if let Some(why) = self.indivisible(root) {
+                    let reason = Reason::new(self.graph.at(root).name.as_str(), why.as_str());
+                    axes.iter().for_each(|&axis| self.unifier.freeze(axis, reason.clone()));
+                }
                 self.private.insert((id, slot), axes.clone());
                 operands.push(Some(axes));
             } else {

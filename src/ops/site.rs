@@ -78,13 +78,13 @@ pub enum Edit<A> {
         /// The axes.
         axes: Vec<A>,
     },
-    /// An integer operand lists the sizes of the result's axes.
+    /// An integer operand lists sizes of axes of the result.
     Sizes {
         /// Position of the operand.
         operand: usize,
         /// Axes of the data operand, to which `0` may refer; empty if the operator has no `0`.
         like: Vec<A>,
-        /// Axes of the result.
+        /// The axes, one for each entry.
         axes: Vec<A>,
         /// Whether `-1` stands for an inferred size.
         infer: bool,
@@ -134,11 +134,15 @@ pub struct Relation<A> {
     pub masks: Vec<(usize, usize)>,
     /// What to rebuild.
     pub edits: Vec<Edit<A>>,
+    /// Axes whose positions are attention heads.
+    pub heads: Vec<A>,
+    /// Axes whose positions are what a head consists of.
+    pub head_dims: Vec<A>,
 }
 
 impl<A> Default for Relation<A> {
     fn default() -> Self {
-        Self { contraction: None, masks: Vec::new(), edits: Vec::new() }
+        Self { contraction: None, masks: Vec::new(), edits: Vec::new(), heads: Vec::new(), head_dims: Vec::new() }
     }
 }
 
@@ -149,8 +153,13 @@ impl<A> Relation<A> {
             macs: c.macs.iter().map(|term| term.iter().map(&mut *f).collect()).collect(),
             linear: c.linear,
         });
-        let edits = self.edits.iter().map(|edit| edit.map(f)).collect();
-        Relation { contraction, masks: self.masks.clone(), edits }
+        Relation {
+            contraction,
+            masks: self.masks.clone(),
+            edits: self.edits.iter().map(|edit| edit.map(f)).collect(),
+            heads: self.heads.iter().map(&mut *f).collect(),
+            head_dims: self.head_dims.iter().map(&mut *f).collect(),
+        }
     }
 }
 

@@ -42,7 +42,7 @@ const fn microsoft(op: &'static str, relate: Relate) -> Rule {
 use Relate::{Elementwise, Frozen, Row, Rule as By};
 
 /// Pooling keeps channels; windows fix the spatial axes.
-const POOL: Relate = Row("n c _..# -> n c _..#, n c _..#");
+const POOL: Relate = Row("n c _..# -> n c _..#");
 
 /// Attributes of the operators of `ai.onnx.ml` hold a number for each feature.
 const FEATURES: Relate = Row("s..# -> s..");
@@ -133,7 +133,7 @@ pub const RULES: &[Rule] = &[
     standard("MatMul", By(contract::matmul)),
     standard("MatMulInteger", Frozen("integer operator")),
     standard("Max", Elementwise),
-    standard("MaxPool", POOL),
+    standard("MaxPool", By(layout::max_pool)),
     standard("Mean", Elementwise),
     standard("MeanVarianceNormalization", By(reduce::mean_variance)),
     standard("Min", Elementwise),

@@ -186,6 +186,9 @@ impl<'a> Survey<'a> {
                 axis.factors().into_iter().for_each(|f| self.note_kind(f, Kind::ConvGroups));
             }
         }
+        for (axes, kind) in [(&relation.heads, Kind::Heads), (&relation.head_dims, Kind::HeadDims)] {
+            axes.iter().flat_map(Expr::factors).for_each(|factor| self.note_kind(factor, kind));
+        }
         let weighed = relation.contraction.as_ref().and_then(|c| c.linear);
         if let Some(linear) = weighed {
             let kind = if node.op.starts_with("Conv") { Kind::Channels } else { Kind::Neurons };
@@ -283,7 +286,8 @@ impl<'a> Survey<'a> {
         products.iter().any(|parts| parts.contains(&factor) && parts.iter().any(|&f| f != factor && qualifies(f)))
     }
 
-    /// Factors that share a merged axis with the one that is pruned in their place.
+    /// Factors that share a merged axis with one that is pruned in their place. The preferred ones come first, so that none
+    /// gives way to one that gives way itself.
     fn alternates(&self, groups: &[Group], filter: &Filter) -> BTreeMap<FactorId, String> {
         let open: BTreeMap<FactorId, &Group> = groups
             .iter()
@@ -294,32 +298,36 @@ impl<'a> Survey<'a> {
         if filter.units == Units::Both {
             return alternates;
         }
-        for (_, expr) in &self.axes {
-            let mut products = Vec::new();
-            products_in(expr, &mut products);
-            for parts in products {
-                let candidates: Vec<&Group> = parts.iter().filter_map(|f| open.get(f).copied()).collect();
-                let Some(chosen) = choose(&candidates, filter.units) else { continue };
-                for other in candidates.iter().filter(|g| g.factor != chosen.factor) {
-                    let why = format!("merged with '{}', which is pruned instead", chosen.name);
-                    alternates.entry(other.factor).or_insert(why);
+        let mut products = Vec::new();
+        self.axes.iter().for_each(|(_, expr)| products_in(expr, &mut products));
+        products.iter_mut().for_each(|parts| parts.retain(|factor| open.contains_key(factor)));
+        let mut candidates: Vec<&Group> = products.iter().flatten().filter_map(|f| open.get(f).copied()).collect();
+        candidates.sort_by_key(|group| preference(group, filter.units));
+        let mut chosen = BTreeSet::new();
+        for group in candidates {
+            let merged = products.iter().filter(|parts| parts.contains(&group.factor)).flatten();
+            let rival = merged.filter(|&&other| other != group.factor).find(|other| chosen.contains(*other));
+            match rival.and_then(|rival| open.get(rival)) {
+                Some(rival) => {
+                    let why = format!("merged with '{}', which is pruned instead", rival.name);
+                    alternates.insert(group.factor, why);
                 }
+                None => drop(chosen.insert(group.factor)),
             }
         }
         alternates
     }
 }
 
-/// Which factor of a merged axis is pruned: heads before their dims, channels inside convolution groups before the
-/// groups, else the outermost one.
-fn choose<'g>(candidates: &[&'g Group], units: Units) -> Option<&'g Group> {
-    let preference = |group: &Group| match (group.kind, units) {
+/// Which factor of a merged axis is pruned, the smallest number first: heads before their dims, channels inside convolution
+/// groups before the groups. Among equals it is the outermost one.
+fn preference(group: &Group, units: Units) -> u8 {
+    match (group.kind, units) {
         (Kind::Heads, Units::Heads) | (Kind::HeadDims, Units::Dims) => 0,
         (Kind::ConvGroups, _) => 3,
         (Kind::HeadDims, _) | (Kind::Heads, Units::Dims) => 2,
         _ => 1,
-    };
-    candidates.iter().copied().min_by_key(|group| preference(group))
+    }
 }
 
 /// Factors that are multiplied with each other somewhere in an axis.

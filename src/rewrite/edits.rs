@@ -76,7 +76,8 @@ impl Patch<'_> {
         Ok(())
     }
 
-    /// A list of result sizes: known ones as numbers, dynamic ones as `0`, `-1`, or taken from the old list.
+    /// A list of result sizes: known ones as numbers, dynamic ones as `0`, `-1`, or taken from the old list. `axes` are those
+    /// of its entries.
     fn edit_sizes(
         &mut self,
         node: NodeId,
@@ -108,6 +109,12 @@ impl Patch<'_> {
             let same = like.get(index).is_some_and(|l| l == axis);
             if infer && !allow_zero && (same || literal(index) == Some(0)) {
                 entries.push(Entry::Known(0));
+                continue;
+            }
+            // Where every entry is a size, one that nothing happens to stays as it is, and so does a 1, which follows.
+            if !infer && (literal(index) == Some(1) || !self.is_touched(std::slice::from_ref(axis), selection)) {
+                let old = Entry::Old { operand, index, new: 1, old: 1 };
+                entries.push(literal(index).map_or(old, Entry::Known));
                 continue;
             }
             open.push(index);

@@ -22,7 +22,7 @@ use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use crate::onnx::put_aside;
-use crate::onnx::tensor::{TensorView, vector_i64};
+use crate::onnx::tensor::{TensorView, from_f32, from_i64, vector_i64};
 use crate::ops::Network;
 
 pub(crate) use fold::folded;
@@ -65,6 +65,23 @@ impl<'a> Subject<'a> {
             Source::Node(node, _) if self.graph.node(node).op == "Constant" => {
                 proto.node.get(node.0)?.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
             }
+            _ => None,
+        }
+    }
+
+    /// Whether a value is a stored tensor that whoever runs the model may replace.
+    pub(crate) fn is_overridable(&self, value: ValueId) -> bool {
+        matches!(self.graph.at(value).source, Source::Initializer { overridable: true, .. })
+    }
+
+    /// What a `Constant` lists in an attribute of its own, as a tensor.
+    fn listed(&self, value: ValueId) -> Option<TensorProto> {
+        let Source::Node(node, _) = self.graph.at(value).source else { return None };
+        let node = self.model.graph.as_ref()?.node.get(node.0).filter(|node| node.op_type() == "Constant")?;
+        let (name, attribute) = (&self.graph.at(value).name, node.attribute.first()?);
+        match attribute.name() {
+            "value_floats" => from_f32(name, &[attribute.floats.len()], &attribute.floats).ok(),
+            "value_ints" => from_i64(name, &[attribute.ints.len()], &attribute.ints).ok(),
             _ => None,
         }
     }
@@ -240,10 +257,8 @@ impl<'a> Patch<'a> {
         whole: bool,
     ) -> Result<()> {
         let value = self.subject.graph.at(root);
-        let Some(tensor) = self.subject.constant(root) else {
-            return Err(Error::input(format!("constant '{}' cannot be sliced", value.name)));
-        };
-        let mut sliced = tensor.clone();
+        let stored = self.subject.constant(root).cloned().or_else(|| self.subject.listed(root));
+        let mut sliced = stored.ok_or_else(|| Error::input(format!("constant '{}' cannot be sliced", value.name)))?;
         for (axis, kept) in kept.iter().enumerate() {
             if let Some(kept) = kept {
                 sliced = TensorView::new(&sliced)?.take(axis, kept)?;

@@ -20,6 +20,7 @@ mod golden;
 mod net;
 mod oracles;
 mod proofs;
+mod spelled;
 
 mod traps;
 mod unroll;

@@ -110,6 +110,14 @@ impl ElementType {
         (bits >= 8).then_some(bits / 8)
     }
 
+    /// Whether elements are numbers that this program reads: not strings, complex ones, those smaller than a byte, or floats
+    /// of eight bits.
+    pub fn is_read(self) -> bool {
+        !matches!(self, Self::String | Self::Complex64 | Self::Complex128)
+            && self.bits() >= 8
+            && !(self.is_float() && self.bits() == 8)
+    }
+
     /// The usual lower-case name, such as `float32`.
     pub fn name(self) -> &'static str {
         self.row().3
