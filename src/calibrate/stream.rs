@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph::bodies::nested;
 use crate::graph::captures;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
@@ -120,7 +120,7 @@ impl Stream {
         let mut feed = self.checkpoint.of(batch).to_vec();
         feed.extend(inputs.iter().filter(|(name, _)| !self.checkpoint.names.contains(name)).cloned());
         let outputs = match &segment.runnable {
-            Some(runnable) => runnable.run(&feed)?,
+            Some(runnable) => runnable.run(&feed).map_err(of_samples)?,
             None => Vec::new(),
         };
         let values: BTreeMap<String, Tensor> = outputs.into_iter().collect();
@@ -137,6 +137,16 @@ impl Stream {
     /// Starts from these frontiers, one for each batch, from now on.
     fn advance(&mut self, segment: &Segment, batches: Vec<Vec<NamedTensor>>) {
         self.checkpoint = Checkpoint { names: segment.frontier.iter().cloned().collect(), batches };
+    }
+}
+
+/// A model that runs, but not on these samples: token numbers beyond a table, for instance.
+fn of_samples(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Verification => {
+            Error::input(format!("the model does not run on the samples: {error}; check the data"))
+        }
+        _ => error,
     }
 }
 

@@ -61,7 +61,8 @@ impl Training {
 /// Training after each step of a rewrite.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Retraining {
-    /// Train for so many epochs after each step, towards the original's outputs, and the data's labels if there are any
+    /// Train what is left for so many epochs (`prune`: after each step), towards the original's outputs, and the data's
+    /// labels if there are any
     #[arg(long, value_name = "EPOCHS")]
     retrain: Option<usize>,
     #[command(flatten)]

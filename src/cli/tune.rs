@@ -56,7 +56,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         teacher: teacher.as_ref().map(|teacher| &teacher.proto),
     };
     if !guidance.labels && guidance.teacher.is_none() {
-        return Err(Error::usage("there is nothing to learn from: give data with labels, or --teacher ORIGINAL"));
+        let unused = data.warnings().iter().find(|warning| warning.starts_with("labels "));
+        let why = unused.map(|warning| format!(" ({warning})")).unwrap_or_default();
+        return Err(Error::usage(format!(
+            "there is nothing to learn from{why}: give data with labels, or --teacher ORIGINAL"
+        )));
     }
     let analysis = job.located(Analysis::new(&job.model, &dims, &BTreeSet::new()))?;
     let cost = CostModel::new(analysis.subject()).cost(&Selection::all());

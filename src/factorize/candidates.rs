@@ -289,8 +289,8 @@ fn shared(subject: Subject<'_>, candidates: &[Candidate]) -> Result<Candidate, S
     let same = |c: &Candidate| (&c.op, c.linear, c.form, &c.axes) == (&first.op, first.linear, first.form, &first.axes);
     if let Some(other) = candidates.iter().find(|c| !same(c)) {
         return Err(format!(
-            "its weight '{}' is shared with '{}', which uses it differently",
-            first.tensor, other.name
+            "its weight '{}' is used differently by '{}' and '{}'",
+            first.tensor, first.name, other.name
         ));
     }
     let users: BTreeSet<(NodeId, usize)> = candidates.iter().map(|c| (c.nodes[0], c.linear.weight)).collect();

@@ -82,7 +82,7 @@ impl OutputPca {
     /// Components for a layer whose inputs have changed since the original outputs were recorded:
     /// M = (C + λI)⁻¹ (E[x yᵀ] + λ W), then the principal components of x M. λ = `damping` · mean diag C;
     /// pulling towards W instead of 0 leaves W alone where data says nothing, and gives M = W when the
-    /// inputs have not changed.
+    /// inputs have not changed. Inputs that do not vary get a λ of 10⁻⁹ of their mean square.
     ///
     /// # Errors
     /// Moments that do not fit W; entries that are not finite; C + λI not positive definite.
@@ -100,7 +100,7 @@ impl OutputPca {
         if inputs.mean.is_some() != target.mean.is_some() {
             return Err(Error::input(format!("'{name}': give the means of both sides or of neither")));
         }
-        let map = regression(backend, w, inputs.matrix, target.cross, damping, name)?;
+        let map = regression(backend, w, (inputs.matrix, inputs.mean), target.cross, damping, name)?;
         let (basis, energies) = principal_outputs(backend, map.view(), inputs.matrix, name)?;
         let projected = backend.matmul(map.view(), basis.view());
         let wanted = backend.matmul(target.cross, basis.view());
@@ -147,16 +147,23 @@ fn mean_output(w: ArrayView2<'_, f64>, mean: Option<&Array1<f64>>, name: &str) -
     Ok(Some(w.t().dot(mean)))
 }
 
+/// Least ridge, as a share of the inputs' mean square: keeps constant inputs solvable.
+const LEAST_RIDGE: f64 = 1e-9;
+
 fn regression(
     backend: &dyn Backend,
     w: ArrayView2<'_, f64>,
-    covariance: ArrayView2<'_, f64>,
+    (covariance, mean): (ArrayView2<'_, f64>, Option<&Array1<f64>>),
     cross: ArrayView2<'_, f64>,
     damping: f64,
     name: &str,
 ) -> Result<Array2<f64>> {
     let mut damped = covariance.to_owned();
-    let lambda = damping * damped.diag().mean().unwrap_or(0.0);
+    let variance = damped.diag().mean().unwrap_or(0.0);
+    let square = variance + mean.and_then(|mean| mean.mapv(|x| x * x).mean()).unwrap_or(0.0);
+    let lambda = (damping * variance).max(LEAST_RIDGE * square);
+    // Inputs that are always zero say nothing at all.
+    let lambda = if lambda > 0.0 { lambda } else { 1.0 };
     damped.diag_mut().iter_mut().for_each(|x| *x += lambda);
     let mut right = &w * lambda;
     right += &cross;

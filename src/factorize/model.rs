@@ -142,7 +142,8 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
         notes.extend(weigh(&analysis, &mut prepared, options, data)?);
         clock.lap("weigh");
     }
-    let whole = CostModel::new(subject).cost(&Selection::all());
+    let cost = CostModel::new(subject);
+    let whole = cost.cost(&Selection::all());
     let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
     let mut decisions =
         if offers.is_empty() { Vec::new() } else { choose(&offers, &options.target, whole, options.align)? };
@@ -150,7 +151,7 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     let mut chosen = chosen(&prepared, &decisions)?;
     let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
     if options.keep_faster {
-        keep_faster(&prepared, &mut decisions, &mut chosen, &latencies);
+        notes.extend(keep_faster(&prepared, &mut decisions, &mut chosen, &latencies));
     }
     if chosen.is_empty() {
         return Err(nothing(&prepared, &decisions, &found.refused));
@@ -180,7 +181,7 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     for layer in &chosen {
         outcomes.entry(layer.candidate.name.as_str()).or_default().error = Some(layer.factors.error());
     }
-    report.layers = layer_reports(&prepared, &decisions, &outcomes, &found.refused);
+    report.layers = layer_reports(&prepared, &decisions, &outcomes, (&found.refused, &cost));
     report.notes.extend(notes);
     report.training = training;
     report.calibration = data.map(|data| CalibrationReport {
@@ -217,21 +218,34 @@ fn time<'c>(subject: Subject<'_>, chosen: &[Chosen<'c>]) -> Result<BTreeMap<&'c 
     Ok(candidates.iter().zip(measured).filter_map(|(c, latency)| Some((c.name.as_str(), latency?))).collect())
 }
 
-/// Puts back the layers that did not get faster.
+/// Puts back the layers that did not get faster. Notes name those without a time, and that a budget no longer holds.
 fn keep_faster(
     prepared: &[Prepared<'_>],
     decisions: &mut [Decision],
     chosen: &mut Vec<Chosen<'_>>,
     latencies: &BTreeMap<&str, Latency>,
-) {
+) -> Vec<String> {
+    let (mut put_back, mut untimed) = (0, Vec::new());
     for (layer, decision) in prepared.iter().zip(decisions) {
         let name = layer.candidate.name.as_str();
-        let Some(Latency { before_ms, after_ms }) = latencies.get(name) else { continue };
-        if after_ms >= before_ms {
-            *decision = Decision::Keep(format!("it did not get faster: {before_ms:.3} ms, then {after_ms:.3} ms"));
-            chosen.retain(|layer| layer.candidate.name != name);
+        match (&decision, latencies.get(name)) {
+            (Decision::Split(_), Some(Latency { before_ms, after_ms })) if after_ms >= before_ms => {
+                *decision = Decision::Keep(format!("it did not get faster: {before_ms:.3} ms, then {after_ms:.3} ms"));
+                chosen.retain(|layer| layer.candidate.name != name);
+                put_back += 1;
+            }
+            (Decision::Split(_), None) => untimed.push(name),
+            _ => {}
         }
     }
+    let mut notes = Vec::new();
+    if put_back > 0 {
+        notes.push(format!("{put_back} layers that did not get faster were put back: more remains than was asked for"));
+    }
+    if !untimed.is_empty() {
+        notes.push(format!("split without a look at their time, which cannot be measured: {}", untimed.join(", ")));
+    }
+    notes
 }
 
 impl<'c> Prepared<'c> {

@@ -323,12 +323,14 @@ pub(super) fn bias_behind(subject: Subject<'_>, candidate: &Candidate, id: NodeI
     }
     let other = node.inputs.get(1 - slot).copied().flatten()?;
     constant_vector(subject, other, candidate.outputs())?;
-    Some((add, 1 - slot, other))
+    // One of more axes would give its axes to the sum.
+    (subject.facts.rank(other)? <= subject.facts.rank(result)?).then_some((add, 1 - slot, other))
 }
 
-/// A constant of `size` elements along its last axis, or a single one spread over them.
+/// A constant of `size` elements along its last axis, or a single one spread over them. One that a caller may replace is none.
 pub(super) fn constant_vector(subject: Subject<'_>, value: ValueId, size: usize) -> Option<Array1<f64>> {
-    let tensor = subject.constant(subject.graph.behind_identity(value))?;
+    let root = subject.graph.behind_identity(value);
+    let tensor = subject.constant(root).filter(|_| !subject.is_overridable(root))?;
     let view = TensorView::new(tensor).ok()?;
     let (&last, rest) = view.dims().split_last().unwrap_or((&1, &[]));
     let values = view.to_f64().ok()?;

@@ -9,8 +9,9 @@ use crate::graph::{NodeId, ValueId, captures};
 use crate::onnx::proto::{
     GraphProto, ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
+use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::rewrite::Subject;
-use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
+use crate::runtime::{NamedTensor, RunOptions, Runnable, tensor_of};
 use crate::verify::{Latency, LatencyBudget, latency};
 
 /// How long one layer is measured.
@@ -28,13 +29,14 @@ pub(super) fn layer_latency(
 ) -> Result<Option<Latency>> {
     let mut sum = Latency { before_ms: 0.0, after_ms: 0.0 };
     for &id in &candidate.nodes {
-        let Some((name, shape)) = input(subject, candidate, id) else { return Ok(None) };
+        let Some((name, shape, element)) = input(subject, candidate, id) else { return Ok(None) };
         let Some(result) = subject.graph.node(id).outputs.first().copied().flatten() else { return Ok(None) };
         let result = &subject.graph.at(result).name;
         let count: usize = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
-        let feed: Vec<NamedTensor> = vec![(name.clone(), Tensor::new(&shape, &values)?)];
-        let models = [subject.model, rewritten].map(|model| alone(model, &name, &shape, result));
+        let values: Vec<f64> = (0..count).map(|i| f64::from((i % 17) as f32 / 17.0 - 0.5)).collect();
+        let values = from_f64_as(&name, &shape, &values, element)?;
+        let feed: Vec<NamedTensor> = vec![(name.clone(), tensor_of(&values)?)];
+        let models = [subject.model, rewritten].map(|model| alone(model, &name, (element, &shape), result));
         let [Some(before), Some(after)] = models else { return Ok(None) };
         let options = RunOptions::default();
         let (before, after) = (Runnable::new(&before, &options)?, Runnable::new(&after, &options)?);
@@ -44,16 +46,22 @@ pub(super) fn layer_latency(
     Ok(Some(sum))
 }
 
-/// The data that a node reads, and its shape at the sample sizes.
-fn input(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Option<(String, Vec<usize>)> {
+/// The data that a node reads, its shape at the sample sizes and its type.
+fn input(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Option<(String, Vec<usize>, ElementType)> {
     let data: ValueId = subject.graph.node(id).inputs.get(candidate.linear.data).copied().flatten()?;
     let extents = subject.facts.at(data).extents.as_ref()?;
     let shape = extents.iter().map(|extent| usize::try_from(extent.under(0)).ok()).collect::<Option<Vec<_>>>()?;
-    Some((subject.graph.at(data).name.clone(), shape))
+    let element = ElementType::from_code(subject.facts.at(data).element?).ok()?;
+    Some((subject.graph.at(data).name.clone(), shape, element))
 }
 
 /// The part of a model between the value `input` and the value `output`; `None` if that needs other inputs.
-fn alone(model: &ModelProto, input: &str, shape: &[usize], output: &str) -> Option<ModelProto> {
+fn alone(
+    model: &ModelProto,
+    input: &str,
+    (element, shape): (ElementType, &[usize]),
+    output: &str,
+) -> Option<ModelProto> {
     let graph = model.graph.as_ref()?;
     let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
     let mut work = vec![output.to_owned()];
@@ -73,8 +81,8 @@ fn alone(model: &ModelProto, input: &str, shape: &[usize], output: &str) -> Opti
         name: graph.name.clone(),
         node: nodes.iter().map(|&at| graph.node[at].clone()).collect(),
         initializer: graph.initializer.iter().filter(|t| values.contains(t.name())).cloned().collect(),
-        input: vec![declared(input, Some(shape))],
-        output: vec![declared(output, None)],
+        input: vec![declared(input, element, Some(shape))],
+        output: vec![declared(output, element, None)],
         ..GraphProto::default()
     };
     Some(ModelProto {
@@ -86,13 +94,13 @@ fn alone(model: &ModelProto, input: &str, shape: &[usize], output: &str) -> Opti
     })
 }
 
-fn declared(name: &str, shape: Option<&[usize]>) -> ValueInfoProto {
+fn declared(name: &str, element: ElementType, shape: Option<&[usize]>) -> ValueInfoProto {
     let dim = |&size: &usize| tensor_shape_proto::Dimension {
         value: i64::try_from(size).ok().map(tensor_shape_proto::dimension::Value::DimValue),
         ..tensor_shape_proto::Dimension::default()
     };
     let shape = shape.map(|sizes| TensorShapeProto { dim: sizes.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(1), shape };
+    let tensor = type_proto::Tensor { elem_type: Some(element.code()), shape };
     let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() }
 }

@@ -7,6 +7,7 @@ use super::model::Prepared;
 use super::price::Price;
 use super::select::Decision;
 use crate::error::Error;
+use crate::plan::CostModel;
 use crate::report::LayerReport;
 use crate::verify::Latency;
 
@@ -41,7 +42,7 @@ pub(super) fn layer_reports(
     prepared: &[Prepared<'_>],
     decisions: &[Decision],
     outcomes: &BTreeMap<&str, Outcome>,
-    refused: &[Refused],
+    (refused, cost): (&[Refused], &CostModel<'_>),
 ) -> Vec<LayerReport> {
     let mut layers: BTreeMap<usize, LayerReport> = BTreeMap::new();
     for (layer, decision) in prepared.iter().zip(decisions) {
@@ -71,7 +72,12 @@ pub(super) fn layer_reports(
     }
     for refused in refused {
         let params = if refused.dims.is_empty() { 0 } else { refused.dims.iter().map(|&d| d as u64).product() };
-        let report = report(&refused.name, &refused.op, refused.dims.clone(), Price { params, macs: 0 });
+        let report = report(
+            &refused.name,
+            &refused.op,
+            refused.dims.clone(),
+            Price { params, macs: cost.macs_of(refused.node) },
+        );
         layers.insert(refused.node.0, LayerReport { reason: Some(refused.reason.clone()), ..report });
     }
     layers.into_values().collect()

@@ -78,6 +78,13 @@ impl<'a> CostModel<'a> {
         self.sum(0..self.terms.len(), selection)
     }
 
+    /// Multiply–accumulates of one node, as it is.
+    pub fn macs_of(&self, node: NodeId) -> u64 {
+        let contraction = self.subject.network.relations.get(node.0).and_then(|relation| relation.contraction.as_ref());
+        let terms = contraction.into_iter().flat_map(|contraction| &contraction.macs);
+        terms.map(|axes| self.product(axes, &Selection::all())).fold(0, u64::saturating_add)
+    }
+
     /// Cost of everything that mentions `factor`.
     pub fn controlled_by(&self, factor: FactorId) -> Cost {
         let indices = self.by_factor.get(&factor).cloned().unwrap_or_default();
@@ -96,7 +103,7 @@ impl<'a> CostModel<'a> {
     fn sum(&self, indices: impl Iterator<Item = usize>, selection: &Selection) -> Cost {
         let mut cost = Cost::default();
         for term in indices.filter_map(|index| self.terms.get(index)) {
-            let count = self.count(term, selection);
+            let count = self.product(&term.axes, selection);
             match term.weighs {
                 Weighs::Macs => cost.macs = cost.macs.saturating_add(count),
                 Weighs::Tensor { bits, is_param } => {
@@ -110,8 +117,8 @@ impl<'a> CostModel<'a> {
         cost
     }
 
-    fn count(&self, term: &Term, selection: &Selection) -> u64 {
-        let sizes = term.axes.iter().map(|axis| self.subject.network.solution.extent(axis, selection));
+    fn product(&self, axes: &[Expr], selection: &Selection) -> u64 {
+        let sizes = axes.iter().map(|axis| self.subject.network.solution.extent(axis, selection));
         sizes.fold(1, |product: u64, size| product.saturating_mul(size.map_or(u64::MAX, |e| e.under(0))))
     }
 }

@@ -26,6 +26,8 @@ struct Record {
     /// Which job this is a step of.
     job: String,
     step: usize,
+    /// SHA-256 of the step's model file.
+    model: String,
     plan: Plan,
     repaired: Vec<RepairReport>,
     training: Vec<TuningReport>,
@@ -81,6 +83,11 @@ impl Checkpoints {
                     "is a step of another job (another model, data, options or version); use another directory";
                 return Err(Error::input(message).in_file(&record));
             }
+            if file_hash(&model)? != read.model {
+                let message =
+                    format!("is not what {} says that it is; delete both, to do step {step} again", record.display());
+                return Err(Error::input(message).in_file(&model));
+            }
             let Record { step, plan, repaired, training, .. } = read;
             return Ok(Some(Finished { step, model: Model::load(&model)?, plan, repaired, training }));
         }
@@ -97,6 +104,7 @@ impl Checkpoints {
         let record = Record {
             job: self.job.clone(),
             step: finished.step,
+            model: file_hash(&model)?,
             plan: finished.plan.clone(),
             repaired: finished.repaired.clone(),
             training: finished.training.clone(),
@@ -104,4 +112,9 @@ impl Checkpoints {
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::output(e.to_string()).in_file(&path))?;
         write_text(&path, &text)
     }
+}
+
+fn file_hash(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::input(e.to_string()).in_file(path))?;
+    Ok(hexadecimal(&Sha256::digest(bytes)))
 }

@@ -7,7 +7,7 @@ use ndarray::Array1;
 
 use super::reconstruct::{HELD_OUT, MANY_SAMPLES};
 use super::stages::stages;
-use super::write::{put_vector, vector};
+use super::write::{may_be_replaced, put_vector, vector};
 use crate::axes::Selection;
 use crate::calibrate::data::Batch;
 use crate::calibrate::{Calibration, Held, Stream, floats, in_turn, run_both, samples_of};
@@ -110,7 +110,10 @@ impl Norm {
         let width = subject.network.solution.extent(axis, &Selection::all()).and_then(crate::axes::Extent::as_fixed);
         let Some(width) = width else { return Ok(None) };
         let kept = subject.network.solution.kept(axis, selection).unwrap_or_else(|| (0..width).collect());
-        let parameter = |slot: usize| node.input.get(slot).map_or(Ok(None), |name| vector(graph, name, kept.len()));
+        let parameter = |slot: usize| match node.input.get(slot) {
+            Some(name) if !may_be_replaced(model, name) => vector(graph, name, kept.len()),
+            _ => Ok(None),
+        };
         let (Some(gamma), Some(beta), Some(mean), Some(variance)) =
             (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?)
         else {

@@ -96,10 +96,9 @@ pub(super) fn reconstruct(
         unread.filter_map(|&node| Some(left_alone(&subject.graph.node(node).name, why_unread(subject, node)?))),
     );
     for (number, stage) in order.stages.iter().enumerate() {
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let mut members = Vec::new();
         for layer in all.iter().filter(|layer| stage.contains(&layer.node)) {
-            match member(subject, selection, graph, layer, (&order, number))? {
+            match member(subject, selection, model, layer, (&order, number))? {
                 Ok(member) => members.push(member),
                 Err(why) => reports.push(left_alone(&layer.name, why)),
             }
@@ -108,6 +107,7 @@ pub(super) fn reconstruct(
             continue;
         }
         if method == Method::Lstsq {
+            let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             members.iter_mut().try_for_each(|member| member.find_attention(graph, &all))?;
         }
         let gathering = collect(subject, model, data, &members, (&mut original, &mut repaired))?;
@@ -152,10 +152,11 @@ fn why_unread(subject: Subject<'_>, id: NodeId) -> Option<String> {
 fn member(
     subject: Subject<'_>,
     selection: &Selection,
-    graph: &GraphProto,
+    model: &ModelProto,
     layer: &Layer,
     when: (&Order, usize),
 ) -> Result<std::result::Result<Member, &'static str>> {
+    let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
     let Some(pruned) = layer.found_in(graph)? else { return Ok(Err("it is gone, or its weight is computed now")) };
     let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == pruned.weight);
     if readers.count() != 1 {
@@ -171,7 +172,7 @@ fn member(
         return Ok(Err("its channels cannot be followed"));
     }
     let weights = pruned.matrices(tensor)?;
-    let (place, bias) = write::bias(graph, &pruned, kept.len())?;
+    let (place, bias) = write::bias(model, &pruned, kept.len())?;
     let skips = skips(subject, (graph, &pruned, kept.len()), (layer, width), when)?;
     Ok(Ok(Member { original: layer.clone(), pruned, kept, weights, bias, place, skips, block: None }))
 }

@@ -24,18 +24,19 @@ pub(super) enum BiasPlace {
 }
 
 /// The layer's bias in a model, as far as the layer's own result holds it (an addition behind it does not count).
-pub(super) fn bias(graph: &GraphProto, layer: &Layer, width: usize) -> Result<(BiasPlace, Array1<f64>)> {
+pub(super) fn bias(model: &ModelProto, layer: &Layer, width: usize) -> Result<(BiasPlace, Array1<f64>)> {
+    let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
     let none = Array1::zeros(width);
     let Some(node) = graph.node.iter().find(|node| node.output.first() == Some(&layer.result)) else {
         return Ok((BiasPlace::Computed, none));
     };
     let Some(slot) = layer.linear.bias else {
-        return Ok((addition(graph, layer, width), none));
+        return Ok((addition(model, graph, layer, width), none));
     };
     let scale = if node.op_type() == "Gemm" { f64::from(Attributes::of(node).float_or("beta", 1.0)?) } else { 1.0 };
     match node.input.get(slot).filter(|name| !name.is_empty()) {
         None => Ok((BiasPlace::Operand { slot, scale: 1.0 }, none)),
-        Some(name) => match vector(graph, name, width)? {
+        Some(name) => match vector(graph, name, width)?.filter(|_| !may_be_replaced(model, name)) {
             Some(values) => Ok((BiasPlace::Operand { slot, scale }, values * scale)),
             None => Ok((BiasPlace::Computed, none)),
         },
@@ -67,7 +68,15 @@ pub(super) fn stored_behind_identity<'g>(graph: &'g GraphProto, name: &str) -> O
     }
 }
 
-fn addition(graph: &GraphProto, layer: &Layer, width: usize) -> BiasPlace {
+/// Whether a value is a stored tensor that whoever runs the model may replace: since version 4 of the file format, one that is a
+/// graph input too.
+pub(super) fn may_be_replaced(model: &ModelProto, name: &str) -> bool {
+    let Some(graph) = &model.graph else { return false };
+    let name = stored_behind_identity(graph, name).map_or(name, |tensor| tensor.name());
+    model.ir_version() >= 4 && graph.input.iter().any(|input| input.name() == name)
+}
+
+fn addition(model: &ModelProto, graph: &GraphProto, layer: &Layer, width: usize) -> BiasPlace {
     let readers = || graph.node.iter().enumerate().filter(|(_, node)| node.input.contains(&layer.result));
     let is_output = graph.output.iter().any(|output| output.name() == layer.result);
     let mut all = readers();
@@ -76,7 +85,13 @@ fn addition(graph: &GraphProto, layer: &Layer, width: usize) -> BiasPlace {
         return BiasPlace::Missing;
     }
     let slot = usize::from(node.input.first() == Some(&layer.result));
-    let is_vector = node.input.get(slot).is_some_and(|name| matches!(vector(graph, name, width), Ok(Some(_))));
+    let rank = layer.linear.result_axis + 1 + layer.rank_behind_result();
+    let is_vector = node.input.get(slot).is_some_and(|name| {
+        let dims = stored_behind_identity(graph, name).map_or(0, |tensor| tensor.dims.len());
+        // One of more axes would give its axes to the sum.
+        let fits = dims <= rank && !may_be_replaced(model, name);
+        fits && matches!(vector(graph, name, width), Ok(Some(_)))
+    });
     if is_vector && layer.linear.data == 0 { BiasPlace::Addition { node: index, slot } } else { BiasPlace::Missing }
 }
 

@@ -10,11 +10,9 @@ use crate::error::{Error, Result};
 use crate::onnx::proto::GraphProto;
 use crate::runtime::{NamedTensor, Tensor as RunTensor};
 
-/// The distance between results and targets.
+/// The distance between outputs and a teacher's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// `−Σ p log q / n` for labels.
-    CrossEntropy,
     /// `T² Σ p log (p / q) / n` between distributions at temperature T = 2 (Hinton et al. 2015, "Distilling the Knowledge in a
     /// Neural Network").
     KullbackLeibler,
@@ -34,18 +32,16 @@ impl Loss {
     /// [`Usage`](crate::ErrorKind::Usage) with the names that exist.
     pub fn by_name(name: &str) -> Result<Self> {
         match name {
-            "ce" => Ok(Self::CrossEntropy),
             "kl" => Ok(Self::KullbackLeibler),
             "mse" => Ok(Self::Mse),
             "cosine" => Ok(Self::Cosine),
-            _ => Err(Error::usage(format!("loss '{name}' is unknown; choose ce, kl, mse or cosine"))),
+            _ => Err(Error::usage(format!("loss '{name}' is unknown; choose kl, mse or cosine"))),
         }
     }
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Self::CrossEntropy => "ce",
             Self::KullbackLeibler => "kl",
             Self::Mse => "mse",
             Self::Cosine => "cosine",
@@ -143,7 +139,7 @@ pub(super) fn loss(graph: &GraphProto, outputs: &[(String, Tensor)], target: &Ta
 fn distance(kind: Loss, form: Form, y: &Tensor, t: &Tensor) -> Result<Tensor> {
     let rows = (t.elem_count() / t.dims().last().copied().unwrap_or(1).max(1)).max(1) as f64;
     match kind {
-        Loss::KullbackLeibler | Loss::CrossEntropy => {
+        Loss::KullbackLeibler => {
             let log_p = form.log_probabilities(t, TEMPERATURE)?;
             let log_q = form.log_probabilities(y, TEMPERATURE)?;
             let sum = multiply(&log_p.exp()?, &(log_p - log_q)?)?.sum_all()?;

@@ -92,6 +92,9 @@ impl Options {
         if !(self.rate > 0.0 && self.rate.is_finite()) || self.batch == 0 || !(0.0..=1.0).contains(&self.mixup) {
             return Err(Error::usage("--lr is positive, --batch at least one, --mixup between 0 and 1"));
         }
+        if !(self.decay >= 0.0 && self.decay.is_finite()) {
+            return Err(Error::usage("--weight-decay is not negative"));
+        }
         Ok(())
     }
 }
@@ -271,8 +274,8 @@ impl<'a> Trainer<'a> {
     /// What is followed: labels before a teacher.
     fn loss_name(&self) -> &'static str {
         match (self.labels, self.samples.has_classes()) {
-            (true, true) => Loss::CrossEntropy.name(),
-            (true, false) => Loss::Mse.name(),
+            (true, true) => "ce",
+            (true, false) => "mse",
             (false, _) => self.loss.name(),
         }
     }

@@ -111,6 +111,13 @@ fn an_interrupted_job_goes_on_and_ends_with_the_same_file() {
     // And with everything done already.
     stepwise(&out, &checkpoints, "digits_mlp.onnx").exits(0);
     assert!(fs::read(&out).unwrap() == whole);
+    // A step whose weights are not what they were is no finished step.
+    let model = checkpoints.join("step-3.onnx");
+    let mut bytes = fs::read(&model).unwrap();
+    let last = bytes.len() - 200;
+    bytes[last] ^= 1;
+    fs::write(&model, bytes).unwrap();
+    stepwise(&out, &checkpoints, "digits_mlp.onnx").exits(3).complains(&["step-3.onnx", "delete both"]);
     let said = stepwise(&out, &checkpoints, "digits_overfit.onnx").exits(3);
     said.complains(&["step-3.json", "another job"]);
     fs::write(checkpoints.join("step-3.json"), "{}").unwrap();
@@ -158,6 +165,9 @@ fn mistakes_are_told_before_any_work() {
     run("--epochs 1 --no-labels --data").arg(&train).exits(2).complains(&["--teacher"]);
     run("--epochs 0 --data").arg(&train).exits(2).complains(&["epoch"]);
     run("--epochs 1 --lr -1 --data").arg(&train).exits(2);
+    run("--epochs 1 --weight-decay nan --data").arg(&train).exits(2).complains(&["--weight-decay"]);
+    run("--epochs 1 --weight-decay -1 --data").arg(&train).exits(2);
+    run("--epochs 1 --loss ce --data").arg(&train).exits(2).complains(&["ce", "kl"]);
     run("--epochs 1 --loss hinge --data").arg(&train).exits(2).complains(&["hinge", "cosine"]);
     run("--epochs 1 --include nothing* --data").arg(&train).exits(3).complains(&["trained"]);
     let prune = |args: &str| Run::prune(&fixture("digits_mlp.onnx"), &out).args(args);

@@ -143,3 +143,8 @@ pub(crate) fn elements(model: &Model, stem: &str) -> i64 {
     let graph = model.proto.graph.as_ref().unwrap();
     graph.initializer.iter().filter(|t| t.name().starts_with(stem)).map(|t| t.dims.iter().product::<i64>()).sum()
 }
+
+/// Made-up samples.
+pub(crate) fn synthetic(model: &Model, samples: usize) -> Dataset {
+    Dataset::synthetic(model.proto.graph.as_ref().unwrap(), &Default::default(), samples, 1).unwrap()
+}

@@ -9,6 +9,7 @@
     clippy::needless_update
 )]
 
+mod biases;
 mod budgets;
 mod compose;
 mod graphs;

@@ -13,7 +13,7 @@ use super::pattern::Block;
 use super::whiten::Whitening;
 use crate::calibrate::{Activations, Layer, Padding, Row, floats, stored};
 use crate::error::{Error, Result};
-use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::onnx::proto::ModelProto;
 use crate::runtime::Tensor;
 
 /// Positions that a block is fitted on: as many as this many values of its input allow, within bounds.
@@ -177,7 +177,7 @@ impl Gathered {
         let layers = [&self.block.query, &self.block.key, &self.block.value, &output];
         let mut parts = Vec::new();
         for layer in layers {
-            let Some(part) = Part::read(graph, layer)? else { return Ok(None) };
+            let Some(part) = Part::read(model, layer)? else { return Ok(None) };
             parts.push(part);
         }
         let Some(form) = self.form(&parts) else { return Ok(None) };
@@ -293,9 +293,10 @@ struct Part {
 
 impl Part {
     /// `None` if the layer cannot have other weights or another bias.
-    fn read(graph: &GraphProto, layer: &Layer) -> Result<Option<Self>> {
+    fn read(model: &ModelProto, layer: &Layer) -> Result<Option<Self>> {
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let Some(tensor) = stored(graph, &layer.weight) else { return Ok(None) };
-        let (place, own) = write::bias(graph, layer, layer.outputs)?;
+        let (place, own) = write::bias(model, layer, layer.outputs)?;
         let added = match place {
             BiasPlace::Computed => return Ok(None),
             BiasPlace::Addition { node, slot } => {
