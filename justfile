@@ -1,4 +1,4 @@
-# Everything that must hold before a change lands, as CI runs it.
+# Everything that must hold before a change lands, as CI runs it, and the licences and advisories of dependencies.
 check:
     bash .ci/run
     cargo deny check

@@ -1,4 +1,4 @@
-"""Wall time and peak memory of whole processes; writes bench/SPEED.md.
+"""Wall time and peak memory of whole processes; writes the first section of bench/SPEED.md.
 
     python bench/speed.py --models models --paredown target/release/paredown
     python bench/speed.py --only resnet50 --models models --paredown target/release/paredown
@@ -114,8 +114,8 @@ def page(results: dict[str, Result], profile: str) -> str:
     lines = [
         "# Speed and memory",
         "",
-        "Written by `bench/speed.py`: `--ratio 0.5 --criterion l2`, from process start to closed file. ResNet-50 in",
-        f"memory, best of {REPEATS}; big models from disk, once, under `prlimit --data`. Peak is the resident set, mapped",
+        "The first table is written by `bench/speed.py`: `--ratio 0.5 --criterion l2`, from process start to closed file.",
+        f"ResNet-50 in memory, best of {REPEATS}; big models from disk, once, under `prlimit --data`. Peak is the resident set, mapped",
         f"pages included. {profile}".rstrip(),
         "",
         "| run | data limit | s | peak MB | status |",
@@ -154,7 +154,9 @@ def main() -> int:
         result = results[case.name]
         print(f"{case.name}: {result.seconds:.2f} s, {result.peak / 1e6:.0f} MB, {found or 'ok'}", flush=True)
     store.write_text(json.dumps({name: asdict(result) for name, result in results.items()}, indent=1))
-    args.page.write_text(page(results, args.note))
+    # What other scripts measured stands behind the first section.
+    others = "".join(args.page.read_text().partition("\n## ")[1:]) if args.page.exists() else ""
+    args.page.write_text(page(results, args.note) + others)
     return 1 if missed else 0
 
 
