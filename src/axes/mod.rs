@@ -26,6 +26,7 @@ mod extent;
 mod notation;
 mod role;
 mod solution;
+mod text;
 mod unify;
 
 pub use extent::{BINDINGS, Extent};

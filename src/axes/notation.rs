@@ -10,12 +10,12 @@
 //! | `_..` | any number of unrelated axes |
 //! | `#` behind an axis | frozen |
 //! | `!` behind an axis | its removal shifts a statistic |
+//! | `*` behind an axis | summed over, also where a result has the name: removed positions must be zeros in this operand |
 //! | `?` behind an operand | may be left out |
 //!
 //! Sizes that the row leaves open are solved from the real shapes.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use super::extent::Extent;
 use super::role::{Reason, Role};
@@ -24,25 +24,25 @@ use super::unify::{Unifier, Var};
 /// A parsed row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    inputs: Vec<Operand>,
-    outputs: Vec<Operand>,
+    pub(super) inputs: Vec<Operand>,
+    pub(super) outputs: Vec<Operand>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Operand {
-    axes: Vec<Axis>,
-    optional: bool,
+pub(super) struct Operand {
+    pub(super) axes: Vec<Axis>,
+    pub(super) optional: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Axis {
-    term: Term,
-    mark: Mark,
-    rest: bool,
+pub(super) struct Axis {
+    pub(super) term: Term,
+    pub(super) mark: Mark,
+    pub(super) rest: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Term {
+pub(super) enum Term {
     Anonymous,
     Name(String),
     Product(Vec<(Term, Mark)>),
@@ -50,10 +50,11 @@ enum Term {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
+pub(super) enum Mark {
     None,
     Freeze,
     Shift,
+    Sum,
 }
 
 /// Why a row is malformed, or does not fit the shapes of a node.
@@ -75,7 +76,7 @@ pub enum NotationError {
 pub struct Applied {
     /// The named axes of the row.
     pub vars: BTreeMap<String, Var>,
-    /// `(operand, axis)` of every input axis that no output mentions and that is not frozen.
+    /// `(operand, axis)` of every input axis that is summed over: marked so, or in no output and not frozen.
     pub contracted: Vec<(usize, usize)>,
 }
 
@@ -83,15 +84,6 @@ pub struct Applied {
 type Expanded = Vec<(Term, Mark)>;
 
 impl Row {
-    /// Parses a row.
-    ///
-    /// # Errors
-    /// [`NotationError::Syntax`] with the text that could not be read.
-    pub fn parse(text: &str) -> Result<Self, NotationError> {
-        let (inputs, outputs) = text.split_once("->").ok_or_else(|| NotationError::Syntax(text.to_owned()))?;
-        Ok(Self { inputs: parse_operands(inputs)?, outputs: parse_operands(outputs)? })
-    }
-
     /// Sizes of the outputs that the sizes of the inputs imply; `None` where they are open.
     ///
     /// # Errors
@@ -162,7 +154,7 @@ impl Row {
     }
 }
 
-/// Input axes of which some unfrozen name occurs in no output.
+/// Input axes of which some name is marked as summed over, or occurs in no output and is not frozen.
 fn contracted(inputs: &[Expanded], present: &[Option<Vec<Var>>], outputs: &[Expanded]) -> Vec<(usize, usize)> {
     let mut kept = Vec::new();
     outputs.iter().flatten().for_each(|(term, _)| term.names(Mark::None, &mut |name, _| kept.push(name)));
@@ -173,7 +165,9 @@ fn contracted(inputs: &[Expanded], present: &[Option<Vec<Var>>], outputs: &[Expa
         }
         for (axis, (term, mark)) in pattern.iter().enumerate() {
             let mut gone = false;
-            term.names(*mark, &mut |name, mark| gone |= mark != Mark::Freeze && !kept.contains(&name));
+            term.names(*mark, &mut |name, mark| {
+                gone |= mark == Mark::Sum || (mark != Mark::Freeze && !kept.contains(&name));
+            });
             if gone {
                 found.push((operand, axis));
             }
@@ -198,7 +192,7 @@ impl Term {
 
 fn apply_mark(unifier: &mut Unifier, var: Var, mark: Mark, node: &str) {
     match mark {
-        Mark::None => {}
+        Mark::None | Mark::Sum => {}
         Mark::Freeze => unifier.freeze(var, Reason::new(node, "the operator fixes this axis")),
         Mark::Shift => {
             unifier.mark(var, &Role::Shifts(Reason::new(node, "a statistic over this axis moves")));
@@ -350,147 +344,5 @@ fn size_of(term: &Term, sizes: &BTreeMap<String, Extent>) -> Option<Extent> {
         Term::Sum(parts) => {
             parts.iter().try_fold(Extent::fixed(0), |n, (part, _)| n.checked_add(size_of(part, sizes)?))
         }
-    }
-}
-
-fn parse_operands(text: &str) -> Result<Vec<Operand>, NotationError> {
-    if text.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    text.split(',').map(|operand| parse_operand(operand.trim())).collect()
-}
-
-fn parse_operand(text: &str) -> Result<Operand, NotationError> {
-    let (body, optional) = match text.strip_suffix('?') {
-        Some(body) => (body, true),
-        None => (text, false),
-    };
-    let mut chars = body.chars().peekable();
-    let mut axes = Vec::new();
-    while skip_spaces(&mut chars) {
-        let term = parse_term(&mut chars, text)?;
-        let mut rest = false;
-        if chars.peek() == Some(&'.') {
-            chars.next();
-            rest = chars.next() == Some('.');
-            if !rest {
-                return Err(NotationError::Syntax(text.to_owned()));
-            }
-        }
-        axes.push(Axis { term, mark: parse_mark(&mut chars), rest });
-    }
-    Ok(Operand { axes, optional })
-}
-
-type Chars<'t> = std::iter::Peekable<std::str::Chars<'t>>;
-
-fn skip_spaces(chars: &mut Chars<'_>) -> bool {
-    while chars.next_if(|c| c.is_whitespace()).is_some() {}
-    chars.peek().is_some()
-}
-
-fn parse_mark(chars: &mut Chars<'_>) -> Mark {
-    match chars.next_if(|&c| c == '#' || c == '!') {
-        Some('#') => Mark::Freeze,
-        Some(_) => Mark::Shift,
-        None => Mark::None,
-    }
-}
-
-fn parse_term(chars: &mut Chars<'_>, text: &str) -> Result<Term, NotationError> {
-    let fail = || NotationError::Syntax(text.to_owned());
-    match chars.peek() {
-        Some('_') => {
-            chars.next();
-            Ok(Term::Anonymous)
-        }
-        Some('(') => {
-            chars.next();
-            parse_group(chars, text)
-        }
-        Some(c) if c.is_ascii_alphabetic() => {
-            let mut name = String::new();
-            while let Some(c) = chars.next_if(|c| c.is_ascii_alphanumeric()) {
-                name.push(c);
-            }
-            Ok(Term::Name(name))
-        }
-        _ => Err(fail()),
-    }
-}
-
-/// The inside of a parenthesis, up to and including the closing one.
-fn parse_group(chars: &mut Chars<'_>, text: &str) -> Result<Term, NotationError> {
-    let mut parts = Vec::new();
-    let mut sum = false;
-    loop {
-        if !skip_spaces(chars) {
-            return Err(NotationError::Syntax(text.to_owned()));
-        }
-        if chars.next_if_eq(&')').is_some() {
-            break;
-        }
-        if chars.next_if_eq(&'+').is_some() {
-            sum = true;
-            continue;
-        }
-        let term = parse_term(chars, text)?;
-        parts.push((term, parse_mark(chars)));
-    }
-    match (parts.len(), sum) {
-        (0 | 1, _) => Err(NotationError::Syntax(text.to_owned())),
-        (_, true) => Ok(Term::Sum(parts)),
-        (_, false) => Ok(Term::Product(parts)),
-    }
-}
-
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_operands(f, &self.inputs)?;
-        f.write_str(" -> ")?;
-        write_operands(f, &self.outputs)
-    }
-}
-
-fn write_operands(f: &mut fmt::Formatter<'_>, operands: &[Operand]) -> fmt::Result {
-    for (i, operand) in operands.iter().enumerate() {
-        if i > 0 {
-            f.write_str(", ")?;
-        }
-        for (k, axis) in operand.axes.iter().enumerate() {
-            let space = if k > 0 { " " } else { "" };
-            let rest = if axis.rest { ".." } else { "" };
-            write!(f, "{space}{}{rest}{}", axis.term, axis.mark)?;
-        }
-        if operand.optional {
-            f.write_str("?")?;
-        }
-    }
-    Ok(())
-}
-
-impl fmt::Display for Term {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (parts, by) = match self {
-            Term::Anonymous => return f.write_str("_"),
-            Term::Name(name) => return f.write_str(name),
-            Term::Product(parts) => (parts, " "),
-            Term::Sum(parts) => (parts, " + "),
-        };
-        f.write_str("(")?;
-        for (i, (part, mark)) in parts.iter().enumerate() {
-            write!(f, "{}{part}{mark}", if i > 0 { by } else { "" })?;
-        }
-        f.write_str(")")
-    }
-}
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mark::None => "",
-            Mark::Freeze => "#",
-            Mark::Shift => "!",
-        })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ndarray::{Array2, ArrayD, IxDyn};
 
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, Source, ValueId};
+use crate::graph::{NodeId, ValueId};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::tensor::{ElementType, TensorView};
@@ -247,7 +247,7 @@ fn stored(subject: Subject<'_>, mut value: ValueId) -> Result<(ValueId, &TensorP
     let proto = subject.proto().map_err(|e| e.to_string())?;
     let mut orders: Vec<Vec<usize>> = Vec::new();
     loop {
-        if let Source::Initializer { overridable: true, .. } = subject.graph.at(value).source {
+        if subject.graph.is_overridable(value) {
             return Err("its weight is a graph input too, which a caller may replace".to_owned());
         }
         if let Some(tensor) = subject.constant(value) {

@@ -20,7 +20,7 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 
 use super::low_rank::{ErrorCurve, LowRank, require_rank, require_shape};
-use crate::linalg::Backend;
+use crate::linalg::{Backend, solvable};
 use crate::{Error, Result};
 
 /// Eigenvalues below this share of the largest are rounding, not data: sums of f32 products have
@@ -147,9 +147,6 @@ fn mean_output(w: ArrayView2<'_, f64>, mean: Option<&Array1<f64>>, name: &str) -
     Ok(Some(w.t().dot(mean)))
 }
 
-/// Least ridge, as a share of the inputs' mean square: keeps constant inputs solvable.
-const LEAST_RIDGE: f64 = 1e-9;
-
 fn regression(
     backend: &dyn Backend,
     w: ArrayView2<'_, f64>,
@@ -161,9 +158,7 @@ fn regression(
     let mut damped = covariance.to_owned();
     let variance = damped.diag().mean().unwrap_or(0.0);
     let square = variance + mean.and_then(|mean| mean.mapv(|x| x * x).mean()).unwrap_or(0.0);
-    let lambda = (damping * variance).max(LEAST_RIDGE * square);
-    // Inputs that are always zero say nothing at all.
-    let lambda = if lambda > 0.0 { lambda } else { 1.0 };
+    let lambda = solvable(damping * variance, square);
     damped.diag_mut().iter_mut().for_each(|x| *x += lambda);
     let mut right = &w * lambda;
     right += &cross;

@@ -55,6 +55,8 @@ impl ConvMode {
 /// Mean and covariance of the inputs of one matrix (K values).
 #[derive(Debug, Clone)]
 pub struct Inputs {
+    /// Rows that they were measured on.
+    pub rows: usize,
     /// `E[x]`.
     pub mean: Array1<f64>,
     /// `E[x xᵀ] − μ μᵀ`, K×K.

@@ -91,23 +91,40 @@ fn pooled(own: &[usize], measured: &[Vec<InputStatistics>]) -> Option<Vec<Inputs
 
 #[allow(clippy::cast_precision_loss)]
 fn pool<'s>(parts: impl Iterator<Item = &'s InputStatistics>) -> Option<Inputs> {
-    let mut sum: Option<(f64, Inputs)> = None;
+    let mut sum: Option<Inputs> = None;
     for part in parts.filter(|part| part.rows > 0) {
         let covariance = part.covariance.as_ref()?;
         let rows = part.rows as f64;
         sum = Some(match sum {
-            None => (rows, Inputs { mean: part.mean.clone(), covariance: covariance.clone() }),
-            Some((before, held)) => {
-                let (all, share) = (before + rows, rows / (before + rows));
+            None => Inputs { rows: part.rows, mean: part.mean.clone(), covariance: covariance.clone() },
+            Some(held) => {
+                let share = rows / (held.rows as f64 + rows);
                 let apart = &part.mean - &held.mean;
                 let mut mixed = held.covariance * (1.0 - share) + &(covariance * share);
                 // Between-group part: share (1 − share) δ δᵀ.
                 for (i, mut row) in mixed.rows_mut().into_iter().enumerate() {
                     row.zip_mut_with(&apart, |c, &d| *c += share * (1.0 - share) * apart[i] * d);
                 }
-                (all, Inputs { mean: held.mean + &(&apart * share), covariance: mixed })
+                Inputs { rows: held.rows + part.rows, mean: held.mean + &(&apart * share), covariance: mixed }
             }
         });
     }
-    sum.map(|(_, inputs)| inputs)
+    sum
+}
+
+/// Says which layers the samples tell less about than they have inputs: the covariance of those has directions that were
+/// never seen, and an error in one of them costs nothing.
+pub(super) fn scarce(candidates: &[Candidate], moments: &[Option<Vec<Inputs>>]) -> Option<String> {
+    let rows = |inputs: &Vec<Inputs>| inputs.iter().map(|of_group| of_group.rows).min();
+    let layers = candidates.iter().zip(moments);
+    let scarce = layers.filter_map(|(candidate, inputs)| {
+        let (rows, width) = (rows(inputs.as_ref()?)?, candidate.matrix_shape().0);
+        (rows < width).then_some((&candidate.name, rows, width))
+    });
+    let scarce: Vec<_> = scarce.collect();
+    let (name, rows, width) = scarce.first()?;
+    let more = if scarce.len() > 1 { format!(" and {} more layers", scarce.len() - 1) } else { String::new() };
+    Some(format!(
+        "the data has {rows} rows for the {width} inputs of '{name}'{more}: splits fit these samples, not what else comes; give more"
+    ))
 }

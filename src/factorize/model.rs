@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::candidates::{Candidate, Candidates, Form, Refused, candidates};
 use super::correct::{Chosen, correct};
 use super::decompose::{ConvMode, Decomposition, Inputs, Method};
-use super::inputs::input_moments;
+use super::inputs::{input_moments, scarce};
 use super::price::PriceList;
 use super::rewrite::{Factors, added_by_bias, split_layers};
 use super::select::{Decision, Offer, choose, reference_ranks};
@@ -127,6 +127,7 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
         Some(data) => input_moments(subject, Calibration::new(data, options.seed), &found.open)?,
         None => vec![None; found.open.len()],
     };
+    let mut notes: Vec<String> = scarce(&found.open, &moments).into_iter().collect();
     clock.lap("calibrate");
     // The error, if any, is that of the first layer that has one, not of the first that is done.
     let prepared: Vec<Result<Prepared<'_>>> = found
@@ -137,7 +138,6 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
         .collect();
     let mut prepared = prepared.into_iter().collect::<Result<Vec<_>>>()?;
     clock.lap("decompose");
-    let mut notes = Vec::new();
     if matches!(options.target, Target::Params(_) | Target::Macs(_)) {
         notes.extend(weigh(&analysis, &mut prepared, options, data)?);
         clock.lap("weigh");

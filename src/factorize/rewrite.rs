@@ -330,7 +330,7 @@ pub(super) fn bias_behind(subject: Subject<'_>, candidate: &Candidate, id: NodeI
 /// A constant of `size` elements along its last axis, or a single one spread over them. One that a caller may replace is none.
 pub(super) fn constant_vector(subject: Subject<'_>, value: ValueId, size: usize) -> Option<Array1<f64>> {
     let root = subject.graph.behind_identity(value);
-    let tensor = subject.constant(root).filter(|_| !subject.is_overridable(root))?;
+    let tensor = subject.constant(root).filter(|_| !subject.graph.is_overridable(root))?;
     let view = TensorView::new(tensor).ok()?;
     let (&last, rest) = view.dims().split_last().unwrap_or((&1, &[]));
     let values = view.to_f64().ok()?;

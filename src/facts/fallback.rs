@@ -1,6 +1,7 @@
 //! Where tract tells no shape or element type: the rule table, the file's declarations, the readers of a value.
 
 use super::infer::Walk;
+use super::ints_of;
 use super::known::{Known, datum_type, onnx_element};
 use crate::axes::Extent;
 use crate::graph::{NodeId, ValueId};
@@ -14,7 +15,11 @@ impl Walk<'_> {
         let fixed = |shape: &Vec<u64>| shape.iter().map(|&d| Extent::fixed(d)).collect();
         let operands: Vec<Option<Vec<Extent>>> =
             node.inputs.iter().map(|input| input.and_then(|v| self.known[v.0].shape.as_ref()).map(fixed)).collect();
-        let by_rule = self.rules.results(id, &operands).unwrap_or_default();
+        let ints = |index: usize| {
+            let value = node.inputs.get(index).copied().flatten()?;
+            self.known[value.0].value.as_deref().and_then(ints_of)
+        };
+        let by_rule = self.rules.results(id, &operands, &ints).unwrap_or_default();
         for (slot, result) in results.iter_mut().enumerate() {
             if result.shape.is_some() {
                 continue;

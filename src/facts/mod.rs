@@ -48,8 +48,13 @@ pub struct Facts {
 
 /// What is known of shapes where tract has no operator.
 pub trait Shapes: Sync {
-    /// Sizes of the results of a node, `None` where they are not known.
-    fn results(&self, node: NodeId, operands: &[Option<Vec<Extent>>]) -> Option<Vec<Option<Vec<Extent>>>>;
+    /// Sizes of the results of a node, `None` where they are not known. `ints` tells operands that are constant integers.
+    fn results(
+        &self,
+        node: NodeId,
+        operands: &[Option<Vec<Extent>>],
+        ints: &dyn Fn(usize) -> Option<Vec<i64>>,
+    ) -> Option<Vec<Option<Vec<Extent>>>>;
 
     /// What the readers of a value ask of its shape, the sizes that are not certain left open; `None` if its rank is. `known`
     /// tells the sizes of values that are known.

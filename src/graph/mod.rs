@@ -127,6 +127,11 @@ impl Graph {
         &self.values[value.0]
     }
 
+    /// Whether a value is a stored tensor that whoever runs the model may replace.
+    pub fn is_overridable(&self, value: ValueId) -> bool {
+        matches!(self.at(value).source, Source::Initializer { overridable: true, .. })
+    }
+
     /// What is known about a node.
     pub fn node(&self, node: NodeId) -> &Node {
         &self.nodes[node.0]

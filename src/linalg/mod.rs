@@ -30,6 +30,13 @@ pub use faer::Faer;
 #[cfg(feature = "lapack")]
 pub use lapack::Lapack;
 
+/// `lambda`, or what keeps a ridge regression solvable on inputs of this mean square that do not vary: a billionth of that, or 1
+/// where inputs are always zero and say nothing at all.
+pub(crate) fn solvable(lambda: f64, square: f64) -> f64 {
+    let lambda = lambda.max(1e-9 * square);
+    if lambda > 0.0 { lambda } else { 1.0 }
+}
+
 /// The backend that is used unless a caller asks for another one: [`Faer`].
 pub fn default_backend() -> &'static dyn Backend {
     &Faer

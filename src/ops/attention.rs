@@ -1,7 +1,7 @@
 //! Fused attention: `h` heads of width `d`, key/value groups of `r` query heads each.
 //!
-//! Scores are sums over the head width. Where values have that width too, it is an axis of the result, and the row does not
-//! tell that it is contracted: such rules add masks for it.
+//! Scores are sums over the head width. Where values have that width too, it is an axis of the result, and the row marks it
+//! as summed over (`*`).
 
 use super::site::{Edit, Outcome, Refusal, Site};
 use crate::axes::{Applied, Extent, Var};
@@ -38,15 +38,12 @@ pub(super) fn multi_head(site: &mut Site<'_>) -> Outcome {
              _..#? -> b s (h v), b h _# d, b h _# v"
         }
         (5, false, false) => {
-            "b# s# h p# d, _..#?, _..#?, (p h d)?, _..#?, _..?, b h _# d?, b h _# d?, _..#?, _..#? \
+            "b# s# h p# d*, _..#?, _..#?, (p h d)?, _..#?, _..?, b h _# d?, b h _# d?, _..#?, _..#? \
              -> b s (h d), b h _# d, b h _# d"
         }
         _ => return Err(Refusal::new("a packed key and value are not supported")),
     };
     let applied = site.row(row, &[("h", "num_heads", 1)])?;
-    if site.input(0)?.len() == 5 {
-        site.relation.masks.push((0, 4));
-    }
     let heads = var(&applied, "h")?;
     score_bias(site, 5, heads)?;
     heads_and_scale(site, &applied);
@@ -62,7 +59,7 @@ pub(super) fn packed(site: &mut Site<'_>) -> Outcome {
     let mut known = vec![("p", 3)];
     let uneven = site.ints_attribute("qkv_hidden_sizes");
     let row = match uneven.as_deref() {
-        None => "b# s# i, i (p# h d), (p h d)?, _..#?, _..#?, _..? -> b s (h d), _..#",
+        None => "b# s# i, i (p# h d*), (p h d)?, _..#?, _..#?, _..? -> b s (h d), _..#",
         Some(&[q, _, v]) => {
             let each = |n: i64| u64::try_from(n).ok().and_then(|n| n.checked_div(heads)).unwrap_or(0);
             known.extend([("d", each(q)), ("v", each(v))]);
@@ -71,9 +68,6 @@ pub(super) fn packed(site: &mut Site<'_>) -> Outcome {
         Some(_) => return Err(Refusal::new("attribute 'qkv_hidden_sizes' is not three sizes")),
     };
     let applied = site.row_with(row, &[("h", "num_heads", 1)], &known)?;
-    if uneven.is_none() {
-        site.relation.masks.push((1, 1));
-    }
     let heads = var(&applied, "h")?;
     if uneven.is_some() {
         let (d, v) = (var(&applied, "d")?, var(&applied, "v")?);
@@ -89,16 +83,15 @@ pub(super) fn packed(site: &mut Site<'_>) -> Outcome {
 /// graph's inputs and outputs.
 pub(super) fn group_query(site: &mut Site<'_>) -> Outcome {
     let row = if site.has_input(1) && site.has_input(2) {
-        "b# s# (k r d), b s (k d), b s (k d), b k _# d?, b k _# d?, _..#?, _..#?, _..#?, _..#? \
+        "b# s# (k r d*), b s (k d), b s (k d), b k _# d?, b k _# d?, _..#?, _..#?, _..#?, _..#? \
          -> b s (k r d), b k _# d, b k _# d"
     } else {
-        "b# s# ((k r d) + (k d) + (k d)), _..#?, _..#?, b k _# d?, b k _# d?, _..#?, _..#?, _..#?, _..#? \
+        "b# s# ((k r d*) + (k d) + (k d)), _..#?, _..#?, b k _# d?, b k _# d?, _..#?, _..#?, _..#?, _..#? \
          -> b s (k r d), b k _# d, b k _# d"
     };
     let (heads, groups) = (site.size("num_heads")?, site.size("kv_num_heads")?);
     let each = heads.checked_div(groups).unwrap_or(1);
     let applied = site.row_with(row, &[], &[("k", groups), ("r", each)])?;
-    site.relation.masks.push((0, 2));
     head_counts(site, &applied, "num_heads", "kv_num_heads")?;
     heads_and_scale(site, &applied);
     if site.int("do_rotary", 0) != 0 {

@@ -20,9 +20,28 @@ fn conv_by(site: &mut Site<'_>, row: &str) -> Outcome {
     site.row(row, &[("g", "group", 1)])?;
     let linear =
         Linear { data: 0, data_axis: 1, weight: 1, weight_in: 1, weight_out: 0, bias: Some(2), result_axis: 1 };
+    let macs = conv_macs(site)?;
+    site.relation.contraction = Some(Contraction { macs: vec![macs], linear: Some(linear) });
+    Ok(())
+}
+
+/// Every position of the result, in every channel, is a sum over the rest of the weight.
+fn conv_macs(site: &Site<'_>) -> Outcome<Vec<Var>> {
     let (mut macs, result) = (site.input(1)?, site.output(0)?);
     macs.extend(result.iter().enumerate().filter(|&(axis, _)| axis != 1).map(|(_, &var)| var));
-    site.relation.contraction = Some(Contraction { macs: vec![macs], linear: Some(linear) });
+    Ok(macs)
+}
+
+/// `DeformConv`: the positions that it reads are computed beside it, so that it is no linear map of windows. Groups of
+/// channels with offsets of their own keep their channels.
+pub(super) fn deform_conv(site: &mut Site<'_>) -> Outcome {
+    site.row("n (g i) _..#, (g o) i _..#, n _# s..#, (g o)?, n _# s..#? -> n (g o) s..", &[("g", "group", 1)])?;
+    if site.int("offset_group", 1) != 1 {
+        let channels = site.input(0)?[1];
+        site.freeze(channels, "offsets for groups of channels");
+    }
+    let macs = conv_macs(site)?;
+    site.relation.contraction = Some(Contraction { macs: vec![macs], linear: None });
     Ok(())
 }
 

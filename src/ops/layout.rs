@@ -112,6 +112,24 @@ pub(super) fn max_pool(site: &mut Site<'_>) -> Outcome {
     Ok(())
 }
 
+/// `Col2Im`: each column is a block of every channel, channels outermost.
+pub(super) fn col2im(site: &mut Site<'_>) -> Outcome {
+    let (columns, result) = (site.input(0)?, site.output(0)?);
+    let (&[samples, blocks, positions], &[kept, channels, ..]) = (&columns[..], &result[..]) else {
+        return Err(Refusal::new("columns have three axes"));
+    };
+    let block = site.extent(blocks).div_exact(site.extent(channels));
+    let block = block.ok_or_else(|| Refusal::new("the size of a block is not known"))?;
+    let block = site.unifier.factor(block);
+    let merged = site.unifier.product(&[channels, block])?;
+    site.tie(merged, blocks)?;
+    site.tie(samples, kept)?;
+    for &axis in [block, positions].iter().chain(&result[2..]) {
+        site.freeze(axis, "pixels of a block");
+    }
+    Ok(())
+}
+
 /// `DepthToSpace`, by its mode.
 pub(super) fn depth_to_space(site: &mut Site<'_>) -> Outcome {
     let block = site.size("blocksize")?;

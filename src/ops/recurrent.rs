@@ -2,7 +2,7 @@
 
 use super::site::{Contraction, Outcome, Refusal, Site};
 
-/// `k` gates, `e = 2` biases (of the input and of the state), `p` peepholes.
+/// `k` gates, `e = 2` biases (of the input and of the state), `p` peepholes. The state is summed over where it returns.
 pub(super) fn recurrent(site: &mut Site<'_>) -> Outcome {
     let gates = match site.node.op.as_str() {
         "LSTM" => 4,
@@ -12,17 +12,16 @@ pub(super) fn recurrent(site: &mut Site<'_>) -> Outcome {
     let batch_first = site.int("layout", 0) != 0;
     let row = match (site.node.op.as_str(), batch_first) {
         ("LSTM", false) => {
-            "s# b# i, d# (k# h) i, d (k h) h, d (e# k h)?, b?, d b h?, d b h?, d (p# h)? -> s d b h, d b h, d b h"
+            "s# b# i, d# (k# h) i, d (k h) h*, d (e# k h)?, b?, d b h?, d b h?, d (p# h)? -> s d b h, d b h, d b h"
         }
         ("LSTM", true) => {
-            "b# s# i, d# (k# h) i, d (k h) h, d (e# k h)?, b?, b d h?, b d h?, d (p# h)? -> b s d h, b d h, b d h"
+            "b# s# i, d# (k# h) i, d (k h) h*, d (e# k h)?, b?, b d h?, b d h?, d (p# h)? -> b s d h, b d h, b d h"
         }
-        (_, false) => "s# b# i, d# (k# h) i, d (k h) h, d (e# k h)?, b?, d b h? -> s d b h, d b h",
-        (_, true) => "b# s# i, d# (k# h) i, d (k h) h, d (e# k h)?, b?, b d h? -> b s d h, b d h",
+        (_, false) => "s# b# i, d# (k# h) i, d (k h) h*, d (e# k h)?, b?, d b h? -> s d b h, d b h",
+        (_, true) => "b# s# i, d# (k# h) i, d (k h) h*, d (e# k h)?, b?, b d h? -> b s d h, b d h",
     };
     let known = [("k", gates), ("e", 2), ("p", 3)];
     let applied = site.row_with(row, &[("h", "hidden_size", 1)], &known)?;
-    site.relation.masks.push((2, 2));
     let var =
         |name: &str| applied.vars.get(name).copied().ok_or_else(|| Refusal::new(format!("size '{name}' is not known")));
     let step = [var("s")?, var("b")?, var("d")?, var("k")?, var("h")?];

@@ -1,7 +1,7 @@
 //! Reductions, softmax and normalizations: what a statistic is taken over.
 
 use super::site::{Outcome, Refusal, Site};
-use crate::axes::Var;
+use crate::axes::{Extent, Var};
 
 /// Axes of a reduction and whether they are kept with size one.
 fn reduced_axes(site: &Site<'_>, rank: usize) -> Outcome<Vec<usize>> {
@@ -133,19 +133,19 @@ pub(super) fn group_norm(site: &mut Site<'_>) -> Outcome {
     site.row(row, &[("g", "num_groups", 1)]).map(drop)
 }
 
-/// Scale and zero point are one number, or one for each index of `axis`.
+/// Scale and zero point are one number, one for each index of `axis`, or one for each block of indices.
 pub(super) fn quantize(site: &mut Site<'_>) -> Outcome {
     let (data, result) = (site.input(0)?, site.output(0)?);
     site.tie_all(&data, &result)?;
-    if site.int("block_size", 0) != 0 {
-        return Err(Refusal::new("blocked quantization is not supported"));
-    }
+    let block = u64::try_from(site.int("block_size", 0)).unwrap_or(0);
     for index in 1..site.node.inputs.len() {
         if !site.has_input(index) {
             continue;
         }
         let parameter = site.input(index)?;
-        if let &[scale] = &parameter[..]
+        if block > 0 {
+            tie_blocks(site, &parameter, &data, block)?;
+        } else if let &[scale] = &parameter[..]
             && !site.extent(scale).is_one()
         {
             let axis = site.axis(site.int("axis", 1), data.len())?;
@@ -153,6 +153,18 @@ pub(super) fn quantize(site: &mut Site<'_>) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A parameter of blocked quantization has the axes of the data, but blocks of `block` indices on one; whole blocks may go.
+fn tie_blocks(site: &mut Site<'_>, parameter: &[Var], data: &[Var], block: u64) -> Outcome {
+    let blocked = site.axis(site.int("axis", 1), data.len())?;
+    let mut blocks = parameter.to_vec();
+    if let Some(axis) = blocks.get_mut(blocked) {
+        let inside = site.unifier.factor(Extent::fixed(block));
+        site.freeze(inside, "a block has one scale");
+        *axis = site.unifier.product(&[*axis, inside])?;
+    }
+    site.tie_all(&blocks, data)
 }
 
 /// A running sum: its axis keeps every index.

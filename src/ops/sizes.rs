@@ -5,6 +5,7 @@ use super::table::{Relate, rule};
 use crate::axes::{Extent, Row};
 use crate::facts::Shapes;
 use crate::graph::{Graph, NodeId, ValueId};
+use crate::onnx::attributes::position;
 use crate::onnx::proto::{ModelProto, NodeProto};
 
 type Shape = Vec<Extent>;
@@ -19,8 +20,13 @@ pub struct RuleShapes<'a> {
 }
 
 impl Shapes for RuleShapes<'_> {
-    fn results(&self, node: NodeId, operands: &[Option<Shape>]) -> Option<Vec<Option<Shape>>> {
-        output_extents(self.model, self.graph, node, operands)
+    fn results(
+        &self,
+        node: NodeId,
+        operands: &[Option<Shape>],
+        ints: &dyn Fn(usize) -> Option<Vec<i64>>,
+    ) -> Option<Vec<Option<Shape>>> {
+        output_extents(self.model, self.graph, node, operands, ints)
     }
 
     fn demanded(&self, value: ValueId, known: &dyn Fn(ValueId) -> Option<Vec<u64>>) -> Option<Vec<Option<u64>>> {
@@ -28,12 +34,24 @@ impl Shapes for RuleShapes<'_> {
     }
 }
 
-/// Sizes of the results of a node, in order; `None` where the rule does not tell.
+/// Operators whose result has the shape of the first operand.
+const LIKE_FIRST: &[&str] = &[
+    "DequantizeLinear",
+    "QuantizeLinear",
+    "RMSNormalization",
+    "ReverseSequence",
+    "RotaryEmbedding",
+    "SimplifiedLayerNormalization",
+];
+
+/// Sizes of the results of a node, in order; `None` where the rule does not tell. `ints` tells operands that are constant
+/// integers.
 pub fn output_extents(
     model: &ModelProto,
     graph: &Graph,
     id: NodeId,
     operands: &[Option<Shape>],
+    ints: &dyn Fn(usize) -> Option<Vec<i64>>,
 ) -> Option<Vec<Option<Shape>>> {
     let node = graph.node(id);
     let proto = model.graph.as_ref()?.node.get(id.0)?;
@@ -43,8 +61,13 @@ pub fn output_extents(
             Row::parse(text).ok()?.output_extents(&[], operands, node.outputs.len()).ok()
         }
         (_, _, Some(Relate::Elementwise)) => Some(vec![broadcast(operands)]),
-        (_, "SimplifiedLayerNormalization" | "RMSNormalization" | "RotaryEmbedding" | "ReverseSequence", _) => {
-            Some(vec![operand(0)])
+        (_, op, _) if LIKE_FIRST.contains(&op) => Some(vec![operand(0)]),
+        ("", "Pad", _) => Some(vec![Some(padded(operand(0)?, &ints(1)?, ints(3))?)]),
+        ("", "Col2Im", _) => Some(vec![Some(image(&operand(0)?, &ints(1)?, &ints(2)?)?)]),
+        ("", "DeformConv", _) => {
+            let mut result = operand(2)?;
+            *result.get_mut(1)? = *operand(1)?.first()?;
+            Some(vec![Some(result)])
         }
         ("", "Attention", _) => Some(vec![Some(attention(proto, operands)?)]),
         ("com.microsoft", "MultiHeadAttention", _) => {
@@ -92,6 +115,28 @@ fn broadcast(operands: &[Option<Shape>]) -> Option<Shape> {
         }
     }
     Some(result)
+}
+
+/// `Pad`: amounts in front, then behind, of `axes`, or of all.
+fn padded(mut data: Shape, pads: &[i64], axes: Option<Vec<i64>>) -> Option<Shape> {
+    let rank = data.len();
+    let axes = axes.unwrap_or_else(|| (0..rank).filter_map(|axis| i64::try_from(axis).ok()).collect());
+    for (index, &axis) in axes.iter().enumerate() {
+        let amount = pads.get(index)?.checked_add(*pads.get(index + axes.len())?)?;
+        let size = data.get_mut(position(axis, rank)?)?;
+        let amount_size = Extent::fixed(amount.unsigned_abs());
+        *size = if amount < 0 { size.checked_sub(amount_size)? } else { size.checked_add(amount_size)? };
+    }
+    Some(data)
+}
+
+/// `Col2Im`: the channels of an image of blocks.
+fn image(columns: &Shape, image: &[i64], block: &[i64]) -> Option<Shape> {
+    let [samples, channels, ..] = columns[..] else { return None };
+    let sizes = |list: &[i64]| list.iter().map(|&n| u64::try_from(n).ok()).collect::<Option<Vec<u64>>>();
+    let block = sizes(block)?.into_iter().try_fold(1_u64, u64::checked_mul)?;
+    let spatial = sizes(image)?.into_iter().map(Extent::fixed);
+    Some([samples, channels.div_exact(Extent::fixed(block))?].into_iter().chain(spatial).collect())
 }
 
 fn matmul(node: &NodeProto, mut a: Shape, mut b: Shape) -> Option<Shape> {

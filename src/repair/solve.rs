@@ -13,13 +13,10 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use crate::calibrate::moments::Moments;
 use crate::error::Result;
-use crate::linalg::Backend;
+use crate::linalg::{Backend, solvable};
 
 /// Shares of the inputs' mean variance that may pull toward the kept weights; held-out data chooses.
 pub const RIDGES: [f64; 3] = [1e-2, 1e-3, 1e-4];
-
-/// Least ridge, as a share of the inputs' mean square: keeps constant inputs solvable.
-const LEAST_RIDGE: f64 = 1e-9;
 
 /// `W₀ + (C + λI)⁻¹ (D − C W₀)` for the covariance C (K×K) of the inputs and D (K×N) of inputs with targets.
 ///
@@ -126,8 +123,7 @@ impl Evidence {
 /// λ for inputs of this total variance and total mean square.
 fn strength(share: f64, variance: f64, square: f64, inputs: usize) -> f64 {
     let k = count(inputs);
-    let lambda = (share * variance / k).max(LEAST_RIDGE * square / k);
-    if lambda > 0.0 { lambda } else { 1.0 }
+    solvable(share * variance / k, square / k)
 }
 
 #[allow(clippy::cast_precision_loss)]

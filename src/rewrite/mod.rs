@@ -69,11 +69,6 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Whether a value is a stored tensor that whoever runs the model may replace.
-    pub(crate) fn is_overridable(&self, value: ValueId) -> bool {
-        matches!(self.graph.at(value).source, Source::Initializer { overridable: true, .. })
-    }
-
     /// What a `Constant` lists in an attribute of its own, as a tensor.
     fn listed(&self, value: ValueId) -> Option<TensorProto> {
         let Source::Node(node, _) = self.graph.at(value).source else { return None };

@@ -9,10 +9,10 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::feed::{Feed, to_candle};
 use super::ops::{Gradient, Operand, Site, gradient};
-use super::parameters::{of_data, trainable};
+use super::parameters::{of_data, stored, stored_mut, trainable};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, type_proto};
+use crate::onnx::proto::{ModelProto, NodeProto, type_proto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
 use crate::ops::operator_name;
 use crate::runtime::{NamedTensor, tensor_of};
@@ -103,7 +103,7 @@ impl Program {
         let steps = steps(&graph, &proto.node, &nodes, gates, &opset)?;
         let read: BTreeSet<ValueId> =
             nodes.iter().flat_map(|&id| graph.node(id).inputs.iter().flatten().copied()).collect();
-        let stored: BTreeMap<&str, &TensorProto> = proto.initializer.iter().map(|t| (t.name(), t)).collect();
+        let stored = stored(proto);
         let data = of_data(&graph);
         let (mut constants, mut parameters) = (BTreeMap::new(), Vec::new());
         let (mut of_shapes, mut of_values) = (BTreeSet::new(), BTreeSet::new());
@@ -184,8 +184,8 @@ impl Program {
     pub fn write(&self, model: &ModelProto) -> Result<ModelProto> {
         let mut model = model.clone();
         let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
-        for tensor in &mut graph.initializer {
-            let Some(parameter) = self.parameters.iter().find(|p| p.name == tensor.name()) else { continue };
+        for (name, tensor) in stored_mut(graph) {
+            let Some(parameter) = self.parameters.iter().find(|p| p.name == name) else { continue };
             let values = parameter.var.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
             let view = TensorView::new(tensor)?;
             *tensor = from_f64_as(view.name(), view.dims(), &values, view.element_type())?;

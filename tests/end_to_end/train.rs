@@ -5,8 +5,8 @@ use std::path::Path;
 
 use ndarray::{Array1, Array2, Array4};
 use ndarray_npy::NpzWriter;
-use paredown::onnx::Model;
-use paredown::onnx::proto::ModelProto;
+use paredown::onnx::proto::{ModelProto, NodeProto, TensorProto};
+use paredown::onnx::{Model, SaveOptions, attributes};
 
 use crate::command::{Folder, Run, fixture, json};
 
@@ -31,6 +31,36 @@ fn tuning_changes_weights_and_nothing_else() {
     let training = &json(&report)["training"][0];
     assert_eq!((training["tensors"].as_u64(), training["loss"].as_str()), (Some(6), Some("ce")));
     assert_eq!(training["epochs"].as_array().unwrap().len(), 3);
+}
+
+/// As some exporters write it: every weight in a `Constant` node of its own.
+#[test]
+fn weights_in_constant_nodes_are_trained_alike() {
+    let folder = Folder::new();
+    let (model, out, report) = (folder.at("model.onnx"), folder.at("out.onnx"), folder.at("report.json"));
+    let mut written = Model::load(&fixture("digits_mlp.onnx")).unwrap();
+    let graph = written.proto.graph.as_mut().unwrap();
+    let constants = std::mem::take(&mut graph.initializer).into_iter().map(constant).collect::<Vec<_>>();
+    graph.node.splice(0..0, constants);
+    written.save(&model, &SaveOptions::default()).unwrap();
+    let train = fixture("train_overfit.npz");
+    let run = Run::new("tune").arg(&model).arg("-o").arg(&out).args("--epochs 2 --report").arg(&report);
+    run.arg("--data").arg(&train).exits(0);
+    assert_eq!(json(&report)["training"][0]["tensors"].as_u64(), Some(6));
+    let stored = folder.at("stored.onnx");
+    tune("digits_mlp.onnx", &stored, "--epochs 2 --data").arg(&train).exits(0);
+    let (tuned, stored) = (Model::load(&out).unwrap().proto, Model::load(&stored).unwrap().proto);
+    let values = tuned.graph.as_ref().unwrap().node.iter().filter_map(|node| node.attribute.first()?.t.as_ref());
+    let values: Vec<_> = values.map(|tensor| tensor.raw_data.clone()).collect();
+    let expected: Vec<_> = stored.graph.unwrap().initializer.into_iter().map(|tensor| tensor.raw_data).collect();
+    assert_eq!(values, expected);
+}
+
+fn constant(tensor: TensorProto) -> NodeProto {
+    let mut node =
+        NodeProto { op_type: Some("Constant".into()), output: vec![tensor.name().to_owned()], ..NodeProto::default() };
+    attributes::set_tensor(&mut node, "value", tensor);
+    node
 }
 
 #[test]

@@ -76,6 +76,18 @@ fn a_channel_shuffle_leaves_one_of_its_factors_to_prune() {
     assert_halved(net.model("y"), &[4, 3, 1, 1]);
 }
 
+/// Padding of some axes; tract tells the sizes of those alone.
+#[test]
+fn padding_of_some_axes_leaves_the_channels_free() {
+    for (axes, pads) in [(&[2, 3][..], &[1, 0, 1, 2][..]), (&[-1], &[1, 1]), (&[3, 1], &[0, 2, 0, 1])] {
+        let net = Net::new(&[("x", 1, &["n", "3", "4", "4"])]).weight("w", &[8, 3, 1, 1]);
+        let net = net.weight("u", &[2, if axes.contains(&1) { 11 } else { 8 }, 1, 1]);
+        let net = net.ints("pads", pads).ints("axes", axes).node("Conv", &["x", "w"], "a", "");
+        let net = net.node("Pad", &["a", "pads", "", "axes"], "b", "").node("Conv", &["b", "u"], "y", "");
+        assert_halved(net.model("y"), &[4, 3, 1, 1]);
+    }
+}
+
 #[test]
 fn positions_of_maxima_hold_the_channels() {
     let pooled = |outputs: &str| {
