@@ -83,13 +83,11 @@ impl<'m> Analysis<'m> {
             dims.check_names(&declared_inputs(proto)?)?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
             let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
-            let Some((proto, count)) = folded(&model.proto, &graph, &facts) else {
+            let Some((proto, count)) = folded(&model.proto, &graph, &facts, &network) else {
                 return Ok(Self { model, graph, facts, network });
             };
             let mut model = model.restated(proto);
-            model
-                .warnings
-                .push(format!("{count} constants that the graph computes by writing to positions were stored"));
+            model.warnings.push(format!("{count} constants that the graph computes (by writing to positions, or weights that it standardizes) were stored"));
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
             let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;

@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// How many sample bindings of the dynamic dimensions are looked at.
-pub const BINDINGS: usize = 2;
+pub const BINDINGS: usize = 3;
 
 /// The size of an axis (in indices) under each sample binding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +68,14 @@ impl Extent {
     /// Product of many sizes, `None` on overflow.
     pub fn product(sizes: impl IntoIterator<Item = Self>) -> Option<Self> {
         sizes.into_iter().try_fold(Self::ONE, Self::checked_mul)
+    }
+
+    /// The size, or those of all bindings where they differ: `32/9/65 (dynamic)`.
+    pub fn spelled(self) -> String {
+        match self.as_fixed() {
+            Some(size) => size.to_string(),
+            None => format!("{} (dynamic)", self.0.map(|size| size.to_string()).join("/")),
+        }
     }
 
     /// Whether it is below `other` under every binding.

@@ -71,8 +71,8 @@ pub enum Misfit {
 impl std::fmt::Display for Misfit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Misfit::Sizes(a, b) => write!(f, "sizes {a} and {b} do not line up"),
-            Misfit::Cut(extent) => write!(f, "a cut falls inside an axis of size {extent}"),
+            Misfit::Sizes(a, b) => write!(f, "sizes {} and {} do not line up", a.spelled(), b.spelled()),
+            Misfit::Cut(extent) => write!(f, "a cut falls inside an axis of size {}", extent.spelled()),
             Misfit::Degenerate => f.write_str("a size is zero or too large"),
         }
     }
@@ -81,6 +81,8 @@ impl std::fmt::Display for Misfit {
 /// The equations between axes, solved as they come in.
 #[derive(Debug, Clone, Default)]
 pub struct Unifier {
+    /// The node whose equations are added, for reasons.
+    pub(crate) node: String,
     pub(super) factors: Vec<Factor>,
     pub(super) atoms: UnionFind<Atom>,
     atom_count: usize,
@@ -89,7 +91,7 @@ pub struct Unifier {
 impl Unifier {
     /// No factors, no equations.
     pub fn new() -> Self {
-        Self { factors: Vec::new(), atoms: UnionFind::new_empty(), atom_count: 0 }
+        Self { node: String::new(), factors: Vec::new(), atoms: UnionFind::new_empty(), atom_count: 0 }
     }
 
     /// A new unknown of size `extent`.
@@ -236,14 +238,28 @@ impl Unifier {
         }
     }
 
-    /// `(p₁ p₂ …) = (q₁ q₂ …)`: walk both from the outermost factor, splitting the larger one.
+    /// `(p₁ p₂ …) = (q₁ q₂ …)`: walk both from the outermost factor, splitting the larger one; what does not line up there, from
+    /// the innermost one as far as sizes are equal. The middle is spelled, or freezes if it cannot be.
     fn align_products(&mut self, a: Var, b: Var) -> Result<(), Misfit> {
         let (mut left, mut right) = (Vec::new(), Vec::new());
         self.flatten_product(a, &mut left);
         self.flatten_product(b, &mut right);
-        match self.align(left, right, Self::split_outer)? {
-            None => Ok(()),
-            Some(_) => self.unify_spelled(a, b),
+        let Some((mut left, mut right)) = self.align(left, right, Self::split_outer)? else { return Ok(()) };
+        while let (Some(&x), Some(&y)) = (left.last(), right.last())
+            && self.extent(x) == self.extent(y)
+        {
+            self.unify(x, y)?;
+            left.pop();
+            right.pop();
+        }
+        let (middle_a, middle_b) = (self.product(&left)?, self.product(&right)?);
+        match self.unify_spelled(middle_a, middle_b) {
+            Err(cut @ Misfit::Cut(_)) => {
+                let reason = Reason::new(self.node.as_str(), cut.to_string());
+                left.into_iter().chain(right).for_each(|factor| self.freeze(factor, reason.clone()));
+                Ok(())
+            }
+            outcome => outcome,
         }
     }
 
@@ -254,18 +270,21 @@ impl Unifier {
         self.flatten_sum(b, &mut right);
         match self.align(left, right, Self::split_head)? {
             None => Ok(()),
-            Some((size_a, size_b)) => Err(Misfit::Sizes(size_a, size_b)),
+            Some((x, y)) => {
+                let size = |terms: &[Var]| terms.first().map_or(Extent::fixed(0), |&term| self.extent(term));
+                Err(Misfit::Sizes(size(&x), size(&y)))
+            }
         }
     }
 
     /// Unifies the parts of two equally large axes one by one. Where sizes differ, `split` writes the larger part as
-    /// the smaller one and a rest; returns the sizes at which it can not.
+    /// the smaller one and a rest; returns what is left of both where it can not.
     fn align(
         &mut self,
         mut left: Vec<Var>,
         mut right: Vec<Var>,
         split: fn(&mut Self, Var, Var) -> Result<Option<Var>, Misfit>,
-    ) -> Result<Option<(Extent, Extent)>, Misfit> {
+    ) -> Result<Option<(Vec<Var>, Vec<Var>)>, Misfit> {
         left.reverse();
         right.reverse();
         while let (Some(x), Some(y)) = (left.pop(), right.pop()) {
@@ -277,7 +296,8 @@ impl Unifier {
             } else if let Some(rest) = split(self, x, y)? {
                 left.push(rest);
             } else {
-                return Ok(Some(sizes));
+                let whole = |rest: Vec<Var>, at| std::iter::once(at).chain(rest.into_iter().rev()).collect();
+                return Ok(Some((whole(left, x), whole(right, y))));
             }
         }
         Ok(None)
@@ -407,7 +427,7 @@ impl Unifier {
         let Some(largest) = largest else { return Err(Misfit::Degenerate) };
         for (i, &part) in parts_flat.iter().enumerate() {
             if i != largest {
-                self.freeze(part, Reason::new("axis algebra", "its indices are permuted across another axis"));
+                self.freeze(part, Reason::new(self.node.as_str(), "its indices are permuted across another axis"));
             }
         }
         let inner: usize = sizes[largest + 1..].iter().product();

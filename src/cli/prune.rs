@@ -45,7 +45,8 @@ pub(super) struct Args {
     /// Whether groups are compared with each other [default: layer for --ratio, global for budgets]
     #[arg(long, value_enum)]
     scope: Option<TypedScope>,
-    /// What is removed from attention: whole heads, indices inside every head, or both
+    /// Which factor of a merged axis is removed: whole heads, indices inside every head, or both (also channels inside
+    /// groups of a convolution and whole groups)
     #[arg(long, value_enum, default_value = "heads")]
     unit: TypedUnit,
     /// Fewest units that stay in a group

@@ -16,8 +16,8 @@ pub type Binding = BTreeMap<String, usize>;
 const SAMPLES: [usize; 6] = [32, 128, 224, 8, 4096, 16_000];
 
 /// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first, and whether the first that are
-/// valid will do. `given` fixes some by name. Every other dimension gets different sizes under each binding, and no two
-/// dimensions the same pair.
+/// valid will do. `given` fixes some by name under the first binding. Every dimension gets different sizes under each binding,
+/// and no two dimensions the same ones.
 ///
 /// # Errors
 /// As [`declared_inputs`].
@@ -38,26 +38,33 @@ pub fn sample_sizes(graph: &GraphProto, given: &Binding) -> Result<(Vec<[Binding
     }
     let dynamic_others = names.iter().any(|(name, batch)| !batch && !given.contains_key(name));
     let samples = if dynamic_others { &SAMPLES[..] } else { &SAMPLES[..1] };
-    Ok((samples.iter().map(|&sample| bind(&names, given, sample)).collect(), !shrinks))
+    Ok((samples.iter().map(|&sample| bind(&names, given, (sample, shrinks))).collect(), !shrinks))
 }
 
-fn bind(names: &[(String, bool)], given: &Binding, sample: usize) -> [Binding; BINDINGS] {
+/// Where sizes shrink, those of the later bindings are larger. Else one is smaller and one larger: what a graph clamps, such as
+/// a window of relative positions, or pads to a block, is then seen to be dynamic.
+fn bind(names: &[(String, bool)], given: &Binding, (sample, shrinks): (usize, bool)) -> [Binding; BINDINGS] {
     let mut sizes: [Binding; BINDINGS] = Default::default();
     let (mut batches, mut others) = (0, 0);
     for (name, batch) in names {
-        let (first, step) = match (given.get(name), batch) {
-            (Some(&size), _) => (size, (size / 4).max(1) * 2 + others),
+        let steps = |first: usize, step: usize| [first, first + step, first + 2 * step];
+        let samples = match (given.get(name), batch) {
+            (Some(&size), _) => steps(size, (size / 4).max(1) * 2 + others),
             (None, true) => {
                 batches += 1;
-                (1, 1 + batches)
+                steps(1, 1 + batches)
             }
             (None, false) => {
                 others += 1;
-                (sample, (sample / 4).max(1) * others)
+                if shrinks {
+                    steps(sample, (sample / 4).max(1) * others)
+                } else {
+                    [sample, sample / 4 + others, 2 * sample + others]
+                }
             }
         };
-        for (binding, sizes) in (0..).zip(&mut sizes) {
-            sizes.insert(name.clone(), first + step * binding);
+        for (sizes, sample) in sizes.iter_mut().zip(samples) {
+            sizes.insert(name.clone(), sample);
         }
     }
     // Names such as `past + sequence` are sums of others.

@@ -189,6 +189,7 @@ impl Walk<'_> {
             (bodies::DOMAIN, _) => self.body_end(id, proto),
             ("", "Constant") => self.constant(proto),
             ("", "Shape") => self.shape(id, proto),
+            ("", "NonZero") => self.nonzero(id, proto),
             ("", "Identity") => self.first_input(id).map(|known| vec![known]),
             _ => self.by_tract(id, proto),
         };
@@ -208,7 +209,7 @@ impl Walk<'_> {
         if complete {
             self.gaps.remove(&id);
         } else {
-            self.gaps.entry(id).or_insert_with(|| "its output shape is not known".to_owned());
+            self.gaps.entry(id).or_insert_with(|| "tract tells none".to_owned());
             self.read_off(id, &mut results);
         }
         for (output, known) in node.outputs.iter().zip(results) {
@@ -255,6 +256,15 @@ impl Walk<'_> {
         let dims: Option<Vec<i64>> = shape[start..end.max(start)].iter().map(|&d| i64::try_from(d).ok()).collect();
         let dims = dims.ok_or("a size is too large")?;
         Ok(vec![known_value(tract_onnx::prelude::tensor1(&dims))])
+    }
+
+    /// Positions in a known value: TorchScript counts `0, 1, …` by those of a list of ones.
+    fn nonzero(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {
+        let value = self.first_input(id)?.value.ok_or("how many values are not zero is known at run time only")?;
+        let (op, _) = self.operators.build(proto)?;
+        let found = op.eval_out_of_plan(tvec![Tensor::clone(&value).into()]).map_err(|e| format!("{e:#}"))?;
+        let found = found.and_then(|mut found| found.pop()).ok_or("it has no value")?;
+        Ok(vec![known_value(found.into_tensor())])
     }
 
     fn by_tract(&self, id: NodeId, proto: &NodeProto) -> Result<Vec<Known>, String> {

@@ -273,6 +273,7 @@ impl<'a> Builder<'a> {
         if alias && node.op == "Identity" && node.domain.is_empty() {
             return; // another name of a small constant: its readers look behind it
         }
+        self.unifier.node.clone_from(&node.name);
         let inputs = self.operands(id);
         let outputs: Vec<Option<Vec<Var>>> =
             node.outputs.iter().map(|output| self.values[output.as_ref()?.0].clone()).collect();

@@ -133,6 +133,14 @@ pub(super) fn group_norm(site: &mut Site<'_>) -> Outcome {
     site.row(row, &[("g", "num_groups", 1)]).map(drop)
 }
 
+/// `BatchNormalization` by stored statistics, or by those of its operand.
+pub(super) fn batch_norm(site: &mut Site<'_>) -> Outcome {
+    // Before version 14 the number of results told.
+    let of_operand = if site.opset < 14 { site.node.outputs.len() > 1 } else { site.int("training_mode", 0) != 0 };
+    let data = if of_operand { "n! c s..!" } else { "n# c s.." };
+    site.row(&format!("{data}, c, c, c, c -> n c s.., c, c, c, c"), &[]).map(drop)
+}
+
 /// Scale and zero point are one number, one for each index of `axis`, or one for each block of indices.
 pub(super) fn quantize(site: &mut Site<'_>) -> Outcome {
     let (data, result) = (site.input(0)?, site.output(0)?);

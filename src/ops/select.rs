@@ -1,7 +1,7 @@
 //! Operators that take parts of axes, or put parts together.
 
 use super::site::{Cut, Edit, Outcome, Refusal, Site};
-use crate::axes::{Extent, Var};
+use crate::axes::{BINDINGS, Extent, Var};
 
 /// The joined axis is the sum of the operands' axes.
 pub(super) fn concat(site: &mut Site<'_>) -> Outcome {
@@ -270,19 +270,22 @@ pub(super) fn pad(site: &mut Site<'_>) -> Outcome {
     if result.len() != rank {
         return Err(Refusal::new("ranks differ"));
     }
-    let pads = if site.opset < 11 { site.ints_attribute("pads") } else { site.ints(1) };
     let constant = site.string("mode").is_none_or(|mode| mode == "constant");
     let axes: Option<Vec<usize>> = if site.has_input(3) {
         site.ints(3).and_then(|axes| axes.iter().map(|&a| site.axis(a, rank).ok()).collect())
     } else {
         Some((0..rank).collect())
     };
+    let under = |binding| if site.opset < 11 { site.ints_attribute("pads") } else { site.ints_under(1, binding) };
+    let pads: Option<Vec<Vec<i64>>> = (0..BINDINGS).map(under).collect();
     for (number, (&from, &to)) in data.iter().zip(&result).enumerate() {
-        let amounts = pads.as_ref().zip(axes.as_ref()).map(|(pads, axes)| {
-            let entry = axes.iter().position(|&a| a == number);
-            entry.map_or(Some((0, 0)), |i| Some((*pads.get(i)?, *pads.get(i + axes.len())?)))
-        });
-        match amounts.flatten() {
+        let amounts = |pads: &Vec<i64>| -> Option<(i64, i64)> {
+            let entry = axes.as_ref()?.iter().position(|&a| a == number);
+            entry.map_or(Some((0, 0)), |i| Some((*pads.get(i)?, *pads.get(i + axes.as_ref()?.len())?)))
+        };
+        let mut amounts = pads.iter().flatten().map(amounts);
+        let first = amounts.next().flatten();
+        match first.filter(|_| amounts.all(|other| other == first)) {
             Some((0, 0)) => site.tie(from, to)?,
             Some((before, after)) if constant && before >= 0 && after >= 0 => {
                 pad_axis(site, (from, to), before.unsigned_abs(), after.unsigned_abs())?;

@@ -275,6 +275,11 @@ impl Site<'_> {
         self.facts.at(self.value(index)?).ints()
     }
 
+    /// Operand `index` as integers under one binding.
+    pub(crate) fn ints_under(&self, index: usize, binding: usize) -> Option<Vec<i64>> {
+        self.facts.at(self.value(index)?).ints_under(binding)
+    }
+
     pub(crate) fn extent(&self, var: Var) -> Extent {
         self.unifier.extent(var)
     }

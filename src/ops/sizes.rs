@@ -36,6 +36,7 @@ impl Shapes for RuleShapes<'_> {
 
 /// Operators whose result has the shape of the first operand.
 const LIKE_FIRST: &[&str] = &[
+    "BatchNormalization",
     "DequantizeLinear",
     "QuantizeLinear",
     "RMSNormalization",

@@ -62,7 +62,7 @@ pub const RULES: &[Rule] = &[
     standard("Atanh", Elementwise),
     standard("Attention", By(attention::attention)),
     standard("AveragePool", POOL),
-    standard("BatchNormalization", Row("n# c s.., c, c, c, c -> n c s.., c, c, c, c")),
+    standard("BatchNormalization", By(reduce::batch_norm)),
     standard("Bernoulli", Frozen("random numbers")),
     standard("BitShift", Elementwise),
     standard("BitwiseAnd", Elementwise),

@@ -258,6 +258,10 @@ impl<'a> Survey<'a> {
         let operands: Vec<&[Expr]> =
             (0..graph.node(id).inputs.len()).filter_map(|slot| network.operand(graph, id, slot)).collect();
         let [first, second, ..] = operands[..] else { return };
+        let mut factors = graph.node(id).inputs.iter().take(2).flatten();
+        if factors.any(|&value| self.subject.constant(graph.behind_identity(value)).is_some()) {
+            return;
+        }
         let batch =
             |axes: &[Expr]| -> BTreeSet<FactorId> { axes.iter().rev().skip(2).flat_map(Expr::factors).collect() };
         let heads: BTreeSet<FactorId> = batch(first).intersection(&batch(second)).copied().collect();
@@ -291,7 +295,7 @@ impl<'a> Survey<'a> {
     fn alternates(&self, groups: &[Group], filter: &Filter) -> BTreeMap<FactorId, String> {
         let open: BTreeMap<FactorId, &Group> = groups
             .iter()
-            .filter(|g| is_prunable(&g.role, g.size, filter.allow_shifts))
+            .filter(|g| is_prunable(&g.role, g.size, filter.allow_shifts) && filter.verdict(g).is_none())
             .map(|g| (g.factor, g))
             .collect();
         let mut alternates = BTreeMap::new();
@@ -300,14 +304,16 @@ impl<'a> Survey<'a> {
         }
         let mut products = Vec::new();
         self.axes.iter().for_each(|(_, expr)| products_in(expr, &mut products));
-        products.iter_mut().for_each(|parts| parts.retain(|factor| open.contains_key(factor)));
+        products.retain(|pair| pair.iter().all(|factor| open.contains_key(factor)));
         let mut candidates: Vec<&Group> = products.iter().flatten().filter_map(|f| open.get(f).copied()).collect();
-        candidates.sort_by_key(|group| preference(group, filter.units));
+        let merged = |group: &Group| -> Vec<&Group> {
+            let others = products.iter().filter(|pair| pair.contains(&group.factor)).flatten();
+            others.filter(|&&other| other != group.factor).filter_map(|other| open.get(other).copied()).collect()
+        };
+        candidates.sort_by_cached_key(|group| preference(group, &merged(group), filter.units));
         let mut chosen = BTreeSet::new();
         for group in candidates {
-            let merged = products.iter().filter(|parts| parts.contains(&group.factor)).flatten();
-            let rival = merged.filter(|&&other| other != group.factor).find(|other| chosen.contains(*other));
-            match rival.and_then(|rival| open.get(rival)) {
+            match merged(group).into_iter().find(|other| chosen.contains(&other.factor)) {
                 Some(rival) => {
                     let why = format!("merged with '{}', which is pruned instead", rival.name);
                     alternates.insert(group.factor, why);
@@ -320,21 +326,28 @@ impl<'a> Survey<'a> {
 }
 
 /// Which factor of a merged axis is pruned, the smallest number first: heads before their dims, channels inside convolution
-/// groups before the groups. Among equals it is the outermost one.
-fn preference(group: &Group, units: Units) -> u8 {
+/// groups before the groups, unless half of these takes far more. Among equals it is the outermost one.
+fn preference(group: &Group, merged: &[&Group], units: Units) -> u8 {
+    let gain = |group: &Group| group.controls.params / group.size.max(1) as u64 * (group.size / 2) as u64;
+    let is_minor = merged.iter().any(|other| other.kind == Kind::ConvGroups && gain(other) > 2 * gain(group));
     match (group.kind, units) {
         (Kind::Heads, Units::Heads) | (Kind::HeadDims, Units::Dims) => 0,
         (Kind::ConvGroups, _) => 3,
         (Kind::HeadDims, _) | (Kind::Heads, Units::Dims) => 2,
+        _ if is_minor => 4,
         _ => 1,
     }
 }
 
-/// Factors that are multiplied with each other somewhere in an axis.
-fn products_in(expr: &Expr, into: &mut Vec<Vec<FactorId>>) {
+/// Pairs of factors that are multiplied with each other somewhere in an axis, the outer one first.
+fn products_in(expr: &Expr, into: &mut Vec<[FactorId; 2]>) {
     match expr {
         Expr::Product(parts) => {
-            into.push(parts.iter().flat_map(Expr::factors).collect());
+            for (index, outer) in parts.iter().enumerate() {
+                for inner in parts.iter().skip(index + 1).flat_map(Expr::factors) {
+                    into.extend(outer.factors().into_iter().map(|outer| [outer, inner]));
+                }
+            }
             parts.iter().for_each(|part| products_in(part, into));
         }
         Expr::Sum(terms) => terms.iter().for_each(|term| products_in(term, into)),

@@ -29,7 +29,7 @@ pub(super) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Er
         return Some(fault);
     }
     let advice = "if another runtime runs it, pass --no-verify";
-    Some(Error::input(format!("the model itself does not run: {fault}; {advice}")))
+    Some(Error::input(format!("tract does not run the model even before anything is changed: {fault}; {advice}")))
 }
 
 /// The models of a proof in tract.

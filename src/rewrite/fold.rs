@@ -1,15 +1,19 @@
-//! Constants that a graph computes by writing to positions, as stored tensors.
+//! Constants that a graph computes in ways that hold their axes, as stored tensors.
 //!
-//! Exporters turn `bias[n:2*n] = 0` into a `ScatterND` of constants. A rule for `ScatterND` must freeze what it addresses;
-//! the result is a small constant like any other, whose axes are free.
+//! Exporters turn `bias[n:2*n] = 0` into a `ScatterND` of constants, and leave the standardization of a weight (its mean and
+//! deviation over its inputs) in the graph. A rule for `ScatterND` must freeze what it addresses, a statistic moves as its axis
+//! shrinks; the result is a constant like any other, whose axes are free.
 
 use std::collections::BTreeSet;
 
+use crate::calibrate::Stream;
+use crate::error::{Error, Result};
 use crate::facts::Facts;
-use crate::graph::{Graph, Node, sweep_dead_nodes};
+use crate::graph::{Graph, Node, ValueId, sweep_dead_nodes};
 use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
-use crate::ops::constant_values;
+use crate::ops::{Network, constant_values};
+use crate::runtime::takes_own_statistics;
 
 /// Operators of the standard domain that address positions.
 const ADDRESSING: &[&str] = &[
@@ -25,15 +29,35 @@ const ADDRESSING: &[&str] = &[
     "Trilu",
 ];
 
-/// A model in which constants of real numbers that [`ADDRESSING`] operators make of constants are stored, and how many
-/// were; `None` if there are none. Values that [`Facts`] does not follow, large ones, stay as they are.
-pub(crate) fn folded(model: &ModelProto, graph: &Graph, facts: &Facts) -> Option<(ModelProto, usize)> {
-    let candidates: Vec<&Node> = graph.nodes.iter().filter(|node| addresses(node)).collect();
+/// Operators of the standard domain that take statistics. Sums, as for the norm of a weight, shrink with their axis exactly.
+const STATISTICS: &[&str] =
+    &["BatchNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMax", "ReduceMean", "ReduceMin"];
+
+/// A model in which constants of real numbers are stored that [`ADDRESSING`] operators make of constants, or that are weights
+/// made by way of [`STATISTICS`] of constants, and how many were; `None` if there are none. Of the former, values that
+/// [`Facts`] does not follow, large ones, stay as they are; of the latter those that tract cannot compute.
+pub(crate) fn folded(
+    model: &ModelProto,
+    graph: &Graph,
+    facts: &Facts,
+    network: &Network,
+) -> Option<(ModelProto, usize)> {
     // Before IR version 4 a stored tensor is a graph input too.
-    if candidates.is_empty() || model.ir_version() < 4 {
+    if model.ir_version() < 4 {
         return None;
     }
     let constants = constant_values(graph);
+    let mut values = written(graph, facts, &constants);
+    values.extend(standardized((model, graph, facts), network, &constants));
+    if values.is_empty() {
+        return None;
+    }
+    let count = values.len();
+    Some((stored(model, values)?, count))
+}
+
+/// What [`ADDRESSING`] operators make of constants.
+fn written(graph: &Graph, facts: &Facts, constants: &BTreeSet<ValueId>) -> Vec<TensorProto> {
     let value = |node: &Node| {
         let &[Some(result)] = &node.outputs[..] else { return None };
         let at = graph.at(result);
@@ -43,10 +67,72 @@ pub(crate) fn folded(model: &ModelProto, graph: &Graph, facts: &Facts) -> Option
         let element = ElementType::from_code(fact.element?).ok().filter(|e| e.is_float())?;
         if is_plain { from_f64_as(&at.name, &dims?, &fact.floats()?, element).ok() } else { None }
     };
-    let values: Vec<TensorProto> = candidates.into_iter().filter_map(value).collect();
-    if values.is_empty() {
-        return None;
+    graph.nodes.iter().filter(|node| is_one_of(node, ADDRESSING)).filter_map(value).collect()
+}
+
+/// Weights that are computed from constants by way of [`STATISTICS`].
+fn standardized(
+    (model, graph, facts): (&ModelProto, &Graph, &Facts),
+    network: &Network,
+    constants: &BTreeSet<ValueId>,
+) -> Vec<TensorProto> {
+    let of_statistics = by_statistics(graph, constants);
+    let weights = graph.nodes.iter().zip(&network.relations).filter_map(|(node, relation)| {
+        let linear = relation.contraction.as_ref()?.linear?;
+        let weight = node.inputs.get(linear.weight).copied().flatten()?;
+        let is_plain = !graph.at(weight).is_output && graph.at(weight).captured_by.is_empty();
+        (is_plain && of_statistics.contains(&weight)).then_some(weight)
+    });
+    let weights: BTreeSet<ValueId> = weights.collect();
+    if weights.is_empty() {
+        return Vec::new();
     }
+    computed((model, graph, facts), &weights).unwrap_or_default()
+}
+
+/// Constants in whose making a statistic has a part.
+fn by_statistics(graph: &Graph, constants: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
+    let mut found = BTreeSet::new();
+    for &id in &graph.order {
+        let node = graph.node(id);
+        let has_part = is_one_of(node, STATISTICS) || node.inputs.iter().flatten().any(|value| found.contains(value));
+        if has_part {
+            found.extend(node.outputs.iter().flatten().filter(|value| constants.contains(value)));
+        }
+    }
+    found
+}
+
+/// The values of constants, by tract. It has no `BatchNormalization` by the statistics of the operand; where that is one
+/// instance, as where PyTorch standardizes a weight, it is an `InstanceNormalization`.
+fn computed(
+    (model, graph, facts): (&ModelProto, &Graph, &Facts),
+    values: &BTreeSet<ValueId>,
+) -> Result<Vec<TensorProto>> {
+    let mut model = model.clone();
+    for (node, proto) in graph.nodes.iter().zip(model.graph.iter_mut().flat_map(|graph| &mut graph.node)) {
+        let data = node.inputs.first().copied().flatten().and_then(|data| facts.at(data).extents.as_ref());
+        let is_one = data.and_then(|axes| axes.first()).is_some_and(|instances| instances.is_one());
+        if is_one && takes_own_statistics(proto) {
+            proto.op_type = Some("InstanceNormalization".to_owned());
+            proto.input.truncate(3);
+            proto.output.truncate(1);
+            proto.attribute.retain(|attribute| attribute.name() == "epsilon");
+        }
+    }
+    let names: Vec<String> = values.iter().map(|&value| graph.at(value).name.clone()).collect();
+    let stream = Stream::default();
+    let found = stream.run(&stream.rest(&model, &names)?, 0, &[])?;
+    let stored = |(&value, name): (&ValueId, &String)| {
+        let tensor = found.get(name)?;
+        let element = facts.at(value).element.ok_or_else(|| Error::input("an element type is not known"))?;
+        from_f64_as(name, tensor.shape(), &tensor.to_vec::<f64>()?, ElementType::from_code(element)?)
+    };
+    values.iter().zip(&names).map(stored).collect()
+}
+
+/// `model` in which `values` are stored, not computed.
+fn stored(model: &ModelProto, values: Vec<TensorProto>) -> Option<ModelProto> {
     let mut model = model.clone();
     let proto = model.graph.as_mut()?;
     let names: BTreeSet<&str> = values.iter().map(|tensor| tensor.name()).collect();
@@ -58,14 +144,13 @@ pub(crate) fn folded(model: &ModelProto, graph: &Graph, facts: &Facts) -> Option
         }
         !stored
     });
-    let count = values.len();
     proto.value_info.retain(|info| !names.contains(info.name()));
     proto.initializer.extend(values);
     let removed = sweep_dead_nodes(proto, &orphans);
     proto.value_info.retain(|info| !removed.contains(info.name()));
-    Some((model, count))
+    Some(model)
 }
 
-fn addresses(node: &Node) -> bool {
-    node.domain.is_empty() && ADDRESSING.contains(&node.op.as_str())
+fn is_one_of(node: &Node, operators: &[&str]) -> bool {
+    node.domain.is_empty() && operators.contains(&node.op.as_str())
 }

@@ -32,6 +32,6 @@ pub use tensor::{Element, Tensor};
 pub(crate) use probes::elements as elements_as;
 pub(crate) use runnable::Prepared;
 pub(crate) use stack::on_deep_stack;
-pub(crate) use support::{is_supported, spell_out_default};
+pub(crate) use support::{is_supported, spell_out_default, takes_own_statistics};
 pub(crate) use tensor::element_count;
 pub(crate) use weights::tensor_of;

@@ -68,7 +68,7 @@ pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
 
 /// Whether tract implements the operator of `node`, its domain taken into account.
 pub(crate) fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool {
-    if !has_plausible_axis(node) {
+    if !has_plausible_axis(node) || takes_own_statistics(node) {
         return false;
     }
     let op = node.op_type();
@@ -89,6 +89,12 @@ fn has_plausible_axis(node: &NodeProto) -> bool {
     node.attribute.iter().filter(|a| a.name() == "axis").all(|a| (-64..64).contains(&a.i()))
 }
 
+/// Whether a `BatchNormalization` normalizes by the statistics of its operand; tract takes the stored ones.
+pub(crate) fn takes_own_statistics(node: &NodeProto) -> bool {
+    let trains = || node.attribute.iter().any(|a| a.name() == "training_mode" && a.i() != 0);
+    node.op_type() == "BatchNormalization" && (node.output.len() > 1 || trains())
+}
+
 /// Name of a node, or of its first output when it has none.
 pub(crate) fn node_label(node: &NodeProto) -> String {
     if !node.name().is_empty() {
@@ -99,6 +105,7 @@ pub(crate) fn node_label(node: &NodeProto) -> String {
 
 fn qualified_name(node: &NodeProto) -> String {
     match node.domain() {
+        _ if takes_own_statistics(node) => format!("{} in training mode", node.op_type()),
         "" | "ai.onnx" => node.op_type().to_owned(),
         domain => format!("{domain}.{}", node.op_type()),
     }

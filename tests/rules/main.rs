@@ -17,6 +17,7 @@ mod examples;
 mod exporters;
 mod functions;
 mod golden;
+mod merged;
 mod net;
 mod oracles;
 mod proofs;

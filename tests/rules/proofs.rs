@@ -1,9 +1,10 @@
 //! What verification proves where outputs shrink, values are quantized, or constants are computed.
 
+use paredown::axes::Role;
 use paredown::onnx::proto::ModelProto;
 use paredown::onnx::tensor::from_f32;
 
-use super::net::{Net, bytes, dims, halved};
+use super::net::{Net, Solved, bytes, dims, halved};
 
 const INT8: i32 = 3;
 
@@ -66,6 +67,37 @@ fn a_bias_that_is_written_to_at_constant_positions_is_a_bias() {
     assert_eq!((dims(&pruned, "w"), dims(&pruned, "bias")), (vec![5, 4], vec![4]));
     assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
     assert!(report.notes.iter().any(|note| note.contains("writing to positions")), "{:?}", report.notes);
+}
+
+/// `u` of mean zero over its inputs, by the operators that `made` adds.
+fn standardized(made: impl Fn(Net) -> Net) -> Net {
+    let net = Net::new(&[("x", 1, &["n", "3", "2", "2"])]).weight("w", &[8, 3, 1, 1]).weight("u", &[6, 8, 1, 1]);
+    let net = made(net.weight("v", &[2, 6, 1, 1])).node("Conv", &["x", "w"], "a", "");
+    net.node("Conv", &["a", "standard"], "b", "").node("Conv", &["b", "v"], "y", "")
+}
+
+/// As it stands, the mean would move with every input that goes; stored, the weight is like any other.
+#[test]
+fn a_weight_that_the_graph_standardizes_is_stored() {
+    let by_mean = |net: Net| {
+        let net = net.ints("axes", &[1, 2, 3]).node("ReduceMean", &["u", "axes"], "mean", "keepdims=1");
+        net.node("Sub", &["u", "mean"], "standard", "")
+    };
+    let by_norm = |mut net: Net| {
+        let numbers = |name: &str, value: f32| from_f32(name, &[6], &[value; 6]).unwrap();
+        net.0.initializer.extend([numbers("ones", 1.0), numbers("zeros", 0.0)]);
+        let net = net.ints("one", &[1, 6, -1]).ints("back", &[6, 8, 1, 1]).node("Reshape", &["u", "one"], "flat", "");
+        let operands = ["flat", "ones", "zeros", "zeros", "ones"];
+        let net = net.node("BatchNormalization", &operands, "normal,mean,variance", "training_mode=1 momentum=1.0");
+        net.node("Reshape", &["normal", "back"], "standard", "")
+    };
+    for model in [standardized(by_mean).model("y"), standardized(by_norm).model("y")] {
+        let as_it_stands = Solved::new(model.clone());
+        assert!(matches!(as_it_stands.role("w", 0), Role::Shifts(_)), "{}", as_it_stands.reason("w", 0));
+        let (pruned, report) = halved(model, &[]).unwrap();
+        assert_eq!(dims(&pruned, "w"), [4, 3, 1, 1]);
+        assert!(report.verify.exact_max_rel.unwrap() < 1e-5, "{:?}", report.verify);
+    }
 }
 
 /// Position ids counted from a mask: tract takes integers that were cast for sizes, over which its `CumSum` does not run.

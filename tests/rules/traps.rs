@@ -100,6 +100,82 @@ fn rotary_embeddings_tie_the_head_width_in_halves() {
     net.assert_exact(factors[0], &[("x", &[5, 3])]);
 }
 
+/// Of a table of 20 positions as many as there are tokens: a size that only short sequences change.
+#[test]
+fn a_clamped_size_is_dynamic() {
+    let net = Net::new(&[("ids", 7, &["n", "s"])]).weight("table", &[9, 6]).weight("v", &[6, 8]);
+    let net = net.weight("positions", &[20, 6]).weight("w", &[6, 8]).weight("u", &[8, 2]);
+    let net = net.ints("zero", &[0]).ints("one", &[1]).ints("two", &[2]).ints("four", &[4]).ints("all", &[20]);
+    let net = net.node("Shape", &["ids"], "shape", "").node("Gather", &["shape", "one"], "tokens", "");
+    let net = net.node("Min", &["tokens", "all"], "seen", "").node("Slice", &["positions", "zero", "seen"], "p", "");
+    let net = net.node("MatMul", &["p", "w"], "q", "").node("Shape", &["p"], "sizes", "");
+    let net = net.node("Gather", &["sizes", "zero"], "count", "");
+    let net =
+        net.node("Concat", &["count", "two", "four"], "apart", "axis=0").node("Reshape", &["q", "apart"], "r", "");
+    let net = net.node("ReduceSum", &["r", "zero"], "sum", "keepdims=0").ints("joined", &[8]);
+    let net = net.node("Reshape", &["sum", "joined"], "bias", "").node("Gather", &["table", "ids"], "x", "");
+    let net = net.node("MatMul", &["x", "v"], "a", "").node("Add", &["a", "bias"], "b", "");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    for factor in net.factors("w", 1) {
+        assert_eq!(net.network.solution.factor(factor).role, Role::Free);
+        for tokens in [1, 5, 19, 20, 33] {
+            net.assert_exact(factor, &[("ids", &[2, tokens])]);
+        }
+    }
+}
+
+/// Scores `[n, h, i, t]`, read as `[n, h, t, i]`: heads line up, whatever becomes of the rest.
+#[test]
+fn a_relative_shift_leaves_the_heads_free() {
+    let net = Net::new(&[("x", 1, &["n", "s", "4"])]).weight("w", &[4, 8]).weight("v", &[4, 8]).weight("u", &[8, 3]);
+    let net = net.ints("zero", &[0]).ints("one", &[1]).ints("two", &[2]).ints("eight", &[8]).ints("most", &[1 << 40]);
+    let net = net.ints("apart", &[0, 0, 2, 4]).ints("pads", &[0, 0, 0, 1, 0, 0, 0, 0]).ints("three", &[3]);
+    let net = net.node("Shape", &["x"], "shape", "").node("Gather", &["shape", "zero"], "n", "");
+    let net = net.node("Gather", &["shape", "one"], "s", "").node("Add", &["s", "one"], "t", "");
+    let heads = |net: Net, weight: &str, to: &str| {
+        let (product, split) = (format!("{to}1"), format!("{to}2"));
+        let net = net.node("MatMul", &["x", weight], &product, "");
+        let net = net.node("Reshape", &[&product, "apart"], &split, "");
+        net.node("Transpose", &[&split], to, "perm=[0,2,1,3]")
+    };
+    let net = heads(heads(net, "w", "q"), "v", "values").node("Transpose", &["q"], "k", "perm=[0,1,3,2]");
+    let net = net.node("MatMul", &["q", "k"], "scores", "").node("Pad", &["scores", "pads"], "padded", "");
+    let net = net.node("Concat", &["n", "two", "t", "s"], "turned", "axis=0");
+    let net = net.node("Reshape", &["padded", "turned"], "long", "");
+    let net = net.node("Slice", &["long", "one", "most", "two"], "shifted", "");
+    let net = net.node("MatMul", &["shifted", "values"], "h", "").node("Transpose", &["h"], "back", "perm=[0,2,1,3]");
+    let net = net.node("Concat", &["n", "s", "eight"], "joined", "axis=0");
+    let net = net.node("Reshape", &["back", "joined"], "z", "").node("MatMul", &["z", "u"], "y", "").output("y");
+    let heads = net.factors("w", 1)[0];
+    assert_eq!((net.network.solution.size(heads), net.role("w", 1)), (2, &Role::Free));
+    net.assert_exact(heads, &[("x", &[2, 5, 4])]);
+}
+
+/// To a multiple of something, for instance: the sequence varies, the features do not.
+#[test]
+fn padding_that_is_computed_holds_the_padded_axis_only() {
+    let net = Net::new(&[("x", 1, &["n", "s", "3"])]).weight("w", &[3, 8]).weight("u", &[8, 2]);
+    let net = net.ints("none", &[0]).ints("one", &[1]).node("Shape", &["x"], "shape", "");
+    let net = net.node("Gather", &["shape", "one"], "s", "");
+    let net = net.node("Concat", &["none", "none", "none", "none", "s", "none"], "pads", "axis=0");
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("Pad", &["a", "pads"], "b", "");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    assert_eq!(*net.role("w", 1), Role::Free, "{}", net.reason("w", 1));
+    net.assert_exact(net.factors("w", 1)[0], &[("x", &[2, 5, 3])]);
+}
+
+/// TorchScript's `arange`: positions of the ones in a list of ones.
+#[test]
+fn positions_in_a_list_of_ones_are_known() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 8]).weight("u", &[8, 2]).ints("size", &[8]);
+    let net = net.node("ConstantOfShape", &["size"], "zeros", "").ints("axis", &[0]);
+    let net = net.node("Exp", &["zeros"], "ones", "").node("NonZero", &["ones"], "positions", "");
+    let net = net.node("Squeeze", &["positions", "axis"], "list", "").node("Cast", &["list"], "bias", "to=1");
+    let net = net.node("MatMul", &["x", "w"], "a", "").node("Add", &["a", "bias"], "b", "");
+    let net = net.node("MatMul", &["b", "u"], "y", "").output("y");
+    assert!(net.facts.gaps.is_empty(), "{:?}", net.facts.gaps);
+}
+
 #[test]
 fn softmax_before_opset_13_flattens() {
     let net = |opset| {
