@@ -146,6 +146,7 @@ impl Job<'_> {
     /// Runs `proof`, unless `--no-verify` was typed.
     pub(super) fn prove(&self, report: &mut Report, proof: impl FnOnce(&mut Report) -> Result<()>) -> Result<()> {
         if self.common.no_verify {
+            report.notes.push("nothing was run: that the file is valid and the rewrite exact is not proved".to_owned());
             return Ok(());
         }
         self.bar.set_message("proving");

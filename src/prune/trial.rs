@@ -28,8 +28,12 @@ pub(super) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Er
     if fault.kind() != ErrorKind::Verification {
         return Some(fault);
     }
-    let advice = "if another runtime runs it, pass --no-verify";
-    Some(Error::input(format!("tract does not run the model even before anything is changed: {fault}; {advice}")))
+    let shapes: Vec<String> = inputs.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape())).collect();
+    let advice = "give sizes that it runs at with --dim; if another runtime runs it, pass --no-verify";
+    Some(Error::input(format!(
+        "tract does not run the model even before anything is changed, on {}: {fault}; {advice}",
+        shapes.join(", ")
+    )))
 }
 
 /// The models of a proof in tract.
