@@ -1,6 +1,6 @@
 //! Operands and attributes that spell out sizes, rebuilt.
 
-use crate::axes::{Expr, Extent, Selection};
+use crate::axes::{BINDINGS, Expr, Extent, Selection};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::onnx::attributes::position;
@@ -98,6 +98,9 @@ impl Patch<'_> {
             let constant = subject.constant(subject.graph.behind_identity(old_value))?;
             crate::onnx::tensor::TensorView::new(constant).ok()?.to_i64().ok()?.get(index).copied()
         };
+        let is_one = |index: usize| {
+            (0..BINDINGS).all(|binding| old.ints_under(binding).and_then(|list| list.get(index).copied()) == Some(1))
+        };
         let mut entries = Vec::with_capacity(axes.len());
         let mut open = Vec::new();
         for (index, axis) in axes.iter().enumerate() {
@@ -112,14 +115,14 @@ impl Patch<'_> {
                 continue;
             }
             // Where every entry is a size, one that nothing happens to stays as it is, and so does a 1, which follows.
-            if !infer && (literal(index) == Some(1) || !self.is_touched(std::slice::from_ref(axis), selection)) {
+            if !infer && (is_one(index) || !self.is_touched(std::slice::from_ref(axis), selection)) {
                 let old = Entry::Old { operand, index, new: 1, old: 1 };
                 entries.push(literal(index).map_or(old, Entry::Known));
                 continue;
             }
             open.push(index);
             let whole = self.extent(axis, &Selection::all())?;
-            let follows = (0..crate::axes::BINDINGS)
+            let follows = (0..BINDINGS)
                 .all(|b| old.ints_under(b).and_then(|v| v.get(index).copied()) == i64::try_from(whole.under(b)).ok());
             if follows && literal(index).is_none() {
                 let (new, old) = self.static_part(axis, selection)?;

@@ -43,6 +43,18 @@ fn a_list_of_sizes_to_expand_to_is_rebuilt_where_it_must_be() {
     }
 }
 
+/// PyTorch's `expand(-1, -1)`, written as `Where(sizes == -1, 1, sizes)`, of heads that are merged with the batch.
+#[test]
+fn a_computed_one_among_sizes_to_expand_to_stays() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 8]).weight("u", &[8, 2]);
+    let net = net.ints("apart", &[-1, 4]).ints("joined", &[-1, 8]).ints("kept", &[-1, -1]).ints("all", &[-1]);
+    let net = net.ints("one", &[1]).node("MatMul", &["x", "w"], "a", "").node("Reshape", &["a", "apart"], "b", "");
+    let net =
+        net.node("Equal", &["kept", "all"], "is_kept", "").node("Where", &["is_kept", "one", "kept"], "sizes", "");
+    let net = net.node("Expand", &["b", "sizes"], "c", "").node("Reshape", &["c", "joined"], "d", "");
+    assert_halved(net.node("MatMul", &["d", "u"], "y", "").model("y"), &[3, 4]);
+}
+
 #[test]
 fn sizes_of_some_axes_to_resize_to_are_left_alone() {
     let cases = [("[2,3]", &[6, 8][..], &[6, 8][..]), ("[-1]", &[8], &[8]), ("[1,2,3]", &[8, 6, 8], &[4, 6, 8])];
