@@ -87,7 +87,8 @@ impl<'m> Analysis<'m> {
                 return Ok(Self { model, graph, facts, network });
             };
             let mut model = model.restated(proto);
-            model.warnings.push(format!("{count} constants that the graph computes (by writing to positions, or weights that it standardizes) were stored"));
+            let what = "written to positions, or weights that it standardizes";
+            model.warnings.push(format!("{count} constants that the graph computes were stored: {what}"));
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
             let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
