@@ -66,7 +66,7 @@ fn a_bias_that_is_written_to_at_constant_positions_is_a_bias() {
     let (pruned, report) = halved(net.node("MatMul", &["r", "u"], "y", "").model("y"), &[]).unwrap();
     assert_eq!((dims(&pruned, "w"), dims(&pruned, "bias")), (vec![5, 4], vec![4]));
     assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
-    assert!(report.notes.iter().any(|note| note.contains("writing to positions")), "{:?}", report.notes);
+    assert!(report.notes.iter().any(|note| note.contains("stored: written to positions")), "{:?}", report.notes);
 }
 
 /// `u` of mean zero over its inputs, by the operators that `made` adds.
