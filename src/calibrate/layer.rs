@@ -180,3 +180,14 @@ pub(crate) fn stored<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g Tensor
         node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
     })
 }
+
+/// [`stored`], to be written.
+pub(crate) fn stored_mut<'g>(graph: &'g mut GraphProto, name: &str) -> Option<&'g mut TensorProto> {
+    let GraphProto { initializer, node: nodes, .. } = graph;
+    let initializer = initializer.iter_mut().find(|tensor| tensor.name() == name);
+    initializer.or_else(|| {
+        let node =
+            nodes.iter_mut().find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == name))?;
+        node.attribute.iter_mut().find(|a| a.name() == "value")?.t.as_mut()
+    })
+}

@@ -18,7 +18,7 @@ pub use statistics::{Detail, InputStatistics, input_statistics};
 pub use stream::{Activations, Checkpoint, Held, Segment, Stream};
 pub(crate) use stream::{in_turn, run_both};
 
-pub(crate) use layer::stored;
+pub(crate) use layer::{stored, stored_mut};
 pub(crate) use moments::Buffered;
 pub(crate) use padding::Padding;
 pub(crate) use rows::{Row, floats};

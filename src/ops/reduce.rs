@@ -2,6 +2,7 @@
 
 use super::site::{Outcome, Refusal, Site};
 use crate::axes::{Extent, Var};
+use crate::runtime::takes_own_statistics;
 
 /// Axes of a reduction and whether they are kept with size one.
 fn reduced_axes(site: &Site<'_>, rank: usize) -> Outcome<Vec<usize>> {
@@ -135,9 +136,7 @@ pub(super) fn group_norm(site: &mut Site<'_>) -> Outcome {
 
 /// `BatchNormalization` by stored statistics, or by those of its operand.
 pub(super) fn batch_norm(site: &mut Site<'_>) -> Outcome {
-    // Before version 14 the number of results told.
-    let of_operand = if site.opset < 14 { site.node.outputs.len() > 1 } else { site.int("training_mode", 0) != 0 };
-    let data = if of_operand { "n! c s..!" } else { "n# c s.." };
+    let data = if takes_own_statistics(site.proto) { "n! c s..!" } else { "n# c s.." };
     site.row(&format!("{data}, c, c, c, c -> n c s.., c, c, c, c"), &[]).map(drop)
 }
 

@@ -112,7 +112,9 @@ pub(super) fn replace(
     if let Some(weights) = weights {
         let mut tensor = layer.tensor(weights, &old)?;
         tensor.name = Some(layer.weight.clone());
-        put(graph, tensor);
+        if let Some(place) = crate::calibrate::stored_mut(graph, &layer.weight) {
+            *place = tensor;
+        }
     }
     let vector = |name: &str, values: &Array1<f64>| from_f64_as(name, &[values.len()], &values.to_vec(), element);
     match place {
@@ -192,21 +194,6 @@ fn redirect(node: &mut NodeProto, slot: usize, name: String) {
         node.input.push(String::new());
     }
     node.input[slot] = name;
-}
-
-/// Puts a tensor in the place of the initializer or `Constant` of the same name.
-fn put(graph: &mut GraphProto, tensor: TensorProto) {
-    if let Some(slot) = graph.initializer.iter_mut().find(|t| t.name() == tensor.name()) {
-        *slot = tensor;
-        return;
-    }
-    let maker = graph
-        .node
-        .iter_mut()
-        .find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == tensor.name()));
-    if let Some(attribute) = maker.and_then(|n| n.attribute.iter_mut().find(|a| a.name() == "value")) {
-        attribute.t = Some(tensor);
-    }
 }
 
 /// A name that no value has, derived from `stem`.

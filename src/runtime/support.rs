@@ -89,7 +89,8 @@ fn has_plausible_axis(node: &NodeProto) -> bool {
     node.attribute.iter().filter(|a| a.name() == "axis").all(|a| (-64..64).contains(&a.i()))
 }
 
-/// Whether a `BatchNormalization` normalizes by the statistics of its operand; tract takes the stored ones.
+/// Whether a `BatchNormalization` normalizes by the statistics of its operand; tract takes the stored ones. Before version 14 the
+/// number of results tells.
 pub(crate) fn takes_own_statistics(node: &NodeProto) -> bool {
     let trains = || node.attribute.iter().any(|a| a.name() == "training_mode" && a.i() != 0);
     node.op_type() == "BatchNormalization" && (node.output.len() > 1 || trains())

@@ -1,10 +1,11 @@
 //! Which stored tensors are trained.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use crate::calibrate::stored;
 use crate::error::Result;
 use crate::graph::{Graph, Source, ValueId};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::proto::GraphProto;
 use crate::onnx::tensor::{ElementType, TensorView};
 
 /// Larger values are masks and limits, not weights.
@@ -43,27 +44,6 @@ const CARRIERS: &[&str] = &[
     "Unsqueeze",
 ];
 
-/// Initializers and the values of `Constant` nodes, by name.
-pub(super) fn stored(proto: &GraphProto) -> BTreeMap<&str, &TensorProto> {
-    let constants = proto.node.iter().filter(|node| is_constant(node)).filter_map(|node| {
-        Some((node.output.first()?.as_str(), node.attribute.first().filter(|a| a.name() == "value")?.t.as_ref()?))
-    });
-    proto.initializer.iter().map(|tensor| (tensor.name(), tensor)).chain(constants).collect()
-}
-
-/// The same, to be written. Their names in `Constant` nodes are those of the nodes' results.
-pub(super) fn stored_mut(proto: &mut GraphProto) -> impl Iterator<Item = (String, &mut TensorProto)> {
-    let constants = proto.node.iter_mut().filter(|node| is_constant(node)).filter_map(|node| {
-        let attribute = node.attribute.first_mut().filter(|a| a.name() == "value")?;
-        Some((node.output.first()?.clone(), attribute.t.as_mut()?))
-    });
-    proto.initializer.iter_mut().map(|tensor| (tensor.name().to_owned(), tensor)).chain(constants)
-}
-
-fn is_constant(node: &NodeProto) -> bool {
-    matches!(node.domain(), "" | "ai.onnx") && node.op_type() == "Constant"
-}
-
 /// The stored float tensors that a gradient may change: those that meet the data in some operator that they weigh. Tables
 /// that only meet positions (rotary frequencies), statistics, masks and single numbers are left alone.
 ///
@@ -71,13 +51,12 @@ fn is_constant(node: &NodeProto) -> bool {
 /// If a stored tensor is malformed.
 pub(super) fn trainable(proto: &GraphProto, graph: &Graph) -> Result<BTreeSet<String>> {
     let data = of_data(graph);
-    let stored = stored(proto);
     let mut found = BTreeSet::new();
     for (index, value) in graph.values.iter().enumerate() {
         if graph.is_overridable(ValueId(index)) {
             continue;
         }
-        let Some(tensor) = stored.get(value.name.as_str()) else { continue };
+        let Some(tensor) = stored(proto, &value.name) else { continue };
         let is_float = ElementType::from_code(tensor.data_type()).is_ok_and(ElementType::is_float);
         if !is_float || !value.captured_by.is_empty() || !meets_data(graph, ValueId(index), &data) {
             continue;

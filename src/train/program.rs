@@ -9,7 +9,8 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::feed::{Feed, to_candle};
 use super::ops::{Gradient, Operand, Site, gradient};
-use super::parameters::{of_data, stored, stored_mut, trainable};
+use super::parameters::{of_data, trainable};
+use crate::calibrate::{stored, stored_mut};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::{ModelProto, NodeProto, type_proto};
@@ -103,13 +104,12 @@ impl Program {
         let steps = steps(&graph, &proto.node, &nodes, gates, &opset)?;
         let read: BTreeSet<ValueId> =
             nodes.iter().flat_map(|&id| graph.node(id).inputs.iter().flatten().copied()).collect();
-        let stored = stored(proto);
         let data = of_data(&graph);
         let (mut constants, mut parameters) = (BTreeMap::new(), Vec::new());
         let (mut of_shapes, mut of_values) = (BTreeSet::new(), BTreeSet::new());
         for &value in &read {
             let name = &graph.at(value).name;
-            match stored.get(name.as_str()) {
+            match stored(proto, name) {
                 Some(tensor) if chosen.contains(name) => {
                     let var = Var::from_tensor(&to_candle(&tensor_of(tensor)?, dtype)?)?;
                     parameters.push(Parameter { name: name.clone(), var });
@@ -184,8 +184,8 @@ impl Program {
     pub fn write(&self, model: &ModelProto) -> Result<ModelProto> {
         let mut model = model.clone();
         let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
-        for (name, tensor) in stored_mut(graph) {
-            let Some(parameter) = self.parameters.iter().find(|p| p.name == name) else { continue };
+        for parameter in &self.parameters {
+            let Some(tensor) = stored_mut(graph, &parameter.name) else { continue };
             let values = parameter.var.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
             let view = TensorView::new(tensor)?;
             *tensor = from_f64_as(view.name(), view.dims(), &values, view.element_type())?;
