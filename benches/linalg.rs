@@ -18,8 +18,8 @@ use std::time::Instant;
 
 use ndarray::Array2;
 use paredown::factorize::ErrorCurve;
-use paredown::factorize::ranks::{Layer, allocate, matrix_choices};
 use paredown::linalg::{Backend, backends};
+use paredown::plan::knapsack::{Layer, allocate, matrix_choices};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

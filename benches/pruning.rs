@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 use paredown::analysis::Analysis;
+use paredown::jobs::prune::{Options, Target, prune};
 use paredown::onnx::{Model, SaveOptions};
-use paredown::prune::{Options, Target, prune};
 use paredown::rewrite;
 use paredown::runtime::inputs::DimSizes;
 

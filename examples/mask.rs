@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
+use paredown::jobs::prune::{Options, Target, prune};
 use paredown::onnx::{Model, SaveOptions};
 use paredown::plan::Plan;
-use paredown::prune::{Options, Target, prune};
 use paredown::rewrite::masked;
 use paredown::{Error, Result};
 

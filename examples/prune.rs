@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
+use paredown::jobs::prune::{Comparison, Options, Proof, Target, prove, prune};
 use paredown::onnx::{Model, SaveOptions};
-use paredown::prune::{Comparison, Options, Proof, Target, prove, prune};
 use paredown::runtime::inputs::DimSizes;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use paredown::onnx::Model;
-//! use paredown::prune::{Options, Target, prune};
+//! use paredown::jobs::prune::{Options, Target, prune};
 //!
 //! let model = Model::load("fixtures/digits_mlp.onnx".as_ref())?;
 //! let pruned = prune(&model, &Options::new(Target::Ratio(0.5)), None)?;
@@ -30,11 +30,13 @@ pub mod error;
 pub mod factorize;
 pub mod facts;
 pub mod graph;
+pub mod jobs;
 pub mod linalg;
+pub mod lowrank;
+pub mod normalize;
 pub mod onnx;
 pub mod ops;
 pub mod plan;
-pub mod prune;
 pub mod repair;
 pub mod report;
 pub mod rewrite;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use paredown::ErrorKind;
 use paredown::onnx::Model;
-use paredown::prune::inspect;
+use paredown::jobs::prune::inspect;
 
 fuzz_target!(|data: &[u8]| {
     let result = Model::from_bytes(Bytes::copy_from_slice(data))

@@ -3,13 +3,13 @@
 use ndarray::Array2;
 
 use super::window::Window;
+use crate::analysis::Subject;
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
 use crate::ops::Linear;
-use crate::rewrite::Subject;
 
 /// A linear operator with a stored weight: where its data, its weight and its result are, and how they make a matrix.
 #[derive(Debug, Clone)]

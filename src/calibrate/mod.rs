@@ -9,14 +9,13 @@ pub mod moments;
 mod padding;
 mod rows;
 mod statistics;
-mod stream;
 mod window;
 
+pub use crate::runtime::{Activations, Checkpoint, Held, Segment, Stream};
+pub(crate) use crate::runtime::{in_turn, run_both};
 pub use layer::{Layer, layers};
 pub use rows::Sampler;
 pub use statistics::{Detail, InputStatistics, input_statistics};
-pub use stream::{Activations, Checkpoint, Held, Segment, Stream};
-pub(crate) use stream::{in_turn, run_both};
 
 pub(crate) use layer::{stored, stored_mut};
 pub(crate) use moments::Buffered;

@@ -7,9 +7,9 @@ use super::data::Batch;
 use super::moments::Buffered;
 use super::rows::floats;
 use super::{Calibration, Layer, Padding, Sampler, Stream, in_turn};
+use crate::analysis::Subject;
 use crate::error::Result;
 use crate::linalg::default_backend;
-use crate::rewrite::Subject;
 use crate::runtime::Tensor;
 
 /// How much is accumulated.

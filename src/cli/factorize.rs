@@ -7,7 +7,7 @@ use super::options::remaining;
 use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::factorize::{ConvMode, Factorized, Method, Options, Target, factorize};
-use crate::prune::Remaining;
+use crate::jobs::prune::Remaining;
 
 /// Splits layers into two smaller ones of low rank, proves that the result is valid, and writes the file
 #[derive(Debug, clap::Args)]

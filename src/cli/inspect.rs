@@ -33,8 +33,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let dims = args.dims.sizes()?;
     let bar = spinner(args.quiet || args.json, "analysing");
     let model = Model::load(&args.model)?;
-    let report =
-        crate::prune::inspect(&model, &dims, args.allow_shifts, &args.thaw).map_err(|e| e.in_file(&args.model))?;
+    let report = crate::jobs::prune::inspect(&model, &dims, args.allow_shifts, &args.thaw)
+        .map_err(|e| e.in_file(&args.model))?;
     bar.finish_and_clear();
     super::print(&if args.json { report.to_json() } else { inspection(&report) })
 }

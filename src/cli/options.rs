@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::calibrate::data::Dataset;
 use crate::calibrate::data::images::{ImageOptions, Layout};
 use crate::error::{Error, Result};
+use crate::jobs::prune::Remaining;
 use crate::onnx::Model;
-use crate::prune::Remaining;
 use crate::runtime::inputs::DimSizes;
 
 /// Where samples come from.

@@ -8,8 +8,8 @@ use super::job::{Common, Plans};
 use super::options::{ratio, remaining};
 use super::training::Retraining;
 use crate::error::{Error, Result};
+use crate::jobs::prune::{Options, Proof, Pruned, Remaining, Retrain, Target, prove};
 use crate::plan::{Scope, Units};
-use crate::prune::{Options, Proof, Pruned, Remaining, Retrain, Target, prove};
 use crate::repair::Method;
 use crate::report::Progress;
 
@@ -151,7 +151,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut options = args.options()?;
     let job = args.common.open(Some(&args.plans), None, "analysing and rewriting")?;
     options.progress = job.progress();
-    let pruned = job.located(crate::prune::prune(&job.model, &options, job.calibration()))?;
+    let pruned = job.located(crate::jobs::prune::prune(&job.model, &options, job.calibration()))?;
     let Pruned { analysis, groups, selection, plan, model, mut report } = pruned;
     let comparison = job.comparison(&analysis, &model, &options.thaw, &options.dims);
     let proof = Proof { comparison, groups: &groups, selection: &selection, adjusted: plan.adjusted };

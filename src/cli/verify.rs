@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::options::{Data, Dims, spinner};
 use crate::error::{Error, Result};
+use crate::jobs::prune::verify;
 use crate::onnx::Model;
 use crate::plan::Plan;
-use crate::prune::verify;
 use crate::report::result;
 use crate::texts::{check_texts, write_text};
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array2, ArrayD, IxDyn};
 
+use crate::analysis::Subject;
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, ValueId};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::tensor::{ElementType, TensorView};
 use crate::ops::{Linear, operator_name};
-use crate::rewrite::Subject;
 
 /// Operators that multiply with integer weights; they are listed, not split.
 const INTEGER: [&str; 8] = [
@@ -113,7 +113,7 @@ impl Candidate {
     }
 
     /// Whether the nodes see the stored axes in another order.
-    pub(super) fn is_transposed(&self) -> bool {
+    pub(crate) fn is_transposed(&self) -> bool {
         self.axes.iter().enumerate().any(|(i, &axis)| i != axis)
     }
 
@@ -130,7 +130,7 @@ impl Candidate {
     }
 
     /// A matrix K×N in the layout that the nodes expect.
-    pub(super) fn laid_out(&self, matrix: &Array2<f64>) -> ArrayD<f64> {
+    pub(crate) fn laid_out(&self, matrix: &Array2<f64>) -> ArrayD<f64> {
         let turned = if self.linear.weight_in < self.linear.weight_out { matrix.view() } else { matrix.t() };
         turned.as_standard_layout().into_owned().into_dyn()
     }

@@ -9,10 +9,10 @@ use crate::ops::Linear;
 
 /// One node of a chain. The last one is the original with changed attributes; bias and output are still its own.
 #[derive(Debug, Clone)]
-pub(super) struct Step {
-    pub(super) node: NodeProto,
+pub(crate) struct Step {
+    pub(crate) node: NodeProto,
     /// What its name and output are called after; of no use for the last one.
-    pub(super) suffix: &'static str,
+    pub(crate) suffix: &'static str,
 }
 
 fn first(node: NodeProto) -> Step {
@@ -38,7 +38,7 @@ fn bare(node: &NodeProto) -> NodeProto {
 }
 
 /// MatMul and Gemm: the data is transposed by the first, scaled and biased by the last, the weights stay as they lie.
-pub(super) fn matrix(node: &NodeProto, linear: Linear) -> Result<Vec<Step>> {
+pub(crate) fn matrix(node: &NodeProto, linear: Linear) -> Result<Vec<Step>> {
     let transposes_data = if linear.data == 0 { "transA" } else { "transB" };
     let mut start = bare(node);
     attributes::remove(&mut start, "alpha");
@@ -49,7 +49,7 @@ pub(super) fn matrix(node: &NodeProto, linear: Linear) -> Result<Vec<Step>> {
 }
 
 /// k… with all of the geometry, then 1×1….
-pub(super) fn channel(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
+pub(crate) fn channel(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
     let [whole, _] = kernels else { return Err(Error::input("a channel split has two kernels")) };
     let mut start = bare(node);
     set_window(&mut start, &whole.shape()[2..])?;
@@ -57,7 +57,7 @@ pub(super) fn channel(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<S
 }
 
 /// k₁×1 with the geometry of the height, then 1×k₂ with that of the width.
-pub(super) fn spatial(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
+pub(crate) fn spatial(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
     let [tall, wide] = kernels else { return Err(Error::input("a spatial split has two kernels")) };
     let [mut start, mut end] = [bare(node), node.clone()];
     for (axis, step, kernel) in [(0, &mut start, tall), (1, &mut end, wide)] {
@@ -78,7 +78,7 @@ pub(super) fn spatial(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<S
 }
 
 /// 1×1, k… with all of the geometry, 1×1.
-pub(super) fn tucker2(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
+pub(crate) fn tucker2(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
     let [_, middle, _] = kernels else { return Err(Error::input("a Tucker-2 split has three kernels")) };
     let rank = middle.ndim() - 2;
     let mut inner = bare(node);

@@ -8,11 +8,10 @@ use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use super::candidates::Candidate;
-use super::data::{InputMoments, OutputPca, Target};
 use super::decompose::{ConvMode, assembled, kernel, matrices};
-use super::encoded;
 use super::inputs::{MOST_INPUTS, layer};
 use super::rewrite::{Factors, split_layers};
+use crate::analysis::Subject;
 use crate::calibrate::data::Batch;
 use crate::calibrate::moments::Moments;
 use crate::calibrate::{
@@ -21,20 +20,21 @@ use crate::calibrate::{
 use crate::error::Result;
 use crate::graph::ValueId;
 use crate::linalg::default_backend;
-use crate::rewrite::Subject;
+use crate::lowrank::encoded;
+use crate::lowrank::outputs::{InputMoments, OutputPca, Target};
 
 /// Pull towards the old weight, as a share of the mean variance of the inputs.
 const DAMPING: f64 = 1e-2;
 
 /// A layer that is split.
 #[derive(Debug, Clone)]
-pub(super) struct Chosen<'c> {
-    pub(super) candidate: &'c Candidate,
-    pub(super) mode: ConvMode,
-    pub(super) rank: usize,
-    pub(super) factors: Factors,
+pub(crate) struct Chosen<'c> {
+    pub(crate) candidate: &'c Candidate,
+    pub(crate) mode: ConvMode,
+    pub(crate) rank: usize,
+    pub(crate) factors: Factors,
     /// Variance of each group's outputs; empty where the split is not one of outputs.
-    pub(super) energies: Vec<f64>,
+    pub(crate) energies: Vec<f64>,
 }
 
 /// Sums over rows of one group's input: as it is now (x), as it was in the original (y).
@@ -49,7 +49,7 @@ struct Collector<'l> {
 ///
 /// # Errors
 /// If reading the data or running a model fails.
-pub(super) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut [Chosen<'_>]) -> Result<()> {
+pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut [Chosen<'_>]) -> Result<()> {
     let (mut original, mut split) = (Stream::default(), Stream::default());
     for stage in stages(subject, chosen) {
         let mut members: Vec<(usize, Layer)> = Vec::new();

@@ -3,16 +3,16 @@
 use ndarray::{Array1, Array2, ArrayD, Ix2};
 
 use super::candidates::{Candidate, Form};
-use super::conv::{Kernel, Tucker2, tucker2};
-use super::data::{InputMoments, OutputPca};
-use super::encoded;
-use super::low_rank::{ErrorCurve, LowRank};
-use super::nmf::{self, NmfOptions};
 use super::rewrite::Factors;
-use super::semi_nmf;
-use super::svd::WeightSvd;
 use crate::error::{Error, Result};
 use crate::linalg::Backend;
+use crate::lowrank::conv::{Kernel, Tucker2, tucker2};
+use crate::lowrank::encoded;
+use crate::lowrank::low_rank::{ErrorCurve, LowRank};
+use crate::lowrank::nmf::{self, NmfOptions};
+use crate::lowrank::outputs::{InputMoments, OutputPca};
+use crate::lowrank::semi_nmf;
+use crate::lowrank::svd::WeightSvd;
 
 /// How a matrix is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -169,7 +169,7 @@ impl Decomposition {
     }
 
     /// Variance of the outputs of each group; empty where the error is not that of outputs.
-    pub(super) fn output_energies(&self) -> Vec<f64> {
+    pub(crate) fn output_energies(&self) -> Vec<f64> {
         match &self.parts {
             Parts::Outputs(pcas) => pcas.iter().map(|pca| pca.curve().total()).collect(),
             Parts::Encoded(groups) => groups.iter().map(encoded::Group::energy).collect(),
@@ -207,7 +207,7 @@ fn of_outputs(
 }
 
 /// The factors of all groups as those of the layer.
-pub(super) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRank>) -> Result<Factors> {
+pub(crate) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRank>) -> Result<Factors> {
     match candidate.form {
         Form::Matrix => {
             let first = groups.into_iter().next();
@@ -224,13 +224,13 @@ pub(super) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRa
     }
 }
 
-pub(super) fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Result<Kernel<'w>> {
+pub(crate) fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Result<Kernel<'w>> {
     let Form::Kernel { groups } = candidate.form else { return Err(Error::input("it is no convolution")) };
     Kernel::new(weight.view(), groups, &candidate.tensor)
 }
 
 /// The matrices that are factorized, one for each group.
-pub(super) fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
+pub(crate) fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
     if candidate.form == Form::Matrix {
         let stored = weight.view().into_dimensionality::<Ix2>().map_err(|e| Error::input(e.to_string()))?;
         let turned =
@@ -253,11 +253,11 @@ fn summed<'c>(curves: impl Iterator<Item = &'c ErrorCurve>) -> ErrorCurve {
 }
 
 /// Output channels of the core are the rank; input channels in proportion.
-pub(super) fn tucker_ranks(kernel: &Kernel<'_>, rank: usize) -> Tucker2 {
+pub(crate) fn tucker_ranks(kernel: &Kernel<'_>, rank: usize) -> Tucker2 {
     Tucker2 { inputs: inputs_in_proportion(kernel.inputs(), kernel.outputs(), rank), outputs: rank }
 }
 
-pub(super) fn inputs_in_proportion(inputs: usize, outputs: usize, rank: usize) -> usize {
+pub(crate) fn inputs_in_proportion(inputs: usize, outputs: usize, rank: usize) -> usize {
     ((rank * inputs + outputs / 2) / outputs.max(1)).clamp(1, inputs.max(1))
 }
 

@@ -4,23 +4,23 @@ use std::collections::BTreeMap;
 
 use super::candidates::{Candidate, Form};
 use super::decompose::Inputs;
+use crate::analysis::Subject;
 use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, input_statistics};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::onnx::tensor::from_f32;
-use crate::rewrite::Subject;
 
 /// Bytes of covariances that one pass over the data accumulates.
 const BYTES_PER_PASS: usize = 1 << 30;
 
 /// A layer with more inputs than this is decomposed without data: its covariance would take over half a gigabyte.
-pub(super) const MOST_INPUTS: usize = 8192;
+pub(crate) const MOST_INPUTS: usize = 8192;
 
 /// For every candidate the moments of each group's input; `None` for layers with too many inputs.
 ///
 /// # Errors
 /// If reading the data or running the model fails.
-pub(super) fn input_moments(
+pub(crate) fn input_moments(
     subject: Subject<'_>,
     calibration: Calibration<'_>,
     candidates: &[Candidate],
@@ -55,7 +55,7 @@ pub(super) fn input_moments(
 ///
 /// # Errors
 /// If an attribute or the weight is malformed.
-pub(super) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Result<Option<Layer>> {
+pub(crate) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Result<Option<Layer>> {
     let node = subject.proto()?.node.get(id.0).ok_or_else(|| Error::input("a node is missing"))?;
     match subject.constant(candidate.weight) {
         Some(tensor) if !candidate.is_transposed() => Layer::read(node, tensor, candidate.linear, id),
@@ -114,7 +114,7 @@ fn pool<'s>(parts: impl Iterator<Item = &'s InputStatistics>) -> Option<Inputs> 
 
 /// Says which layers the samples tell less about than they have inputs: the covariance of those has directions that were
 /// never seen, and an error in one of them costs nothing.
-pub(super) fn scarce(candidates: &[Candidate], moments: &[Option<Vec<Inputs>>]) -> Option<String> {
+pub(crate) fn scarce(candidates: &[Candidate], moments: &[Option<Vec<Inputs>>]) -> Option<String> {
     let rows = |inputs: &Vec<Inputs>| inputs.iter().map(|of_group| of_group.rows).min();
     let layers = candidates.iter().zip(moments);
     let scarce = layers.filter_map(|(candidate, inputs)| {

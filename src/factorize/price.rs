@@ -2,8 +2,8 @@
 
 use super::candidates::{Candidate, Form};
 use super::decompose::{ConvMode, inputs_in_proportion};
+use crate::analysis::Subject;
 use crate::graph::{NodeId, ValueId};
-use crate::rewrite::Subject;
 
 /// Parameters, and multiply–accumulates of one run at the sample sizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -11,14 +11,14 @@ use ndarray::{Array1, ArrayD};
 
 use super::candidates::{Candidate, Form};
 use super::chain::{self, Step};
-use super::conv::ConvSplit;
-use super::low_rank::LowRank;
+use crate::analysis::Subject;
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, ValueId, bodies, sweep_dead_nodes};
+use crate::lowrank::conv::ConvSplit;
+use crate::lowrank::low_rank::LowRank;
 use crate::onnx::attributes::{self, Attributes};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
-use crate::rewrite::Subject;
 
 /// What a layer becomes.
 #[derive(Debug, Clone)]
@@ -293,7 +293,7 @@ impl<'a> Patch<'a> {
 }
 
 /// Parameters that a change of bias adds to the model: those of biases that are missing, or needed by others too.
-pub(super) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usize {
+pub(crate) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usize {
     let size = candidate.outputs();
     let of_node = |&id: &NodeId| {
         let bias = match candidate.linear.bias {
@@ -312,7 +312,7 @@ pub(super) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usiz
 }
 
 /// The `Add` that alone reads the result of a node, with the position and value of its constant vector.
-pub(super) fn bias_behind(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Option<(NodeId, usize, ValueId)> {
+pub(crate) fn bias_behind(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Option<(NodeId, usize, ValueId)> {
     let result = subject.graph.node(id).outputs.first().copied().flatten()?;
     let value = subject.graph.at(result);
     let &[(add, slot)] = value.uses.as_slice() else { return None };
@@ -328,7 +328,7 @@ pub(super) fn bias_behind(subject: Subject<'_>, candidate: &Candidate, id: NodeI
 }
 
 /// A constant of `size` elements along its last axis, or a single one spread over them. One that a caller may replace is none.
-pub(super) fn constant_vector(subject: Subject<'_>, value: ValueId, size: usize) -> Option<Array1<f64>> {
+pub(crate) fn constant_vector(subject: Subject<'_>, value: ValueId, size: usize) -> Option<Array1<f64>> {
     let root = subject.graph.behind_identity(value);
     let tensor = subject.constant(root).filter(|_| !subject.graph.is_overridable(root))?;
     let view = TensorView::new(tensor).ok()?;

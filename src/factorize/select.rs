@@ -1,12 +1,12 @@
 //! The rank of each layer, from what the user asked for.
 
-use super::low_rank::ErrorCurve;
 use super::price::{Price, PriceList};
-use super::ranks::{self, Choice};
 use super::sensitivity::Effect;
 use crate::error::{Error, Result};
+use crate::jobs::prune::Remaining;
+use crate::lowrank::low_rank::ErrorCurve;
+use crate::plan::knapsack::{self as ranks, Choice};
 use crate::plan::{Cost, Plan};
-use crate::prune::Remaining;
 
 /// How small the layers are to become.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,7 +94,7 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
 }
 
 /// The ranks at which a layer's effect on the output is measured, large to small: a half and a quarter of what pays.
-pub(super) fn reference_ranks(offer: &Offer<'_>, align: usize) -> Vec<usize> {
+pub(crate) fn reference_ranks(offer: &Offer<'_>, align: usize) -> Vec<usize> {
     let (step, most) = (step(offer, align), offer.prices.paying(offer.curve.full_rank()));
     let mut ranks: Vec<usize> = [2, 4].iter().map(|part| (most / part / step * step).max(step)).collect();
     ranks.retain(|&rank| rank <= most);

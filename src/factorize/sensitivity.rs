@@ -6,10 +6,10 @@
 use rayon::prelude::*;
 
 use crate::calibrate::data::{Batch, Dataset};
-use crate::calibrate::{Activations, Held, Segment, Stream};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::NamedTensor;
+use crate::runtime::{Activations, Held, Segment, Stream};
 
 /// Samples that each effect is measured on.
 const SAMPLES: usize = 48;
@@ -39,7 +39,7 @@ impl Effect {
     }
 
     /// Through measured `(error, loss)`, the first one exactly; `None` if that is no positive pair.
-    pub(super) fn through(points: &[(f64, f64)]) -> Option<Self> {
+    pub(crate) fn through(points: &[(f64, f64)]) -> Option<Self> {
         let is_positive = |point: &&(f64, f64)| point.0 > 0.0 && point.1 > 0.0 && point.1.is_finite();
         let &(error, loss) = points.first().filter(is_positive)?;
         let other = points.get(1).filter(is_positive).filter(|other| other.0 > error);
@@ -58,7 +58,7 @@ impl Effect {
 ///
 /// # Errors
 /// If the data cannot be read.
-pub(super) fn middle(data: &Dataset) -> Result<Vec<Vec<NamedTensor>>> {
+pub(crate) fn middle(data: &Dataset) -> Result<Vec<Vec<NamedTensor>>> {
     let count = data.samples();
     let start = (count / 2).saturating_sub(SAMPLES / 2);
     let inputs = |batch: Result<Batch>| Ok(batch?.inputs);
@@ -69,11 +69,11 @@ pub(super) fn middle(data: &Dataset) -> Result<Vec<Vec<NamedTensor>>> {
 
 /// A layer that is changed alone, in one or more ways.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(crate) struct Site {
     /// What it reads.
-    pub(super) reads: Vec<String>,
+    pub(crate) reads: Vec<String>,
     /// Number of ways.
-    pub(super) changes: usize,
+    pub(crate) changes: usize,
 }
 
 /// Σ over float outputs of ‖Δy‖² / ‖y‖², for each of the models that `write(site, change)` makes. `sites` are in graph order:
@@ -81,7 +81,7 @@ pub(super) struct Site {
 ///
 /// # Errors
 /// If a model cannot be made or run.
-pub(super) fn effects(
+pub(crate) fn effects(
     original: &ModelProto,
     sites: &[Site],
     write: impl Fn(usize, usize) -> Result<ModelProto> + Sync,

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::candidates::Candidate;
+use crate::analysis::Subject;
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId, captures};
 use crate::onnx::proto::{
     GraphProto, ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use crate::onnx::tensor::{ElementType, from_f64_as};
-use crate::rewrite::Subject;
 use crate::runtime::{NamedTensor, RunOptions, Runnable, tensor_of};
 use crate::verify::{Latency, LatencyBudget, latency};
 
@@ -22,7 +22,7 @@ const BUDGET: LatencyBudget = LatencyBudget { warm_up: 2, rounds: 25, time: Dura
 ///
 /// # Errors
 /// If tract cannot run the nodes.
-pub(super) fn layer_latency(
+pub(crate) fn layer_latency(
     subject: Subject<'_>,
     rewritten: &ModelProto,
     candidate: &Candidate,
@@ -106,7 +106,7 @@ fn declared(name: &str, element: ElementType, shape: Option<&[usize]>) -> ValueI
 }
 
 /// Measures every layer; those that tract cannot run by themselves are left out.
-pub(super) fn latencies(
+pub(crate) fn latencies(
     subject: Subject<'_>,
     rewritten: &ModelProto,
     candidates: &[&Candidate],

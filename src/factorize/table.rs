@@ -3,25 +3,25 @@
 use std::collections::BTreeMap;
 
 use super::candidates::{Form, Refused};
-use super::model::Prepared;
 use super::price::Price;
 use super::select::Decision;
 use crate::error::Error;
+use crate::jobs::factorize::Prepared;
 use crate::plan::CostModel;
 use crate::report::LayerReport;
 use crate::verify::Latency;
 
 /// What was measured about a layer.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// Squared error of the factors that are written.
-    pub(super) error: Option<f64>,
+    pub(crate) error: Option<f64>,
     /// tract's time of the layer alone, whole and split.
-    pub(super) latency: Option<Latency>,
+    pub(crate) latency: Option<Latency>,
 }
 
 /// Why no layer is split: a few reasons.
-pub(super) fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused: &[Refused]) -> Error {
+pub(crate) fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused: &[Refused]) -> Error {
     let kept = prepared.iter().zip(decisions).filter_map(|(layer, decision)| match decision {
         Decision::Keep(reason) => Some((layer.candidate.name.as_str(), reason.as_str())),
         Decision::Split(_) => None,
@@ -38,7 +38,7 @@ pub(super) fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused
 }
 
 /// Every layer with what was decided about it, in graph order.
-pub(super) fn layer_reports(
+pub(crate) fn layer_reports(
     prepared: &[Prepared<'_>],
     decisions: &[Decision],
     outcomes: &BTreeMap<&str, Outcome>,

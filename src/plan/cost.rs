@@ -5,10 +5,10 @@ use std::ops::Sub;
 
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId, Selection};
 use crate::graph::{NodeId, Source, ValueId};
 use crate::onnx::tensor::ElementType;
-use crate::rewrite::Subject;
 
 /// What a model costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

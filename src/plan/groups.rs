@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::cost::{Cost, CostModel};
 use super::patterns::Patterns;
+use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId, Role};
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId};
 use crate::ops::{Edit, is_prunable};
-use crate::rewrite::Subject;
 
 /// What the indices of a factor are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

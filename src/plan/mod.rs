@@ -6,6 +6,7 @@
 mod cost;
 mod file;
 mod groups;
+pub mod knapsack;
 mod patterns;
 mod select;
 

@@ -8,6 +8,7 @@ use ndarray::Array1;
 use super::reconstruct::{HELD_OUT, MANY_SAMPLES};
 use super::stages::stages;
 use super::write::{may_be_replaced, put_vector, vector};
+use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::data::Batch;
 use crate::calibrate::{Calibration, Held, Stream, floats, in_turn, run_both, samples_of};
@@ -16,7 +17,6 @@ use crate::graph::NodeId;
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::ModelProto;
 use crate::report::RepairReport;
-use crate::rewrite::Subject;
 use crate::runtime::Tensor;
 
 /// A batch normalization: parameters of the kept channels, sums over its input x and its original result t.

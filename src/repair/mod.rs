@@ -17,12 +17,12 @@ mod stages;
 mod tests;
 mod write;
 
+use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 use crate::report::RepairReport;
-use crate::rewrite::Subject;
 
 /// How a pruned model is repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use super::skip::{Skip, skip};
 use super::solve::{Evidence, RIDGES};
 use super::stages::{Order, stages};
 use super::write::{self, BiasPlace};
+use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::data::Batch;
 use crate::calibrate::{
@@ -22,7 +23,6 @@ use crate::graph::{NodeId, Source};
 use crate::linalg::default_backend;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::report::RepairReport;
-use crate::rewrite::Subject;
 use crate::runtime::Tensor;
 
 /// Every so-manieth sample (or row, where samples are few) is held out.

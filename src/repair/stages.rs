@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::analysis::Subject;
 use crate::axes::{Expr, Selection};
 use crate::graph::{NodeId, ValueId};
-use crate::rewrite::Subject;
 
 /// When each node is repaired, and what is final when.
 pub(super) struct Order {

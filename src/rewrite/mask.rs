@@ -8,7 +8,8 @@ use crate::graph::NodeId;
 use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as, from_i64};
 
-use super::{Patch, Subject};
+use super::Patch;
+use crate::analysis::Subject;
 
 /// The original model with every removed index zeroed where it is contracted: in the weight, where one is stored, else
 /// in the data, by a multiplication.

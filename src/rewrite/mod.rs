@@ -7,86 +7,29 @@
 //! * `Shape` goes on telling the old sizes (`shapes.rs`), so nothing else in the file's shape arithmetic moves.
 
 mod edits;
-mod fold;
 mod mask;
 mod shapes;
-mod unroll;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::analysis::Subject;
 use crate::axes::{Expr, Selection};
 use crate::error::{Error, Result};
-use crate::facts::Facts;
-use crate::graph::{Graph, NodeId, Source, ValueId, bodies, sweep_dead_nodes};
+use crate::graph::{NodeId, Source, ValueId, bodies, sweep_dead_nodes};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use crate::onnx::put_aside;
-use crate::onnx::tensor::{TensorView, from_f32, from_i64, vector_i64};
+use crate::onnx::tensor::{TensorView, vector_i64};
 use crate::ops::Network;
 
-pub(crate) use fold::folded;
 pub use mask::masked;
-pub(crate) use unroll::{may_unroll, unrolled};
 
 /// Bytes of sliced weights that are held in memory; further ones are put aside into temporary files.
 const HELD_BYTES: usize = 512 << 20;
 
 /// Smallest weight, in bytes, that is put aside.
 const PUT_ASIDE: usize = 1 << 20;
-
-/// A model with everything that is known about it.
-#[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
-    /// The file's content.
-    pub model: &'a ModelProto,
-    /// View of its main graph.
-    pub graph: &'a Graph,
-    /// Shapes and small constants.
-    pub facts: &'a Facts,
-    /// Solved axes.
-    pub network: &'a Network,
-}
-
-impl<'a> Subject<'a> {
-    /// The main graph.
-    ///
-    /// # Errors
-    /// If the file holds none.
-    pub fn proto(&self) -> Result<&'a GraphProto> {
-        self.model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))
-    }
-
-    /// The tensor of an initializer or `Constant` node.
-    pub fn constant(&self, value: ValueId) -> Option<&'a TensorProto> {
-        let proto = self.model.graph.as_ref()?;
-        match self.graph.at(value).source {
-            Source::Initializer { index, .. } => proto.initializer.get(index),
-            Source::Node(node, _) if self.graph.node(node).op == "Constant" => {
-                proto.node.get(node.0)?.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
-            }
-            _ => None,
-        }
-    }
-
-    /// What a `Constant` lists in an attribute of its own, as a tensor.
-    fn listed(&self, value: ValueId) -> Option<TensorProto> {
-        let Source::Node(node, _) = self.graph.at(value).source else { return None };
-        let node = self.model.graph.as_ref()?.node.get(node.0).filter(|node| node.op_type() == "Constant")?;
-        let (name, attribute) = (&self.graph.at(value).name, node.attribute.first()?);
-        match attribute.name() {
-            "value_floats" => from_f32(name, &[attribute.floats.len()], &attribute.floats).ok(),
-            "value_ints" => from_i64(name, &[attribute.ints.len()], &attribute.ints).ok(),
-            _ => None,
-        }
-    }
-
-    /// Version of the standard operator set, 0 if none is imported.
-    pub fn opset(&self) -> i64 {
-        let standard = |domain: &str| matches!(domain, "" | "ai.onnx");
-        self.model.opset_import.iter().find(|o| standard(o.domain())).map_or(0, |o| o.version())
-    }
-}
 
 /// The model with only the selected indices left.
 ///

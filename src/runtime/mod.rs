@@ -21,17 +21,20 @@ pub(crate) mod sample_models;
 mod single_channel;
 mod skeleton;
 mod stack;
+mod stream;
 mod support;
 mod tensor;
 mod weights;
 
 pub use runnable::{NamedTensor, RunOptions, Runnable};
+pub use stream::{Activations, Checkpoint, Held, Segment, Stream};
 pub use support::{UnsupportedNode, unsupported_nodes};
 pub use tensor::{Element, Tensor};
 
 pub(crate) use probes::elements as elements_as;
 pub(crate) use runnable::Prepared;
 pub(crate) use stack::on_deep_stack;
+pub(crate) use stream::{in_turn, run_both};
 pub(crate) use support::{is_supported, spell_out_default, takes_own_statistics};
 pub(crate) use tensor::element_count;
 pub(crate) use weights::tensor_of;

@@ -3,10 +3,10 @@
 use ndarray::Array2;
 
 use super::{Context, magnitude};
+use crate::analysis::Subject;
 use crate::calibrate::{Detail, InputStatistics, Layer, input_statistics, layers};
 use crate::error::{Error, Result};
 use crate::plan::Group;
-use crate::rewrite::Subject;
 
 /// A matrix (of a layer, or of one convolution group of it) and the rows that each unit owns.
 #[derive(Debug, Clone)]

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::Context;
+use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId};
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId};
 use crate::onnx::tensor::{ElementType, TensorView};
 use crate::plan::Group;
-use crate::rewrite::Subject;
 
 pub(super) fn l1(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     unit_sums(context.subject, context.groups, |_| |_, w: Element| w.folded.abs())

@@ -17,10 +17,10 @@ pub mod surgeon;
 mod surgeon_tests;
 mod taylor;
 
+use crate::analysis::Subject;
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::plan::{Group, Scored};
-use crate::rewrite::Subject;
 
 pub use surgeon::{Block, Surgeon};
 

@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::calibrate::{Segment, Stream};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{self, NamedTensor};
+use crate::runtime::{Segment, Stream};
 
 /// Sets of input shapes whose values are held.
 const HELD_SHAPES: usize = 16;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use paredown::ErrorKind;
+use paredown::jobs::prune::{Options, Target, inspect, prune};
 use paredown::onnx::Model;
-use paredown::prune::{Options, Target, inspect, prune};
 use paredown::runtime::inputs::DimSizes;
 
 use crate::command::{Folder, Run, fixture};

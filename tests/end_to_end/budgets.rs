@@ -1,9 +1,9 @@
 //! A budget is met from below and missed by little; one that cannot be met is said.
 
 use paredown::ErrorKind;
+use paredown::jobs::prune::{Options, Remaining, Target, inspect, prune};
 use paredown::onnx::Model;
 use paredown::plan::Scope;
-use paredown::prune::{Options, Remaining, Target, inspect, prune};
 use paredown::report::{ModelFigures, Report};
 use paredown::runtime::inputs::DimSizes;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use paredown::jobs::prune::{Options, Target, inspect, prune};
 use paredown::onnx::Model;
-use paredown::prune::{Options, Target, inspect, prune};
 use paredown::runtime::inputs::DimSizes;
 
 use crate::command::{FIXTURES, fixture};

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message as _;
 
 use paredown::axes::Selection;
+use paredown::jobs::prune::{Comparison, Options, Proof, Pruned, Target, prove, prune};
 use paredown::onnx::Model;
 use paredown::onnx::proto::ModelProto;
 use paredown::plan::{Plan, Scope, Units};
-use paredown::prune::{Comparison, Options, Proof, Pruned, Target, prove, prune};
 use paredown::runtime::inputs::DimSizes;
 use paredown::runtime::probes::probe_batches;
 use paredown::runtime::{NamedTensor, RunOptions, Runnable};

@@ -2,10 +2,10 @@
 
 use prost::Message as _;
 
+use paredown::jobs::prune::{Options, Target, inspect, prune};
 use paredown::onnx::Model;
 use paredown::onnx::proto::type_proto::Value;
 use paredown::onnx::proto::{ModelProto, NodeProto};
-use paredown::prune::{Options, Target, inspect, prune};
 use paredown::report::{GroupReport, Report};
 use paredown::runtime::inputs::DimSizes;
 

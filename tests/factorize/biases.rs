@@ -1,10 +1,10 @@
 //! Biases that stay as they are, inputs that do not vary, and layers that are not float32.
 
 use paredown::factorize::{Factorized, Options, Target, factorize};
+use paredown::jobs::prune::{self, prune};
 use paredown::onnx::Model;
 use paredown::onnx::proto::{NodeProto, TensorProto, ValueInfoProto, type_proto};
 use paredown::onnx::tensor::{ElementType, from_f32, from_f64_as};
-use paredown::prune::{self, prune};
 use paredown::repair::Method;
 
 use super::graphs::{Attribute::Int, distance, model, node, noise, synthetic, weight};

@@ -3,8 +3,8 @@
 use paredown::ErrorKind;
 use paredown::analysis::Analysis;
 use paredown::factorize::{ConvMode, Factorized, Method, Options, Target, factorize};
+use paredown::jobs::prune::{Comparison, Remaining};
 use paredown::onnx::Model;
-use paredown::prune::{Comparison, Remaining};
 
 use crate::graphs::{data, fixture};
 

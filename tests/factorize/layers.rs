@@ -219,7 +219,7 @@ fn wrong_ranks_and_weights_are_refused() {
     for energy in [0.0, 1.5, f64::NAN] {
         assert_eq!(kind(Target::Energy(energy)), ErrorKind::Usage);
     }
-    let far = Target::Params(paredown::prune::Remaining::Share(0.01));
+    let far = Target::Params(paredown::jobs::prune::Remaining::Share(0.01));
     assert_eq!(kind(far), ErrorKind::NothingToDo);
     assert_eq!(with_ranks(&gemm, &[("none", 3)], &options()).unwrap_err().kind(), ErrorKind::Input);
     let mut broken = weight("w", &[12, 8]);

@@ -1,9 +1,9 @@
 //! Bodies of If, Loop and Scan: pruned inside, their ends frozen.
 
+use paredown::jobs::prune::{Options, Target, prune};
 use paredown::onnx::Model;
 use paredown::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType};
 use paredown::onnx::tensor::from_i64;
-use paredown::prune::{Options, Target, prune};
 
 use super::build::{declared, dynamic};
 use super::net::{Net, bytes, dims, halved};

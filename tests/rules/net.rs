@@ -6,11 +6,11 @@ use paredown::Result;
 use paredown::axes::{FactorId, Role, Selection};
 use paredown::facts::Facts;
 use paredown::graph::{Graph, ValueId};
+use paredown::jobs::prune::{Comparison, Options, Proof, Pruned, Target, prove};
 use paredown::onnx::Model;
 use paredown::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use paredown::onnx::tensor::{from_f32, from_i64};
 use paredown::ops::Network;
-use paredown::prune::{Comparison, Options, Proof, Pruned, Target, prove};
 use paredown::report::Report;
 use paredown::rewrite::{Subject, prune};
 use paredown::runtime::{RunOptions, Runnable, Tensor};
@@ -136,7 +136,7 @@ pub(crate) fn halved(model: ModelProto, thaw: &[&str]) -> Result<(ModelProto, Re
     let thaw: Vec<String> = thaw.iter().map(|&name| name.into()).collect();
     let options = Options { thaw: thaw.clone(), ..Options::new(Target::Ratio(0.5)) };
     let Pruned { analysis, groups, selection, model: rewritten, mut report, .. } =
-        paredown::prune::prune(&model, &options, None)?;
+        paredown::jobs::prune::prune(&model, &options, None)?;
     let comparison = Comparison {
         analysis: &analysis,
         rewritten: &rewritten.proto,

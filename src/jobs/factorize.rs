@@ -4,32 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use super::candidates::{Candidate, Candidates, Form, Refused, candidates};
-use super::correct::{Chosen, correct};
-use super::decompose::{ConvMode, Decomposition, Inputs, Method};
-use super::inputs::{input_moments, scarce};
-use super::price::PriceList;
-use super::rewrite::{Factors, added_by_bias, split_layers};
-use super::select::{Decision, Offer, choose, reference_ranks};
-use super::sensitivity::{Effect, Site};
-use super::table::{Outcome, layer_reports, nothing};
-use super::{sensitivity, speed};
 use crate::analysis::Analysis;
+use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
+use crate::factorize::correct::{Chosen, correct};
+use crate::factorize::decompose::{ConvMode, Decomposition, Inputs, Method};
+use crate::factorize::inputs::{input_moments, scarce};
+use crate::factorize::price::PriceList;
+use crate::factorize::rewrite::{Factors, added_by_bias, split_layers};
+use crate::factorize::select::{Decision, Offer, choose, reference_ranks};
+use crate::factorize::sensitivity::{Effect, Site};
+use crate::factorize::table::{Outcome, layer_reports, nothing};
+use crate::factorize::{sensitivity, speed};
 use crate::linalg::default_backend;
 use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Patterns, Plan};
 use crate::report::{CalibrationReport, Clock, Progress, Report};
-use crate::rewrite::Subject;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
 use crate::train::{self, Guidance};
 use crate::verify::Latency;
 
-pub use super::select::Target;
+pub use crate::factorize::select::Target;
 
 /// Made-up samples that a layer's effect is measured on without data.
 const PROBES: usize = 8;
@@ -100,11 +100,11 @@ pub struct Factorized<'m> {
 }
 
 /// A layer with everything that the choice needs.
-pub(super) struct Prepared<'c> {
-    pub(super) candidate: &'c Candidate,
+pub(crate) struct Prepared<'c> {
+    pub(crate) candidate: &'c Candidate,
     mode: ConvMode,
-    pub(super) decomposition: Decomposition,
-    pub(super) prices: PriceList,
+    pub(crate) decomposition: Decomposition,
+    pub(crate) prices: PriceList,
     effect: Effect,
 }
 

@@ -6,21 +6,21 @@
 //!
 //! * E keeps what the outputs need of one place, as if places did not depend on each other: the leading r eigenvectors U of
 //!   C^½ (Σ_p W_p W_pᵀ) C^½, with C the covariance of x_p averaged over places; E = Uᵀ C^-½. (The output PCA of
-//!   [`data`](super::data), from the side of the inputs.)
+//!   [`outputs`](super::outputs), from the side of the inputs.)
 //! * G is then the least-squares map from what E leaves to the outputs, whatever the places have to do with each other; in
 //!   Tucker-2 of the rank that the last 1×1 convolution has: reduced-rank regression. The moments of E x follow from those of
 //!   x, so no second pass over the data is needed, and the error that is reported is that of the two together, exactly.
 //!
-//! An input that has changed since ([`correct`](super::correct)) changes the moments, nothing else.
+//! An input that has changed since ([`correct`](crate::factorize::correct)) changes the moments, nothing else.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 
 use super::conv::{ConvSplit, Kernel, concatenated, reshaped};
-use super::data::{InputMoments, OutputPca, Target};
-use super::decompose::{ConvMode, Inputs, inputs_in_proportion};
 use super::low_rank::{ErrorCurve, LowRank, require_rank, require_shape};
-use super::rewrite::Factors;
+use super::outputs::{InputMoments, OutputPca, Target};
 use crate::error::Result;
+use crate::factorize::decompose::{ConvMode, Inputs, inputs_in_proportion};
+use crate::factorize::rewrite::Factors;
 use crate::linalg::Backend;
 
 /// Pull of the least-squares map towards the one that inverts E, as a share of the mean variance, where inputs are those of
@@ -32,7 +32,7 @@ const FLOOR: f64 = 1e-4;
 
 /// One group of a kernel, and what its inputs are like.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     /// (i k…)×o, rows in im2col order.
     weight: Array2<f64>,
     inputs: Inputs,
@@ -46,7 +46,7 @@ pub(super) struct Group {
 impl Group {
     /// # Errors
     /// As [`Encoders::new`].
-    pub(super) fn new(
+    pub(crate) fn new(
         backend: &dyn Backend,
         weight: Array2<f64>,
         (kernel, mode): (&Kernel<'_>, ConvMode),
@@ -73,18 +73,18 @@ impl Group {
     }
 
     /// The error of every rank, estimated: as if places did not depend on each other, and truncations added up.
-    pub(super) fn curve(&self) -> &ErrorCurve {
+    pub(crate) fn curve(&self) -> &ErrorCurve {
         &self.curve
     }
 
     /// E‖y − E y‖².
-    pub(super) fn energy(&self) -> f64 {
+    pub(crate) fn energy(&self) -> f64 {
         self.energy
     }
 
     /// # Errors
     /// As [`Encoders::split`].
-    pub(super) fn split(
+    pub(crate) fn split(
         &self,
         backend: &dyn Backend,
         kernel: &Kernel<'_>,
@@ -99,7 +99,7 @@ impl Group {
 }
 
 /// Places of the window at which the first convolution is applied.
-pub(super) fn places(kernel: &Kernel<'_>, mode: ConvMode) -> usize {
+pub(crate) fn places(kernel: &Kernel<'_>, mode: ConvMode) -> usize {
     match mode {
         ConvMode::Spatial => kernel.window().last().copied().unwrap_or(1),
         _ => kernel.window().iter().product(),
@@ -107,7 +107,7 @@ pub(super) fn places(kernel: &Kernel<'_>, mode: ConvMode) -> usize {
 }
 
 /// Values kept at each place, and the rank of the map behind them where it has one.
-pub(super) fn ranks(kernel: &Kernel<'_>, mode: ConvMode, rank: usize) -> (usize, Option<usize>) {
+pub(crate) fn ranks(kernel: &Kernel<'_>, mode: ConvMode, rank: usize) -> (usize, Option<usize>) {
     match mode {
         ConvMode::Spatial => (rank, None),
         _ => (inputs_in_proportion(kernel.inputs(), kernel.outputs(), rank), Some(rank)),
@@ -118,7 +118,7 @@ pub(super) fn ranks(kernel: &Kernel<'_>, mode: ConvMode, rank: usize) -> (usize,
 ///
 /// # Errors
 /// Groups of unequal ranks.
-pub(super) fn assembled(kernel: &Kernel<'_>, mode: ConvMode, groups: Vec<Encoded>) -> Result<Factors> {
+pub(crate) fn assembled(kernel: &Kernel<'_>, mode: ConvMode, groups: Vec<Encoded>) -> Result<Factors> {
     if mode == ConvMode::Spatial {
         let width = kernel.window().last().copied().unwrap_or(1);
         let pair = |Encoded { encoder, map }: Encoded| {
@@ -151,7 +151,7 @@ pub(super) fn assembled(kernel: &Kernel<'_>, mode: ConvMode, groups: Vec<Encoded
 
 /// The encoders of every rank for one group of a kernel.
 #[derive(Debug, Clone)]
-pub(super) struct Encoders {
+pub(crate) struct Encoders {
     /// E of full rank, n×n: the first r rows are that of rank r.
     encoder: Array2<f64>,
     /// E⁻¹, n×n.
@@ -164,11 +164,11 @@ pub(super) struct Encoders {
 
 /// A fitted split of one group.
 #[derive(Debug, Clone)]
-pub(super) struct Encoded {
+pub(crate) struct Encoded {
     /// E, r×n.
-    pub(super) encoder: Array2<f64>,
+    pub(crate) encoder: Array2<f64>,
     /// G as two factors, (r b)×s and s×N, rows in the order (r, place).
-    pub(super) map: LowRank,
+    pub(crate) map: LowRank,
 }
 
 impl Encoders {
@@ -176,7 +176,7 @@ impl Encoders {
     ///
     /// # Errors
     /// Moments that do not fit W; entries that are not finite; no convergence.
-    pub(super) fn new(
+    pub(crate) fn new(
         backend: &dyn Backend,
         w: ArrayView2<'_, f64>,
         places: usize,
@@ -223,7 +223,7 @@ impl Encoders {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when a rank is 0 or above full; what the regression returns.
-    pub(super) fn split(
+    pub(crate) fn split(
         &self,
         backend: &dyn Backend,
         w: ArrayView2<'_, f64>,

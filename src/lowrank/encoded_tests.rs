@@ -3,12 +3,12 @@
 use ndarray::{Array1, ArrayD, IxDyn};
 
 use super::*;
-use crate::factorize::conv::tucker2;
 use crate::factorize::decompose::tucker_ranks;
-use crate::factorize::low_rank::energy;
-use crate::factorize::sample::{decaying, uniform};
-use crate::factorize::svd::WeightSvd;
 use crate::linalg::default_backend;
+use crate::lowrank::conv::tucker2;
+use crate::lowrank::low_rank::energy;
+use crate::lowrank::sample::{decaying, uniform};
+use crate::lowrank::svd::WeightSvd;
 
 const OUTPUTS: usize = 10;
 const CHANNELS: usize = 6;

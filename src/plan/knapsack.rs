@@ -10,7 +10,7 @@
 //! chapter 11). That is exact unless the list of partial answers outgrows its limit, and then the gap to
 //! the lower bound is known.
 
-use super::low_rank::{ErrorCurve, paying_rank};
+use crate::lowrank::low_rank::{ErrorCurve, paying_rank};
 use crate::{Error, Result};
 
 /// Partial answers that are kept per layer.
@@ -341,5 +341,5 @@ fn traced(stages: &[Vec<Partial>], last: usize) -> Vec<usize> {
 }
 
 #[cfg(test)]
-#[path = "ranks_tests.rs"]
+#[path = "knapsack_tests.rs"]
 mod tests;

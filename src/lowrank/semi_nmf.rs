@@ -89,9 +89,9 @@ fn least_squares(backend: &dyn Backend, w: ArrayView2<'_, f64>, bt: &Array2<f64>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::factorize::sample::{decaying, uniform};
-    use crate::factorize::svd::WeightSvd;
     use crate::linalg::backends;
+    use crate::lowrank::sample::{decaying, uniform};
+    use crate::lowrank::svd::WeightSvd;
 
     #[test]
     fn rank_r_lies_between_the_svds_of_rank_r_minus_1_and_r() {

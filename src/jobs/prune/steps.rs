@@ -3,6 +3,7 @@
 use super::checkpoint::{Checkpoints, Finished};
 use super::survey::Survey;
 use super::{Options, Pruned, Target};
+use crate::analysis::Subject;
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
@@ -12,7 +13,7 @@ use crate::onnx::proto::ModelProto;
 use crate::plan::{CostModel, Group, Plan, Quota, Request};
 use crate::repair::{Method, repair};
 use crate::report::{CalibrationReport, Clock, RepairReport, Report, TuningReport};
-use crate::rewrite::{self, Subject};
+use crate::rewrite;
 use crate::score::Criterion;
 use crate::train::{self, Guidance};
 

@@ -83,7 +83,7 @@ pub fn split_from(
     Ok(descend(backend, w, a, b.reversed_axes(), options))
 }
 
-pub(super) fn require_nonnegative(w: ArrayView2<'_, f64>, name: &str) -> Result<()> {
+pub(crate) fn require_nonnegative(w: ArrayView2<'_, f64>, name: &str) -> Result<()> {
     let negative = w.iter().filter(|&&x| x < 0.0).count();
     if negative > 0 {
         let share = 100.0 * negative as f64 / w.len() as f64;
@@ -162,7 +162,7 @@ fn descend(backend: &dyn Backend, w: ArrayView2<'_, f64>, a: Array2<f64>, bt: Ar
 
 /// Sets each entry of a factor (m×r) to its best nonnegative value, row by row, given the target (m×r)
 /// and the Gram matrix (r×r) of the other factor. Returns the sum of the projected gradients met.
-pub(super) fn sweep(factor: &mut Array2<f64>, target: &Array2<f64>, gram: &Array2<f64>) -> f64 {
+pub(crate) fn sweep(factor: &mut Array2<f64>, target: &Array2<f64>, gram: &Array2<f64>) -> f64 {
     let curvatures = gram.diag().to_vec();
     let lines: Vec<Vec<f64>> = gram.rows().into_iter().map(|row| row.to_vec()).collect();
     let mut values = vec![0.0; curvatures.len()];
@@ -201,9 +201,9 @@ mod tests {
 
     use super::*;
     use crate::ErrorKind;
-    use crate::factorize::sample::uniform;
-    use crate::factorize::svd::WeightSvd;
     use crate::linalg::{backends, default_backend};
+    use crate::lowrank::sample::uniform;
+    use crate::lowrank::svd::WeightSvd;
 
     /// Rank, then error and sweeps from the start given by hand and from NNDSVDa.
     const REFERENCE: [(usize, f64, usize, f64, usize); 2] = [

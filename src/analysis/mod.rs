@@ -1,16 +1,20 @@
 //! Everything that is known about a model before anything is decided.
 
+mod subject;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::facts::{Facts, sample_sizes};
 use crate::graph::{Graph, bodies, inlined, shadowing_function};
+use crate::normalize::{folded, may_unroll, unrolled};
 use crate::onnx::Model;
 use crate::ops::{Network, RuleShapes};
-use crate::rewrite::{Subject, folded, may_unroll, unrolled};
 use crate::runtime::inputs::{DimSizes, declared_inputs};
 use crate::runtime::on_deep_stack;
+
+pub use subject::Subject;
 
 /// A model's graph, facts and solved axes.
 #[derive(Debug)]

@@ -117,7 +117,7 @@ pub fn paying_rank(inputs: usize, outputs: usize) -> usize {
 }
 
 /// Refuses rank 0 and ranks above full.
-pub(super) fn require_rank(rank: usize, full: usize, name: &str) -> Result<()> {
+pub(crate) fn require_rank(rank: usize, full: usize, name: &str) -> Result<()> {
     if (1..=full).contains(&rank) {
         return Ok(());
     }
@@ -125,7 +125,7 @@ pub(super) fn require_rank(rank: usize, full: usize, name: &str) -> Result<()> {
 }
 
 /// Refuses operands that do not fit together.
-pub(super) fn require_shape(actual: (usize, usize), expected: (usize, usize), what: &str, name: &str) -> Result<()> {
+pub(crate) fn require_shape(actual: (usize, usize), expected: (usize, usize), what: &str, name: &str) -> Result<()> {
     if actual == expected {
         return Ok(());
     }
@@ -134,7 +134,7 @@ pub(super) fn require_shape(actual: (usize, usize), expected: (usize, usize), wh
 }
 
 /// Σ x².
-pub(super) fn energy(values: &Array2<f64>) -> f64 {
+pub(crate) fn energy(values: &Array2<f64>) -> f64 {
     values.iter().map(|x| x * x).sum()
 }
 

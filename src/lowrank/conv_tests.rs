@@ -4,10 +4,10 @@ use ndarray::{Array2, ArrayD, IxDyn};
 
 use super::*;
 use crate::ErrorKind;
-use crate::factorize::data::{InputMoments, OutputPca};
-use crate::factorize::sample::uniform;
-use crate::factorize::svd::WeightSvd;
 use crate::linalg::{Backend, backends, default_backend};
+use crate::lowrank::outputs::{InputMoments, OutputPca};
+use crate::lowrank::sample::uniform;
+use crate::lowrank::svd::WeightSvd;
 
 fn kernel(shape: &[usize], seed: u64) -> ArrayD<f64> {
     reshaped(uniform(1, shape.iter().product(), seed).iter(), shape)

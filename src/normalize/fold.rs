@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::calibrate::Stream;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::graph::{Graph, Node, ValueId, sweep_dead_nodes};
 use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::ops::{Network, constant_values};
+use crate::runtime::Stream;
 use crate::runtime::takes_own_statistics;
 
 /// Operators of the standard domain that address positions.

@@ -7,7 +7,7 @@
 //! | Tucker-2 | modes o and i of the kernel | 1×1 to r_i, k₁×k₂×… to r_o, 1×1 to O (Kim et al. 2015, arXiv:1511.06530) |
 //!
 //! The rows of the channel matrix are in im2col order, so its columns are the outputs of one position and
-//! [`data`](super::data) applies to it as to any layer; a 1×1 kernel is a plain matrix. With g groups,
+//! [`outputs`](super::outputs) applies to it as to any layer; a 1×1 kernel is a plain matrix. With g groups,
 //! every group is split by itself to the same rank, and both convolutions keep g groups. A depthwise
 //! kernel has nothing to split.
 
@@ -21,9 +21,9 @@ pub use super::tucker2::{Tucker2, tucker2};
 /// A kernel with its groups, checked.
 #[derive(Debug, Clone)]
 pub struct Kernel<'a> {
-    pub(super) weight: ArrayViewD<'a, f64>,
-    pub(super) groups: usize,
-    pub(super) name: String,
+    pub(crate) weight: ArrayViewD<'a, f64>,
+    pub(crate) groups: usize,
+    pub(crate) name: String,
 }
 
 /// A convolution as a chain of smaller ones, first to last; all have as many groups as the original.
@@ -168,12 +168,12 @@ impl<'a> Kernel<'a> {
     }
 
     /// Applies `f` to the kernel [O/g, I/g, k…] of each group.
-    pub(super) fn by_group<T>(&self, f: impl Fn(ArrayViewD<'_, f64>) -> T) -> Vec<T> {
+    pub(crate) fn by_group<T>(&self, f: impl Fn(ArrayViewD<'_, f64>) -> T) -> Vec<T> {
         self.weight.axis_chunks_iter(Axis(0), self.outputs()).map(f).collect()
     }
 
     /// The kernels of the groups, one after another along the output channels.
-    pub(super) fn stacked(&self, parts: impl Iterator<Item = ArrayD<f64>>) -> Result<ArrayD<f64>> {
+    pub(crate) fn stacked(&self, parts: impl Iterator<Item = ArrayD<f64>>) -> Result<ArrayD<f64>> {
         let parts: Vec<_> = parts.collect();
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
         let whole = concatenate(Axis(0), &views).map_err(|e| Error::input(format!("kernel '{}': {e}", self.name)))?;
@@ -191,7 +191,7 @@ fn chain(kernels: [Result<ArrayD<f64>>; 2], groups: &[LowRank]) -> Result<ConvSp
 }
 
 /// The changes of bias of all groups in a row, if all have one.
-pub(super) fn concatenated(groups: &[&LowRank]) -> Option<Array1<f64>> {
+pub(crate) fn concatenated(groups: &[&LowRank]) -> Option<Array1<f64>> {
     let shifts: Option<Vec<_>> = groups.iter().map(|f| f.bias_shift.as_ref().map(|x| x.view())).collect();
     shifts.and_then(|parts| concatenate(Axis(0), &parts).ok())
 }
@@ -215,14 +215,14 @@ impl Reordered for ArrayViewD<'_, f64> {
 }
 
 /// The values in logical order as a rows×columns matrix.
-pub(super) fn matrix(values: ArrayViewD<'_, f64>, rows: usize, columns: usize) -> Array2<f64> {
+pub(crate) fn matrix(values: ArrayViewD<'_, f64>, rows: usize, columns: usize) -> Array2<f64> {
     let mut out = Array2::zeros((rows, columns));
     out.iter_mut().zip(values.iter()).for_each(|(to, x)| *to = *x);
     out
 }
 
 /// The values in order as an array of another shape.
-pub(super) fn reshaped<'v>(values: impl Iterator<Item = &'v f64>, shape: &[usize]) -> ArrayD<f64> {
+pub(crate) fn reshaped<'v>(values: impl Iterator<Item = &'v f64>, shape: &[usize]) -> ArrayD<f64> {
     let mut out = ArrayD::zeros(IxDyn(shape));
     out.iter_mut().zip(values).for_each(|(to, x)| *to = *x);
     out

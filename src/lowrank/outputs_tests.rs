@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::ErrorKind;
-use crate::factorize::low_rank::energy;
-use crate::factorize::sample::{decaying, uniform};
-use crate::factorize::svd::WeightSvd;
 use crate::linalg::{backends, default_backend};
+use crate::lowrank::low_rank::energy;
+use crate::lowrank::sample::{decaying, uniform};
+use crate::lowrank::svd::WeightSvd;
 
 /// Inputs with decaying spectrum and a mean that is not zero.
 struct Data {

@@ -238,5 +238,5 @@ fn completed(
 }
 
 #[cfg(test)]
-#[path = "data_tests.rs"]
+#[path = "outputs_tests.rs"]
 mod tests;

@@ -71,9 +71,9 @@ fn widened(svd: &Svd<f32>) -> Svd<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::factorize::low_rank::energy;
-    use crate::factorize::sample::{decaying, uniform};
     use crate::linalg::backends;
+    use crate::lowrank::low_rank::energy;
+    use crate::lowrank::sample::{decaying, uniform};
 
     #[test]
     fn error_is_the_trailing_singular_values_and_full_rank_reproduces() {

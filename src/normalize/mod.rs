@@ -1,0 +1,7 @@
+//! Rewrites of the graph before it is analysed: what the axis algebra reads more easily, with the same outputs.
+
+mod fold;
+mod unroll;
+
+pub(crate) use fold::folded;
+pub(crate) use unroll::{may_unroll, unrolled};
