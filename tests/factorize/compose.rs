@@ -2,7 +2,7 @@
 
 use paredown::factorize::{Options, Target, factorize};
 use paredown::onnx::Model;
-use paredown::prune;
+use paredown::jobs::prune;
 
 use crate::graphs::{data, fixture};
 
