@@ -1,8 +1,8 @@
 //! Pruning and factorization, in either order.
 
 use paredown::factorize::{Options, Target, factorize};
-use paredown::onnx::Model;
 use paredown::jobs::prune;
+use paredown::onnx::Model;
 
 use crate::graphs::{data, fixture};
 

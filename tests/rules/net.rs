@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use paredown::Result;
+use paredown::analysis::Subject;
 use paredown::axes::{FactorId, Role, Selection};
 use paredown::facts::Facts;
 use paredown::graph::{Graph, ValueId};
@@ -12,7 +13,7 @@ use paredown::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use paredown::onnx::tensor::{from_f32, from_i64};
 use paredown::ops::Network;
 use paredown::report::Report;
-use paredown::rewrite::{Subject, prune};
+use paredown::rewrite::prune;
 use paredown::runtime::{RunOptions, Runnable, Tensor};
 
 use super::build::{attribute, declared, dynamic, model};

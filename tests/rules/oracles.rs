@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use paredown::analysis::Subject;
 use paredown::axes::{Expr, FactorId, Role, Selection};
 use paredown::facts::Facts;
 use paredown::graph::Graph;
 use paredown::ops::{Network, is_prunable};
-use paredown::rewrite::{Subject, masked, prune};
+use paredown::rewrite::{masked, prune};
 use paredown::runtime::{NamedTensor, RunOptions, Runnable, Tensor, unsupported_nodes};
 
 use super::build::{Built, build};
