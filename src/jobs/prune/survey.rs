@@ -26,7 +26,8 @@ impl<'m> Survey<'m> {
         if let Some(name) = options.thaw.iter().find(|name| analysis.graph.value(name).is_none()) {
             return Err(Error::usage(format!("--thaw {name}: the graph has no value of that name")));
         }
-        let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?;
+        let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?
+            .aligned(options.align);
         let groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
         Ok(Self { analysis, groups })
     }
