@@ -8,6 +8,7 @@ use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId, Role};
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId};
+use crate::onnx::traits::RECURRENT;
 use crate::ops::{Edit, is_prunable};
 
 /// What the indices of a factor are.
@@ -228,7 +229,7 @@ impl<'a> Survey<'a> {
             let Some(axes) = self.subject.network.operand(self.subject.graph, id, slot) else { continue };
             self.note_stored(root, axes, &node.name);
         }
-        if matches!(node.op.as_str(), "LSTM" | "GRU" | "RNN") && node.domain.is_empty() {
+        if node.traits().has(RECURRENT) {
             for edit in &relation.edits {
                 if let Edit::Attribute { axis, .. } = edit {
                     axis.factors().into_iter().for_each(|f| {

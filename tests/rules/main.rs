@@ -23,5 +23,6 @@ mod oracles;
 mod proofs;
 mod spelled;
 
+mod traits;
 mod traps;
 mod unroll;
