@@ -6,6 +6,7 @@ mod attention;
 mod contract;
 mod demand;
 mod equation;
+mod harmless;
 mod layout;
 mod network;
 mod recurrent;
@@ -18,6 +19,7 @@ mod table;
 use crate::axes::Role;
 
 pub(crate) use equation::Equation;
+pub use harmless::HARMLESS;
 pub use network::{Network, constant_values};
 pub use site::{Contraction, Cut, Edit, Linear, Refusal, Relation, Site};
 pub use sizes::{RuleShapes, output_extents};

@@ -12,6 +12,7 @@ use crate::axes::{Expr, Reason, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
 use crate::facts::{Binding, Facts, sample_sizes};
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
+use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::tensor::ElementType;
 use crate::onnx::traits::RANDOM;
@@ -268,6 +269,7 @@ impl<'a> Builder<'a> {
         let mut site = Site {
             node,
             proto: &self.proto.node[id.0],
+            attributes: Attributes::of(&self.proto.node[id.0]),
             graph: self.graph,
             facts: self.facts,
             opset: self.opsets.get(domain).copied().unwrap_or(0),
@@ -322,28 +324,31 @@ const BODY_END: Rule =
 
 fn relate(site: &mut Site<'_>, rule: &Rule) -> Result<(), Refusal> {
     match rule.relate {
-        Relate::Elementwise => {
-            site.name_all();
-            let operands: Vec<Vec<Var>> = site.inputs.iter().flatten().cloned().collect();
-            for index in 0..site.outputs.len() {
-                let Some(result) = site.outputs[index].clone() else {
-                    if site.node.outputs[index].is_some() {
-                        return Err(Refusal::new("the shape of its result is not known"));
-                    }
-                    continue;
-                };
-                operands.iter().try_for_each(|operand| site.broadcast(operand, &result))?;
-            }
-            let known =
-                site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
-            if known { Ok(()) } else { Err(Refusal::new("the shape of an operand is not known")) }
-        }
-        Relate::Row(text) => site.row(text, &[]).map(drop),
-        Relate::Rule(apply) => apply(site),
+        Relate::Elementwise => elementwise(site)?,
+        Relate::Row(text) => drop(site.row(text, &[])?),
+        Relate::Rule(apply) => apply(site)?,
         Relate::Frozen(why) => {
             let axes: Vec<Var> = site.inputs.iter().chain(&site.outputs).flatten().flatten().copied().collect();
             axes.into_iter().for_each(|axis| site.freeze(axis, why));
-            Ok(())
+            return Ok(());
         }
     }
+    site.refuse_unread()
+}
+
+/// Every operand broadcasts to every result.
+fn elementwise(site: &mut Site<'_>) -> Result<(), Refusal> {
+    site.name_all();
+    let operands: Vec<Vec<Var>> = site.inputs.iter().flatten().cloned().collect();
+    for index in 0..site.outputs.len() {
+        let Some(result) = site.outputs[index].clone() else {
+            if site.node.outputs[index].is_some() {
+                return Err(Refusal::new("the shape of its result is not known"));
+            }
+            continue;
+        };
+        operands.iter().try_for_each(|operand| site.broadcast(operand, &result))?;
+    }
+    let known = site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
+    if known { Ok(()) } else { Err(Refusal::new("the shape of an operand is not known")) }
 }
