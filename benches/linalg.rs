@@ -17,9 +17,9 @@
 use std::time::Instant;
 
 use ndarray::Array2;
-use paredown::factorize::ErrorCurve;
-use paredown::linalg::{Backend, backends};
-use paredown::plan::knapsack::{Layer, allocate, matrix_choices};
+use paredown::internals::factorize::ErrorCurve;
+use paredown::internals::linalg::{Backend, backends};
+use paredown::internals::plan::knapsack::{Layer, allocate, matrix_choices};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

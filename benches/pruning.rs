@@ -17,11 +17,10 @@ use std::path::{Path, PathBuf};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 
-use paredown::analysis::Analysis;
-use paredown::jobs::prune::{Options, Target, prune};
-use paredown::onnx::{Model, SaveOptions};
-use paredown::rewrite;
-use paredown::runtime::inputs::DimSizes;
+use paredown::internals::analysis::Analysis;
+use paredown::internals::rewrite;
+use paredown::internals::runtime::inputs::DimSizes;
+use paredown::{Model, PruneOptions, SaveOptions, prune};
 
 /// Share of every group that `rewrite` removes.
 const RATIO: f64 = 0.5;
@@ -57,9 +56,9 @@ fn rewriting(criterion: &mut Criterion) {
     group.sample_size(10);
     for (name, path) in models() {
         let model = Model::load(&path).expect("a model");
-        let pruned = prune(&model, &Options::new(Target::Ratio(RATIO)), None).expect("something to remove");
-        let subject = pruned.analysis.subject();
-        let rewrite = || rewrite::prune(subject, &pruned.selection).expect("a rewritten model");
+        let pruned = prune(&model, &PruneOptions::ratio(RATIO)).expect("something to remove");
+        let subject = pruned.evidence.analysis.subject();
+        let rewrite = || rewrite::prune(subject, &pruned.evidence.selection).expect("a rewritten model");
         group.bench_function(name, |bencher| bencher.iter(rewrite));
     }
 }

@@ -15,9 +15,9 @@ use std::sync::LazyLock;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
-use paredown::calibrate::moments::Moments;
-use paredown::linalg::default_backend;
-use paredown::score::surgeon::Surgeon;
+use paredown::internals::calibrate::moments::Moments;
+use paredown::internals::linalg::default_backend;
+use paredown::internals::score::surgeon::Surgeon;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::{ThreadPool, ThreadPoolBuilder};

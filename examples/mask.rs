@@ -5,23 +5,20 @@
 
 use std::path::Path;
 
-use paredown::jobs::prune::{Options, Target, prune};
-use paredown::onnx::{Model, SaveOptions};
-use paredown::plan::Plan;
-use paredown::rewrite::masked;
-use paredown::{Error, Result};
+use paredown::internals::rewrite::masked;
+use paredown::{Error, Model, Plan, PruneOptions, Result, SaveOptions, prune};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [model, plan, target, thaw @ ..] = arguments.as_slice() else {
         return Err(Error::usage("usage: mask MODEL PLAN TARGET [THAWED VALUE…]"));
     };
-    let model = Model::load(Path::new(model))?;
+    let model = Model::load(model)?;
     // What a plan says is carried out as it stands, shifting removals included.
-    let options =
-        Options { thaw: thaw.to_vec(), allow_shifts: true, ..Options::new(Target::Plan(Plan::load(Path::new(plan))?)) };
-    let pruned = prune(&model, &options, None)?;
-    let reference = masked(pruned.analysis.subject(), &pruned.selection)?;
+    let options = PruneOptions::plan(Plan::load(plan)?).allow_shifts(true);
+    let options = thaw.iter().fold(options, PruneOptions::thaw);
+    let pruned = prune(&model, &options)?;
+    let reference = masked(pruned.evidence.analysis.subject(), &pruned.evidence.selection)?;
     model.with_proto(reference).save(Path::new(target), &SaveOptions { force: true, ..SaveOptions::default() })?;
     Ok(())
 }

@@ -11,9 +11,9 @@ use std::path::Path;
 
 use ndarray::ArrayD;
 use ndarray_npy::NpzWriter;
-use paredown::calibrate::data::Dataset;
-use paredown::onnx::Model;
-use paredown::runtime::{RunOptions, Runnable};
+use paredown::internals::calibrate::data::Dataset;
+use paredown::internals::onnx::Model;
+use paredown::internals::runtime::{RunOptions, Runnable};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

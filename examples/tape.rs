@@ -3,11 +3,11 @@
 //!     cargo run --release --example tape -- MODEL.onnx [NAME=SIZE]…
 
 use candle_core::DType;
-use paredown::onnx::Model;
-use paredown::runtime::inputs::DimSizes;
-use paredown::runtime::probes::probe_batches;
-use paredown::runtime::{RunOptions, Runnable};
-use paredown::train::{Program, Wanted};
+use paredown::internals::onnx::Model;
+use paredown::internals::runtime::inputs::DimSizes;
+use paredown::internals::runtime::probes::probe_batches;
+use paredown::internals::runtime::{RunOptions, Runnable};
+use paredown::internals::train::{Program, Wanted};
 use paredown::{Error, Result};
 
 fn main() -> Result<()> {
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let path = typed.next().ok_or_else(|| Error::usage("which model?"))?;
     let mut sizes = DimSizes::default();
     typed.try_for_each(|size| sizes.add(&size))?;
-    let model = Model::load(path.as_ref())?;
+    let model = Model::load(path)?;
     let graph = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
     let runnable = Runnable::new(&model.proto, &RunOptions::default())?;
     let program = Program::new(&model.proto, Wanted::Parameters(&|_| true), DType::F32)?;

@@ -1,41 +1,35 @@
 //! The one error type of the library: what went wrong, where, and what to do next.
+//!
+//! A message speaks of options by the names that they have in the API, in backticks: `` give samples with `data` ``. The
+//! command line writes its own flags in their place.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Result of every fallible library call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure this is. Each kind has one exit code of the command line.
+/// What kind of failure this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The options contradict each other or are out of range (exit code 2).
+    /// The options contradict each other or are out of range.
     Usage,
-    /// A file that was read is missing, malformed or unsupported (exit code 3).
+    /// A file that was read is missing, malformed or unsupported.
     Input,
-    /// Nothing can be removed, or a budget is out of reach (exit code 4).
-    NothingToDo,
-    /// The rewritten model could not be proved (exit code 5).
-    Verification,
-    /// The output could not be written, or exists already (exit code 6).
+    /// The runtime cannot run a model.
+    Runtime,
+    /// A rewritten model runs, but is not what it must be.
+    Proof,
+    /// Nothing can be removed, or a budget is out of reach.
+    Nothing,
+    /// The output could not be written, or exists already.
     Output,
-    /// The user interrupted the work (exit code 130).
+    /// The job was cancelled.
     Interrupted,
-}
-
-impl ErrorKind {
-    /// The process exit code that scripts rely on.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Usage => 2,
-            Self::Input => 3,
-            Self::NothingToDo => 4,
-            Self::Verification => 5,
-            Self::Output => 6,
-            Self::Interrupted => 130,
-        }
-    }
+    /// paredown itself is at fault.
+    Defect,
 }
 
 /// A failure with its kind, and the file and node that it concerns where known.
@@ -45,12 +39,13 @@ pub struct Error {
     file: Option<PathBuf>,
     node: Option<String>,
     message: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// A failure of `kind`; `message` is one sentence without a final full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, file: None, node: None, message: message.into() }
+        Self { kind, file: None, node: None, message: message.into(), source: None }
     }
 
     /// Malformed or unsupported input ([`ErrorKind::Input`]).
@@ -63,19 +58,29 @@ impl Error {
         Self::new(ErrorKind::Usage, message)
     }
 
-    /// Nothing to do, or a budget out of reach ([`ErrorKind::NothingToDo`]).
+    /// Nothing to do, or a budget out of reach ([`ErrorKind::Nothing`]).
     pub fn nothing(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::NothingToDo, message)
+        Self::new(ErrorKind::Nothing, message)
     }
 
-    /// A proof that failed ([`ErrorKind::Verification`]).
-    pub fn verification(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::Verification, message)
+    /// A model that the runtime cannot run ([`ErrorKind::Runtime`]).
+    pub fn runtime(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Runtime, message)
+    }
+
+    /// A proof that failed ([`ErrorKind::Proof`]).
+    pub fn proof(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Proof, message)
     }
 
     /// An output that could not be written ([`ErrorKind::Output`]).
     pub fn output(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Output, message)
+    }
+
+    /// A mistake of paredown's own ([`ErrorKind::Defect`]).
+    pub fn defect(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Defect, message)
     }
 
     /// Names the file that the failure concerns, unless one is named already.
@@ -89,6 +94,19 @@ impl Error {
     #[must_use]
     pub fn at_node(mut self, node: impl Into<String>) -> Self {
         self.node.get_or_insert_with(|| node.into());
+        self
+    }
+
+    /// Keeps the failure underneath, which [`source`](std::error::Error::source) returns.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source.get_or_insert_with(|| Arc::new(source));
+        self
+    }
+
+    /// The same failure in other words.
+    pub(crate) fn restated(mut self, words: impl FnOnce(&str) -> String) -> Self {
+        self.message = words(&self.message);
         self
     }
 
@@ -120,4 +138,8 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

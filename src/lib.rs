@@ -1,49 +1,116 @@
 //! paredown makes a trained ONNX model smaller and faster, file in, file out, without the training framework.
 //!
-//! It removes whole neurons, channels and attention heads (structured pruning), splits layers into two low-rank ones
-//! (factorization), repairs what that costs, and proves every rewrite by running it in tract.
+//! It removes whole neurons, channels and attention heads ([`prune`]), splits layers into two of low rank ([`factorize`]),
+//! repairs what that costs, trains ([`tune`]), and proves every rewrite by running it in tract.
+//!
+//! # A model, half as large
+//!
+//! Load a model and look at what can be removed. A *group* is a set of tensor axes that must shrink together:
 //!
 //! ```
-//! use paredown::onnx::Model;
-//! use paredown::jobs::prune::{Options, Target, prune};
+//! use paredown::{InspectOptions, Model, inspect};
 //!
-//! let model = Model::load("fixtures/digits_mlp.onnx".as_ref())?;
-//! let pruned = prune(&model, &Options::new(Target::Ratio(0.5)), None)?;
-//! let figures = &pruned.report.model;
-//! assert!(figures.after.params < figures.before.params / 2);
+//! let model = Model::load("fixtures/digits_resnet.onnx")?;
+//! let report = inspect(&model, &InspectOptions::new())?;
+//! for group in &report.groups {
+//!     println!("{}: {} {}, {}", group.name, group.size, group.axis, group.role);
+//! }
+//! assert!(report.groups.iter().any(|group| group.role == "free"));
 //! # Ok::<(), paredown::Error>(())
 //! ```
 //!
-//! The idea behind it is the [axis algebra](axes): every axis of every tensor is a sum of products of factors, each
-//! operator contributes equations between axes ([`ops`]), and the solution says which slices belong together.
+//! Remove half of the units of every group. With samples, units are ranked by what they contribute to the results of their
+//! layers, and the kept weights are fitted to the results of the original by least squares. Samples held apart as `eval`
+//! measure the result and decide nothing:
+//!
+//! ```
+//! use paredown::{Model, Plan, PruneOptions, VerifyOptions, prune, verify};
+//!
+//! let folder = std::env::temp_dir().join(format!("paredown-doc-{}", std::process::id()));
+//! std::fs::create_dir_all(&folder)?;
+//! let model = Model::load("fixtures/digits_resnet.onnx")?;
+//! let options = PruneOptions::ratio(0.5).data("fixtures/calib.npz").eval("fixtures/eval.npz");
+//! let mut pruned = prune(&model, &options)?.prove()?;
+//!
+//! // Everything that was found, done and proved is in the report.
+//! let report = &pruned.report;
+//! assert!(report.model.after.params < report.model.before.params / 2);
+//! assert!(report.verify.exact_max_rel.is_some_and(|deviation| deviation <= 1e-4));
+//! assert!(report.verify.accuracy.after > Some(0.9));
+//! println!("{}", report.to_json());
+//!
+//! // Files appear complete or not at all, and none is overwritten.
+//! pruned.save(folder.join("pruned.onnx"))?;
+//! pruned.plan.save(folder.join("plan.json"))?;
+//!
+//! // Whoever has both files and the plan can prove the removal again.
+//! let written = Model::load(folder.join("pruned.onnx"))?;
+//! let again = VerifyOptions::new().plan(Plan::load(folder.join("plan.json"))?);
+//! assert_eq!(verify(&model, &written, &again)?.verify.valid, Some(true));
+//! # std::fs::remove_dir_all(&folder)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Samples from memory
+//!
+//! A [`Dataset`] is a path, or arrays that the program has; axis 0 counts samples. An array called `labels` holds what is
+//! right for each of them:
+//!
+//! ```
+//! use paredown::{Array, Cancel, Dataset, FactorizeOptions, Model, factorize};
+//!
+//! let images: Vec<f32> = (0..32 * 64).map(|i| (i % 17) as f32 / 17.0).collect();
+//! let data = Dataset::from_arrays([("input", Array::new(&[32, 1, 8, 8], images)?)])?;
+//! let cancel = Cancel::new(); // another thread may set it
+//! let options = FactorizeOptions::params(0.6).data(data).cancel(&cancel).progress(|doing| println!("{doing}"));
+//! let split = factorize(&Model::load("fixtures/digits_resnet.onnx")?, &options)?;
+//! for layer in split.report.layers.iter().filter(|layer| layer.rank.is_some()) {
+//!     println!("{} at rank {:?}", layer.name, layer.rank);
+//! }
+//! # Ok::<(), paredown::Error>(())
+//! ```
+//!
+//! # What fails, and how
+//!
+//! An [`Error`] has a [kind](ErrorKind), the file and the node that it concerns, and says what to do next. No job changes
+//! the model that it is given.
+//!
+//! How it works (the axis algebra, the proof) is in `ARCHITECTURE.md`.
 
 #![warn(clippy::print_stdout)]
 // Tests cast small numbers that they wrote themselves.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
-pub mod analysis;
-pub mod axes;
-pub mod calibrate;
+mod analysis;
+mod api;
+mod axes;
+mod calibrate;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
-pub mod error;
-pub mod factorize;
-pub mod facts;
-pub mod graph;
-pub mod jobs;
-pub mod linalg;
-pub mod lowrank;
-pub mod normalize;
-pub mod onnx;
-pub mod ops;
-pub mod plan;
-pub mod repair;
-pub mod report;
-pub mod rewrite;
-pub mod runtime;
-pub mod score;
+mod defect;
+mod error;
+mod factorize;
+mod facts;
+mod graph;
+#[doc(hidden)]
+pub mod internals;
+mod jobs;
+mod linalg;
+mod lowrank;
+mod normalize;
+mod onnx;
+mod ops;
+mod plan;
+mod progress;
+mod repair;
+mod report;
+mod rewrite;
+mod runtime;
+mod score;
 mod texts;
-pub mod train;
-pub mod verify;
+mod train;
+mod verify;
 
-pub use error::{Error, ErrorKind, Result};
+pub use api::*;

@@ -3,7 +3,7 @@
 
 #![allow(clippy::cast_possible_truncation)] // numbers of a few hundred
 
-use paredown::axes::{Extent, Misfit, Reason, Role, Selection, Solution, Solver, Unifier, Var};
+use paredown::internals::axes::{Extent, Misfit, Reason, Role, Selection, Solution, Solver, Unifier, Var};
 use proptest::prelude::*;
 
 /// A tensor whose elements are all different, or are made of such.
@@ -289,7 +289,7 @@ const LARGEST: usize = 600;
 fn selection(solution: &Solution, choices: &[bool]) -> Selection {
     let mut selection = Selection::all();
     let mut choices = choices.iter().copied().cycle();
-    for (id, factor) in (0..).map(paredown::axes::FactorId).zip(&solution.factors) {
+    for (id, factor) in (0..).map(paredown::internals::axes::FactorId).zip(&solution.factors) {
         let Some(size) = factor.extent.as_fixed() else { continue };
         if factor.role == Role::Free {
             let mut flags: Vec<bool> = choices.by_ref().take(size).collect();

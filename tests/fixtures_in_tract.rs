@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use paredown::calibrate::data::Dataset;
-use paredown::onnx::Model;
-use paredown::runtime::inputs::DimSizes;
-use paredown::runtime::probes::probe_batches;
-use paredown::runtime::{RunOptions, Runnable};
-use paredown::verify::{exactness, faithful};
+use paredown::internals::calibrate::data::Dataset;
+use paredown::internals::onnx::Model;
+use paredown::internals::runtime::inputs::DimSizes;
+use paredown::internals::runtime::probes::probe_batches;
+use paredown::internals::runtime::{RunOptions, Runnable};
+use paredown::internals::verify::{exactness, faithful};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)

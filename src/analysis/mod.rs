@@ -100,6 +100,12 @@ impl<'m> Analysis<'m> {
         })
     }
 
+    /// The same, with a model of its own.
+    pub fn into_owned(self) -> Analysis<'static> {
+        let Self { model, graph, facts, network } = self;
+        Analysis { model: Cow::Owned(model.into_owned()), graph, facts, network }
+    }
+
     /// The model as the other modules see it.
     pub fn subject(&self) -> Subject<'_> {
         Subject { model: &self.model.proto, graph: &self.graph, facts: &self.facts, network: &self.network }

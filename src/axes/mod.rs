@@ -3,7 +3,7 @@
 //! the coupled group of a factor is every axis that mentions it.
 //!
 //! ```
-//! use paredown::axes::{Extent, Selection, Solver, Unifier};
+//! use paredown::internals::axes::{Extent, Selection, Solver, Unifier};
 //!
 //! // A convolution with 2 channels of 3×1 pixels, flattened into a Gemm with 6 inputs.
 //! let mut unifier = Unifier::new();
@@ -19,7 +19,7 @@
 //! let mut selection = Selection::all();
 //! selection.keep(channels.factors()[0], vec![false, true]);
 //! assert_eq!(solution.kept(&gemm, &selection), Some(vec![3, 4, 5]));
-//! # Ok::<(), paredown::axes::Misfit>(())
+//! # Ok::<(), paredown::internals::axes::Misfit>(())
 //! ```
 
 mod extent;

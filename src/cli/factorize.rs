@@ -6,8 +6,7 @@ use super::job::{Common, Plans};
 use super::options::remaining;
 use super::training::Retraining;
 use crate::error::{Error, Result};
-use crate::factorize::{ConvMode, Factorized, Method, Options, Target, factorize};
-use crate::jobs::prune::Remaining;
+use crate::{ConvMode, Factorization, FactorizeOptions, Remaining};
 
 /// Splits layers into two smaller ones of low rank, proves that the result is valid, and writes the file
 #[derive(Debug, clap::Args)]
@@ -74,53 +73,42 @@ enum TypedConv {
 }
 
 impl Args {
-    fn target(&self) -> Result<Target> {
+    fn target(&self) -> Result<FactorizeOptions> {
         match (self.plans.load()?, self.rank, self.energy, self.params, self.macs) {
-            (Some(plan), ..) => Ok(Target::Plan(plan)),
-            (_, Some(rank), ..) => Ok(Target::Rank(rank)),
-            (_, _, Some(energy), ..) => Ok(Target::Energy(energy)),
-            (_, _, _, Some(params), _) => Ok(Target::Params(params)),
-            (_, _, _, _, Some(macs)) => Ok(Target::Macs(macs)),
+            (Some(plan), ..) => Ok(FactorizeOptions::plan(plan)),
+            (_, Some(rank), ..) => Ok(FactorizeOptions::rank(rank)),
+            (_, _, Some(energy), ..) => Ok(FactorizeOptions::energy(energy)),
+            (_, _, _, Some(params), _) => Ok(FactorizeOptions::params(params)),
+            (_, _, _, _, Some(macs)) => Ok(FactorizeOptions::macs(macs)),
             _ => Err(Error::usage("say how small: --rank, --energy, --params, --macs or --plan")),
         }
     }
 
-    fn options(&self) -> Result<Options> {
-        if self.align == 0 {
-            return Err(Error::usage("--align is at least one"));
-        }
-        Ok(Options {
-            method: match self.method {
-                TypedMethod::Svd => Method::Svd,
-                TypedMethod::Nmf => Method::Nmf,
-                TypedMethod::SemiNmf => Method::SemiNmf,
-            },
-            conv: match self.conv {
-                TypedConv::Channel => ConvMode::Channel,
-                TypedConv::Spatial => ConvMode::Spatial,
-                TypedConv::Tucker2 => ConvMode::Tucker2,
-                TypedConv::None => ConvMode::None,
-            },
-            align: self.align,
-            time_layers: !self.common.no_verify,
-            keep_faster: self.keep_faster,
-            include: self.include.clone(),
-            exclude: self.exclude.clone(),
-            dims: self.common.dims()?,
-            retrain: self.retrain.options(self.common.seed)?,
-            seed: self.common.seed,
-            ..Options::new(self.target()?)
-        })
+    fn options(&self) -> Result<FactorizeOptions> {
+        let method = match self.method {
+            TypedMethod::Svd => Factorization::Svd,
+            TypedMethod::Nmf => Factorization::Nmf,
+            TypedMethod::SemiNmf => Factorization::SemiNmf,
+        };
+        let conv = match self.conv {
+            TypedConv::Channel => ConvMode::Channel,
+            TypedConv::Spatial => ConvMode::Spatial,
+            TypedConv::Tucker2 => ConvMode::Tucker2,
+            TypedConv::None => ConvMode::None,
+        };
+        let measured = !self.common.no_verify;
+        let mut options = self.target()?.method(method).conv(conv).align(self.align).time_layers(measured);
+        options = options.keep_faster(self.keep_faster);
+        options.include.clone_from(&self.include);
+        options.exclude.clone_from(&self.exclude);
+        options.retrain = self.retrain.options()?;
+        Ok(options)
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut options = args.options()?;
+    let options = args.options()?;
     let job = args.common.open(Some(&args.plans), None, "analysing and splitting")?;
-    options.progress = job.progress();
-    let factorized = job.located(factorize(&job.model, &options, job.calibration()))?;
-    let Factorized { analysis, plan, model, mut report } = factorized;
-    let comparison = job.comparison(&analysis, &model, &[], &options.dims);
-    job.prove(&mut report, |report| comparison.prove(report))?;
-    job.finish(&model, Some(&plan), report)
+    let options = job.configure(options)?;
+    job.finish(|model| crate::factorize(model, &options))
 }

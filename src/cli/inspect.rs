@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::flags::as_typed;
 use super::options::{Dims, spinner};
 use crate::error::Result;
-use crate::onnx::Model;
 use crate::report::inspection;
+use crate::{InspectOptions, Model};
 
 /// Lists every coupled group of a model: what its indices are, which tensors it slices, what it costs, and which node
 /// freezes it
@@ -30,11 +31,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let dims = args.dims.sizes()?;
+    let mut options = InspectOptions::new().allow_shifts(args.allow_shifts);
+    options.dims = args.dims.sizes()?;
+    options.thaw.clone_from(&args.thaw);
     let bar = spinner(args.quiet || args.json, "analysing");
     let model = Model::load(&args.model)?;
-    let report = crate::jobs::prune::inspect(&model, &dims, args.allow_shifts, &args.thaw)
-        .map_err(|e| e.in_file(&args.model))?;
+    let report = crate::inspect(&model, &options).map_err(|e| e.in_file(&args.model))?;
     bar.finish_and_clear();
-    super::print(&if args.json { report.to_json() } else { inspection(&report) })
+    if args.json { super::print(&report.to_json()) } else { super::print(&as_typed(&inspection(&report))) }
 }

@@ -1,21 +1,19 @@
 //! What every command that rewrites a model has in common: its options, and the way from the file to the proved result.
 //!
-//! A command reads its own options, then: [`Common::open`] → rewrite → [`Job::prove`] → [`Job::finish`].
+//! A command builds the options of its job, then: [`Common::open`] → [`Job::configure`] → the job → [`Job::finish`].
 
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 
-use super::options::{Data, Dims, Samples, spinner};
-use crate::analysis::Analysis;
-use crate::calibrate::data::Dataset;
+use super::flags::as_typed;
+use super::options::{Data, Dims, listener, spinner};
+use super::paths::check_paths;
 use crate::error::{Error, Result};
-use crate::jobs::prune::Comparison;
-use crate::onnx::{Model, SaveOptions};
-use crate::plan::Plan;
-use crate::report::{Progress, Report, result};
-use crate::runtime::inputs::DimSizes;
-use crate::texts::{check_texts, write_text};
+use crate::jobs::setting::{Configured, Setting};
+use crate::report::result;
+use crate::texts::write_text;
+use crate::{Model, Outcome, Plan, SaveOptions};
 
 /// What is read, what is written, and how.
 #[derive(Debug, clap::Args)]
@@ -34,7 +32,7 @@ pub(super) struct Common {
     dry_run: bool,
     /// Seed of every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) seed: u64,
+    seed: u64,
     /// Keep weights in a file beside the model (by itself above 2 GiB)
     #[arg(long)]
     external_data: bool,
@@ -71,13 +69,8 @@ impl Plans {
 }
 
 impl Common {
-    /// Sizes of dynamic dimensions as typed.
-    pub(super) fn dims(&self) -> Result<DimSizes> {
-        self.dims.sizes()
-    }
-
-    /// Refuses contradictory paths, then loads the model and opens the samples. `others` are files that the command reads
-    /// besides; `doing` is shown meanwhile.
+    /// Refuses contradictory paths, then loads the model. `others` are files that the command reads besides; `doing` is
+    /// shown meanwhile.
     pub(super) fn open<'a>(
         &'a self,
         plans: Option<&'a Plans>,
@@ -86,7 +79,7 @@ impl Common {
     ) -> Result<Job<'a>> {
         let (plan, plan_out) = plans.map_or((None, None), |plans| (plans.plan.as_deref(), plans.plan_out.as_deref()));
         let read = self.data.paths().chain(plan).chain(others);
-        check_texts(
+        check_paths(
             &self.model,
             read,
             self.output.as_deref(),
@@ -98,8 +91,7 @@ impl Common {
         if let Some(output) = output {
             model.check_output(output, self.force)?;
         }
-        let samples = self.data.open(&model, &self.dims()?, self.seed)?;
-        Ok(Job { common: self, plan_out, output, bar, model, samples })
+        Ok(Job { common: self, plan_out, output, bar, model })
     }
 }
 
@@ -111,63 +103,41 @@ pub(super) struct Job<'a> {
     bar: ProgressBar,
     /// The original.
     pub(super) model: Model,
-    samples: Samples,
 }
 
 impl Job<'_> {
-    /// Samples to decide on.
-    pub(super) fn calibration(&self) -> Option<&Dataset> {
-        self.samples.calibration.as_ref()
+    /// `options` with the samples, sizes and seed that were typed.
+    pub(super) fn configure<O: Configured>(&self, mut options: O) -> Result<O> {
+        let Common { data, dims, seed, .. } = self.common;
+        *options.setting_mut() = Setting {
+            data: data.calibration(),
+            eval: data.eval(),
+            dims: dims.sizes()?,
+            seed: *seed,
+            progress: listener(&self.bar),
+        };
+        Ok(options)
     }
 
-    /// The original, analysed, and what it was rewritten to: to be compared. Outputs in `thaw` may have shrunk.
-    pub(super) fn comparison<'c>(
-        &'c self,
-        analysis: &'c Analysis<'c>,
-        rewritten: &'c Model,
-        thaw: &'c [String],
-        dims: &'c DimSizes,
-    ) -> Comparison<'c> {
-        let (data, seed) = (self.samples.to_measure(), self.common.seed);
-        Comparison { analysis, rewritten: &rewritten.proto, thaw, data, dims, seed }
-    }
-
-    /// Shows what is being done.
-    pub(super) fn progress(&self) -> Progress {
-        let bar = self.bar.clone();
-        Progress::to(move |what| bar.set_message(what.to_owned()))
-    }
-
-    /// An outcome whose error names the model's file.
-    pub(super) fn located<T>(&self, outcome: Result<T>) -> Result<T> {
-        outcome.map_err(|error: Error| error.in_file(&self.common.model))
-    }
-
-    /// Runs `proof`, unless `--no-verify` was typed.
-    pub(super) fn prove(&self, report: &mut Report, proof: impl FnOnce(&mut Report) -> Result<()>) -> Result<()> {
-        if self.common.no_verify {
-            report.notes.push("nothing was run: that the file is valid and the rewrite exact is not proved".to_owned());
-            return Ok(());
+    /// Proves what `rewrite` makes of the model, unless `--no-verify` was typed, writes the model, then the plan and the
+    /// report, and prints what was done.
+    pub(super) fn finish(self, rewrite: impl FnOnce(&Model) -> Result<Outcome>) -> Result<()> {
+        let located = |error: Error| error.in_file(&self.common.model);
+        let mut outcome = rewrite(&self.model).map_err(located)?;
+        if !self.common.no_verify {
+            outcome = outcome.prove().map_err(located)?;
         }
-        self.bar.set_message("proving");
-        self.located(proof(report))
-    }
-
-    /// Writes the model, then the plan and the report, and prints what was done.
-    pub(super) fn finish(self, rewritten: &Model, plan: Option<&Plan>, mut report: Report) -> Result<()> {
         if let Some(output) = self.output {
-            self.bar.set_message("writing");
-            let external_data = self.common.external_data || self.model.used_external_data();
-            let options = SaveOptions { external_data, force: self.common.force };
-            report.model.after.bytes = rewritten.save(output, &options)?;
+            let Common { external_data, force, .. } = *self.common;
+            outcome.save_with(output, &SaveOptions { external_data, force })?;
         }
-        if let (Some(path), Some(plan)) = (self.plan_out, plan) {
-            write_text(path, &plan.to_text())?;
+        if let Some(path) = self.plan_out {
+            outcome.plan.save(path)?;
         }
         if let Some(path) = &self.common.report {
-            write_text(path, &report.to_json())?;
+            write_text(path, &outcome.report.to_json())?;
         }
         self.bar.finish_and_clear();
-        if self.common.quiet { Ok(()) } else { super::print(&result(&report)) }
+        if self.common.quiet { Ok(()) } else { super::print(&as_typed(&result(&outcome.report))) }
     }
 }

@@ -1,9 +1,11 @@
 //! The command line: what was typed → resolved options → library call. One place turns errors into exit codes.
 
 mod factorize;
+mod flags;
 mod inspect;
 mod job;
 mod options;
+mod paths;
 mod prune;
 mod training;
 mod tune;
@@ -37,14 +39,15 @@ enum Command {
 }
 
 /// Runs the command line and returns the exit code: 0 done · 2 usage · 3 bad input · 4 nothing to do or budget out of
-/// reach · 5 verification failed · 6 output could not be written · 130 interrupted.
+/// reach · 5 verification failed · 6 output could not be written · 70 a defect of paredown · 130 interrupted.
 pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     exit_on_interrupt();
+    crate::defect::print_no_panics();
     let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(error) => {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2.
-            let code = if error.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 };
+            let code = if error.use_stderr() { exit_code(ErrorKind::Usage) } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -59,9 +62,22 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "paredown: error: {error}");
-            ExitCode::from(error.kind().exit_code())
+            let _ = writeln!(std::io::stderr(), "paredown: error: {}", flags::as_typed(&error.to_string()));
+            ExitCode::from(exit_code(error.kind()))
         }
+    }
+}
+
+/// The exit code that scripts rely on.
+fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Usage => 2,
+        ErrorKind::Input => 3,
+        ErrorKind::Nothing => 4,
+        ErrorKind::Runtime | ErrorKind::Proof => 5,
+        ErrorKind::Output => 6,
+        ErrorKind::Defect => 70,
+        ErrorKind::Interrupted => 130,
     }
 }
 
@@ -72,7 +88,7 @@ fn exit_on_interrupt() {
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             crate::onnx::discard_staged();
-            std::process::exit(i32::from(ErrorKind::Interrupted.exit_code()));
+            std::process::exit(i32::from(exit_code(ErrorKind::Interrupted)));
         }
     });
 }

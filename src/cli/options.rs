@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::calibrate::data::Dataset;
-use crate::calibrate::data::images::{ImageOptions, Layout};
 use crate::error::{Error, Result};
-use crate::jobs::prune::Remaining;
-use crate::onnx::Model;
+use crate::progress::Progress;
 use crate::runtime::inputs::DimSizes;
+use crate::{Dataset, ImageOptions, Layout, Remaining};
+
+/// Number of synthetic samples.
+const SYNTHETIC: usize = 256;
 
 /// Where samples come from.
 #[derive(Debug, Clone, clap::Args)]
@@ -44,40 +45,24 @@ enum TypedLayout {
     Nhwc,
 }
 
-/// Samples to decide on, and samples to measure on.
-#[derive(Debug, Default)]
-pub(super) struct Samples {
-    pub(super) calibration: Option<Dataset>,
-    eval: Option<Dataset>,
-}
-
-impl Samples {
-    /// What fidelity and accuracy are measured on.
-    pub(super) fn to_measure(&self) -> Option<&Dataset> {
-        self.eval.as_ref().or(self.calibration.as_ref())
-    }
-}
-
 impl Data {
     /// The files and folders that samples are read from.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         [&self.data, &self.eval, &self.images].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    pub(super) fn open(&self, model: &Model, sizes: &DimSizes, seed: u64) -> Result<Samples> {
-        let graph = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let open = |path: &PathBuf| {
-            if path.as_os_str() == "synthetic" {
-                return Dataset::synthetic(graph, sizes, 256, seed);
-            }
-            Dataset::open(path, graph)
-        };
-        let calibration = match (&self.data, &self.images) {
-            (Some(path), _) => Some(open(path)?),
-            (None, Some(folder)) => Some(Dataset::images(folder, graph, &self.image_options())?),
+    /// The samples to decide on.
+    pub(super) fn calibration(&self) -> Option<Dataset> {
+        match (&self.data, &self.images) {
+            (Some(path), _) => Some(at(path)),
+            (None, Some(folder)) => Some(Dataset::from_images(folder, self.image_options())),
             (None, None) => None,
-        };
-        Ok(Samples { calibration, eval: self.eval.as_ref().map(open).transpose()? })
+        }
+    }
+
+    /// The samples to measure on.
+    pub(super) fn eval(&self) -> Option<Dataset> {
+        self.eval.as_deref().map(at)
     }
 
     fn image_options(&self) -> ImageOptions {
@@ -88,6 +73,11 @@ impl Data {
         let (mean, std) = (self.mean.clone(), self.std.clone());
         ImageOptions { mean, std, resize: self.resize, layout, ..ImageOptions::default() }
     }
+}
+
+/// The samples at `path`, or the synthetic ones.
+fn at(path: &Path) -> Dataset {
+    if path.as_os_str() == "synthetic" { Dataset::synthetic(SYNTHETIC) } else { Dataset::from_path(path) }
 }
 
 /// Sizes of dynamic dimensions.
@@ -165,6 +155,12 @@ pub(super) fn spinner(quiet: bool, message: &'static str) -> ProgressBar {
     bar.set_message(message);
     bar.enable_steady_tick(std::time::Duration::from_millis(100));
     bar
+}
+
+/// What is told to the user of a job: on the spinner.
+pub(super) fn listener(bar: &ProgressBar) -> Progress {
+    let bar = bar.clone();
+    Progress::to(move |what| bar.set_message(what.to_owned()))
 }
 
 #[cfg(test)]

@@ -8,10 +8,9 @@ use super::job::{Common, Plans};
 use super::options::{ratio, remaining};
 use super::training::Retraining;
 use crate::error::{Error, Result};
-use crate::jobs::prune::{Options, Proof, Pruned, Remaining, Retrain, Target, prove};
-use crate::plan::{Scope, Units};
-use crate::repair::Method;
-use crate::report::Progress;
+use crate::repair::METHODS;
+use crate::score::CRITERIA;
+use crate::{PruneOptions, Remaining, Repair, Scope, Units};
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
 #[derive(Debug, clap::Args)]
@@ -32,14 +31,11 @@ pub(super) struct Args {
     /// Remove as much as loses no more than this of accuracy (where the data has labels) or agreement: 1%
     #[arg(long, value_name = "D", value_parser = ratio)]
     max_drop: Option<f64>,
-    /// How units are ranked: ablation, activation, apoz, fisher, fluctuation, l1, l2, obd, obd-loss, obs, random, taylor,
-    /// wanda [default: obs with --data, l2 without]
-    #[arg(long, value_name = "C")]
+    #[arg(long, value_name = "C", help = criteria())]
     criterion: Option<String>,
-    /// How the rest is repaired: none, bias, bn, lstsq [default: lstsq with --data, none without]
-    #[arg(long, value_name = "METHOD")]
+    #[arg(long, value_name = "METHOD", help = methods())]
     repair: Option<String>,
-    /// Remove in so many equal steps, each scored on the repaired result of the one before
+    /// Remove in this many equal steps, each scored on the repaired result of the one before
     #[arg(long, value_name = "N", default_value_t = 1)]
     steps: usize,
     /// Whether groups are compared with each other [default: layer for --ratio, global for budgets]
@@ -93,68 +89,71 @@ enum TypedUnit {
     Both,
 }
 
+/// The help of `--criterion`.
+fn criteria() -> String {
+    let rows = CRITERIA.iter().map(|criterion| (criterion.name, criterion.about));
+    table("How units are ranked [default: obs with --data, l2 without]", rows)
+}
+
+/// The help of `--repair`.
+fn methods() -> String {
+    let rows = METHODS.iter().map(|row| (row.name, row.about));
+    table("How the rest is repaired [default: lstsq with --data, none without]", rows)
+}
+
+fn table(head: &str, rows: impl Iterator<Item = (&'static str, &'static str)>) -> String {
+    rows.fold(format!("{head}:"), |text, (name, about)| format!("{text}\n- {name}: {about}"))
+}
+
 impl Args {
-    fn target(&self) -> Result<Target> {
+    fn target(&self) -> Result<PruneOptions> {
         if let Some(drop) = self.max_drop {
-            return Ok(Target::MaxDrop(drop));
+            return Ok(PruneOptions::max_drop(drop));
         }
         match (self.plans.load()?, self.ratio, self.params, self.macs, self.size) {
-            (Some(plan), ..) => Ok(Target::Plan(plan)),
-            (_, Some(ratio), ..) => Ok(Target::Ratio(ratio)),
-            (_, _, Some(params), ..) => Ok(Target::Params(params)),
-            (_, _, _, Some(macs), _) => Ok(Target::Macs(macs)),
-            (_, _, _, _, Some(size)) => Ok(Target::Size(size)),
-            _ => Err(Error::usage("say how much is to go: --ratio, --params, --macs, --size, --max-drop or --plan")),
+            (Some(plan), ..) => Ok(PruneOptions::plan(plan)),
+            (_, Some(ratio), ..) => Ok(PruneOptions::ratio(ratio)),
+            (_, _, Some(params), ..) => Ok(PruneOptions::params(params)),
+            (_, _, _, Some(macs), _) => Ok(PruneOptions::macs(macs)),
+            (_, _, _, _, Some(size)) => Ok(PruneOptions::size(size)),
+            _ => Err(Error::usage("say how much to remove: --ratio, --params, --macs, --size, --max-drop or --plan")),
         }
     }
 
-    fn retrain(&self) -> Result<Option<Retrain>> {
-        let checkpoints = self.checkpoint_dir.clone();
-        let training = self.retrain.options(self.common.seed)?;
-        Ok(training.map(|training| Retrain { training, checkpoints }))
-    }
-
-    fn options(&self) -> Result<Options> {
-        if self.min_keep == 0 || self.align == 0 || self.steps == 0 {
-            return Err(Error::usage("--min-keep, --align and --steps are at least one"));
+    fn options(&self) -> Result<PruneOptions> {
+        let units = match self.unit {
+            TypedUnit::Heads => Units::Heads,
+            TypedUnit::Dims => Units::Dims,
+            TypedUnit::Both => Units::Both,
+        };
+        let mut options = self
+            .target()?
+            .steps(self.steps)
+            .units(units)
+            .min_keep(self.min_keep)
+            .align(self.align)
+            .allow_shifts(self.allow_shifts);
+        if self.common.no_verify {
+            options = options.no_verify();
         }
-        Ok(Options {
-            target: self.target()?,
-            criterion: self.criterion.clone(),
-            repair: self.repair.as_deref().map(Method::by_name).transpose()?,
-            steps: self.steps,
-            scope: self.scope.map(|scope| match scope {
-                TypedScope::Layer => Scope::Layer,
-                TypedScope::Global => Scope::Global,
-            }),
-            units: match self.unit {
-                TypedUnit::Heads => Units::Heads,
-                TypedUnit::Dims => Units::Dims,
-                TypedUnit::Both => Units::Both,
-            },
-            min_keep: self.min_keep,
-            align: self.align,
-            allow_shifts: self.allow_shifts,
-            include: self.include.clone(),
-            exclude: self.exclude.clone(),
-            thaw: self.thaw.clone(),
-            dims: self.common.dims()?,
-            retrain: self.retrain()?,
-            verify: !self.common.no_verify,
-            seed: self.common.seed,
-            progress: Progress::default(),
-        })
+        options.criterion.clone_from(&self.criterion);
+        options.repair = self.repair.as_deref().map(Repair::by_name).transpose()?;
+        options.scope = self.scope.map(|scope| match scope {
+            TypedScope::Layer => Scope::Layer,
+            TypedScope::Global => Scope::Global,
+        });
+        options.include.clone_from(&self.include);
+        options.exclude.clone_from(&self.exclude);
+        options.thaw.clone_from(&self.thaw);
+        options.retrain = self.retrain.options()?;
+        options.checkpoints.clone_from(&self.checkpoint_dir);
+        Ok(options)
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut options = args.options()?;
+    let options = args.options()?;
     let job = args.common.open(Some(&args.plans), None, "analysing and rewriting")?;
-    options.progress = job.progress();
-    let pruned = job.located(crate::jobs::prune::prune(&job.model, &options, job.calibration()))?;
-    let Pruned { analysis, groups, selection, plan, model, mut report } = pruned;
-    let comparison = job.comparison(&analysis, &model, &options.thaw, &options.dims);
-    let proof = Proof { comparison, groups: &groups, selection: &selection, adjusted: plan.adjusted };
-    job.prove(&mut report, |report| prove(&proof, report))?;
-    job.finish(&model, Some(&plan), report)
+    let options = job.configure(options)?;
+    job.finish(|model| crate::prune(model, &options))
 }

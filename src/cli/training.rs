@@ -1,11 +1,11 @@
 //! Options of training that several subcommands share.
 
 use crate::error::{Error, Result};
-use crate::train::{Duration, Loss, Options};
+use crate::{Loss, Training};
 
 /// How training is done.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Training {
+pub(super) struct Fitting {
     /// Peak of the step size [default: 0.001]
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
@@ -26,22 +26,17 @@ pub(super) struct Training {
     patience: Option<usize>,
 }
 
-impl Training {
-    /// The options as typed, for this long.
-    pub(super) fn options(&self, duration: Duration, seed: u64) -> Result<Options> {
-        let standard = Options::new(duration);
-        let options = Options {
-            rate: self.lr.unwrap_or(standard.rate),
-            batch: self.batch.unwrap_or(standard.batch),
-            loss: self.loss.as_deref().map(Loss::by_name).transpose()?,
-            mixup: self.mixup.unwrap_or(standard.mixup),
-            decay: self.weight_decay.unwrap_or(standard.decay),
-            patience: self.patience,
-            seed,
-            ..standard
-        };
-        options.check()?;
-        Ok(options)
+impl Fitting {
+    /// `training`, as typed otherwise.
+    pub(super) fn options(&self, mut training: Training) -> Result<Training> {
+        training.rate = self.lr.unwrap_or(training.rate);
+        training.batch = self.batch.unwrap_or(training.batch);
+        training.loss = self.loss.as_deref().map(Loss::by_name).transpose()?;
+        training.mixup = self.mixup.unwrap_or(training.mixup);
+        training.decay = self.weight_decay.unwrap_or(training.decay);
+        training.patience = self.patience;
+        training.check()?;
+        Ok(training)
     }
 
     /// The first option that was typed.
@@ -66,12 +61,12 @@ pub(super) struct Retraining {
     #[arg(long, value_name = "EPOCHS")]
     retrain: Option<usize>,
     #[command(flatten)]
-    training: Training,
+    training: Fitting,
 }
 
 impl Retraining {
     /// The options as typed, if training was asked for.
-    pub(super) fn options(&self, seed: u64) -> Result<Option<Options>> {
+    pub(super) fn options(&self) -> Result<Option<Training>> {
         let Some(epochs) = self.retrain else {
             return match self.training.first_typed() {
                 Some(option) => Err(Error::usage(format!("{option} is for training: add --retrain EPOCHS"))),
@@ -81,6 +76,6 @@ impl Retraining {
         if epochs == 0 {
             return Err(Error::usage("--retrain is at least one epoch"));
         }
-        self.training.options(Duration::Epochs(epochs), seed).map(Some)
+        self.training.options(Training::epochs(epochs)).map(Some)
     }
 }

@@ -1,17 +1,11 @@
 //! `paredown tune`: train a model's weights on its own graph, prove the result, write the file.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::job::Common;
-use super::training::Training;
-use crate::analysis::Analysis;
-use crate::axes::Selection;
-use crate::error::{Error, Result};
-use crate::onnx::Model;
-use crate::plan::CostModel;
-use crate::report::Report;
-use crate::train::{Duration, Guidance, tune};
+use super::training::Fitting;
+use crate::error::Result;
+use crate::{Model, Training, TuneOptions};
 
 /// Trains the weights of a model, on labels or towards another model's outputs; nothing else in the file changes
 #[derive(Debug, clap::Args)]
@@ -31,7 +25,7 @@ pub(super) struct Args {
     #[arg(long)]
     no_labels: bool,
     #[command(flatten)]
-    training: Training,
+    training: Fitting,
     /// Train only tensors that match (* and ? match anything); may be repeated
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
@@ -41,38 +35,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let dims = args.common.dims()?;
-    let duration = match (args.epochs, args.minutes) {
-        (_, Some(minutes)) => Duration::Minutes(minutes),
-        (epochs, None) => Duration::Epochs(epochs.unwrap_or(30)),
+    let training = match (args.epochs, args.minutes) {
+        (_, Some(minutes)) => Training::minutes(minutes),
+        (epochs, None) => Training::epochs(epochs.unwrap_or(30)),
     };
-    let mut options = args.training.options(duration, args.common.seed)?;
-    (options.include, options.exclude) = (args.include.clone(), args.exclude.clone());
+    let mut training = args.training.options(training)?;
+    training.include.clone_from(&args.include);
+    training.exclude.clone_from(&args.exclude);
     let job = args.common.open(None, args.teacher.as_deref(), "analysing")?;
-    let data = job.calibration().ok_or_else(|| Error::usage("training needs samples: give some with --data"))?;
-    let teacher = args.teacher.as_deref().map(Model::load).transpose()?;
-    let guidance = Guidance {
-        labels: data.has_labels() && !args.no_labels,
-        teacher: teacher.as_ref().map(|teacher| &teacher.proto),
-    };
-    if !guidance.labels && guidance.teacher.is_none() {
-        let unused = data.warnings().iter().find(|warning| warning.starts_with("labels "));
-        let why = unused.map(|warning| format!(" ({warning})")).unwrap_or_default();
-        return Err(Error::usage(format!(
-            "there is nothing to learn from{why}: give data with labels, or --teacher ORIGINAL"
-        )));
-    }
-    let analysis = job.located(Analysis::new(&job.model, &dims, &BTreeSet::new()))?;
-    let cost = CostModel::new(analysis.subject()).cost(&Selection::all());
-    let mut report = Report::new(&analysis, &[], &Selection::all(), cost, cost);
-    options.progress = job.progress();
-    let (tuned, training) = job.located(tune(&job.model.proto, data, guidance, &options))?;
-    let tuned = job.model.with_proto(tuned);
-    report.model.after.bytes = tuned.file_bytes();
-    report.model.after.nodes = analysis.graph.nodes.len();
-    report.training.push(training);
-    report.notes.extend(data.warnings().iter().cloned());
-    let comparison = job.comparison(&analysis, &tuned, &[], &dims);
-    job.prove(&mut report, |report| comparison.prove(report))?;
-    job.finish(&tuned, None, report)
+    let mut options = job.configure(TuneOptions::new(training).labels(!args.no_labels))?;
+    options.teacher = args.teacher.as_deref().map(Model::load).transpose()?;
+    job.finish(|model| crate::tune(model, &options))
 }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::options::{Data, Dims, spinner};
+use super::flags::as_typed;
+use super::options::{Data, Dims, listener, spinner};
+use super::paths::check_paths;
 use crate::error::{Error, Result};
-use crate::jobs::prune::verify;
-use crate::onnx::Model;
-use crate::plan::Plan;
+use crate::jobs::setting::Setting;
 use crate::report::result;
-use crate::texts::{check_texts, write_text};
+use crate::texts::write_text;
+use crate::{Model, Plan, VerifyOptions};
 
 /// Proves a rewritten file against its original: valid, exact (with the plan), faithful, and how fast
 #[derive(Debug, clap::Args)]
@@ -39,25 +40,30 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let dims = args.dims.sizes()?;
     let read = args.data.paths().chain([args.rewritten.as_path()]).chain(args.plan.as_deref());
-    check_texts(&args.original, read, None, &[("--report", args.report.as_deref())])?;
+    check_paths(&args.original, read, None, &[("--report", args.report.as_deref())])?;
     let bar = spinner(args.quiet, "proving");
+    let mut options = VerifyOptions::new();
+    options.setting = Setting {
+        data: args.data.calibration(),
+        eval: args.data.eval(),
+        dims: args.dims.sizes()?,
+        seed: args.seed,
+        progress: listener(&bar),
+    };
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
-    let plan = args.plan.as_deref().map(Plan::load).transpose()?;
-    let samples = args.data.open(&original, &dims, args.seed)?;
-    let report = verify(&original, &rewritten, plan.as_ref(), samples.to_measure(), &dims, args.seed)
-        .map_err(|e| e.in_file(&args.rewritten))?;
+    options.plan = args.plan.as_deref().map(Plan::load).transpose()?;
+    let report = crate::verify(&original, &rewritten, &options).map_err(|e| e.in_file(&args.rewritten))?;
     if let Some(path) = &args.report {
         write_text(path, &report.to_json())?;
     }
     bar.finish_and_clear();
     if !args.quiet {
-        super::print(&result(&report))?;
+        super::print(&as_typed(&result(&report)))?;
     }
     match (args.max_rel_l2, report.verify.rel_l2) {
         (Some(limit), Some(found)) if found > limit || found.is_nan() => {
-            Err(Error::verification(format!("the relative L2 distance is {found:.4}, more than --max-rel-l2 {limit}"))
+            Err(Error::proof(format!("the relative L2 distance is {found:.4}, more than --max-rel-l2 {limit}"))
                 .in_file(&args.rewritten))
         }
         _ => Ok(()),

@@ -18,8 +18,7 @@ pub mod rewrite;
 pub mod select;
 pub(crate) mod sensitivity;
 pub(crate) mod speed;
-pub(crate) mod table;
 
-pub use crate::jobs::factorize::{Factorized, Options, Target, factorize};
 pub use crate::lowrank::{ErrorCurve, LowRank, paying_rank};
 pub use decompose::{ConvMode, Method};
+pub use select::Target;

@@ -1,12 +1,13 @@
 //! The rank of each layer, from what the user asked for.
 
+use std::fmt;
+
 use super::price::{Price, PriceList};
 use super::sensitivity::Effect;
 use crate::error::{Error, Result};
-use crate::jobs::prune::Remaining;
 use crate::lowrank::low_rank::ErrorCurve;
 use crate::plan::knapsack::{self as ranks, Choice};
-use crate::plan::{Cost, Plan};
+use crate::plan::{Cost, Plan, Remaining};
 
 /// How small the layers are to become.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,12 +38,74 @@ pub struct Offer<'a> {
 }
 
 /// What becomes of a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     /// It is split at this rank.
     Split(usize),
-    /// It stays, for this reason.
-    Keep(String),
+    /// It is kept whole.
+    Keep(Why),
+}
+
+/// Why a layer that could be split is kept whole.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Why {
+    /// The rank is above its full one.
+    AboveFull {
+        /// What was asked for.
+        rank: usize,
+        /// Rows or columns of the weight, whichever is less.
+        full: usize,
+    },
+    /// The split would have at least as many parameters.
+    Unprofitable {
+        /// What was asked for.
+        rank: usize,
+        /// Parameters of the layer at that rank.
+        split: u64,
+        /// Parameters of the layer as it is.
+        dense: u64,
+        /// The largest rank that saves parameters.
+        most: usize,
+    },
+    /// No rank that could be chosen saves parameters; the largest that does, if any.
+    NoRank(usize),
+    /// The budget is met without it.
+    Unneeded,
+    /// The plan does not name it.
+    NotPlanned,
+    /// It was split and did not get faster.
+    PutBack {
+        /// tract's time of the layer as it is, in milliseconds.
+        before_ms: f64,
+        /// tract's time of the split layer.
+        after_ms: f64,
+    },
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AboveFull { rank, full } => write!(f, "rank {rank} is above its full rank {full}"),
+            Self::Unprofitable { rank, split, dense, most } => {
+                write!(f, "rank {rank} does not pay: {split} parameters instead of {dense} (it pays up to rank {most})")
+            }
+            Self::NoRank(most) => write!(f, "no rank pays (the largest that saves parameters is {most})"),
+            Self::Unneeded => f.write_str("the budget is met without it"),
+            Self::NotPlanned => f.write_str("not in the plan"),
+            Self::PutBack { before_ms, after_ms } => {
+                write!(f, "it did not get faster: {before_ms:.3} ms, then {after_ms:.3} ms")
+            }
+        }
+    }
+}
+
+/// What becomes of all layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decisions {
+    /// Layer by layer.
+    pub layers: Vec<Decision>,
+    /// Where a budget was shared out: how far the sum of errors may be above the least possible, as a share of it.
+    pub gap: Option<f64>,
 }
 
 /// Chooses for every layer. `whole` is the cost of the model as it is, `align` what ranks are a multiple of where they
@@ -50,27 +113,28 @@ pub enum Decision {
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) for a rank of 0 or above that of every layer, and for an energy outside (0, 1];
-/// [`Input`](crate::ErrorKind::Input) for a plan that does not fit the model; [`NothingToDo`](crate::ErrorKind::NothingToDo)
+/// [`Input`](crate::ErrorKind::Input) for a plan that does not fit the model; [`Nothing`](crate::ErrorKind::Nothing)
 /// when the budget is out of reach.
-pub fn choose(offers: &[Offer<'_>], target: &Target, whole: Cost, align: usize) -> Result<Vec<Decision>> {
-    match target {
-        Target::Rank(rank) => by_rank(offers, *rank),
-        Target::Energy(share) => offers.iter().map(|offer| by_energy(offer, *share, align)).collect(),
-        Target::Params(remaining) => by_budget(offers, Unit::Params, whole.params, *remaining, align),
-        Target::Macs(remaining) => by_budget(offers, Unit::Macs, whole.macs, *remaining, align),
-        Target::Plan(plan) => by_plan(offers, plan),
-    }
+pub fn choose(offers: &[Offer<'_>], target: &Target, whole: Cost, align: usize) -> Result<Decisions> {
+    let layers = match target {
+        Target::Rank(rank) => by_rank(offers, *rank)?,
+        Target::Energy(share) => offers.iter().map(|offer| by_energy(offer, *share, align)).collect::<Result<_>>()?,
+        Target::Params(remaining) => return by_budget(offers, Unit::Params, whole.params, *remaining, align),
+        Target::Macs(remaining) => return by_budget(offers, Unit::Macs, whole.macs, *remaining, align),
+        Target::Plan(plan) => by_plan(offers, plan)?,
+    };
+    Ok(Decisions { layers, gap: None })
 }
 
 fn by_rank(offers: &[Offer<'_>], rank: usize) -> Result<Vec<Decision>> {
     let largest = offers.iter().map(|offer| offer.curve.full_rank()).max().unwrap_or(0);
     if rank == 0 || rank > largest {
         return Err(Error::usage(format!(
-            "--rank {rank}: choose a rank from 1 to {largest}, the largest of this model"
+            "`rank` {rank}: choose a rank from 1 to {largest}, the largest of this model"
         )));
     }
     let decide = |offer: &Offer<'_>| match offer.curve.full_rank() {
-        full if rank > full => Decision::Keep(format!("rank {rank} is above its full rank {full}")),
+        full if rank > full => Decision::Keep(Why::AboveFull { rank, full }),
         _ => if_paying(offer, rank),
     };
     Ok(offers.iter().map(decide).collect())
@@ -88,9 +152,7 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
         return Decision::Split(rank);
     }
     let most = offer.prices.paying(offer.curve.full_rank());
-    Decision::Keep(format!(
-        "rank {rank} does not pay: {split} parameters instead of {dense} (it pays up to rank {most})"
-    ))
+    Decision::Keep(Why::Unprofitable { rank, split, dense, most })
 }
 
 /// The ranks at which a layer's effect on the output is measured, large to small: a half and a quarter of what pays.
@@ -134,13 +196,7 @@ impl Unit {
     }
 }
 
-fn by_budget(
-    offers: &[Offer<'_>],
-    unit: Unit,
-    whole: u64,
-    remaining: Remaining,
-    align: usize,
-) -> Result<Vec<Decision>> {
+fn by_budget(offers: &[Offer<'_>], unit: Unit, whole: u64, remaining: Remaining, align: usize) -> Result<Decisions> {
     let limit = remaining.of(whole);
     let dense: u64 = offers.iter().map(|offer| unit.of(offer.prices.dense())).sum();
     let rest = whole.saturating_sub(dense);
@@ -151,7 +207,7 @@ fn by_budget(
     let least: u64 = layers.iter().filter_map(|layer| layer.choices.iter().map(|choice| choice.cost).min()).sum();
     if rest.saturating_add(least) > limit {
         return Err(Error::nothing(format!(
-            "the budget of {limit} {} is out of reach: with the smallest ranks {} remain (the model has {whole}); raise it, lower --align, or prune first",
+            "the budget of {limit} {} is out of reach: with the smallest ranks {} remain (the model has {whole}); raise it, lower `align`, or prune first",
             unit.name(),
             rest.saturating_add(least)
         )));
@@ -159,13 +215,11 @@ fn by_budget(
     let allocation = ranks::allocate(&layers, limit - rest)?;
     let decide = |((layer, &chosen), offer): ((&ranks::Layer, &usize), &Offer<'_>)| match layer.choices[chosen].rank {
         Some(rank) => Decision::Split(rank),
-        None if layer.choices.len() == 1 => {
-            let most = offer.prices.paying(offer.curve.full_rank());
-            Decision::Keep(format!("no rank pays (the largest that saves parameters is {most})"))
-        }
-        None => Decision::Keep("the budget is met without it".to_owned()),
+        None if layer.choices.len() == 1 => Decision::Keep(Why::NoRank(offer.prices.paying(offer.curve.full_rank()))),
+        None => Decision::Keep(Why::Unneeded),
     };
-    Ok(layers.iter().zip(&allocation.chosen).zip(offers).map(decide).collect())
+    let gap = Some(allocation.gap());
+    Ok(Decisions { layers: layers.iter().zip(&allocation.chosen).zip(offers).map(decide).collect(), gap })
 }
 
 fn choices(offer: &Offer<'_>, unit: Unit, align: usize) -> Vec<Choice> {
@@ -186,12 +240,14 @@ fn choices(offer: &Offer<'_>, unit: Unit, align: usize) -> Vec<Choice> {
 
 fn by_plan(offers: &[Offer<'_>], plan: &Plan) -> Result<Vec<Decision>> {
     if plan.ranks.is_empty() {
-        return Err(Error::nothing("the plan names no ranks; `factorize --plan-out` writes one that does"));
+        return Err(Error::nothing("the plan names no ranks; one that `factorize` writes does"));
     }
     for (name, &rank) in &plan.ranks {
         let fail = |why: String| Err(Error::input(format!("layer '{name}' of the plan: {why}")));
         let Some(offer) = offers.iter().find(|offer| offer.name == name) else {
-            return fail("the model has no such layer that can be split; `factorize --dry-run` lists them".to_owned());
+            return fail(
+                "the model has no such layer that can be split; the report of `factorize` lists them".to_owned(),
+            );
         };
         let full = offer.curve.full_rank();
         if !(1..=full).contains(&rank) {
@@ -200,7 +256,7 @@ fn by_plan(offers: &[Offer<'_>], plan: &Plan) -> Result<Vec<Decision>> {
     }
     let decide = |offer: &Offer<'_>| match plan.ranks.get(offer.name) {
         Some(&rank) => Decision::Split(rank),
-        None => Decision::Keep("not in the plan".to_owned()),
+        None => Decision::Keep(Why::NotPlanned),
     };
     Ok(offers.iter().map(decide).collect())
 }

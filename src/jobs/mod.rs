@@ -1,4 +1,29 @@
 //! Whole jobs: hold out → analyse → score → decide → rewrite → repair → train → prove → report.
+//!
+//! Each job is a file with its options and one function. What they share: [`Setting`](setting::Setting) opens and divides
+//! the samples, [`Clock`](clock::Clock) times the phases and looks whether the job was cancelled, [`Outcome`] proves and
+//! saves what came out.
 
-pub mod factorize;
+mod clock;
+mod dataset;
+mod factorize;
+mod inspect;
+mod outcome;
 pub mod prune;
+pub(crate) mod setting;
+mod tune;
+mod verify;
+
+pub use dataset::{Array, Dataset, Values};
+pub use factorize::FactorizeOptions;
+pub use inspect::InspectOptions;
+pub use outcome::{Evidence, Outcome};
+pub use prune::PruneOptions;
+pub use tune::TuneOptions;
+pub use verify::VerifyOptions;
+
+pub(crate) use factorize::factorize;
+pub(crate) use inspect::inspect;
+pub(crate) use prune::prune as prune_model;
+pub(crate) use tune::tune;
+pub(crate) use verify::verify;

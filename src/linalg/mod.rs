@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use ndarray::array;
-//! use paredown::linalg::{self, Backend};
+//! use paredown::internals::linalg::{self, Backend};
 //!
 //! let svd = linalg::default_backend().svd_f64(array![[3.0, 0.0], [0.0, -4.0]].view(), "weight")?;
 //! assert!((svd.sigma[0] - 4.0).abs() < 1e-12 && (svd.sigma[1] - 3.0).abs() < 1e-12);

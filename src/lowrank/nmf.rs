@@ -88,7 +88,7 @@ pub(crate) fn require_nonnegative(w: ArrayView2<'_, f64>, name: &str) -> Result<
     if negative > 0 {
         let share = 100.0 * negative as f64 / w.len() as f64;
         return Err(Error::input(format!(
-            "{share:.1} % of '{name}' is negative, which nonnegative factors cannot express; use --method semi-nmf or svd"
+            "{share:.1} % of '{name}' is negative, which nonnegative factors cannot express; use `method` semi-nmf or svd"
         )));
     }
     if w.iter().any(|x| !x.is_finite()) {

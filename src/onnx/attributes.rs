@@ -1,8 +1,8 @@
 //! Attributes of a node, read and written by type.
 //!
 //! ```
-//! use paredown::onnx::attributes::{self, Attributes};
-//! use paredown::onnx::proto::NodeProto;
+//! use paredown::internals::onnx::attributes::{self, Attributes};
+//! use paredown::internals::onnx::proto::NodeProto;
 //!
 //! let mut conv = NodeProto { op_type: Some("Conv".into()), ..NodeProto::default() };
 //! attributes::set_int(&mut conv, "group", 32);
@@ -26,7 +26,7 @@ use crate::{Error, Result};
 /// An axis or an index among `count`, a negative one counted from the end; `None` if it is out of range.
 ///
 /// ```
-/// use paredown::onnx::attributes::position;
+/// use paredown::internals::onnx::attributes::position;
 ///
 /// assert_eq!([position(1, 3), position(-1, 3), position(3, 3), position(-4, 3)], [Some(1), Some(2), None, None]);
 /// ```
@@ -140,16 +140,6 @@ impl<'a> Attributes<'a> {
     /// As `read`, and if the attribute is absent.
     pub fn require<T>(&self, name: &str, read: impl FnOnce(&Self, &str) -> Result<Option<T>>) -> Result<T> {
         read(self, name)?.ok_or_else(|| self.error(name, "is missing"))
-    }
-
-    /// The attribute of this name if it is of this type, or of one that the file does not tell. One of another type stays
-    /// [`unread`](Self::unread).
-    pub(crate) fn of_type(&self, name: &str, wanted: AttributeType) -> Option<&'a AttributeProto> {
-        let mut pairs = self.node.attribute.iter().zip(&self.read);
-        let (attribute, read) = pairs.find(|(attribute, _)| attribute.name() == name)?;
-        let fits = attribute.ref_attr_name().is_empty() && kind(attribute).is_none_or(|found| found == wanted);
-        read.set(read.get() || fits);
-        fits.then_some(attribute)
     }
 
     /// Names of the attributes that were not asked for so far.

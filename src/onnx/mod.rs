@@ -10,7 +10,6 @@ mod external;
 pub mod model;
 mod save;
 pub mod tensor;
-pub mod traits;
 mod visit;
 mod wire;
 

@@ -39,7 +39,8 @@ impl Model {
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a file cannot be read, is not an ONNX model with a graph, is
     /// damaged, or holds a tensor whose data does not fit its shape; if external data is missing, too short or not
     /// inside the model's folder.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let load = || {
             let buffer = buffer::file_bytes(path)?;
             Self::decode(&buffer, Some(path))

@@ -145,7 +145,7 @@ impl Target {
                 return Err(Error::usage(message).in_file(path));
             }
             if !force {
-                return fail("exists already; pass --force to replace it");
+                return fail("exists already; pass `force` to replace it");
             }
             target.path = resolved;
             target.permissions = Some(metadata.permissions());

@@ -9,12 +9,14 @@ use super::groups::Group;
 use super::select::{Request, Scored};
 use crate::axes::Selection;
 use crate::error::{Error, Result};
+use crate::texts::write_text;
 
 /// Version of the plan file that this program writes.
 const VERSION: u32 = 1;
 
 /// What stays of each group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Plan {
     /// Version of the format.
     pub version: u32,
@@ -26,6 +28,12 @@ pub struct Plan {
     /// Whether what stayed was repaired or trained afterwards: the file is then not the masked original.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adjusted: bool,
+    /// Graph inputs and outputs whose axes were pruned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thaw: Vec<String>,
+    /// Whether units were removed whose removal shifts a statistic.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_shifts: bool,
 }
 
 /// What stays of one group: either the kept indices, or a ratio of what goes.
@@ -47,25 +55,39 @@ pub struct PlannedGroup {
 
 impl Plan {
     /// The plan that `selection` carries out.
-    pub fn of(groups: &[Group], selection: &Selection) -> Self {
+    pub(crate) fn of(groups: &[Group], selection: &Selection) -> Self {
         let planned = groups.iter().filter_map(|group| {
             let flags = selection.flags(group.factor)?;
             let kept = flags.iter().enumerate().filter_map(|(i, &keep)| keep.then_some(i)).collect();
             Some(PlannedGroup { name: group.name.clone(), size: Some(group.size), kept: Some(kept), ratio: None })
         });
-        Self { version: VERSION, groups: planned.collect(), ranks: BTreeMap::new(), adjusted: false }
+        Self { version: VERSION, groups: planned.collect(), ranks: BTreeMap::new(), ..Self::empty() }
+    }
+
+    /// The plan that changes nothing.
+    pub(crate) fn empty() -> Self {
+        Self {
+            version: VERSION,
+            groups: Vec::new(),
+            ranks: BTreeMap::new(),
+            adjusted: false,
+            thaw: Vec::new(),
+            allow_shifts: false,
+        }
     }
 
     /// A plan of ranks alone.
+    #[doc(hidden)]
     pub fn of_ranks(ranks: BTreeMap<String, usize>) -> Self {
-        Self { version: VERSION, groups: Vec::new(), ranks, adjusted: false }
+        Self { ranks, ..Self::empty() }
     }
 
     /// Reads a plan file.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if it cannot be read or is not a plan of this version.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).in_file(path))?;
         let plan: Self =
             serde_json::from_str(&text).map_err(|e| Error::input(format!("this is not a plan: {e}")).in_file(path))?;
@@ -75,6 +97,14 @@ impl Plan {
             return Err(Error::input(message).in_file(path));
         }
         Ok(plan)
+    }
+
+    /// Writes the plan to a file, which [`load`](Self::load) reads.
+    ///
+    /// # Errors
+    /// [`Output`](crate::ErrorKind::Output) if it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_text(path.as_ref(), &self.to_text())
     }
 
     /// The plan as text, one group a line.
@@ -87,12 +117,18 @@ impl Plan {
             format!(",\n  \"ranks\": {}", serde_json::to_string(&self.ranks).unwrap_or_default())
         };
         let adjusted = if self.adjusted { ",\n  \"adjusted\": true" } else { "" };
+        let thaw = if self.thaw.is_empty() {
+            String::new()
+        } else {
+            format!(",\n  \"thaw\": {}", serde_json::to_string(&self.thaw).unwrap_or_default())
+        };
+        let shifts = if self.allow_shifts { ",\n  \"allow_shifts\": true" } else { "" };
         let (version, groups) = (self.version, groups.join(",\n"));
-        format!("{{\n  \"version\": {version},\n  \"groups\": [\n{groups}\n  ]{ranks}{adjusted}\n}}\n")
+        format!("{{\n  \"version\": {version},\n  \"groups\": [\n{groups}\n  ]{ranks}{adjusted}{thaw}{shifts}\n}}\n")
     }
 
     /// Whether some group is given by a ratio, so that scores are needed to carry the plan out.
-    pub fn needs_scores(&self) -> bool {
+    pub(crate) fn needs_scores(&self) -> bool {
         self.groups.iter().any(|group| group.kept.is_none())
     }
 
@@ -100,7 +136,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if a group is unknown, frozen, of another size, or would lose everything.
-    pub fn selection(
+    pub(crate) fn selection(
         &self,
         groups: &[Group],
         scored: &[Scored<'_>],

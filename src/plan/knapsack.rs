@@ -83,7 +83,7 @@ pub fn matrix_choices(
 /// The choices with the least sum of errors whose costs sum to at most `budget`.
 ///
 /// # Errors
-/// [`ErrorKind::NothingToDo`](crate::ErrorKind::NothingToDo) when even the cheapest choices cost more than
+/// [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) when even the cheapest choices cost more than
 /// the budget, with that cost in the message; [`ErrorKind::Input`](crate::ErrorKind::Input) when a layer
 /// has no choices or an error that is not finite and ≥ 0.
 pub fn allocate(layers: &[Layer], budget: u64) -> Result<Allocation> {

@@ -48,7 +48,7 @@ proptest! {
                 prop_assert_eq!(found.error, best);
                 prop_assert_eq!(found.gap(), 0.0);
             }
-            (Err(error), None) => prop_assert_eq!(error.kind(), ErrorKind::NothingToDo),
+            (Err(error), None) => prop_assert_eq!(error.kind(), ErrorKind::Nothing),
             (found, best) => prop_assert!(false, "{:?} against {:?}", found, best),
         }
     }
@@ -131,7 +131,7 @@ fn a_budget_for_everything_leaves_everything_dense() {
 fn out_of_reach_names_the_least_cost() {
     let layers = [layer(&[(5, 1.0), (9, 0.0)]), layer(&[(7, 2.0)])];
     let error = allocate(&layers, 11).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NothingToDo);
+    assert_eq!(error.kind(), ErrorKind::Nothing);
     assert!(error.to_string().contains("still need 12"), "{error}");
     assert!(allocate(&layers, 12).is_ok());
 }

@@ -8,10 +8,12 @@ mod file;
 mod groups;
 pub mod knapsack;
 mod patterns;
+mod remaining;
 mod select;
 
 pub use cost::{Cost, CostModel};
 pub use file::{Plan, PlannedGroup};
 pub use groups::{Filter, Group, Kind, Member, Units, groups};
 pub use patterns::Patterns;
+pub use remaining::Remaining;
 pub use select::{Budget, Quota, Request, Scope, Scored, select};

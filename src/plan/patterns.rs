@@ -24,9 +24,9 @@ impl Patterns {
     pub fn refusal<'n>(&self, names: impl IntoIterator<Item = &'n str> + Clone) -> Option<&'static str> {
         let matches = |set: &GlobSet| names.clone().into_iter().any(|name| set.is_match(name));
         if self.include.as_ref().is_some_and(|set| !matches(set)) {
-            return Some("not matched by --include");
+            return Some("not matched by `include`");
         }
-        self.exclude.as_ref().is_some_and(matches).then_some("matched by --exclude")
+        self.exclude.as_ref().is_some_and(matches).then_some("matched by `exclude`")
     }
 }
 

@@ -37,19 +37,34 @@ pub enum Method {
     Lstsq,
 }
 
+/// A line of the table of methods.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    /// Name on the command line.
+    pub(crate) name: &'static str,
+    /// One line of help.
+    pub(crate) about: &'static str,
+    method: Method,
+}
+
+/// All methods, sorted by name.
+pub(crate) const METHODS: &[Row] = &[
+    Row { name: "bias", about: "biases follow the shifted means", method: Method::Bias },
+    Row { name: "bn", about: "statistics of batch normalizations are estimated again", method: Method::BatchNorm },
+    Row { name: "lstsq", about: "least squares: layers reproduce the results of the original", method: Method::Lstsq },
+    Row { name: "none", about: "the kept weights stay as they are", method: Method::None },
+];
+
 impl Method {
     /// The method called `name` on the command line.
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) with the names that exist.
     pub fn by_name(name: &str) -> Result<Self> {
-        match name {
-            "none" => Ok(Self::None),
-            "bias" => Ok(Self::Bias),
-            "bn" => Ok(Self::BatchNorm),
-            "lstsq" => Ok(Self::Lstsq),
-            _ => Err(Error::usage(format!("repair '{name}' is unknown; choose none, bias, bn or lstsq"))),
-        }
+        METHODS.iter().find(|row| row.name == name).map(|row| row.method).ok_or_else(|| {
+            let names: Vec<&str> = METHODS.iter().map(|row| row.name).collect();
+            Error::usage(format!("repair '{name}' is unknown; choose one of {}", names.join(", ")))
+        })
     }
 }
 

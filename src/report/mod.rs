@@ -1,7 +1,6 @@
 //! One structure of results; terminal and JSON are views of it. Fractions, not percents; `None` is `null`.
 
-mod clock;
-mod progress;
+#[cfg(feature = "cli")]
 mod terminal;
 
 use std::collections::BTreeMap;
@@ -13,15 +12,16 @@ use crate::axes::Selection;
 use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
-pub(crate) use clock::Clock;
-pub use progress::Progress;
+pub use crate::progress::Progress;
+#[cfg(feature = "cli")]
 pub use terminal::{human_bytes, human_count, inspection, result};
 
 /// Version of the JSON report.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// What was found, done and proved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Version of this structure.
     pub schema_version: u32,
@@ -40,6 +40,13 @@ pub struct Report {
     /// Training, one entry for each time that it was done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training: Vec<TuningReport>,
+    /// What the search for the largest reduction within a loss tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
+    /// How far the predicted error of the ranks may be above the least possible under the budget, as a share of it; 0 is
+    /// proved to be the least. `null` if no budget was shared out among layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation_gap: Option<f64>,
     /// Where the time went, in seconds, by phase.
     pub seconds: BTreeMap<String, f64>,
     /// What the user should know.
@@ -48,6 +55,7 @@ pub struct Report {
 
 /// The model before and after.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct BeforeAfter {
     /// The original.
     pub before: ModelFigures,
@@ -57,6 +65,7 @@ pub struct BeforeAfter {
 
 /// Figures of a model.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ModelFigures {
     /// Elements of weights.
     pub params: u64,
@@ -72,6 +81,7 @@ pub struct ModelFigures {
 
 /// A coupled group.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GroupReport {
     /// Stable name.
     pub name: String,
@@ -95,6 +105,7 @@ pub struct GroupReport {
 
 /// An axis of a stored tensor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MemberReport {
     /// Name of the tensor.
     pub tensor: String,
@@ -104,6 +115,7 @@ pub struct MemberReport {
 
 /// A node that no rule could handle, or whose results have no known shape.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FrozenReport {
     /// Name of the node.
     pub node: String,
@@ -115,6 +127,7 @@ pub struct FrozenReport {
 
 /// A layer and what factorization decided about it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LayerReport {
     /// Name of the node.
     pub name: String,
@@ -138,12 +151,16 @@ pub struct LayerReport {
     pub latency_ms: Option<(f64, f64)>,
     /// `split` or `kept`.
     pub decision: String,
+    /// Whether it was split first, and put back because it did not get faster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_back: bool,
     /// Why.
     pub reason: Option<String>,
 }
 
 /// What training did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TuningReport {
     /// Stored tensors that were trained.
     pub tensors: usize,
@@ -167,6 +184,7 @@ pub struct TuningReport {
 
 /// One pass over the samples.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct EpochReport {
     /// Its number, counted from 1.
     pub epoch: usize,
@@ -178,8 +196,53 @@ pub struct EpochReport {
     pub accuracy: Option<f64>,
 }
 
+/// A search for the largest reduction that loses no more than is allowed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SearchReport {
+    /// Share of the figure that may be lost.
+    pub allowed: f64,
+    /// The figure that is judged by: `accuracy`, `R²`, `top-1 agreement` or `cosine similarity`.
+    pub figure: String,
+    /// Share of it that the result loses.
+    pub lost: f64,
+    /// Held-out samples that it is measured on.
+    pub samples: usize,
+    /// What was tried, in this order.
+    pub trials: Vec<TrialReport>,
+}
+
+/// One reduction that was tried.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TrialReport {
+    /// Share of the multiply–accumulates that remains.
+    pub macs: f64,
+    /// Share of the figure that is lost; `null` if the reduction is out of reach.
+    pub lost: Option<f64>,
+    /// Whether that is allowed.
+    pub fits: bool,
+}
+
+impl std::fmt::Display for TrialReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let macs = percent(self.macs);
+        match self.lost {
+            None => write!(f, "{macs} out of reach"),
+            Some(lost) if self.fits => write!(f, "{macs} loses {}", percent(lost)),
+            Some(lost) => write!(f, "{macs} loses {} (too much)", percent(lost)),
+        }
+    }
+}
+
+/// A share as text: `12.50 %`.
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
 /// Calibration data, and what repair did with it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct CalibrationReport {
     /// Samples used.
     pub samples: usize,
@@ -195,6 +258,7 @@ pub struct CalibrationReport {
 
 /// Error of one repaired layer's output, relative to its variance.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RepairReport {
     /// Name of the node.
     pub name: String,
@@ -214,7 +278,13 @@ pub struct RepairReport {
 
 impl Report {
     /// The report of an analysed model of which `selection` stays.
-    pub fn new(analysis: &Analysis<'_>, groups: &[Group], selection: &Selection, before: Cost, after: Cost) -> Self {
+    pub(crate) fn new(
+        analysis: &Analysis<'_>,
+        groups: &[Group],
+        selection: &Selection,
+        before: Cost,
+        after: Cost,
+    ) -> Self {
         let nodes = analysis.graph.nodes.len();
         let figures = |cost: Cost| ModelFigures {
             params: cost.params,
@@ -232,6 +302,8 @@ impl Report {
             verify: VerifyReport::default(),
             calibration: None,
             training: Vec::new(),
+            search: None,
+            allocation_gap: None,
             seconds: BTreeMap::new(),
             notes: analysis.model.warnings.clone(),
         }

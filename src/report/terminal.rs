@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{CalibrationReport, EpochReport, GroupReport, RepairReport, Report, TuningReport};
+use super::{CalibrationReport, EpochReport, GroupReport, RepairReport, Report, SearchReport, TuningReport, percent};
 
 /// Layers that are named in one line.
 const MOST_NAMES: usize = 3;
@@ -61,7 +61,13 @@ pub fn result(report: &Report) -> String {
     for training in &report.training {
         text += &format!("{}\n", training_line(training));
     }
-    text + &format!("{}\n", summary_table(report)) + &remarks(report)
+    text += &format!("{}\n{}", summary_table(report), remarks(report));
+    report.search.iter().for_each(|search| text += &search_line(search));
+    text += &allocation_lines(report);
+    if report.verify.valid.is_none() {
+        text += "note: nothing was run: that the file is valid and the rewrite exact is not proved\n";
+    }
+    text
 }
 
 fn training_line(training: &TuningReport) -> String {
@@ -85,6 +91,35 @@ fn training_line(training: &TuningReport) -> String {
     }
     training.note.iter().for_each(|note| line += &format!("\nnote: {note}"));
     line
+}
+
+fn search_line(search: &SearchReport) -> String {
+    let trials: Vec<String> = search.trials.iter().map(ToString::to_string).collect();
+    format!(
+        "note: loses {} of {} on {} samples that were held out (allowed: {}); of the MACs: {}\n",
+        percent(search.lost),
+        search.figure,
+        search.samples,
+        percent(search.allowed),
+        trials.join(" · ")
+    )
+}
+
+/// How good the shares of a budget are, and what was put back.
+fn allocation_lines(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(gap) = report.allocation_gap.filter(|&gap| gap > 0.0) {
+        text += &format!("note: the predicted error is at most {} above the least possible\n", percent(gap));
+    }
+    match report.layers.iter().filter(|layer| layer.put_back).count() {
+        0 => {}
+        count => {
+            text += &format!(
+                "note: {count} layers that did not get faster were put back: more remains than was asked for\n"
+            );
+        }
+    }
+    text
 }
 
 /// Nodes that no rule understood, and notes.
@@ -226,10 +261,6 @@ fn summary_table(report: &Report) -> Table {
     single("cosine", verify.cosine.map(|x| format!("{x:.4}")), "");
     single("top-1 agreement", verify.top1_agreement.map(percent), "");
     table
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.2} %", 100.0 * share)
 }
 
 #[allow(clippy::cast_precision_loss)]

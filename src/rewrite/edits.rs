@@ -136,7 +136,7 @@ impl Patch<'_> {
         }
         let inferred = entries.iter().filter(|e| matches!(e, Entry::Known(-1))).count();
         if inferred > usize::from(infer) {
-            return Err(Error::input("a dynamic size cannot be rebuilt; keep this axis with --exclude"));
+            return Err(Error::input("a dynamic size cannot be rebuilt; keep this axis with `exclude`"));
         }
         let name = self.add_list(node, "shape", &entries)?;
         self.redirect(node, operand, name)

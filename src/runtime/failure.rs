@@ -33,16 +33,16 @@ impl NodeNames {
         Self(names.collect())
     }
 
-    /// `error` as an [`Error`] of the kind [`Verification`](crate::ErrorKind::Verification).
+    /// `error` as an [`Error`] of the kind [`Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn explain(&self, doing: &str, error: &TractError) -> Error {
         let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
         let cause = shorten(chain.last().map_or("unknown reason", String::as_str));
         let named = chain.iter().flat_map(|context| names_in(context)).find_map(|name| self.find(name));
         if let Some((node, op)) = named {
-            return Error::verification(format!("tract cannot {doing} this {op}: {cause}")).at_node(node);
+            return Error::runtime(format!("tract cannot {doing} this {op}: {cause}")).at_node(node);
         }
         let context = chain.first().filter(|_| chain.len() > 1).map(|context| format!("{}: ", shorten(context)));
-        Error::verification(format!("tract cannot {doing} this model: {}{cause}", context.unwrap_or_default()))
+        Error::runtime(format!("tract cannot {doing} this model: {}{cause}", context.unwrap_or_default()))
     }
 
     /// The node of that name, or the one from which tract derived the name (`conv1.bias`, `conv1.split-2`).

@@ -114,7 +114,7 @@ impl DimSizes {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when it does not have that form.
     pub fn add(&mut self, typed: &str) -> Result<()> {
-        let wrong = || Error::usage(format!("--dim wants NAME=SIZE, for instance sequence_length=64, not '{typed}'"));
+        let wrong = || Error::usage(format!("`dim` wants NAME=SIZE, for instance sequence_length=64, not '{typed}'"));
         let (name, size) = typed.rsplit_once('=').ok_or_else(wrong)?;
         let size = usize::from_str(size.trim()).map_err(|_| wrong())?;
         if name.trim().is_empty() {
@@ -140,11 +140,11 @@ impl DimSizes {
         match self.named.keys().find(|name| !known.contains(*name)) {
             None => Ok(()),
             Some(name) if known.is_empty() => {
-                Err(Error::usage(format!("--dim {name}: this model has no dynamic axes")))
+                Err(Error::usage(format!("`dim` {name}: this model has no dynamic axes")))
             }
             Some(name) => {
                 let known: Vec<String> = known.into_iter().collect();
-                Err(Error::usage(format!("--dim {name}: no such dynamic axis; the model has {}", known.join(", "))))
+                Err(Error::usage(format!("`dim` {name}: no such dynamic axis; the model has {}", known.join(", "))))
             }
         }
     }
@@ -203,7 +203,7 @@ impl DimSizes {
             Dim::Symbol(text) => match symbols.get(text) {
                 Some(&size) => Ok(size),
                 None => evaluate(text, symbols).ok_or_else(|| {
-                    Error::input(format!("axis {axis} of input '{input}' has size '{text}', which cannot be evaluated; pass --dim {place}=SIZE"))
+                    Error::input(format!("axis {axis} of input '{input}' has size '{text}', which cannot be evaluated; pass `dim` {place}=SIZE"))
                 }),
             },
             _ if axis == 0 => Ok(self.batch),
@@ -379,7 +379,7 @@ mod tests {
     fn what_cannot_be_evaluated_says_how_to_settle_it() {
         let inputs = [input("x", &[symbol("batch"), symbol("floor(n/2)")])];
         let error = DimSizes::default().resolve(&inputs).unwrap_err();
-        assert!(error.to_string().contains("--dim x:1=SIZE"), "{error}");
+        assert!(error.to_string().contains("`dim` x:1=SIZE"), "{error}");
         let huge = [input("x", &[Dim::Fixed(usize::MAX), Dim::Fixed(2)])];
         assert!(DimSizes::default().resolve(&huge).unwrap_err().to_string().contains("overflows"));
     }

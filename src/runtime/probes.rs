@@ -12,11 +12,17 @@ use super::tensor::{Tensor, element_count};
 use crate::onnx::attributes::position;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
-use crate::onnx::traits::{self, CARRIES_IDS, CONVERTS};
 use crate::{Error, Result};
 
 /// Largest input that is made up, in elements.
 const LARGEST_INPUT: usize = 1 << 28;
+
+/// Operators through which integer ids stay the same ids.
+const CARRIERS: &[&str] =
+    &["Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"];
+
+/// Operators through which a table keeps its axes.
+const TABLE_CARRIERS: &[&str] = &["Cast", "DequantizeLinear", "Identity"];
 
 /// Makes up inputs for a graph, sample by sample.
 ///
@@ -141,12 +147,12 @@ fn draw(
 ) -> Result<Tensor> {
     let count = element_count(shape).filter(|&count| count <= LARGEST_INPUT).ok_or_else(|| {
         let message =
-            format!("input '{}' of shape {shape:?} is too large to make up; pass smaller sizes with --dim", input.name);
+            format!("input '{}' of shape {shape:?} is too large to make up; pass smaller sizes with `dim`", input.name);
         Error::input(message)
     })?;
     let values = values_of(input, bound).ok_or_else(|| {
         let message =
-            format!("no values can be made up for input '{}' of type {:?}; pass --data", input.name, input.element);
+            format!("no values can be made up for input '{}' of type {:?}; pass `data`", input.name, input.element);
         Error::input(message)
     })?;
     let rows = shape.first().copied().unwrap_or(1).max(1);
@@ -221,7 +227,7 @@ pub fn index_bounds(graph: &GraphProto) -> BTreeMap<String, usize> {
     let mut bounds: BTreeMap<String, usize> = BTreeMap::new();
     for node in &graph.node {
         let [first, ..] = node.input.as_slice() else { continue };
-        if traits::of_node(node).has(CARRIES_IDS)
+        if CARRIERS.contains(&node.op_type())
             && let (Some(from), Some(output)) = (sources.get(first.as_str()).cloned(), node.output.first())
         {
             sources.entry(output).or_default().extend(from);
@@ -256,7 +262,7 @@ fn table_dims(graph: &GraphProto) -> BTreeMap<&str, Vec<usize>> {
         if node.op_type() == "Constant" {
             let value = node.attribute.iter().find(|attribute| attribute.name() == "value").and_then(|a| a.t.as_ref());
             tables.extend(value.map(|tensor| (output.as_str(), dims_of(&tensor.dims))));
-        } else if traits::of_node(node).has(CONVERTS) {
+        } else if TABLE_CARRIERS.contains(&node.op_type()) {
             let dims = node.input.first().and_then(|input| tables.get(input.as_str()).cloned());
             tables.extend(dims.map(|dims| (output.as_str(), dims)));
         }

@@ -82,15 +82,15 @@ impl Runnable {
     ///
     /// # Errors
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) when the model is malformed or a tap does not exist;
-    /// [`ErrorKind::Verification`](crate::ErrorKind::Verification) when tract cannot run it, with node and operator
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when tract cannot run it, with node and operator
     /// where tract tells.
     pub fn new(model: &ModelProto, options: &RunOptions) -> Result<Self> {
         let model = &*nested(model);
         if let Some(missing) = unsupported_nodes(model).into_iter().next() {
             let what =
                 if missing.is_function { "does not run functions of the model such as" } else { "has no operator" };
-            let message = format!("tract {what} {}; pass --no-verify to write the file without running it", missing.op);
-            return Err(Error::verification(message).at_node(missing.node));
+            let message = format!("tract {what} {}; pass `no_verify` to write the file without running it", missing.op);
+            return Err(Error::runtime(message).at_node(missing.node));
         }
         let parsed = on_deep_stack(|| parse(model, &options.taps, options.promote_halves))?;
         Ok(Self { parsed, options: options.clone(), plans: Mutex::new(Vec::new()) })
@@ -112,7 +112,7 @@ impl Runnable {
     /// stay float32.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when an input is missing; `Verification` when tract cannot plan or run the
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when an input is missing; `Runtime` when tract cannot plan or run the
     /// model at these shapes, or would need more memory than the options allow.
     pub fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>> {
         let inputs = self.ordered(inputs)?;
@@ -414,7 +414,7 @@ mod tests {
         assert!(error.to_string().contains("40 bytes of data cannot have shape [4, 3]"), "{error}");
 
         let error = run(&mlp(), &[("x", floats(&[1, 5]))]).unwrap_err();
-        assert_eq!((error.kind(), error.node()), (ErrorKind::Verification, Some("Gemm_h")), "{error}");
+        assert_eq!((error.kind(), error.node()), (ErrorKind::Runtime, Some("Gemm_h")), "{error}");
 
         let options = RunOptions::with_taps(["nowhere"]);
         assert_eq!(Runnable::new(&mlp(), &options).unwrap_err().kind(), ErrorKind::Input);
@@ -425,7 +425,7 @@ mod tests {
         let mut foreign = mlp();
         foreign.graph.as_mut().unwrap().node[1].domain = Some("com.example".into());
         let error = Runnable::new(&foreign, &RunOptions::default()).unwrap_err();
-        assert_eq!((error.kind(), error.node()), (ErrorKind::Verification, Some("Relu_r")));
+        assert_eq!((error.kind(), error.node()), (ErrorKind::Runtime, Some("Relu_r")));
         assert!(error.to_string().contains("com.example.Relu"), "{error}");
     }
 

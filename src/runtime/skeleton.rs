@@ -131,7 +131,7 @@ fn input_types(graph: &GraphProto, weights: &Weights<'_>, promote: bool) -> Resu
                 ))
             })?;
             let datum_type = datum_type(promoted_type(code, promote)).ok_or_else(|| {
-                Error::verification(format!("input '{}' has element type {code}, which tract lacks", input.name()))
+                Error::runtime(format!("input '{}' has element type {code}, which tract lacks", input.name()))
             })?;
             Ok((input.name().to_owned(), datum_type))
         })
@@ -217,9 +217,7 @@ fn make_constant(model: &mut InferenceModel, outlet: OutletId, tensor: Tensor) -
 fn undefined(graph: &GraphProto, name: &str) -> Error {
     if graph.sparse_initializer.iter().any(|sparse| sparse.values.as_ref().is_some_and(|values| values.name() == name))
     {
-        return Error::verification(format!(
-            "initializer '{name}' is sparse, which tract does not run; pass --no-verify"
-        ));
+        return Error::runtime(format!("initializer '{name}' is sparse, which tract does not run; pass `no_verify`"));
     }
     let user = graph.node.iter().find(|node| node.input.iter().any(|input| input == name));
     let error =

@@ -1,19 +1,15 @@
 //! A thread with a deep stack, whose panics become errors.
 
-use std::any::Any;
 use std::fmt::Display;
-use std::sync::Once;
 use std::thread;
 
 use rayon::ThreadPoolBuilder;
 
-use crate::{Error, ErrorKind, Result};
+use crate::defect::{Panic, QUIET_THREAD, caught};
+use crate::{Error, Result};
 
 /// Virtual size of the stack in bytes; pages are only backed once touched.
 const STACK_BYTES: usize = 256 << 20;
-
-/// Name of the threads whose panics are reported as errors, not printed.
-const THREAD_NAME: &str = "paredown-tract";
 
 /// Runs `work` on a thread of its own with a deep stack, and turns a panic into an error.
 ///
@@ -22,46 +18,33 @@ const THREAD_NAME: &str = "paredown-tract";
 /// for ever; so this thread is a pool by itself.
 ///
 /// # Errors
-/// The error of `work`; [`ErrorKind::Verification`] when it panics or when the thread cannot be started.
+/// The error of `work`; [`Runtime`](crate::ErrorKind::Runtime) when the thread cannot be started or tract panics,
+/// [`Defect`](crate::ErrorKind::Defect) when code of paredown does.
 pub(crate) fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    silence_worker_panics();
-    let no_thread =
-        |e: &dyn Display| Error::new(ErrorKind::Verification, format!("no thread to run the model on: {e}"));
-    let pool = ThreadPoolBuilder::new().num_threads(1).stack_size(STACK_BYTES).thread_name(|_| THREAD_NAME.to_owned());
+    let no_thread = |e: &dyn Display| Error::runtime(format!("no thread to run the model on: {e}"));
+    let pool = ThreadPoolBuilder::new().num_threads(1).stack_size(STACK_BYTES).thread_name(|_| QUIET_THREAD.to_owned());
     let pool = pool.build().map_err(|e| no_thread(&e))?;
     // A worker of another pool would take up further work while it waits; a plain thread waits.
     thread::scope(|scope| {
-        let waiting = thread::Builder::new().spawn_scoped(scope, || pool.install(work)).map_err(|e| no_thread(&e))?;
-        waiting.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
+        let work = || pool.install(|| caught(work));
+        let waiting = thread::Builder::new().spawn_scoped(scope, work).map_err(|e| no_thread(&e))?;
+        // The thread only waits for the pool, where panics are caught.
+        let outcome = waiting.join().map_err(|_| Error::defect("the thread that runs the model is gone"))?;
+        outcome.unwrap_or_else(|panic| Err(panicked(panic)))
     })
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned());
-    let line = text.lines().next().unwrap_or_default();
-    Error::verification(format!("tract gave up on this model ({line})"))
-}
-
-/// Keeps the panic hook from printing what [`on_deep_stack`] reports as an error.
-fn silence_worker_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let outer = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            if thread::current().name() != Some(THREAD_NAME) {
-                outer(info);
-            }
-        }));
-    });
+fn panicked(panic: Panic) -> Error {
+    if panic.is_ours() {
+        return panic.into_error();
+    }
+    Error::runtime(format!("tract gave up on this model ({})", panic.message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     fn descend(depth: usize) -> usize {
         let frame = std::hint::black_box([depth; 64]);
@@ -85,9 +68,9 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_becomes_an_error_with_its_message() {
+    fn a_panic_of_ours_becomes_a_defect_with_its_message() {
         let error = on_deep_stack::<()>(|| panic!("node 7 is odd")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Verification);
+        assert_eq!(error.kind(), ErrorKind::Defect);
         assert!(error.to_string().contains("node 7 is odd"), "{error}");
     }
 }

@@ -143,9 +143,7 @@ impl Stream {
 /// A model that runs, but not on these samples: token numbers beyond a table, for instance.
 fn of_samples(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::Verification => {
-            Error::input(format!("the model does not run on the samples: {error}; check the data"))
-        }
+        ErrorKind::Runtime => Error::input(format!("the model does not run on the samples: {error}; check the data")),
         _ => error,
     }
 }

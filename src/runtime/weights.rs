@@ -16,7 +16,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`ErrorKind::Input`](crate::ErrorKind::Input) when dims are negative or overflow, the data is of another length,
-/// or sits in an external file that was not loaded; `Verification` when tract lacks the element type.
+/// or sits in an external file that was not loaded; `Runtime` when tract lacks the element type.
 pub(super) fn tract_tensor(tensor: &TensorProto, promote: bool) -> Result<Tensor> {
     let code = tensor.data_type();
     let shape = shape_of(tensor)?;
@@ -51,9 +51,8 @@ fn shape_of(tensor: &TensorProto) -> Result<Vec<usize>> {
 
 fn native(tensor: &TensorProto, shape: &[usize]) -> Result<Tensor> {
     let code = tensor.data_type();
-    let lacking = || {
-        Error::verification(format!("element type {code} of initializer '{}' is not one that tract has", tensor.name()))
-    };
+    let lacking =
+        || Error::runtime(format!("element type {code} of initializer '{}' is not one that tract has", tensor.name()));
     let dt = datum_type(code).ok_or_else(lacking)?;
     if !tensor.raw_data().is_empty() && dt != bool::datum_type() {
         return from_bytes(dt, shape, tensor.raw_data());
@@ -77,7 +76,7 @@ fn native(tensor: &TensorProto, shape: &[usize]) -> Result<Tensor> {
         DataType::Bool | DataType::Int8 | DataType::Int16 | DataType::Uint8 | DataType::Uint16 => {
             of_elements(shape, &tensor.int32_data).and_then(|t| cast(&t, dt))
         }
-        DataType::String => Err(Error::verification("string initializers cannot be run".to_owned())),
+        DataType::String => Err(Error::runtime("string initializers cannot be run".to_owned())),
         _ => Err(lacking()),
     }
 }

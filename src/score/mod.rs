@@ -39,7 +39,7 @@ pub struct Context<'a, 'g> {
 
 impl<'a> Context<'a, '_> {
     fn calibration(&self) -> Result<Calibration<'a>> {
-        self.data.ok_or_else(|| Error::usage("this criterion needs data: give some with --data, or choose l2"))
+        self.data.ok_or_else(|| Error::usage("this criterion needs data: give some with `data`, or choose l2"))
     }
 }
 

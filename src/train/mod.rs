@@ -11,6 +11,7 @@ mod feed;
 mod kernel;
 mod loss;
 mod ops;
+mod options;
 mod parameters;
 mod program;
 mod samples;
@@ -20,8 +21,9 @@ mod tune;
 
 pub use loss::{Loss, label_loss};
 pub use ops::differentiable;
+pub use options::Options;
 pub use program::{Gate, Parameter, Program, Run, Wanted};
-pub use tune::{Duration, Guidance, Options, tune};
+pub use tune::{Guidance, tune};
 
 use crate::error::Error;
 

@@ -8,96 +8,16 @@ use rand_chacha::ChaCha8Rng;
 
 use super::adamw::{AdamW, rate};
 use super::loss::{Loss, Target, is_scores, loss, right};
+use super::options::{Duration, Options};
 use super::program::{Program, Run, Wanted};
 use super::samples::{Mixture, Samples};
 use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::plan::Patterns;
-use crate::report::{EpochReport, Progress, TuningReport};
+use crate::report::{EpochReport, TuningReport};
 use crate::runtime::inputs::declared_inputs;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
-
-/// When training ends.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Duration {
-    /// After so many passes over the samples.
-    Epochs(usize),
-    /// After so many minutes; what comes out depends on the speed of the machine.
-    Minutes(f64),
-}
-
-/// Options of [`tune`].
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// When training ends.
-    pub duration: Duration,
-    /// Peak of the step size.
-    pub rate: f64,
-    /// Decay of weights, times the rate a step.
-    pub decay: f32,
-    /// Samples of a step, unless the model fixes them.
-    pub batch: usize,
-    /// The distance to the teacher's outputs; by default `kl` for scores of classes, else `mse`.
-    pub loss: Option<Loss>,
-    /// Share of the samples that are mixed with another, where all inputs are real numbers.
-    pub mixup: f64,
-    /// Training ends after so many epochs that brought nothing better on the held-out samples than earlier epochs; by default
-    /// it does not. The rate falls as a cosine: what starts well gets worse first and better at the end, so whoever
-    /// stops early in between has nothing.
-    pub patience: Option<usize>,
-    /// Tensors that are trained, by name; all if empty.
-    pub include: Vec<String>,
-    /// Tensors that are not.
-    pub exclude: Vec<String>,
-    /// Seed of every random choice.
-    pub seed: u64,
-    /// Who is told what goes on.
-    pub progress: Progress,
-}
-
-impl Options {
-    /// The defaults, for this long.
-    pub fn new(duration: Duration) -> Self {
-        Self {
-            duration,
-            rate: 1e-3,
-            decay: 1e-2,
-            batch: 64,
-            loss: None,
-            mixup: 0.5,
-            patience: None,
-            include: Vec::new(),
-            exclude: Vec::new(),
-            seed: 0,
-            progress: Progress::default(),
-        }
-    }
-
-    /// Refuses values out of range.
-    ///
-    /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) with the option.
-    pub fn check(&self) -> Result<()> {
-        let is_long = match self.duration {
-            Duration::Epochs(epochs) => epochs > 0,
-            Duration::Minutes(minutes) => minutes > 0.0 && minutes.is_finite(),
-        };
-        if !is_long {
-            return Err(Error::usage("training lasts at least one epoch, or more than no minute"));
-        }
-        if self.patience == Some(0) {
-            return Err(Error::usage("--patience is at least one epoch"));
-        }
-        if !(self.rate > 0.0 && self.rate.is_finite()) || self.batch == 0 || !(0.0..=1.0).contains(&self.mixup) {
-            return Err(Error::usage("--lr is positive, --batch at least one, --mixup between 0 and 1"));
-        }
-        if !(self.decay >= 0.0 && self.decay.is_finite()) {
-            return Err(Error::usage("--weight-decay is not negative"));
-        }
-        Ok(())
-    }
-}
 
 /// What training follows.
 #[derive(Debug, Clone, Copy)]
@@ -215,7 +135,7 @@ impl<'a> Trainer<'a> {
             let score = if sum.is_finite() { self.score()? } else { Score { loss: f64::NAN, accuracy: None } };
             if !score.loss.is_finite() {
                 report.note = Some(format!(
-                    "the loss was no longer a number in epoch {epoch}: the weights of epoch {} were kept; try a smaller --lr",
+                    "the loss was no longer a number in epoch {epoch}: the weights of epoch {} were kept; try a smaller `rate`",
                     best.1
                 ));
                 break;

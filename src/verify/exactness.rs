@@ -42,14 +42,14 @@ impl Exactness {
     /// `TopK`, whose ties rounding may break) count only when there is no other output.
     ///
     /// # Errors
-    /// [`ErrorKind::Verification`](crate::ErrorKind::Verification) when outputs differ in name or shape, or the masked
+    /// [`ErrorKind::Proof`](crate::ErrorKind::Proof) when outputs differ in name or shape, or the masked
     /// original gives NaN.
     pub fn between(
         masked: &[Vec<NamedTensor>],
         pruned: &[Vec<NamedTensor>],
         batches: &[Vec<NamedTensor>],
     ) -> Result<Self> {
-        let first = masked.first().ok_or_else(|| Error::verification("there are no probes to compare outputs on"))?;
+        let first = masked.first().ok_or_else(|| Error::proof("there are no probes to compare outputs on"))?;
         let any_float = first.iter().any(|(_, tensor)| tensor.is_float());
         let compared = (0..first.len()).filter(|&index| !any_float || first[index].1.is_float());
         let outputs =
@@ -127,8 +127,8 @@ fn compare_output(
         let (name, y, other) = (&y.0, &y.1, other.1.to_vec::<f32>()?);
         let values = y.to_vec::<f32>()?;
         if values.iter().any(|value| value.is_nan()) {
-            return Err(Error::verification(format!(
-                "output '{name}' of the original is not a number on made-up inputs; pass --data"
+            return Err(Error::proof(format!(
+                "output '{name}' of the original is not a number on made-up inputs; pass `data`"
             )));
         }
         max_delta = values.iter().zip(&other).map(|(a, b)| difference(*a, *b)).fold(max_delta, f64::max);
@@ -153,14 +153,14 @@ fn matching<'a>(
 ) -> Result<(&'a NamedTensor, &'a NamedTensor)> {
     match (masked.get(index), pruned.get(index)) {
         (Some(a), Some(b)) if a.0 == b.0 && a.1.shape() == b.1.shape() => Ok((a, b)),
-        (Some(a), Some(b)) => Err(Error::verification(format!(
+        (Some(a), Some(b)) => Err(Error::proof(format!(
             "output '{}' of shape {:?} became '{}' of shape {:?}",
             a.0,
             a.1.shape(),
             b.0,
             b.1.shape()
         ))),
-        _ => Err(Error::verification("the rewritten model has another number of outputs")),
+        _ => Err(Error::proof("the rewritten model has another number of outputs")),
     }
 }
 

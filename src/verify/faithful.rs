@@ -72,7 +72,7 @@ impl FaithfulnessMeter {
     /// Adds the outputs of both models for one batch of `rows` samples.
     ///
     /// # Errors
-    /// [`ErrorKind::Verification`](crate::ErrorKind::Verification) when the outputs differ in number or shape.
+    /// [`ErrorKind::Proof`](crate::ErrorKind::Proof) when the outputs differ in number or shape.
     pub fn add(
         &mut self,
         original: &[NamedTensor],
@@ -81,12 +81,12 @@ impl FaithfulnessMeter {
         labels: Option<&Labels>,
     ) -> Result<()> {
         if original.len() != rewritten.len() {
-            return Err(Error::verification("the rewritten model has another number of outputs"));
+            return Err(Error::proof("the rewritten model has another number of outputs"));
         }
         for ((name, y), (_, other)) in original.iter().zip(rewritten) {
             if y.shape() != other.shape() {
                 let message = format!("output '{name}' of shape {:?} now has shape {:?}", y.shape(), other.shape());
-                return Err(Error::verification(message));
+                return Err(Error::proof(message));
             }
             if y.is_float() {
                 self.add_values(&y.to_vec::<f32>()?, &other.to_vec::<f32>()?);

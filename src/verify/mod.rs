@@ -5,14 +5,17 @@
 //! * [`faithful`]: how far the final file is from the original, on given or made-up inputs;
 //! * [`latency`]: tract's median time for one run of each.
 //!
-//! [`VerifyReport`] is what becomes of all this in the report.
+//! [`Proof`] does all of it at once. [`VerifyReport`] is what becomes of it in the report.
 
 mod exactness;
 mod faithful;
 mod kept;
 mod latency;
+mod prove;
 mod quantization;
+mod quantized;
 mod signature;
+mod trial;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +23,15 @@ pub use exactness::{Exactness, OutputExactness, exactness, exactness_of_rest};
 pub use faithful::{Faithfulness, FaithfulnessMeter, faithful};
 pub use kept::Kept;
 pub use latency::{Latency, LatencyBudget, latency, latency_each};
+pub use prove::{Doubt, Failure, Proof, Proved, Removed};
 pub use quantization::{Steps, quantized_activations, steps, without_activation_quantizers};
+pub use quantized::Quantized;
 pub use signature::{signature, valid};
+pub(crate) use trial::own_fault;
 
 /// The `verify` part of the report; `None` is `null`: not measured, or not defined for this model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// tract loads and runs the written file, and its signature is the original's.
     pub valid: Option<bool>,
@@ -51,6 +58,7 @@ pub struct VerifyReport {
 
 /// Accuracy on labelled data, as fractions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Accuracy {
     /// Of the original.
     pub before: Option<f64>,
@@ -59,14 +67,23 @@ pub struct Accuracy {
 }
 
 impl VerifyReport {
-    /// Enters what [`faithful`] measured.
-    pub fn set_faithfulness(&mut self, measured: &Faithfulness) {
-        self.rel_l2 = Some(measured.rel_l2);
-        self.cosine = Some(measured.cosine);
-        self.max_abs = Some(measured.max_abs);
-        self.top1_agreement = measured.top1_agreement;
-        self.accuracy = measured.accuracy;
-        self.r2 = measured.r2;
+    /// What the report says about a rewrite that holds.
+    pub(crate) fn of(proved: &Proved) -> Self {
+        let mut report = Self {
+            valid: Some(true),
+            exact_max_rel: proved.exactness.as_ref().map(Exactness::max_rel),
+            quantization_steps: proved.quantized.as_ref().map(|quantized| quantized.worst),
+            ..Self::default()
+        };
+        if let Some(measured) = &proved.faithfulness {
+            report.rel_l2 = Some(measured.rel_l2);
+            report.cosine = Some(measured.cosine);
+            report.max_abs = Some(measured.max_abs);
+            report.top1_agreement = measured.top1_agreement;
+            report.accuracy = measured.accuracy;
+            report.r2 = measured.r2;
+        }
+        report
     }
 }
 

@@ -88,7 +88,7 @@ fn computed_values(graph: &GraphProto) -> BTreeSet<&str> {
 /// [`quantized_activations`]); `kept` says which positions of the masked ones are left in the pruned ones.
 ///
 /// # Errors
-/// What running the models returns; [`ErrorKind::Verification`](crate::ErrorKind::Verification) when a value has another shape.
+/// What running the models returns; [`ErrorKind::Proof`](crate::ErrorKind::Proof) when a value has another shape.
 pub fn steps(
     masked: &Runnable,
     pruned: &Runnable,
@@ -103,11 +103,11 @@ pub fn steps(
         for (tap, most) in taps.iter().zip(&mut apart) {
             let find = |values: &[NamedTensor]| values.iter().find(|(name, _)| name == tap).map(|(_, t)| t.clone());
             let (Some(a), Some(b)) = (find(&whole), find(&rest)) else {
-                return Err(Error::verification(format!("quantized value '{tap}' is gone")));
+                return Err(Error::proof(format!("quantized value '{tap}' is gone")));
             };
             if a.shape() != b.shape() {
                 let message = format!("quantized value '{tap}' has shape {:?}, not {:?}", b.shape(), a.shape());
-                return Err(Error::verification(message));
+                return Err(Error::proof(message));
             }
             let (a, b) = (a.to_vec::<i64>()?, b.to_vec::<i64>()?);
             *most = a.iter().zip(&b).map(|(a, b)| a.abs_diff(*b)).fold(*most, u64::max);

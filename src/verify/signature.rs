@@ -11,10 +11,10 @@ use crate::{Error, Result};
 /// The shapes of values in `resized` (outputs that the user allowed to shrink) may differ.
 ///
 /// # Errors
-/// [`ErrorKind::Verification`](crate::ErrorKind::Verification), naming the first value that changed.
+/// [`ErrorKind::Proof`](crate::ErrorKind::Proof), naming the first value that changed.
 pub fn signature(original: &ModelProto, rewritten: &ModelProto, resized: &BTreeSet<String>) -> Result<()> {
     let (Some(before), Some(after)) = (&original.graph, &rewritten.graph) else {
-        return Err(Error::verification("the model has no graph"));
+        return Err(Error::proof("the model has no graph"));
     };
     same_values("input", &inputs(before), &inputs(after), resized)?;
     same_values("output", &before.output.iter().collect::<Vec<_>>(), &after.output.iter().collect::<Vec<_>>(), resized)
@@ -33,14 +33,14 @@ fn same_values(
     resized: &BTreeSet<String>,
 ) -> Result<()> {
     if before.len() != after.len() {
-        return Err(Error::verification(format!("the model had {} {what}s and now has {}", before.len(), after.len())));
+        return Err(Error::proof(format!("the model had {} {what}s and now has {}", before.len(), after.len())));
     }
     for (old, new) in before.iter().zip(after) {
         if old.name() != new.name() {
-            return Err(Error::verification(format!("{what} '{}' is now called '{}'", old.name(), new.name())));
+            return Err(Error::proof(format!("{what} '{}' is now called '{}'", old.name(), new.name())));
         }
         if comparable(old, resized) != comparable(new, resized) {
-            return Err(Error::verification(format!("{what} '{}' has another type or shape than before", old.name())));
+            return Err(Error::proof(format!("{what} '{}' has another type or shape than before", old.name())));
         }
     }
     Ok(())
@@ -77,7 +77,7 @@ pub fn valid(
         // Where the declaration is the original's, a wrong one was wrong before.
         if resized.contains(name) && !fits(value, tensor.shape()) {
             let message = format!("output '{name}' has shape {:?}, which is not the declared one", tensor.shape());
-            return Err(Error::verification(message));
+            return Err(Error::proof(message));
         }
     }
     Ok(runnable)
@@ -141,6 +141,6 @@ mod tests {
         assert!(check(&wrong).unwrap_err().to_string().contains("not the declared one"));
         let mut broken = mlp();
         broken.graph.as_mut().unwrap().initializer[2].dims = vec![4, 2];
-        assert_eq!(check(&broken).unwrap_err().kind(), crate::ErrorKind::Verification);
+        assert_eq!(check(&broken).unwrap_err().kind(), crate::ErrorKind::Runtime);
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ndarray::Array4;
 use ndarray_npy::NpzWriter;
-use paredown::report::Report;
+use paredown::Report;
 
 use crate::command::{Folder, Run, fixture, json};
 

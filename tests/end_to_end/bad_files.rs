@@ -6,10 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use paredown::ErrorKind;
-use paredown::jobs::prune::{Options, Target, inspect, prune};
-use paredown::onnx::Model;
-use paredown::runtime::inputs::DimSizes;
+use paredown::{ErrorKind, InspectOptions, Model, PruneOptions, inspect, prune};
 
 use crate::command::{Folder, Run, fixture};
 
@@ -29,10 +26,10 @@ fn attempt(bytes: Bytes) -> Result<End, String> {
             Ok(model) => model,
             Err(error) => return (End::Load, Some(error)),
         };
-        if let Err(error) = inspect(&model, &DimSizes::default(), true, &[]) {
+        if let Err(error) = inspect(&model, &InspectOptions::new().allow_shifts(true)) {
             return (End::Inspect, Some(error));
         }
-        match prune(&model, &Options::new(Target::Ratio(0.5)), None) {
+        match prune(&model, &PruneOptions::ratio(0.5)) {
             Ok(_) => (End::Done, None),
             Err(error) => (End::Prune, Some(error)),
         }
@@ -41,7 +38,7 @@ fn attempt(bytes: Bytes) -> Result<End, String> {
     match error {
         Some(error) if error.kind() == ErrorKind::Input && !error.to_string().is_empty() => Ok(end),
         // A flip may cut the network in two or freeze the rest of it.
-        Some(error) if error.kind() == ErrorKind::NothingToDo && end == End::Prune => Ok(end),
+        Some(error) if error.kind() == ErrorKind::Nothing && end == End::Prune => Ok(end),
         Some(error) => Err(format!("{end:?}: {:?}: {error}", error.kind())),
         None => Ok(end),
     }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-use paredown::onnx::proto::tensor_proto::{DataLocation, DataType};
-use paredown::onnx::proto::tensor_shape_proto::dimension;
-use paredown::onnx::proto::{ModelProto, StringStringEntryProto, TensorProto, type_proto};
-use paredown::onnx::tensor::{from_f32, vector_i64};
+use paredown::internals::onnx::proto::tensor_proto::{DataLocation, DataType};
+use paredown::internals::onnx::proto::tensor_shape_proto::dimension;
+use paredown::internals::onnx::proto::{ModelProto, StringStringEntryProto, TensorProto, type_proto};
+use paredown::internals::onnx::tensor::{from_f32, vector_i64};
 
 use crate::command::{Folder, Run, Said};
 use crate::networks::{graph, int, mlp, model, node, typed_value, value, weight};

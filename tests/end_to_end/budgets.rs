@@ -1,22 +1,19 @@
 //! A budget is met from below and missed by little; one that cannot be met is said.
 
-use paredown::ErrorKind;
-use paredown::jobs::prune::{Options, Remaining, Target, inspect, prune};
-use paredown::onnx::Model;
-use paredown::plan::Scope;
-use paredown::report::{ModelFigures, Report};
-use paredown::runtime::inputs::DimSizes;
+use paredown::{
+    ErrorKind, InspectOptions, Model, ModelFigures, PruneOptions, Remaining, Report, Scope, inspect, prune,
+};
 
 use crate::command::{FIXTURES, Folder, Run, fixture, json};
 use crate::mask::is_open;
 
 type Figure = fn(&ModelFigures) -> u64;
-type MakeTarget = fn(Remaining) -> Target;
+type Budget = fn(Remaining) -> PruneOptions;
 
-const FIGURES: [(&str, Figure, MakeTarget); 3] = [
-    ("--params", |figures| figures.params, Target::Params),
-    ("--macs", |figures| figures.macs, Target::Macs),
-    ("--size", |figures| figures.bytes, Target::Size),
+const FIGURES: [(&str, Figure, Budget); 3] = [
+    ("--params", |figures| figures.params, PruneOptions::params),
+    ("--macs", |figures| figures.macs, PruneOptions::macs),
+    ("--size", |figures| figures.bytes, PruneOptions::size),
 ];
 
 /// At most what one unit of any group can weigh.
@@ -34,8 +31,8 @@ fn one_unit(report: &Report, option: &str) -> u64 {
 fn the_result_is_at_or_below_the_target_and_near_it() {
     for name in FIXTURES {
         let model = Model::load(&fixture(name)).unwrap();
-        let original = inspect(&model, &DimSizes::default(), false, &[]).unwrap();
-        for (option, figure, target) in FIGURES {
+        let original = inspect(&model, &InspectOptions::new()).unwrap();
+        for (option, figure, budget) in FIGURES {
             let whole = figure(&original.model.before);
             for scope in [Scope::Global, Scope::Layer] {
                 for (share, remaining) in [
@@ -43,8 +40,7 @@ fn the_result_is_at_or_below_the_target_and_near_it() {
                     (0.7, Remaining::Absolute((whole as f64 * 0.7) as u64)),
                     (0.55, Remaining::Share(0.55)),
                 ] {
-                    let options = Options { scope: Some(scope), ..Options::new(target(remaining)) };
-                    let pruned = prune(&model, &options, None).unwrap();
+                    let pruned = prune(&model, &budget(remaining).scope(scope)).unwrap();
                     let limit = (whole as f64 * share) as u64;
                     let found = figure(&pruned.report.model.after);
                     let case = format!("{name} {option} {share} {scope:?}: {found} of {limit}");
@@ -64,8 +60,7 @@ fn the_result_is_at_or_below_the_target_and_near_it() {
 fn a_global_share_is_one_of_each_kind_of_unit() {
     let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
     for ratio in [0.25, 0.5] {
-        let options = Options { scope: Some(Scope::Global), ..Options::new(Target::Ratio(ratio)) };
-        let pruned = prune(&model, &options, None).unwrap();
+        let pruned = prune(&model, &PruneOptions::ratio(ratio).scope(Scope::Global)).unwrap();
         for kind in ["heads", "neurons"] {
             let groups: Vec<_> =
                 pruned.report.groups.iter().filter(|group| is_open(group) && group.axis == kind).collect();
@@ -87,7 +82,7 @@ fn figures_after_are_those_of_the_written_file() {
             prune.args(target).exits(0);
             let after = &json(&report)["model"]["after"];
             let model = Model::load(&out).unwrap();
-            let found = inspect(&model, &DimSizes::default(), false, &[]).unwrap().model.before;
+            let found = inspect(&model, &InspectOptions::new()).unwrap().model.before;
             let case = format!("{name} {target}");
             assert_eq!(after["params"], found.params, "{case}");
             assert_eq!(after["macs"], found.macs, "{case}");
@@ -125,19 +120,17 @@ fn out_of_reach_exits_with_4_and_says_what_is_in_reach() {
 #[test]
 fn a_target_that_is_met_already_is_nothing_to_do() {
     let model = Model::load(&fixture("digits_mlp.onnx")).unwrap();
-    for target in [Target::Params(Remaining::Share(1.0)), Target::Macs(Remaining::Absolute(84_480)), Target::Ratio(0.0)]
-    {
-        let error = prune(&model, &Options::new(target), None).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NothingToDo, "{error}");
+    for options in [PruneOptions::params(1.0), PruneOptions::macs(84_480_u64), PruneOptions::ratio(0.0)] {
+        let error = prune(&model, &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Nothing, "{error}");
     }
 }
 
 #[test]
 fn kept_units_are_aligned_and_at_least_min_keep() {
     let model = Model::load(&fixture("digits_resnet.onnx")).unwrap();
-    for target in [Target::Ratio(0.7), Target::Macs(Remaining::Share(0.5)), Target::Params(Remaining::Share(0.5))] {
-        let options = Options { align: 4, min_keep: 6, ..Options::new(target) };
-        let pruned = prune(&model, &options, None).unwrap();
+    for options in [PruneOptions::ratio(0.7), PruneOptions::macs(0.5), PruneOptions::params(0.5)] {
+        let pruned = prune(&model, &options.align(4).min_keep(6)).unwrap();
         for group in pruned.report.groups.iter().filter(|group| is_open(group)) {
             assert!(group.kept % 4 == 0 && group.kept >= 8, "{}: {} of {}", group.name, group.kept, group.size);
         }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use paredown::jobs::prune::{Options, Target, inspect, prune};
-use paredown::onnx::Model;
-use paredown::runtime::inputs::DimSizes;
+use paredown::{InspectOptions, Model, PruneOptions, inspect, prune};
 
 use crate::command::{FIXTURES, fixture};
 use crate::exact::{compare, removed};
@@ -25,12 +23,12 @@ fn half(size: usize) -> Vec<bool> {
 fn dead_weight_goes_for_free() {
     for name in FIXTURES {
         let model = Model::load(&fixture(name)).unwrap();
-        let report = inspect(&model, &DimSizes::default(), false, &[]).unwrap();
+        let report = inspect(&model, &InspectOptions::new()).unwrap();
         let dead: BTreeMap<String, Vec<bool>> =
             report.groups.iter().filter(|group| is_open(group)).map(|g| (g.name.clone(), half(g.size))).collect();
         assert!(!dead.is_empty());
         let half_dead = Model::from_proto(zeroed(&model.proto, &report, &dead));
-        let pruned = prune(&half_dead, &Options::new(Target::Ratio(0.5)), None).unwrap();
+        let pruned = prune(&half_dead, &PruneOptions::ratio(0.5)).unwrap();
         assert_eq!(removed(&pruned.plan), dead, "{name}: what is dead goes, what lives stays");
         let found = compare(&half_dead.proto, &pruned.model.proto);
         assert!(found.proves() && found.max_rel() <= TOLERANCE, "{name}: {found:?}");

@@ -4,15 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
 
-use paredown::axes::Selection;
-use paredown::jobs::prune::{Comparison, Options, Proof, Pruned, Target, prove, prune};
-use paredown::onnx::Model;
-use paredown::onnx::proto::ModelProto;
-use paredown::plan::{Plan, Scope, Units};
-use paredown::runtime::inputs::DimSizes;
-use paredown::runtime::probes::probe_batches;
-use paredown::runtime::{NamedTensor, RunOptions, Runnable};
-use paredown::verify::{Exactness, exactness};
+use paredown::internals::onnx::proto::ModelProto;
+use paredown::internals::runtime::inputs::DimSizes;
+use paredown::internals::runtime::probes::probe_batches;
+use paredown::internals::runtime::{NamedTensor, RunOptions, Runnable};
+use paredown::internals::verify::{Exactness, exactness};
+use paredown::{Model, Outcome, Plan, PruneOptions, Scope, Units, prune};
 
 use crate::command::{FIXTURES, fixture};
 use crate::mask::{is_open, zeroed};
@@ -38,14 +35,10 @@ pub(crate) fn removed(plan: &Plan) -> BTreeMap<String, Vec<bool>> {
 }
 
 /// The program's own proof, as the command line asks for it.
-fn own_proof(pruned: &mut Pruned<'_>) -> f64 {
-    let Pruned { analysis, groups, selection, plan, model, report } = pruned;
-    let (analysis, groups, selection): (_, _, &Selection) = (&*analysis, &*groups, &*selection);
-    let dims = DimSizes::default();
-    let rewritten = &model.proto;
-    let comparison = Comparison { analysis, rewritten, thaw: &[], data: None, dims: &dims, seed: 0 };
-    prove(&Proof { comparison, groups, selection, adjusted: plan.adjusted }, report).unwrap();
-    report.verify.exact_max_rel.unwrap()
+fn proved(pruned: Outcome) -> (Outcome, f64) {
+    let pruned = pruned.prove().unwrap();
+    let found = pruned.report.verify.exact_max_rel.unwrap();
+    (pruned, found)
 }
 
 fn outputs_of_rten(model: &ModelProto, inputs: &[NamedTensor]) -> Vec<f32> {
@@ -77,8 +70,8 @@ fn deviation_of_rten(model: &ModelProto) -> f64 {
     f64::from(delta / spread)
 }
 
-fn options(ratio: f64, scope: Scope) -> Options {
-    Options { scope: Some(scope), ..Options::new(Target::Ratio(ratio)) }
+fn options(ratio: f64, scope: Scope) -> PruneOptions {
+    PruneOptions::ratio(ratio).scope(scope)
 }
 
 fn prove_everywhere(name: &str) {
@@ -86,8 +79,8 @@ fn prove_everywhere(name: &str) {
     for scope in [Scope::Layer, Scope::Global] {
         for ratio in [0.25, 0.5, 0.75] {
             let case = format!("{name} {scope:?} {ratio}");
-            let mut pruned = prune(&model, &options(ratio, scope), None).unwrap();
-            assert!(own_proof(&mut pruned) <= TOLERANCE, "{case}");
+            let (pruned, found) = proved(prune(&model, &options(ratio, scope)).unwrap());
+            assert!(found <= TOLERANCE, "{case}");
             let masked = zeroed(&model.proto, &pruned.report, &removed(&pruned.plan));
             let found = compare(&masked, &pruned.model.proto);
             assert!(found.max_rel() <= TOLERANCE, "{case}: {found:?}");
@@ -122,7 +115,7 @@ fn a_ratio_removes_that_share_of_every_group() {
     for name in FIXTURES {
         let model = Model::load(&fixture(name)).unwrap();
         for ratio in [0.25, 0.5, 0.75] {
-            let pruned = prune(&model, &options(ratio, Scope::Layer), None).unwrap();
+            let pruned = prune(&model, &options(ratio, Scope::Layer)).unwrap();
             let open: Vec<_> = pruned.report.groups.iter().filter(|group| is_open(group)).collect();
             assert!(!open.is_empty());
             for group in open {
@@ -138,7 +131,7 @@ fn a_global_ratio_removes_that_share_of_all_units() {
     for name in FIXTURES {
         let model = Model::load(&fixture(name)).unwrap();
         for ratio in [0.25, 0.5, 0.75] {
-            let pruned = prune(&model, &options(ratio, Scope::Global), None).unwrap();
+            let pruned = prune(&model, &options(ratio, Scope::Global)).unwrap();
             let open: Vec<_> = pruned.report.groups.iter().filter(|group| is_open(group)).collect();
             let sizes: usize = open.iter().map(|group| group.size).sum();
             let kept: usize = open.iter().map(|group| group.kept).sum();
@@ -152,8 +145,8 @@ fn a_global_ratio_removes_that_share_of_all_units() {
 fn head_dimensions_and_both_are_exact_too() {
     let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
     for units in [Units::Dims, Units::Both] {
-        let mut pruned = prune(&model, &Options { units, ..options(0.5, Scope::Layer) }, None).unwrap();
-        assert!(own_proof(&mut pruned) <= TOLERANCE, "{units:?}");
+        let (pruned, found) = proved(prune(&model, &options(0.5, Scope::Layer).units(units)).unwrap());
+        assert!(found <= TOLERANCE, "{units:?}");
         assert!(deviation_of_rten(&pruned.model.proto) <= TOLERANCE, "{units:?}");
         let kept = |kind: &str| -> Vec<usize> {
             pruned.report.groups.iter().filter(|g| g.axis == kind && g.role == "free").map(|g| g.kept).collect()
@@ -167,8 +160,8 @@ fn head_dimensions_and_both_are_exact_too() {
 #[test]
 fn shifting_removals_are_valid_and_marked() {
     let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
-    let mut pruned = prune(&model, &Options { allow_shifts: true, ..options(0.25, Scope::Layer) }, None).unwrap();
-    assert!(own_proof(&mut pruned) <= TOLERANCE);
+    let (pruned, found) = proved(prune(&model, &options(0.25, Scope::Layer).allow_shifts(true)).unwrap());
+    assert!(found <= TOLERANCE);
     assert_eq!(pruned.report.verify.valid, Some(true));
     let width = pruned.report.groups.iter().find(|group| group.role == "shifts").unwrap();
     assert_eq!((width.size, width.kept), (64, 48));

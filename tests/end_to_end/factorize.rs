@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 
-use paredown::onnx::proto::ModelProto;
-use paredown::onnx::tensor::from_f32;
+use paredown::internals::onnx::proto::ModelProto;
+use paredown::internals::onnx::tensor::from_f32;
 
 use crate::command::{Folder, Run, Said, fixture, json};
 use crate::networks::{graph, model, node, value, weight};

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use paredown::onnx::Model;
-use paredown::onnx::tensor::TensorView;
+use paredown::internals::onnx::Model;
+use paredown::internals::onnx::tensor::TensorView;
 
 use crate::command::{FIXTURES, Run, fixture};
 
@@ -22,7 +22,7 @@ fn groups(report: &Value) -> &Vec<Value> {
 fn every_group_is_complete() {
     for name in FIXTURES {
         let report = inspect(name);
-        assert_eq!(report["schema_version"], 1);
+        assert_eq!(report["schema_version"], 2);
         let mut names = BTreeSet::new();
         for group in groups(&report) {
             assert!(names.insert(group["name"].as_str().unwrap()), "{name}: {group} is named twice");

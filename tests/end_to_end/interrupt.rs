@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use paredown::onnx::Model;
+use paredown::internals::onnx::Model;
 
 use crate::command::{Folder, Run, fixture};
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use paredown::onnx::proto::{GraphProto, ModelProto, TensorProto};
-use paredown::onnx::tensor::{ElementType, TensorView, from_f64_as};
-use paredown::report::{GroupReport, Report};
+use paredown::internals::onnx::proto::{GraphProto, ModelProto, TensorProto};
+use paredown::internals::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use paredown::{GroupReport, Report};
 
 /// Whether units of the group may go without a statistic shifting.
 pub(crate) fn is_open(group: &GroupReport) -> bool {

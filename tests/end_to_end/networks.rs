@@ -1,13 +1,13 @@
 //! Small networks built in code.
 
-use paredown::onnx::proto::attribute_proto::AttributeType;
-use paredown::onnx::proto::tensor_proto::DataType;
-use paredown::onnx::proto::tensor_shape_proto::{Dimension, dimension};
-use paredown::onnx::proto::{
+use paredown::internals::onnx::proto::attribute_proto::AttributeType;
+use paredown::internals::onnx::proto::tensor_proto::DataType;
+use paredown::internals::onnx::proto::tensor_shape_proto::{Dimension, dimension};
+use paredown::internals::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, type_proto,
 };
-use paredown::onnx::tensor;
+use paredown::internals::onnx::tensor;
 
 /// A node named `op_output`, in the standard domain.
 pub(crate) fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {

@@ -2,12 +2,9 @@
 
 use prost::Message as _;
 
-use paredown::jobs::prune::{Options, Target, inspect, prune};
-use paredown::onnx::Model;
-use paredown::onnx::proto::type_proto::Value;
-use paredown::onnx::proto::{ModelProto, NodeProto};
-use paredown::report::{GroupReport, Report};
-use paredown::runtime::inputs::DimSizes;
+use paredown::internals::onnx::proto::type_proto::Value;
+use paredown::internals::onnx::proto::{ModelProto, NodeProto};
+use paredown::{GroupReport, InspectOptions, Model, PruneOptions, Report, inspect, prune};
 
 use crate::command::{Folder, Run};
 use crate::networks::{foreign, graph, ints, model, node, value, weight};
@@ -29,7 +26,7 @@ fn with_middle(middle: Vec<NodeProto>) -> ModelProto {
 
 fn report(proto: &ModelProto) -> Report {
     let model = Model::from_proto(proto.clone());
-    inspect(&model, &DimSizes::default(), false, &[]).unwrap()
+    inspect(&model, &InspectOptions::new()).unwrap()
 }
 
 /// The group of one axis of a tensor.
@@ -118,8 +115,8 @@ fn convolutions_behind_an_unknown_operator_are_pruned() {
     };
     let pruned = |proto: ModelProto, exclude: &str| {
         let model = Model::from_proto(proto);
-        let options = Options { exclude: vec![exclude.to_owned()], ..Options::new(Target::Ratio(0.5)) };
-        let initializers = prune(&model, &options, None).unwrap().model.proto.graph.unwrap().initializer;
+        let options = PruneOptions::ratio(0.5).exclude(exclude);
+        let initializers = prune(&model, &options).unwrap().model.proto.graph.unwrap().initializer;
         initializers
             .into_iter()
             .map(|tensor| (tensor.name().to_owned(), tensor.dims.clone(), tensor.raw_data))
@@ -223,6 +220,6 @@ fn where_nothing_can_go_the_nodes_are_named() {
 fn one_unit_stays() {
     let proto = with_middle(vec![node("Relu", &["before"], "after")]);
     let model = Model::from_proto(proto);
-    let pruned = prune(&model, &Options::new(Target::Ratio(0.999)), None).unwrap();
+    let pruned = prune(&model, &PruneOptions::ratio(0.999)).unwrap();
     assert!(pruned.plan.groups.iter().all(|group| group.kept.as_ref().unwrap().len() == 1), "{:?}", pruned.plan);
 }

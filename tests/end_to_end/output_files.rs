@@ -148,7 +148,7 @@ fn external_data_is_written_on_request_and_read_again() {
     Run::prune(&model, &inline).args("--ratio 0.5").exits(0);
     Run::prune(&model, &split).args("--ratio 0.5 --external-data").exits(0);
     assert_eq!(folder.names(), ["inline.onnx", "split.onnx", "split.onnx.data"]);
-    let load = |path: &std::path::Path| paredown::onnx::Model::load(path).unwrap().proto;
+    let load = |path: &std::path::Path| paredown::internals::onnx::Model::load(path).unwrap().proto;
     assert!(load(&inline) == load(&split));
     // A model with external data stays one.
     let smaller = folder.at("smaller.onnx");

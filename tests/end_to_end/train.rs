@@ -5,8 +5,8 @@ use std::path::Path;
 
 use ndarray::{Array1, Array2, Array4};
 use ndarray_npy::NpzWriter;
-use paredown::onnx::proto::{ModelProto, NodeProto, TensorProto};
-use paredown::onnx::{Model, SaveOptions, attributes};
+use paredown::internals::onnx::proto::{ModelProto, NodeProto, TensorProto};
+use paredown::internals::onnx::{Model, SaveOptions, attributes};
 
 use crate::command::{Folder, Run, fixture, json};
 

@@ -16,7 +16,7 @@ fn a_pruned_file_is_proved_again_with_its_plan() {
     let verify = || Run::new("verify").arg(&original).arg(&out).arg("--data").arg(fixture("eval.npz"));
     verify().arg("--plan").arg(&plan).arg("--report").arg(&report).exits(0);
     let proved = json(&report);
-    assert_eq!(proved["schema_version"], 1);
+    assert_eq!(proved["schema_version"], 2);
     assert_eq!(proved["verify"]["valid"], true);
     assert!(proved["verify"]["exact_max_rel"].as_f64().unwrap() <= 1e-4, "{proved}");
     assert!(close(&proved["verify"]["accuracy"]["before"], 590.0 / 597.0), "{proved}");

@@ -1,18 +1,14 @@
 //! Biases that stay as they are, inputs that do not vary, and layers that are not float32.
 
-use paredown::factorize::{Factorized, Options, Target, factorize};
-use paredown::jobs::prune::{self, prune};
-use paredown::onnx::Model;
-use paredown::onnx::proto::{NodeProto, TensorProto, ValueInfoProto, type_proto};
-use paredown::onnx::tensor::{ElementType, from_f32, from_f64_as};
-use paredown::repair::Method;
+use paredown::internals::onnx::proto::{NodeProto, TensorProto, ValueInfoProto, type_proto};
+use paredown::internals::onnx::tensor::{ElementType, from_f32, from_f64_as};
+use paredown::{Dataset, FactorizeOptions, Model, Outcome, PruneOptions, Repair, factorize, prune};
 
-use super::graphs::{Attribute::Int, distance, model, node, noise, synthetic, weight};
+use super::graphs::{Attribute::Int, distance, model, node, noise, weight};
 
 /// Splits at rank 4 with made-up samples.
-fn split(model: &Model) -> Factorized<'_> {
-    let data = synthetic(model, 96);
-    factorize(model, &Options { align: 1, ..Options::new(Target::Rank(4)) }, Some(&data)).unwrap()
+fn split(model: &Model) -> Outcome {
+    factorize(model, &FactorizeOptions::rank(4).align(1).data(Dataset::synthetic(96)).seed(1)).unwrap()
 }
 
 fn reads(model: &Model, name: &str) -> bool {
@@ -50,10 +46,9 @@ fn a_bias_that_may_be_replaced_is_still_read() {
         graph.node.insert(0, node("MatMul", &["x", "first"], "z", &[]));
         graph.node[1].input[0] = "z".to_owned();
         graph.initializer.push(weight("first", &[12, 12]));
-        let data = synthetic(&model, 96);
-        for method in [Method::Lstsq, Method::Bias] {
-            let options = prune::Options { repair: Some(method), ..prune::Options::new(prune::Target::Ratio(0.5)) };
-            let pruned = prune(&model, &options, Some(&data)).unwrap();
+        for method in [Repair::Lstsq, Repair::Bias] {
+            let options = PruneOptions::ratio(0.5).repair(method).data(Dataset::synthetic(96)).seed(1);
+            let pruned = prune(&model, &options).unwrap();
             assert!(reads(&pruned.model, "b"), "{method:?}, add {add}");
         }
     }
@@ -69,8 +64,7 @@ fn a_bias_of_more_axes_keeps_them() {
     graph.node.insert(0, node("MatMul", &["x", "first"], "z", &[]));
     graph.node[1].input[0] = "z".to_owned();
     graph.initializer.push(weight("first", &[12, 12]));
-    let data = synthetic(&model, 96);
-    let pruned = prune(&model, &prune::Options::new(prune::Target::Ratio(0.5)), Some(&data)).unwrap();
+    let pruned = prune(&model, &PruneOptions::ratio(0.5).data(Dataset::synthetic(96)).seed(1)).unwrap();
     assert!(distance(&model, &pruned.model).is_finite());
 }
 
@@ -116,8 +110,7 @@ fn layers_of_doubles_are_timed() {
         node("Cast", &["l"], "y", &[Int("to", 1)]),
     ];
     let model = model(17, &[5, 12], nodes, vec![double("w", &[12, 16]), double("u", &[16, 10])]);
-    let options = Options { align: 1, time_layers: true, ..Options::new(Target::Rank(4)) };
-    let done = factorize(&model, &options, None).unwrap();
+    let done = factorize(&model, &FactorizeOptions::rank(4).align(1).time_layers(true)).unwrap();
     assert_eq!(done.report.layers.len(), 2);
     assert!(done.report.layers.iter().all(|layer| layer.latency_ms.is_some()), "{:?}", done.report.layers);
 }
@@ -126,8 +119,7 @@ fn layers_of_doubles_are_timed() {
 #[test]
 fn a_layer_that_is_left_out_is_listed_with_its_cost() {
     let model = layers(true, &[16]);
-    let options = Options { align: 1, exclude: vec!["u".to_owned()], ..Options::new(Target::Rank(4)) };
-    let done = factorize(&model, &options, None).unwrap();
+    let done = factorize(&model, &FactorizeOptions::rank(4).align(1).exclude("u")).unwrap();
     let kept = done.report.layers.iter().find(|layer| layer.name == "MatMul_y").unwrap();
     assert_eq!((kept.params, kept.macs), (160, 5 * 160));
 }

@@ -2,18 +2,15 @@
 
 use std::path::PathBuf;
 
-use paredown::Result;
-use paredown::calibrate::data::Dataset;
-use paredown::factorize::{Factorized, Options, Target, factorize};
-use paredown::onnx::Model;
-use paredown::onnx::attributes;
-use paredown::onnx::proto::{
+use paredown::internals::factorize::Target;
+use paredown::internals::onnx::attributes;
+use paredown::internals::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     tensor_shape_proto, type_proto,
 };
-use paredown::onnx::tensor::from_f32;
-use paredown::plan::Plan;
-use paredown::runtime::{RunOptions, Runnable, Tensor};
+use paredown::internals::onnx::tensor::from_f32;
+use paredown::internals::runtime::{RunOptions, Runnable, Tensor};
+use paredown::{FactorizeOptions, Model, Outcome, Plan, Result, factorize};
 
 /// An attribute of a test node.
 #[derive(Clone, Copy)]
@@ -124,27 +121,18 @@ pub(crate) fn distance(before: &Model, after: &Model) -> f64 {
 }
 
 /// Factorizes with ranks by layer.
-pub(crate) fn with_ranks<'m>(model: &'m Model, ranks: &[(&str, usize)], options: &Options) -> Result<Factorized<'m>> {
+pub(crate) fn with_ranks(model: &Model, ranks: &[(&str, usize)], options: &FactorizeOptions) -> Result<Outcome> {
     let ranks = ranks.iter().map(|&(name, rank)| (name.to_owned(), rank)).collect();
-    let target = Target::Plan(Plan::of_ranks(ranks));
-    factorize(model, &Options { target, ..options.clone() }, None)
+    let plan = Target::Plan(Plan::of_ranks(ranks));
+    factorize(model, &options.clone().target(plan))
 }
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-pub(crate) fn data(name: &str, model: &Model) -> Dataset {
-    Dataset::open(&fixture(name), model.proto.graph.as_ref().unwrap()).unwrap()
-}
-
 /// Elements of the initializers whose name starts with `stem`.
 pub(crate) fn elements(model: &Model, stem: &str) -> i64 {
     let graph = model.proto.graph.as_ref().unwrap();
     graph.initializer.iter().filter(|t| t.name().starts_with(stem)).map(|t| t.dims.iter().product::<i64>()).sum()
-}
-
-/// Made-up samples.
-pub(crate) fn synthetic(model: &Model, samples: usize) -> Dataset {
-    Dataset::synthetic(model.proto.graph.as_ref().unwrap(), &Default::default(), samples, 1).unwrap()
 }

@@ -1,10 +1,8 @@
 //! One layer: it is found, split and reproduced.
 
-use paredown::ErrorKind;
-use paredown::calibrate::data::Dataset;
-use paredown::factorize::{ConvMode, Options, Target, factorize};
-use paredown::onnx::Model;
-use paredown::runtime::Tensor;
+use paredown::internals::calibrate::data::Dataset as Samples;
+use paredown::internals::runtime::Tensor;
+use paredown::{ConvMode, Dataset, ErrorKind, FactorizeOptions, Model, factorize};
 use prost::Message as _;
 
 use crate::graphs::Attribute::{Float, Int, Ints, Text};
@@ -13,11 +11,11 @@ use crate::graphs::{Attribute, distance, elements, input_shape, model, node, noi
 /// float32 through two products instead of one.
 const TOLERANCE: f64 = 1e-5;
 
-fn options() -> Options {
-    Options::new(Target::Rank(1))
+fn options() -> FactorizeOptions {
+    FactorizeOptions::rank(1)
 }
 
-fn assert_reproduced(name: &str, model: &Model, rank: usize, options: &Options) {
+fn assert_reproduced(name: &str, model: &Model, rank: usize, options: &FactorizeOptions) {
     let split = with_ranks(model, &[(name, rank)], options).unwrap();
     let nodes = split.model.proto.graph.as_ref().unwrap().node.len();
     assert!(nodes > model.proto.graph.as_ref().unwrap().node.len());
@@ -67,10 +65,15 @@ fn full_rank_reproduces_gemm_with_all_attributes() {
 
 /// With data, the mean of the outputs over that data stays what it was at any rank, whatever form the bias has.
 fn assert_mean_is_kept(model: &Model) {
-    let data =
-        Dataset::synthetic(model.proto.graph.as_ref().unwrap(), &paredown::runtime::inputs::DimSizes::default(), 64, 1);
+    let data = Samples::synthetic(
+        model.proto.graph.as_ref().unwrap(),
+        &paredown::internals::runtime::inputs::DimSizes::default(),
+        64,
+        1,
+    );
     let data = data.unwrap();
-    let split = factorize(model, &Options { align: 1, ..Options::new(Target::Rank(2)) }, Some(&data)).unwrap();
+    let options = FactorizeOptions::rank(2).align(1).data(Dataset::synthetic(64)).seed(1);
+    let split = factorize(model, &options).unwrap();
     let (mut difference, mut size) = (0.0, 0.0);
     let mut count = 0.0;
     for batch in data.batches(64) {
@@ -110,9 +113,9 @@ fn full_rank_reproduces_convolutions() {
             [_, i, h, w] if h * w > 1 => (i * h).min(n * w),
             _ => k.min(n),
         };
-        assert_reproduced("Conv_y", &conv, spatial, &Options { conv: ConvMode::Spatial, ..options() });
+        assert_reproduced("Conv_y", &conv, spatial, &options().conv(ConvMode::Spatial));
         let tucker = if kernel[2..].iter().all(|&k| k == 1) { k.min(n) } else { n };
-        assert_reproduced("Conv_y", &conv, tucker, &Options { conv: ConvMode::Tucker2, ..options() });
+        assert_reproduced("Conv_y", &conv, tucker, &options().conv(ConvMode::Tucker2));
     }
 }
 
@@ -124,7 +127,7 @@ fn a_thousand_squared_at_rank_100_has_exactly_200_000_weights() {
         vec![node("Gemm", &["x", "w", "b"], "y", &[])],
         vec![weight("w", &[1000, 1000]), weight("b", &[1000])],
     );
-    let split = factorize(&gemm, &Options::new(Target::Rank(100)), None).unwrap();
+    let split = factorize(&gemm, &FactorizeOptions::rank(100)).unwrap();
     assert_eq!(elements(&split.model, "w"), 200_000);
     assert_eq!(split.report.model.after.params, 201_000);
     assert_eq!(split.report.model.after.macs, 200_000);
@@ -134,9 +137,10 @@ fn a_thousand_squared_at_rank_100_has_exactly_200_000_weights() {
 #[test]
 fn the_measured_error_is_the_predicted_one() {
     let mlp = model(17, &[256, 24], vec![node("MatMul", &["x", "w"], "y", &[])], vec![weight("w", &[24, 40])]);
-    let plain = factorize(&mlp, &Options::new(Target::Rank(6)), None).unwrap();
-    let data = Dataset::synthetic(mlp.proto.graph.as_ref().unwrap(), &Default::default(), 256, 3).unwrap();
-    let aware = factorize(&mlp, &Options::new(Target::Rank(6)), Some(&data)).unwrap();
+    let plain = factorize(&mlp, &FactorizeOptions::rank(6)).unwrap();
+    let data = Samples::synthetic(mlp.proto.graph.as_ref().unwrap(), &Default::default(), 256, 3).unwrap();
+    let options = FactorizeOptions::rank(6).data(Dataset::synthetic(256)).seed(3);
+    let aware = factorize(&mlp, &options).unwrap();
     let x = &data.batches(256).next().unwrap().unwrap().inputs[0].1;
     let (old, new) = (run(&mlp.proto, x), run(&aware.model.proto, x));
     let mean = |j: usize| old.iter().skip(j).step_by(40).sum::<f64>() / 256.0;
@@ -165,7 +169,7 @@ fn the_measured_error_is_the_predicted_one() {
 fn stored(model: &Model, name: &str) -> (Vec<usize>, Vec<f64>) {
     let graph = model.proto.graph.as_ref().unwrap();
     let tensor = graph.initializer.iter().find(|t| t.name() == name).unwrap();
-    let view = paredown::onnx::tensor::TensorView::new(tensor).unwrap();
+    let view = paredown::internals::onnx::tensor::TensorView::new(tensor).unwrap();
     (view.dims().to_vec(), view.to_f64().unwrap())
 }
 
@@ -177,7 +181,7 @@ fn a_shared_weight_is_split_once() {
         node("MatMul", &["r", "w"], "y", &[]),
     ];
     let twice = model(17, &[3, 16], nodes, vec![weight("w", &[16, 16])]);
-    let split = factorize(&twice, &Options::new(Target::Rank(4)), None).unwrap();
+    let split = factorize(&twice, &FactorizeOptions::rank(4)).unwrap();
     assert_eq!(elements(&split.model, "w"), 2 * 4 * 16);
     assert_eq!(split.report.layers.len(), 1);
     assert_eq!(split.report.model.after.macs, 3 * 2 * 2 * 4 * 16);
@@ -198,7 +202,7 @@ fn layers_that_stay_are_listed_with_the_reason() {
     ];
     let weights = vec![weight("depthwise", &[8, 1, 3, 3]), weight("w", &[8 * 16, 32]), weight("tied", &[2, 2])];
     let mixed = model(17, &[2, 8, 4, 4], nodes, weights);
-    let split = factorize(&mixed, &Options::new(Target::Rank(4)), None).unwrap();
+    let split = factorize(&mixed, &FactorizeOptions::rank(4)).unwrap();
     let reason = |name: &str| {
         let layer = split.report.layers.iter().find(|layer| layer.name == name).unwrap();
         layer.reason.clone().unwrap_or_default()
@@ -212,22 +216,21 @@ fn layers_that_stay_are_listed_with_the_reason() {
 #[test]
 fn wrong_ranks_and_weights_are_refused() {
     let gemm = model(17, &[4, 12], vec![node("MatMul", &["x", "w"], "y", &[])], vec![weight("w", &[12, 8])]);
-    let kind = |target: Target| factorize(&gemm, &Options::new(target), None).unwrap_err().kind();
-    assert_eq!(kind(Target::Rank(0)), ErrorKind::Usage);
-    assert_eq!(kind(Target::Rank(9)), ErrorKind::Usage);
-    assert_eq!(kind(Target::Rank(8)), ErrorKind::NothingToDo);
+    let kind = |options: FactorizeOptions| factorize(&gemm, &options).unwrap_err().kind();
+    assert_eq!(kind(FactorizeOptions::rank(0)), ErrorKind::Usage);
+    assert_eq!(kind(FactorizeOptions::rank(9)), ErrorKind::Usage);
+    assert_eq!(kind(FactorizeOptions::rank(8)), ErrorKind::Nothing);
     for energy in [0.0, 1.5, f64::NAN] {
-        assert_eq!(kind(Target::Energy(energy)), ErrorKind::Usage);
+        assert_eq!(kind(FactorizeOptions::energy(energy)), ErrorKind::Usage);
     }
-    let far = Target::Params(paredown::jobs::prune::Remaining::Share(0.01));
-    assert_eq!(kind(far), ErrorKind::NothingToDo);
+    assert_eq!(kind(FactorizeOptions::params(0.01)), ErrorKind::Nothing);
     assert_eq!(with_ranks(&gemm, &[("none", 3)], &options()).unwrap_err().kind(), ErrorKind::Input);
     let mut broken = weight("w", &[12, 8]);
     let mut bytes = broken.raw_data.take().unwrap().to_vec();
     bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     broken.raw_data = Some(bytes.into());
     let broken = model(17, &[4, 12], vec![node("MatMul", &["x", "w"], "y", &[])], vec![broken]);
-    let error = factorize(&broken, &Options::new(Target::Rank(2)), None).unwrap_err();
+    let error = factorize(&broken, &FactorizeOptions::rank(2)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().contains("'w'"), "{error}");
 }
@@ -243,7 +246,7 @@ fn both_runtimes_agree_on_the_split_model() {
     let weights =
         vec![weight("k", &[16, 8, 3, 3]), weight("kb", &[16]), weight("w", &[10, 16 * 9]), weight("b", &[10])];
     let net = model(17, &[2, 8, 6, 6], nodes, weights);
-    let split = factorize(&net, &Options { align: 1, ..Options::new(Target::Rank(4)) }, None).unwrap();
+    let split = factorize(&net, &FactorizeOptions::rank(4).align(1)).unwrap();
     assert!(split.report.layers.iter().all(|layer| layer.decision == "split"));
     let shape = input_shape(&net);
     let values = noise(5, shape.iter().product());

@@ -1,9 +1,9 @@
 //! Attributes by type: what is read, what is refused, what is written.
 
-use paredown::onnx::attributes::{self, Attributes};
-use paredown::onnx::proto::attribute_proto::AttributeType;
-use paredown::onnx::proto::{AttributeProto, GraphProto, NodeProto};
-use paredown::onnx::tensor;
+use paredown::internals::onnx::attributes::{self, Attributes};
+use paredown::internals::onnx::proto::attribute_proto::AttributeType;
+use paredown::internals::onnx::proto::{AttributeProto, GraphProto, NodeProto};
+use paredown::internals::onnx::tensor;
 
 use crate::samples::node;
 

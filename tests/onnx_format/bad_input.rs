@@ -1,8 +1,8 @@
 //! Broken files: a clear error or a correct model, never a panic, never memory out of proportion.
 
 use bytes::Bytes;
-use paredown::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
-use paredown::onnx::{Model, tensor};
+use paredown::internals::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
+use paredown::internals::onnx::{Model, tensor};
 use paredown::{Error, ErrorKind};
 use prost::Message as _;
 
@@ -28,7 +28,7 @@ fn files_that_are_no_models_are_named_for_what_they_are() {
     assert!(refuse(pointer).to_string().contains("git lfs pull"));
     let no_graph = ModelProto { graph: None, ..linear(2, 2) };
     assert_eq!(refuse(no_graph.encode_to_vec()).to_string(), "not an ONNX model: it holds no graph");
-    let error = Model::load("/nowhere/model.onnx".as_ref()).unwrap_err();
+    let error = Model::load("/nowhere/model.onnx").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().starts_with("/nowhere/model.onnx: cannot be read"), "{error}");
 }

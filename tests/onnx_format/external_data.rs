@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use paredown::onnx::proto::tensor_proto::DataLocation;
-use paredown::onnx::proto::{ModelProto, TensorProto};
-use paredown::onnx::{Model, SaveOptions, tensor};
+use paredown::internals::onnx::proto::tensor_proto::DataLocation;
+use paredown::internals::onnx::proto::{ModelProto, TensorProto};
+use paredown::internals::onnx::{Model, SaveOptions, tensor};
 use paredown::{Error, ErrorKind};
 use prost::Message as _;
 

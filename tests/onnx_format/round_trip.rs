@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use paredown::onnx::{Model, SaveOptions};
+use paredown::internals::onnx::{Model, SaveOptions};
 use prost::Message as _;
 
 use crate::samples::{everything, linear};

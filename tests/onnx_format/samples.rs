@@ -1,13 +1,13 @@
 //! Tiny models, together with every message and field of the format.
 
 use bytes::Bytes;
-use paredown::onnx::attributes;
-use paredown::onnx::proto::attribute_proto::AttributeType;
-use paredown::onnx::proto::tensor_proto::{DataType, Segment};
-use paredown::onnx::proto::tensor_shape_proto::{Dimension, dimension};
-use paredown::onnx::proto::type_proto::{self, Value};
-use paredown::onnx::proto::*;
-use paredown::onnx::tensor;
+use paredown::internals::onnx::attributes;
+use paredown::internals::onnx::proto::attribute_proto::AttributeType;
+use paredown::internals::onnx::proto::tensor_proto::{DataType, Segment};
+use paredown::internals::onnx::proto::tensor_shape_proto::{Dimension, dimension};
+use paredown::internals::onnx::proto::type_proto::{self, Value};
+use paredown::internals::onnx::proto::*;
+use paredown::internals::onnx::tensor;
 
 #[allow(clippy::unnecessary_wraps)] // what the fields of messages want
 fn text(text: &str) -> Option<String> {

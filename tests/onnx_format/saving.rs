@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use paredown::onnx::{Model, SaveOptions};
+use paredown::internals::onnx::{Model, SaveOptions};
 use paredown::{Error, ErrorKind};
 use prost::Message as _;
 

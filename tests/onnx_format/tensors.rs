@@ -1,9 +1,9 @@
 //! Views, slices and new tensors, for every element type.
 
 use half::{bf16, f16};
-use paredown::onnx::proto::TensorProto;
-use paredown::onnx::proto::tensor_proto::DataType;
-use paredown::onnx::tensor::{self, ElementType, TensorView};
+use paredown::internals::onnx::proto::TensorProto;
+use paredown::internals::onnx::proto::tensor_proto::DataType;
+use paredown::internals::onnx::tensor::{self, ElementType, TensorView};
 use proptest::prelude::*;
 
 fn typed(kind: DataType, dims: &[i64]) -> TensorProto {

@@ -1,9 +1,10 @@
 //! Bodies of If, Loop and Scan: pruned inside, their ends frozen.
 
-use paredown::jobs::prune::{Options, Target, prune};
-use paredown::onnx::Model;
-use paredown::onnx::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType};
-use paredown::onnx::tensor::from_i64;
+use paredown::internals::onnx::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType,
+};
+use paredown::internals::onnx::tensor::from_i64;
+use paredown::{Model, PruneOptions, prune};
 
 use super::build::{declared, dynamic};
 use super::net::{Net, bytes, dims, halved};
@@ -102,7 +103,7 @@ fn a_loop_is_pruned_inside() {
     let refusal = halved(model.clone(), &[]).unwrap_err().to_string();
     assert!(refusal.contains("tract has no operator Loop"), "{refusal}");
     let model = Model::from_proto(model);
-    let pruned = prune(&model, &Options::new(Target::Ratio(0.5)), None).unwrap().model.proto;
+    let pruned = prune(&model, &PruneOptions::ratio(0.5)).unwrap().model.proto;
     assert_eq!(hidden_widths(&pruned), [[4, 4], [4, 4]]);
 }
 
@@ -135,7 +136,7 @@ fn hoisting_and_nesting_are_inverse() {
     let net = net.node("Scan", &["start", "x"], "last,y", "num_scan_inputs=1");
     let mut model = with_bodies(net, vec![subgraph("body", inner)]);
     model.graph.as_mut().unwrap().value_info.push(dynamic("last", 1, &["2", "4"]));
-    let hoisted = paredown::graph::bodies::hoisted(&model).unwrap();
+    let hoisted = paredown::internals::graph::bodies::hoisted(&model).unwrap();
     assert_eq!(hoisted.graph.as_ref().unwrap().node.len(), 2 + 4 + 1);
-    assert_eq!(*paredown::graph::bodies::nested(&hoisted), model);
+    assert_eq!(*paredown::internals::graph::bodies::nested(&hoisted), model);
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use paredown::onnx::proto::{
+use paredown::internals::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
-use paredown::onnx::tensor::{from_f32, from_i64};
-use paredown::runtime::{NamedTensor, Tensor};
+use paredown::internals::onnx::tensor::{from_f32, from_i64};
+use paredown::internals::runtime::{NamedTensor, Tensor};
 
 use super::examples::{Example, OPSET};
 

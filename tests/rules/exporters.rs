@@ -1,6 +1,6 @@
 //! Graph shapes that other exporters than PyTorch's write.
 
-use paredown::onnx::proto::{AttributeProto, attribute_proto::AttributeType};
+use paredown::internals::onnx::proto::{AttributeProto, attribute_proto::AttributeType};
 
 use super::build::{declared, dynamic};
 use super::net::{Net, dims, halved};

@@ -1,10 +1,10 @@
 //! Functions of the model: inlined, or frozen and named; never taken for the operator of the same name.
 
-use paredown::axes::Role;
-use paredown::onnx::proto::{
+use paredown::internals::axes::Role;
+use paredown::internals::onnx::proto::{
     AttributeProto, FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, attribute_proto::AttributeType,
 };
-use paredown::runtime::{RunOptions, Runnable, Tensor};
+use paredown::internals::runtime::{RunOptions, Runnable, Tensor};
 
 use super::build::attribute;
 use super::examples::OPSET;
@@ -79,7 +79,7 @@ fn calls_are_inlined_and_pruned_through() {
 #[test]
 fn inlining_keeps_the_values() {
     let model = around("local", "Outer", two_levels());
-    let inlined = paredown::graph::inlined(&model).unwrap();
+    let inlined = paredown::internals::graph::inlined(&model).unwrap();
     assert_eq!(inlined.calls, 2);
     let expected = around("", "Relu", vec![]);
     // leaky(2 v) - v with slope 1/4: v for positive v, -v/2 for negative ones.
@@ -98,7 +98,7 @@ fn inlining_keeps_the_values() {
 #[test]
 fn a_function_goes_before_the_operator_of_its_name() {
     let shadow = function("", "Relu", &["v"], &["o"], vec![node("Neg", &["v"], &["o"], "")]);
-    let shadowed = paredown::graph::inlined(&around("", "Relu", vec![shadow.clone()])).unwrap();
+    let shadowed = paredown::internals::graph::inlined(&around("", "Relu", vec![shadow.clone()])).unwrap();
     assert_eq!(run(&shadowed.model), run(&around("", "Neg", vec![])));
     let (pruned, _) = halved(around("", "Relu", vec![shadow]), &[]).unwrap();
     assert!(pruned.graph.unwrap().node.iter().any(|node| node.op_type() == "Neg"));

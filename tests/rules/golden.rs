@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use paredown::axes::Role;
-use paredown::graph::{Graph, NodeId};
-use paredown::ops::{Network, RULES, operator_name};
+use paredown::internals::axes::Role;
+use paredown::internals::graph::{Graph, NodeId};
+use paredown::internals::ops::{Network, RULES, operator_name};
 
 use super::build::build;
 use super::examples::{EXAMPLES, Example, WITH_SUBGRAPHS};
@@ -18,7 +18,7 @@ fn line(example: Example) -> String {
     let graph = Graph::new(built.model.graph.as_ref().unwrap(), 10).unwrap();
     let (_, network) = Network::analyse(&built.model, &graph, &Default::default(), &built.ends).unwrap();
     let node = graph.node(NodeId(0));
-    let axes = |axes: Option<&[paredown::axes::Expr]>| match axes {
+    let axes = |axes: Option<&[paredown::internals::axes::Expr]>| match axes {
         Some(axes) => axes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
         None => "?".to_owned(),
     };

@@ -10,7 +10,6 @@
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-mod attributes;
 mod bodies;
 mod build;
 mod documented;
@@ -24,6 +23,5 @@ mod oracles;
 mod proofs;
 mod spelled;
 
-mod traits;
 mod traps;
 mod unroll;

@@ -1,8 +1,7 @@
 //! Which factor of a merged axis is pruned.
 
-use paredown::jobs::prune::{Options, Target};
-use paredown::onnx::Model;
-use paredown::onnx::proto::ModelProto;
+use paredown::internals::onnx::proto::ModelProto;
+use paredown::{Model, PruneOptions, prune};
 
 use super::net::{Net, dims, halved};
 
@@ -27,8 +26,7 @@ fn what_follows_from_few_channels_in_a_group_gives_way_to_the_groups() {
 #[test]
 fn an_excluded_factor_leaves_the_other_one_to_prune() {
     let model = Model::from_proto(multiplied(3, 24, 4));
-    let options = Options { exclude: vec!["*channels".into()], ..Options::new(Target::Ratio(0.5)) };
-    let pruned = paredown::jobs::prune::prune(&model, &options, None).unwrap();
+    let pruned = prune(&model, &PruneOptions::ratio(0.5).exclude("*channels")).unwrap();
     assert_eq!(dims(&pruned.model.proto, "v"), [48, 1, 3, 3]);
     assert_eq!(dims(&pruned.model.proto, "w"), [12, 3, 1, 1]);
 }

@@ -2,19 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use paredown::Result;
-use paredown::analysis::Subject;
-use paredown::axes::{FactorId, Role, Selection};
-use paredown::facts::Facts;
-use paredown::graph::{Graph, ValueId};
-use paredown::jobs::prune::{Comparison, Options, Proof, Pruned, Target, prove};
-use paredown::onnx::Model;
-use paredown::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
-use paredown::onnx::tensor::{from_f32, from_i64};
-use paredown::ops::Network;
-use paredown::report::Report;
-use paredown::rewrite::prune;
-use paredown::runtime::{RunOptions, Runnable, Tensor};
+use paredown::internals::analysis::Subject;
+use paredown::internals::axes::{FactorId, Role, Selection};
+use paredown::internals::facts::Facts;
+use paredown::internals::graph::{Graph, ValueId};
+use paredown::internals::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use paredown::internals::onnx::tensor::{from_f32, from_i64};
+use paredown::internals::ops::Network;
+use paredown::internals::rewrite::prune;
+use paredown::internals::runtime::{RunOptions, Runnable, Tensor};
+use paredown::{Model, PruneOptions, Report, Result};
 
 use super::build::{attribute, declared, dynamic, model};
 
@@ -111,7 +108,7 @@ impl Solved {
         let mut selection = Selection::all();
         selection.keep(factor, (0..size).map(|i| i > 0).collect());
         let pruned = prune(self.subject(), &selection).unwrap();
-        let masked = paredown::rewrite::masked(self.subject(), &selection).unwrap();
+        let masked = paredown::internals::rewrite::masked(self.subject(), &selection).unwrap();
         let feeds: Vec<_> = inputs
             .iter()
             .map(|&(name, shape)| {
@@ -134,20 +131,9 @@ impl Solved {
 /// The model with half of every group removed, proved as the command line does it.
 pub(crate) fn halved(model: ModelProto, thaw: &[&str]) -> Result<(ModelProto, Report)> {
     let model = Model::from_proto(model);
-    let thaw: Vec<String> = thaw.iter().map(|&name| name.into()).collect();
-    let options = Options { thaw: thaw.clone(), ..Options::new(Target::Ratio(0.5)) };
-    let Pruned { analysis, groups, selection, model: rewritten, mut report, .. } =
-        paredown::jobs::prune::prune(&model, &options, None)?;
-    let comparison = Comparison {
-        analysis: &analysis,
-        rewritten: &rewritten.proto,
-        thaw: &thaw,
-        data: None,
-        dims: &options.dims,
-        seed: 0,
-    };
-    prove(&Proof { comparison, groups: &groups, selection: &selection, adjusted: false }, &mut report)?;
-    Ok((rewritten.proto.clone(), report))
+    let options = thaw.iter().fold(PruneOptions::ratio(0.5), |options, &name| options.thaw(name));
+    let outcome = paredown::prune(&model, &options)?.prove()?;
+    Ok((outcome.model.proto, outcome.report))
 }
 
 /// Dims of a stored tensor.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use paredown::analysis::Subject;
-use paredown::axes::{Expr, FactorId, Role, Selection};
-use paredown::facts::Facts;
-use paredown::graph::Graph;
-use paredown::ops::{Network, is_prunable};
-use paredown::rewrite::{masked, prune};
-use paredown::runtime::{NamedTensor, RunOptions, Runnable, Tensor, unsupported_nodes};
+use paredown::internals::analysis::Subject;
+use paredown::internals::axes::{Expr, FactorId, Role, Selection};
+use paredown::internals::facts::Facts;
+use paredown::internals::graph::Graph;
+use paredown::internals::ops::{Network, is_prunable};
+use paredown::internals::rewrite::{masked, prune};
+use paredown::internals::runtime::{NamedTensor, RunOptions, Runnable, Tensor, unsupported_nodes};
 
 use super::build::{Built, build};
 use super::examples::EXAMPLES;
@@ -45,7 +45,7 @@ impl Case {
     }
 
     fn is_contracted(&self, factor: FactorId) -> bool {
-        let node = paredown::graph::NodeId(0);
+        let node = paredown::internals::graph::NodeId(0);
         self.network.relations[0].masks.iter().any(|&(operand, axis)| {
             let axes = self.network.operand(&self.graph, node, operand).unwrap_or(&[]);
             axes.get(axis).is_some_and(|expr| expr.mentions(factor))
@@ -53,14 +53,17 @@ impl Case {
     }
 }
 
-fn run(model: &paredown::onnx::proto::ModelProto, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, String> {
+fn run(
+    model: &paredown::internals::onnx::proto::ModelProto,
+    inputs: &[NamedTensor],
+) -> Result<Vec<NamedTensor>, String> {
     let runnable = Runnable::new(model, &RunOptions::default()).map_err(|e| e.to_string())?;
     runnable.run(inputs).map_err(|e| e.to_string())
 }
 
 /// The positions of `tensor` that a selection keeps.
 fn take(tensor: &Tensor, axes: &[Expr], network: &Network, selection: &Selection) -> Tensor {
-    fn typed<T: paredown::runtime::Element + Clone>(
+    fn typed<T: paredown::internals::runtime::Element + Clone>(
         tensor: &Tensor,
         axes: &[Expr],
         network: &Network,

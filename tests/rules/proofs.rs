@@ -1,8 +1,8 @@
 //! What verification proves where outputs shrink, values are quantized, or constants are computed.
 
-use paredown::axes::Role;
-use paredown::onnx::proto::ModelProto;
-use paredown::onnx::tensor::from_f32;
+use paredown::internals::axes::Role;
+use paredown::internals::onnx::proto::ModelProto;
+use paredown::internals::onnx::tensor::from_f32;
 
 use super::net::{Net, Solved, bytes, dims, halved};
 
@@ -59,7 +59,7 @@ fn a_quantized_model_is_exact_without_its_quantizers_and_measured_in_steps_with_
 #[test]
 fn a_bias_that_is_written_to_at_constant_positions_is_a_bias() {
     let mut net = Net::new(&[("x", 1, &["n", "5"])]).weight("w", &[5, 8]).weight("u", &[8, 3]).weight("b", &[8]);
-    let positions = paredown::onnx::tensor::from_i64("at", &[2, 1], &[3, 4]).unwrap();
+    let positions = paredown::internals::onnx::tensor::from_i64("at", &[2, 1], &[3, 4]).unwrap();
     net.0.initializer.extend([positions, from_f32("none", &[2], &[0.0; 2]).unwrap()]);
     let net = net.node("ScatterND", &["b", "at", "none"], "bias", "").node("MatMul", &["x", "w"], "m", "");
     let net = net.node("Add", &["m", "bias"], "a", "").node("Relu", &["a"], "r", "");
@@ -106,8 +106,8 @@ fn a_running_sum_of_cast_integers_runs() {
     let net = Net::new(&[("x", 1, &["n", "5"]), ("ids", 7, &["n", "6"])]).weight("w", &[5, 8]).weight("u", &[8, 3]);
     let mut net = net.weight("table", &[9, 3]);
     net.0.initializer.extend([
-        paredown::onnx::tensor::from_i64("pad", &[], &[1]).unwrap(),
-        paredown::onnx::tensor::from_i64("axis", &[], &[1]).unwrap(),
+        paredown::internals::onnx::tensor::from_i64("pad", &[], &[1]).unwrap(),
+        paredown::internals::onnx::tensor::from_i64("axis", &[], &[1]).unwrap(),
     ]);
     let net = net.node("Equal", &["ids", "pad"], "is_pad", "").node("Not", &["is_pad"], "is_word", "");
     let net = net.node("Cast", &["is_word"], "ones", "to=7").node("CumSum", &["ones", "axis"], "position", "");

@@ -1,10 +1,10 @@
 //! Sizes, positions and numbers that a file spells out, and the form in which it does.
 
-use paredown::axes::{Role, Selection};
-use paredown::onnx::proto::attribute_proto::AttributeType;
-use paredown::onnx::proto::{AttributeProto, ModelProto, TensorProto};
-use paredown::onnx::tensor::TensorView;
-use paredown::rewrite::prune;
+use paredown::internals::axes::{Role, Selection};
+use paredown::internals::onnx::proto::attribute_proto::AttributeType;
+use paredown::internals::onnx::proto::{AttributeProto, ModelProto, TensorProto};
+use paredown::internals::onnx::tensor::TensorView;
+use paredown::internals::rewrite::prune;
 
 use super::build::{attribute, declared, model};
 use super::net::{Net, Solved, bytes, dims, halved};

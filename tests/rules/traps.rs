@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use paredown::axes::Role;
-use paredown::graph::NodeId;
-use paredown::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
-use paredown::onnx::tensor::TensorView;
+use paredown::internals::axes::Role;
+use paredown::internals::graph::NodeId;
+use paredown::internals::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
+use paredown::internals::onnx::tensor::TensorView;
 
 use super::build::{declared, dynamic};
 use super::net::{Net, Solved};
@@ -337,7 +337,7 @@ fn shape_arithmetic_keeps_the_old_sizes() {
 
 #[test]
 fn a_factor_never_loses_its_last_index() {
-    assert!(!paredown::ops::is_prunable(&Role::Free, 1, true));
+    assert!(!paredown::internals::ops::is_prunable(&Role::Free, 1, true));
 }
 
 #[test]

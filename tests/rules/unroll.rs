@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use paredown::analysis::Analysis;
-use paredown::onnx::Model;
-use paredown::onnx::proto::ModelProto;
-use paredown::runtime::inputs::DimSizes;
-use paredown::runtime::{RunOptions, Runnable, Tensor};
+use paredown::internals::analysis::Analysis;
+use paredown::internals::onnx::Model;
+use paredown::internals::onnx::proto::ModelProto;
+use paredown::internals::runtime::inputs::DimSizes;
+use paredown::internals::runtime::{RunOptions, Runnable, Tensor};
 
 use super::bodies::{body, subgraph, with_bodies};
 use super::net::{Net, bytes, dims, halved};
@@ -30,7 +30,7 @@ fn split_in_a_loop(times: &str) -> ModelProto {
     {
         net = net.ints(name, values);
     }
-    net.0.initializer.push(paredown::onnx::tensor::from_i64("two", &[], &[2]).unwrap());
+    net.0.initializer.push(paredown::internals::onnx::tensor::from_i64("two", &[], &[2]).unwrap());
     net.0.initializer.push(bytes("flag", &[], 9, vec![1]));
     let net = net.node("MatMul", &["x", "w"], "h", "").node("SequenceEmpty", &[], "empty", "");
     let mut model =
@@ -151,7 +151,7 @@ fn written_region(first: i64, order: &[i64], (cut, until): (&str, i64)) -> Model
         _ => "h",
     };
     for (name, value) in [("start", 0), ("step", 1)] {
-        net.0.initializer.push(paredown::onnx::tensor::from_i64(name, &[], &[value]).unwrap());
+        net.0.initializer.push(paredown::internals::onnx::tensor::from_i64(name, &[], &[value]).unwrap());
     }
     net.node("MatMul", &["x", "w"], "t", "")
         .node("Transpose", &["t"], "h", "perm=[0,2,1]")

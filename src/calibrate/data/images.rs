@@ -62,7 +62,7 @@ pub(super) fn is_image(path: &Path) -> bool {
 
 pub(super) fn open(path: &Path, inputs: &[DeclaredInput], options: &ImageOptions) -> Result<Images> {
     let [input] = inputs else {
-        return Err(Error::usage(format!("--images feeds a model with one input, this one has {}", inputs.len())));
+        return Err(Error::usage(format!("`images` feeds a model with one input, this one has {}", inputs.len())));
     };
     let entries = std::fs::read_dir(path).map_err(|e| Error::input(format!("cannot be read: {e}")))?;
     let entries = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
@@ -73,10 +73,10 @@ pub(super) fn open(path: &Path, inputs: &[DeclaredInput], options: &ImageOptions
     }
     check_element(input, options)?;
     let (channels, height, width) = geometry(input, options)?;
-    let mean = per_channel("--mean", &options.mean, channels, 0.0)?;
-    let std = per_channel("--std", &options.std, channels, 1.0)?;
+    let mean = per_channel("`mean`", &options.mean, channels, 0.0)?;
+    let std = per_channel("`std`", &options.std, channels, 1.0)?;
     if std.iter().any(|&std| std <= 0.0 || !std.is_finite()) {
-        return Err(Error::usage("--std must be positive"));
+        return Err(Error::usage("`std` must be positive"));
     }
     let (input, resize, layout) = (input.clone(), options.resize, options.layout);
     Ok(Images { files, input, channels, height, width, mean, std, resize, layout })
@@ -88,7 +88,7 @@ fn check_element(input: &DeclaredInput, options: &ImageOptions) -> Result<()> {
     match input.element {
         DataType::Float | DataType::Float16 | DataType::Double | DataType::Bfloat16 => Ok(()),
         DataType::Uint8 if is_plain => Ok(()),
-        DataType::Uint8 => Err(Error::usage(format!("'{}' takes bytes: leave --mean and --std away", input.name))),
+        DataType::Uint8 => Err(Error::usage(format!("'{}' takes bytes: leave `mean` and `std` away", input.name))),
         other => Err(Error::usage(format!("images cannot feed '{}' of type {other:?}", input.name))),
     }
 }
@@ -99,14 +99,14 @@ fn geometry(input: &DeclaredInput, options: &ImageOptions) -> Result<(usize, u32
     let (([_, channels, height, width], Layout::Nchw) | ([_, height, width, channels], Layout::Nhwc)) =
         (dims, options.layout)
     else {
-        let message = format!("--images feeds inputs of rank 4, '{}' has rank {}", input.name, dims.len());
+        let message = format!("`images` feeds inputs of rank 4, '{}' has rank {}", input.name, dims.len());
         return Err(Error::usage(message));
     };
     let channels = match channels {
         Dim::Fixed(channels @ (1 | 3)) => *channels,
         Dim::Symbol(_) | Dim::Unknown => 3,
         Dim::Fixed(other) => {
-            let message = format!("images have 1 or 3 channels, '{}' has {other}; see --layout", input.name);
+            let message = format!("images have 1 or 3 channels, '{}' has {other}; see `layout`", input.name);
             return Err(Error::usage(message));
         }
     };
@@ -118,7 +118,7 @@ fn geometry(input: &DeclaredInput, options: &ImageOptions) -> Result<(usize, u32
     let width = side(width, options.size.map(|(_, width)| width)).filter(|&side| side > 0);
     match (height, width) {
         (Some(height), Some(width)) => Ok((channels, height, width)),
-        _ => Err(Error::usage("the model leaves the size of images open; pass --resize")),
+        _ => Err(Error::usage("the model leaves the size of images open; pass `resize`")),
     }
 }
 

@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use crate::onnx::proto::GraphProto;
+use crate::progress::Progress;
 use crate::runtime::NamedTensor;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::Prober;
@@ -86,6 +87,8 @@ pub struct Dataset {
     has_labels: bool,
     is_synthetic: bool,
     warnings: Vec<String>,
+    /// Ends whoever iterates over batches.
+    progress: Progress,
 }
 
 impl Dataset {
@@ -158,7 +161,17 @@ impl Dataset {
         let hash = hexadecimal(&hasher.finalize()[..8]);
         let range = 0..counted.iter().map(|(_, rows)| rows).sum();
         let open = Mutex::new(None);
-        Ok(Self { schema, parts: counted, range, open, hash, has_labels, is_synthetic: false, warnings })
+        Ok(Self {
+            schema,
+            parts: counted,
+            range,
+            open,
+            hash,
+            has_labels,
+            is_synthetic: false,
+            warnings,
+            progress: Progress::default(),
+        })
     }
 
     /// The samples of `range` as a data set of their own; where the graph fixes its batch axis, the whole batches of it.
@@ -175,7 +188,14 @@ impl Dataset {
             has_labels: self.has_labels,
             is_synthetic: self.is_synthetic,
             warnings: self.warnings.clone(),
+            progress: self.progress.clone(),
         }
+    }
+
+    /// The same samples; iterating over them ends with an error once the job of `progress` is cancelled.
+    pub(crate) fn within(mut self, progress: &Progress) -> Self {
+        self.progress = progress.clone();
+        self
     }
 
     /// This data set without the samples that training holds out.
@@ -294,7 +314,7 @@ fn parts_at(path: &Path) -> Result<Vec<Part>> {
     if path.is_file() {
         return match archive::extension(path).as_str() {
             "npz" | "npy" => Ok(vec![Part::Arrays(path.to_owned())]),
-            "png" | "jpg" | "jpeg" | "bmp" => Err(Error::input("is an image; give the directory with --images")),
+            "png" | "jpg" | "jpeg" | "bmp" => Err(Error::input("is an image; give the directory with `images`")),
             _ => Err(Error::input("is no data that paredown reads: .npz, .npy, or a directory of them")),
         };
     }
@@ -311,7 +331,7 @@ fn parts_at(path: &Path) -> Result<Vec<Part>> {
         return Ok(parts);
     }
     let is_image = |entry: &PathBuf| images::is_image(entry);
-    let hint = if entries.iter().any(is_image) { "; for a directory of images use --images" } else { "" };
+    let hint = if entries.iter().any(is_image) { "; for a directory of images use `images`" } else { "" };
     Err(Error::input(format!("has no .npz, .npy or test_data_set_* inside{hint}")))
 }
 
@@ -329,6 +349,9 @@ impl Iterator for Batches<'_> {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {
+        if let Err(cancelled) = self.dataset.progress.check() {
+            return Some(Err(cancelled));
+        }
         let mut first = 0;
         for (index, (_, rows)) in self.dataset.parts.iter().enumerate() {
             if self.next < first + rows {

@@ -370,14 +370,14 @@ fn options_that_do_not_fit_the_input_are_usage_errors() {
     };
     let options = ImageOptions::default;
     refused(image_model(&["n", "4", "8", "8"]), options(), "images have 1 or 3 channels");
-    refused(image_model(&["n", "3", "h", "w"]), options(), "pass --resize");
+    refused(image_model(&["n", "3", "h", "w"]), options(), "pass `resize`");
     refused(image_model(&["n", "64"]), options(), "inputs of rank 4");
     refused(
         image_model(&["n", "3", "8", "8"]),
         ImageOptions { mean: vec![0.1, 0.2], ..options() },
-        "--mean has 2 numbers",
+        "`mean` has 2 numbers",
     );
     refused(embedding().graph.unwrap(), options(), "one input");
     let error = Dataset::open(folder.path(), &image_model(&["n", "3", "8", "8"])).unwrap_err();
-    assert!(error.to_string().contains("use --images"), "{error}");
+    assert!(error.to_string().contains("use `images`"), "{error}");
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Options;
+use super::PruneOptions;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::jobs::setting::Setting;
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
 use crate::report::{RepairReport, TuningReport};
@@ -47,14 +48,15 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if it cannot be made.
-    pub(super) fn open(folder: &Path, model: &Model, options: &Options, data: &Dataset) -> Result<Self> {
+    pub(super) fn open(folder: &Path, model: &Model, options: &PruneOptions, data: &Dataset) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder))?;
         let mut hasher = Sha256::new();
         hasher.update(prost::Message::encode_to_vec(&model.proto));
         // Where it is kept and who listens makes no difference to what comes out.
-        let mut told = Options { progress: Default::default(), ..options.clone() };
+        let setting = Setting { dims: options.setting.dims.clone(), seed: options.setting.seed, ..Setting::default() };
+        let mut told = PruneOptions { checkpoints: None, setting, ..options.clone() };
         if let Some(retrain) = &mut told.retrain {
-            (retrain.checkpoints, retrain.training.progress) = (None, Default::default());
+            retrain.progress = Default::default();
         }
         hasher.update(format!("{told:?} {} {}", data.hash(), env!("CARGO_PKG_VERSION")));
         let job = hexadecimal(&hasher.finalize()[..16]);

@@ -1,28 +1,23 @@
-//! Structured pruning, from an analysed model to a proved one.
+//! Structured pruning, from a model to a pruned one.
 
 mod checkpoint;
-mod prove;
-mod quantized;
 mod search;
 mod steps;
 mod survey;
-mod trial;
 
 use std::path::PathBuf;
 
-use crate::analysis::Analysis;
+use super::outcome::{Evidence, Outcome};
+use super::setting::{Opened, Setting, configured};
 use crate::axes::Selection;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::plan::{Budget, CostModel, Filter, Group, Plan, Quota, Request, Scope, Units, groups};
+use crate::plan::{Budget, CostModel, Plan, Quota, Remaining, Request, Scope, Units};
 use crate::repair::Method;
-use crate::report::{Progress, Report};
-use crate::runtime::inputs::DimSizes;
+use crate::report::Report;
+use crate::train;
 
-pub use prove::{Comparison, Proof, prove, verify};
-pub use search::prune;
-
-/// How much is to go, as the user says it.
+/// How much is to be removed, as the user says it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// This share of every group's units.
@@ -39,76 +34,80 @@ pub enum Target {
     Plan(Plan),
 }
 
-/// What remains of a figure.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Remaining {
-    /// A share of the original.
-    Share(f64),
-    /// An absolute figure.
-    Absolute(u64),
-}
-
-impl Remaining {
-    /// What remains of `whole`.
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    pub(crate) fn of(self, whole: u64) -> u64 {
-        match self {
-            Remaining::Share(share) => (whole as f64 * share) as u64,
-            Remaining::Absolute(figure) => figure,
-        }
-    }
-}
-
-/// Options of [`prune`].
+/// Options of [`prune`](crate::prune).
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// How much is to go.
-    pub target: Target,
+#[non_exhaustive]
+pub struct PruneOptions {
+    /// How much is to be removed.
+    pub(crate) target: Target,
     /// Name of the importance criterion; by default `obs` with data, `l2` without.
-    pub criterion: Option<String>,
+    pub(crate) criterion: Option<String>,
     /// How the rest is repaired; by default `lstsq` with data, not at all without.
-    pub repair: Option<Method>,
-    /// In how many equal steps the units go; each step is scored on the repaired result of the one before.
-    pub steps: usize,
+    pub(crate) repair: Option<Method>,
+    /// In how many equal steps the units are removed; each step is scored on the repaired result of the one before.
+    pub(crate) steps: usize,
     /// Whether groups are compared; the default depends on the target.
-    pub scope: Option<Scope>,
-    /// Which factor of merged axes goes.
-    pub units: Units,
+    pub(crate) scope: Option<Scope>,
+    /// Which factor of merged axes is removed.
+    pub(crate) units: Units,
     /// Fewest units that stay in a group.
-    pub min_keep: usize,
+    pub(crate) min_keep: usize,
     /// Kept units are a multiple of this.
-    pub align: usize,
+    pub(crate) align: usize,
     /// Whether removals that shift a statistic are allowed.
-    pub allow_shifts: bool,
+    pub(crate) allow_shifts: bool,
     /// Patterns of groups or tensors to prune; all if empty.
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Patterns of groups or tensors to leave alone.
-    pub exclude: Vec<String>,
+    pub(crate) exclude: Vec<String>,
     /// Graph inputs and outputs that may be pruned.
-    pub thaw: Vec<String>,
-    /// Sizes of dynamic dimensions.
-    pub dims: DimSizes,
+    pub(crate) thaw: Vec<String>,
     /// Whether and how the weights are trained after each step.
-    pub retrain: Option<Retrain>,
-    /// Whether the result is to be proved, so that a model that does not run in tract by itself is bad input.
-    pub verify: bool,
-    /// Seed of every random choice.
-    pub seed: u64,
-    /// Who is told what goes on.
-    pub progress: Progress,
-}
-
-/// Training after each step, towards the original's outputs and the data's labels, if there are any.
-#[derive(Debug, Clone)]
-pub struct Retrain {
-    /// How.
-    pub training: crate::train::Options,
+    pub(crate) retrain: Option<train::Options>,
     /// Where finished steps are kept, so that an interrupted job can go on.
-    pub checkpoints: Option<PathBuf>,
+    pub(crate) checkpoints: Option<PathBuf>,
+    /// Whether the result is to be proved, so that a model that does not run in tract by itself is bad input.
+    pub(crate) verify: bool,
+    /// Samples, sizes, seed, and who is told.
+    pub(crate) setting: Setting,
 }
 
-impl Options {
+configured!(PruneOptions);
+
+impl PruneOptions {
+    /// Removes this share of every group's units: 0.5 removes half.
+    pub fn ratio(share: f64) -> Self {
+        Self::new(Target::Ratio(share))
+    }
+
+    /// Removes until these parameters remain: a share of the original's (0.5) or a number of them.
+    pub fn params(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Params(remaining.into()))
+    }
+
+    /// Removes until these multiply–accumulates remain: a share of the original's (0.5) or a number of them.
+    pub fn macs(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Macs(remaining.into()))
+    }
+
+    /// Removes until these bytes of the file remain, external data included: a share of the original's (0.5) or a number.
+    pub fn size(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Size(remaining.into()))
+    }
+
+    /// Removes as much as loses no more than this share (0.01 is one point) of accuracy, where the data has labels, or of
+    /// agreement with the original.
+    pub fn max_drop(share: f64) -> Self {
+        Self::new(Target::MaxDrop(share))
+    }
+
+    /// Carries out a plan.
+    pub fn plan(plan: Plan) -> Self {
+        Self::new(Target::Plan(plan))
+    }
+
     /// The defaults, for this target.
+    #[doc(hidden)]
     pub fn new(target: Target) -> Self {
         Self {
             target,
@@ -123,16 +122,125 @@ impl Options {
             include: Vec::new(),
             exclude: Vec::new(),
             thaw: Vec::new(),
-            dims: DimSizes::default(),
             retrain: None,
+            checkpoints: None,
             verify: true,
-            seed: 0,
-            progress: Progress::default(),
+            setting: Setting::default(),
+        }
+    }
+
+    /// Name of the criterion that ranks units, as `paredown prune --help` lists them. The default is `obs` with data and
+    /// `l2` without.
+    pub fn criterion(mut self, name: impl Into<String>) -> Self {
+        self.criterion = Some(name.into());
+        self
+    }
+
+    /// How the kept weights are repaired. The default is least squares with data, and no repair without.
+    pub fn repair(mut self, method: Method) -> Self {
+        self.repair = Some(method);
+        self
+    }
+
+    /// Removes in this many equal steps, each scored on the repaired result of the one before; 1 by default.
+    pub fn steps(mut self, steps: usize) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Whether groups are compared with each other. The default is `Layer` for a ratio and `Global` for budgets.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// Which factor of a merged axis is removed: whole heads (the default), indices inside every head, or both.
+    pub fn units(mut self, units: Units) -> Self {
+        self.units = units;
+        self
+    }
+
+    /// Keeps at least this many units of each group; 1 by default.
+    pub fn min_keep(mut self, units: usize) -> Self {
+        self.min_keep = units;
+        self
+    }
+
+    /// Keeps a multiple of this many units, unless the group is smaller; 1 by default.
+    pub fn align(mut self, units: usize) -> Self {
+        self.align = units;
+        self
+    }
+
+    /// Whether units may be removed whose removal shifts a statistic (of a LayerNormalization, a Softmax): valid, but not
+    /// exact.
+    pub fn allow_shifts(mut self, allow: bool) -> Self {
+        self.allow_shifts = allow;
+        self
+    }
+
+    /// Adds a pattern (`*` and `?` match anything); only groups that match one by name or tensor are pruned.
+    pub fn include(mut self, pattern: impl Into<String>) -> Self {
+        self.include.push(pattern.into());
+        self
+    }
+
+    /// Adds a pattern; groups that match it by name or tensor are left alone.
+    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+        self.exclude.push(pattern.into());
+        self
+    }
+
+    /// Adds a graph output (or input) whose axes may be pruned.
+    pub fn thaw(mut self, value: impl Into<String>) -> Self {
+        self.thaw.push(value.into());
+        self
+    }
+
+    /// Trains the kept weights after each step, towards the original's outputs, and the data's labels if there are any.
+    pub fn retrain(mut self, training: train::Options) -> Self {
+        self.retrain = Some(training);
+        self
+    }
+
+    /// Keeps finished steps in this directory, so that an interrupted job with training goes on where it was.
+    pub fn checkpoints(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.checkpoints = Some(folder.into());
+        self
+    }
+
+    /// Says that the result is not going to be proved. Otherwise a model that does not run in tract by itself is refused as
+    /// bad input.
+    pub fn no_verify(mut self) -> Self {
+        self.verify = false;
+        self
+    }
+
+    /// What the plan to be carried out was allowed to do is allowed again.
+    fn with_those_of_plan(&self) -> Self {
+        let mut options = self.clone();
+        if let Target::Plan(plan) = &self.target {
+            options.thaw.extend(plan.thaw.iter().filter(|value| !self.thaw.contains(value)).cloned());
+            options.allow_shifts |= plan.allow_shifts;
+        }
+        options
+    }
+
+    /// Refuses numbers out of range.
+    fn check(&self) -> Result<()> {
+        if self.min_keep == 0 || self.align == 0 || self.steps == 0 {
+            return Err(Error::usage("`min_keep`, `align` and `steps` are at least one"));
+        }
+        match self.target {
+            Target::Ratio(share) | Target::MaxDrop(share) if !(0.0..1.0).contains(&share) => {
+                Err(Error::usage(format!("{share} is not a share from 0 to less than 1")))
+            }
+            _ => Ok(()),
         }
     }
 
     /// What is asked of the original once `done` of all steps are done.
-    fn request(&self, model: &Model, cost: &CostModel<'_>, done: f64) -> Request {
+    pub(super) fn request(&self, model: &Model, cost: &CostModel<'_>, done: f64) -> Request {
         let whole = cost.cost(&Selection::all());
         let part = |whole: u64, remaining: Remaining| {
             let limit = remaining.of(whole);
@@ -150,36 +258,49 @@ impl Options {
             Target::Plan(_) | Target::MaxDrop(_) => Quota::Ratio(0.0),
         };
         let default = if matches!(quota, Quota::Ratio(_)) { Scope::Layer } else { Scope::Global };
-        Request { quota, scope: self.scope.unwrap_or(default), min_keep: self.min_keep.max(1) }
+        let (min_keep, align) = (self.min_keep.max(1), self.align.max(1));
+        Request { quota, scope: self.scope.unwrap_or(default), min_keep, align }
     }
 }
 
-/// A pruned model that has not been proved or written yet.
-#[derive(Debug)]
-pub struct Pruned<'m> {
-    /// What is known about the original.
-    pub analysis: Analysis<'m>,
-    /// The groups of the original.
-    pub groups: Vec<Group>,
-    /// What stays.
-    pub selection: Selection,
-    /// The same as a plan.
-    pub plan: Plan,
-    /// The rewritten model.
-    pub model: Model,
-    /// What was done; proofs are added by [`prove`].
-    pub report: Report,
-}
-
-/// Analyses a model: all its groups, nothing removed.
+/// Chooses what is removed, rewrites the model and repairs the kept weights; if asked, trains them.
+///
+/// With several steps, each is scored on the result of the one before. Without training, what was chosen is carried out and
+/// repaired on the original, so that no error of a repair is carried on; trained weights are carried on.
+///
+/// With [`Target::MaxDrop`], the smallest model (in multiply–accumulates) is searched that loses no more than that, on a
+/// fifth of the samples that nothing else is decided on.
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) if the model is malformed; [`Usage`](crate::ErrorKind::Usage) if a pattern or dimension name is.
-pub fn inspect(model: &Model, dims: &DimSizes, allow_shifts: bool, thaw: &[String]) -> Result<Report> {
-    let analysis = Analysis::new(model, dims, &thaw.iter().cloned().collect())?;
-    let cost = CostModel::new(analysis.subject());
-    let filter = Filter::new(&[], &[], Units::default(), allow_shifts)?;
-    let groups = groups(analysis.subject(), &cost, &filter);
-    let whole = cost.cost(&Selection::all());
-    Ok(Report::new(&analysis, &groups, &Selection::all(), whole, whole))
+/// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
+/// [`Nothing`](crate::ErrorKind::Nothing) if nothing can be removed, the budget is out of reach, or even the smallest removal
+/// loses too much.
+pub(crate) fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
+    options.check()?;
+    let options = &options.with_those_of_plan();
+    let samples = options.setting.open(model)?;
+    let data = samples.data.as_ref();
+    let pruned = match options.target {
+        Target::MaxDrop(allowed) => search::search(model, options, data, allowed)?,
+        _ => steps::prune(model, options, data)?,
+    };
+    Ok(pruned.into_outcome(options, samples))
+}
+
+/// A pruned model, and what it was made from.
+struct Pruned<'m> {
+    survey: survey::Survey<'m>,
+    selection: Selection,
+    plan: Plan,
+    model: Model,
+    report: Report,
+}
+
+impl Pruned<'_> {
+    fn into_outcome(self, options: &PruneOptions, samples: Opened) -> Outcome {
+        let Self { survey, selection, plan, model, report } = self;
+        let (analysis, groups) = (survey.analysis.into_owned(), Some(survey.groups));
+        let evidence = Evidence { analysis, groups, selection, thaw: options.thaw.clone() };
+        Outcome { model, plan, report, evidence, setting: options.setting.clone(), samples }
+    }
 }

@@ -1,10 +1,12 @@
-//! `--max-drop`: the largest reduction whose result is still faithful enough, found by halving.
+//! `max_drop`: the largest reduction whose result is still faithful enough, found by halving.
 
-use super::{Options, Pruned, Remaining, Target, steps};
+use super::{PruneOptions, Pruned, Target, steps};
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
+use crate::plan::Remaining;
+use crate::report::{SearchReport, TrialReport, percent};
 use crate::runtime::{RunOptions, Runnable};
 use crate::verify::{Faithfulness, faithful};
 
@@ -17,36 +19,33 @@ const HELD_OUT: usize = 5;
 /// Samples that run at once.
 const BATCH: usize = 64;
 
-/// Chooses what goes, rewrites the model and repairs what is left; if asked, trains it.
-///
-/// With several steps, each is scored on the result of the one before. Without training, what was chosen is carried out and
-/// repaired on the original, so that no error of a repair is carried on; trained weights are carried on.
-///
-/// With [`Target::MaxDrop`], the smallest model (in multiply–accumulates) is searched that loses no more than that, on a
-/// fifth of the samples that nothing else is decided on.
+/// Searches the smallest model (in multiply–accumulates) that loses no more than `allowed`.
 ///
 /// # Errors
-/// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
-/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if nothing can go, the budget is out of reach, or even the smallest removal
-/// loses too much.
-pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Pruned<'m>> {
-    let Target::MaxDrop(allowed) = options.target else { return steps::prune(model, options, data) };
-    let data = data.ok_or_else(|| Error::usage("--max-drop needs samples to judge on: give some with --data"))?;
-    if options.retrain.as_ref().is_some_and(|retrain| retrain.checkpoints.is_some()) {
-        return Err(Error::usage("--max-drop tries many removals and keeps no checkpoints of them"));
+/// [`Usage`](crate::ErrorKind::Usage) if there are no samples, [`Nothing`](ErrorKind::Nothing) if even the smallest removal
+/// loses too much, and what pruning returns.
+pub(super) fn search<'m>(
+    model: &'m Model,
+    options: &PruneOptions,
+    data: Option<&Dataset>,
+    allowed: f64,
+) -> Result<Pruned<'m>> {
+    let data = data.ok_or_else(|| Error::usage("`max_drop` needs samples to judge on: give some with `data`"))?;
+    if options.checkpoints.is_some() {
+        return Err(Error::usage("`max_drop` tries many removals and keeps no checkpoints of them"));
     }
     let (calibration, held_out) = split(data)?;
     let original = Runnable::new(&model.proto, &RunOptions::default())?;
-    let mut tried = Vec::new();
+    let mut trials: Vec<TrialReport> = Vec::new();
     let mut best = None;
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..HALVINGS {
         let share = f64::midpoint(low, high);
-        let options = Options { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
+        let options = PruneOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
         let pruned = match steps::prune(model, &options, Some(&calibration)) {
             Ok(pruned) => pruned,
-            Err(error) if error.kind() == ErrorKind::NothingToDo => {
-                tried.push(format!("{} out of reach", percent(share)));
+            Err(error) if error.kind() == ErrorKind::Nothing => {
+                trials.push(TrialReport { macs: share, ..TrialReport::default() });
                 low = share;
                 continue;
             }
@@ -54,29 +53,28 @@ pub fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) ->
         };
         let found = measure(&original, &pruned.model.proto, &held_out)?;
         let fits = found.share <= allowed;
-        tried.push(format!(
-            "{} loses {}{}",
-            percent(share),
-            percent(found.share),
-            if fits { "" } else { " (too much)" }
-        ));
+        trials.push(TrialReport { macs: share, lost: Some(found.share), fits });
         if fits {
             (high, best) = (share, Some((pruned, found)));
         } else {
             low = share;
         }
     }
-    let tried = format!("of the MACs: {}", tried.join(" · "));
-    let (mut pruned, found) = best.ok_or_else(|| {
-        Error::nothing(format!("even the smallest removal loses more than {}; tried {tried}", percent(allowed)))
-    })?;
-    pruned.report.notes.push(format!(
-        "loses {} of {} on {} samples that were held out (allowed: {}); {tried}",
-        percent(found.share),
-        found.figure,
-        held_out.samples(),
-        percent(allowed)
-    ));
+    let Some((mut pruned, found)) = best else {
+        let tried: Vec<String> = trials.iter().map(ToString::to_string).collect();
+        return Err(Error::nothing(format!(
+            "even the smallest removal loses more than {}; tried of the MACs: {}",
+            percent(allowed),
+            tried.join(" · ")
+        )));
+    };
+    pruned.report.search = Some(SearchReport {
+        allowed,
+        figure: found.figure.to_owned(),
+        lost: found.share,
+        samples: held_out.samples(),
+        trials,
+    });
     Ok(pruned)
 }
 
@@ -91,7 +89,7 @@ fn split(data: &Dataset) -> Result<(Dataset, Dataset)> {
     let samples = data.samples();
     let first = samples - samples / HELD_OUT;
     if first == samples {
-        return Err(Error::input(format!("{samples} samples are too few to hold a fifth out for --max-drop")));
+        return Err(Error::input(format!("{samples} samples are too few to hold a fifth out for `max_drop`")));
     }
     Ok((data.part(0..first), data.part(first..samples)))
 }
@@ -113,8 +111,4 @@ impl Loss {
             _ => Self { share: 1.0 - found.cosine, figure: "cosine similarity" },
         }
     }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.2} %", 100.0 * share)
 }

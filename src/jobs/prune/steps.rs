@@ -2,17 +2,19 @@
 
 use super::checkpoint::{Checkpoints, Finished};
 use super::survey::Survey;
-use super::{Options, Pruned, Target};
+use super::{PruneOptions, Pruned, Target};
 use crate::analysis::Subject;
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::jobs::clock::Clock;
+use crate::jobs::setting::{calibration_report, to_fit};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{CostModel, Group, Plan, Quota, Request};
 use crate::repair::{Method, repair};
-use crate::report::{CalibrationReport, Clock, RepairReport, Report, TuningReport};
+use crate::report::{CalibrationReport, RepairReport, Report, TuningReport};
 use crate::rewrite;
 use crate::score::Criterion;
 use crate::train::{self, Guidance};
@@ -24,14 +26,15 @@ use crate::train::{self, Guidance};
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
-/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if nothing can go or the budget is out of reach.
-pub(super) fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Pruned<'m>> {
-    let mut clock = Clock::start();
+/// [`Nothing`](crate::ErrorKind::Nothing) if nothing can go or the budget is out of reach.
+pub(super) fn prune<'m>(model: &'m Model, options: &PruneOptions, data: Option<&Dataset>) -> Result<Pruned<'m>> {
+    let mut clock = Clock::start(&options.setting.progress);
+    options.setting.progress.enter("analysing")?;
     let survey = Survey::new(model, options)?;
-    clock.lap("analyse");
+    clock.lap("analyse")?;
     // What training is judged on, scores and repair must not see.
-    let without = data.filter(|_| options.retrain.is_some()).map(Dataset::without_held_out);
-    let job = Job::new(model, options, Samples { all: data, fitted: without.as_ref().or(data) }, &survey)?;
+    let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
+    let job = Job::new(model, options, Samples { all: data, fitted: fitted.as_ref() }, &survey)?;
     let done = job.run(&mut clock)?;
     let (before, after) = (job.cost.cost(&Selection::all()), job.cost.cost(&done.selection));
     let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
@@ -43,20 +46,19 @@ pub(super) fn prune<'m>(model: &'m Model, options: &Options, data: Option<&Datas
     let uses_data = job.criterion.needs_data || job.method != Method::None || options.retrain.is_some();
     report.calibration = job.data.filter(|_| uses_data).map(|calibration| {
         report.notes.extend(calibration.data.warnings().iter().cloned());
-        CalibrationReport {
-            samples: calibration.data.samples(),
-            hash: calibration.data.hash().to_owned(),
-            seed: options.seed,
-            synthetic: calibration.data.is_synthetic(),
-            layers: done.repaired,
-        }
+        CalibrationReport { layers: done.repaired, ..calibration_report(calibration.data, options.setting.seed) }
     });
     report.seconds = clock.laps;
-    let plan = Plan { adjusted: is_adjusted, ..Plan::of(&survey.groups, &done.selection) };
+    let allow_shifts = shifted(&survey.groups, &done.selection).next().is_some();
+    let plan = Plan {
+        adjusted: is_adjusted,
+        thaw: options.thaw.clone(),
+        allow_shifts,
+        ..Plan::of(&survey.groups, &done.selection)
+    };
     let (selection, model) = (done.selection, done.model);
     drop(job);
-    let Survey { analysis, groups } = survey;
-    Ok(Pruned { analysis, groups, selection, plan, model, report })
+    Ok(Pruned { survey, selection, plan, model, report })
 }
 
 /// The samples of a job.
@@ -71,7 +73,7 @@ struct Samples<'j> {
 /// What is to be done, to which model.
 struct Job<'j, 'm> {
     model: &'m Model,
-    options: &'j Options,
+    options: &'j PruneOptions,
     /// What training learns from and is judged on.
     samples: Option<&'j Dataset>,
     /// What is scored and repaired on.
@@ -93,26 +95,26 @@ struct Done {
 }
 
 impl<'j, 'm> Job<'j, 'm> {
-    fn new(model: &'m Model, options: &'j Options, samples: Samples<'j>, survey: &'j Survey<'m>) -> Result<Self> {
+    fn new(model: &'m Model, options: &'j PruneOptions, samples: Samples<'j>, survey: &'j Survey<'m>) -> Result<Self> {
         let data = samples.all;
         let by_default = if data.is_some() { "obs" } else { "l2" };
         let method = options.repair.unwrap_or(if data.is_some() { Method::Lstsq } else { Method::None });
         if method != Method::None && data.is_none() {
-            return Err(Error::usage("--repair needs samples: give some with --data, or --data synthetic"));
+            return Err(Error::usage("`repair` needs samples: give some with `data`; synthetic ones do"));
         }
-        let folder = options.retrain.as_ref().and_then(|retrain| retrain.checkpoints.as_deref());
+        let folder = options.checkpoints.as_deref();
         let checkpoints = match (data, folder) {
             (Some(data), Some(folder)) => Some(Checkpoints::open(folder, model, options, data)?),
             _ => None,
         };
         if options.retrain.is_some() && data.is_none() {
-            return Err(Error::usage("--retrain needs samples: give some with --data"));
+            return Err(Error::usage("`retrain` needs samples: give some with `data`"));
         }
         Ok(Self {
             model,
             options,
             samples: data,
-            data: samples.fitted.map(|data| Calibration::new(data, options.seed)),
+            data: samples.fitted.map(|data| Calibration::new(data, options.setting.seed)),
             survey,
             cost: CostModel::new(survey.analysis.subject()),
             criterion: Criterion::by_name(options.criterion.as_deref().unwrap_or(by_default))?,
@@ -145,12 +147,12 @@ impl<'j, 'm> Job<'j, 'm> {
             }
             done = Some(next);
         }
-        done.ok_or_else(|| Error::usage("--steps is at least one"))
+        done.ok_or_else(|| Error::usage("`steps` is at least one"))
     }
 
     /// One step behind `before`.
     fn step(&self, before: Option<Done>, step: usize, clock: &mut Clock) -> Result<Done> {
-        let progress = self.options.progress.within(format!("step {step} of {}", self.steps));
+        let progress = self.options.setting.progress.within(format!("step {step} of {}", self.steps));
         progress.say("scoring");
         let choose =
             |survey: &Survey<'_>, request: &Request| survey.choose(self.options, self.criterion, request, self.data);
@@ -168,10 +170,10 @@ impl<'j, 'm> Job<'j, 'm> {
                 (chosen.clone(), chosen)
             }
         };
-        clock.lap("score");
+        clock.lap("score")?;
         if selection.touched().next().is_none() {
             return Err(Error::nothing(
-                "nothing would be removed: every group keeps all its units at this target; ask for more, or lower --min-keep and --align",
+                "nothing would be removed: every group keeps all its units at this target; ask for more, or lower `min_keep` and `align`",
             ));
         }
         let (subject, kept) = match (&next, &self.options.retrain) {
@@ -179,19 +181,19 @@ impl<'j, 'm> Job<'j, 'm> {
             _ => (self.survey.analysis.subject(), &selection),
         };
         let rewritten = rewrite::prune(subject, kept)?;
-        clock.lap("rewrite");
+        clock.lap("rewrite")?;
         progress.say("repairing");
         let (mut rewritten, repaired) = self.repaired(subject, kept, rewritten)?;
-        clock.lap("repair");
+        clock.lap("repair")?;
         let mut training = before.map(|done| done.training).unwrap_or_default();
         if let (Some(retrain), Some(data)) = (&self.options.retrain, self.samples) {
-            let seed = self.options.seed.wrapping_add(step as u64);
-            let options = train::Options { seed, progress, ..retrain.training.clone() };
+            let seed = self.options.setting.seed.wrapping_add(step as u64);
+            let options = train::Options { seed, progress, ..retrain.clone() };
             let guidance = Guidance { labels: data.has_labels(), teacher: Some(&self.model.proto) };
             let (trained, report) = train::tune(&rewritten, data, guidance, &options)?;
             rewritten = trained;
             training.push(report);
-            clock.lap("train");
+            clock.lap("train")?;
         }
         Ok(Done { model: self.model.with_proto(rewritten), selection, repaired, training })
     }
@@ -220,7 +222,7 @@ fn share(step: usize, steps: usize) -> f64 {
 }
 
 /// What a later step asks of the result of the step before: budgets are absolute, a ratio counts from what is left.
-fn step_request(options: &Options, model: &Model, cost: &CostModel<'_>, (step, steps): (usize, usize)) -> Request {
+fn step_request(options: &PruneOptions, model: &Model, cost: &CostModel<'_>, (step, steps): (usize, usize)) -> Request {
     let request = options.request(model, cost, share(step, steps));
     match request.quota {
         Quota::Ratio(now) => {
@@ -242,7 +244,8 @@ fn compose(groups: &[Group], done: &Selection, next_groups: &[Group], next: &Sel
         let left = flags.iter().filter(|&&keep| keep).count();
         if let Some(now) = next_groups.iter().find(|now| now.name == group.name) {
             if now.size != left {
-                let message = format!("group '{}' cannot be followed from step to step; use --steps 1", group.name);
+                let message =
+                    format!("group '{}' cannot be followed from step to step; use one of the `steps`", group.name);
                 return Err(Error::input(message));
             }
             let kept = flags.iter_mut().filter(|keep| **keep).enumerate();
@@ -253,12 +256,13 @@ fn compose(groups: &[Group], done: &Selection, next_groups: &[Group], next: &Sel
     Ok(composed)
 }
 
+/// The groups whose removal shifts a statistic, as far as they lose units.
+fn shifted<'g>(groups: &'g [Group], selection: &'g Selection) -> impl Iterator<Item = &'g Group> {
+    groups.iter().filter(|group| matches!(group.role, Role::Shifts(_)) && !selection.keeps_all(group.factor))
+}
+
 fn shift_note(groups: &[Group], selection: &Selection) -> Option<String> {
-    let shifted: Vec<&str> = groups
-        .iter()
-        .filter(|group| matches!(group.role, Role::Shifts(_)) && !selection.keeps_all(group.factor))
-        .map(|group| group.name.as_str())
-        .collect();
+    let shifted: Vec<&str> = shifted(groups, selection).map(|group| group.name.as_str()).collect();
     let first = shifted.first()?;
     Some(format!("{} groups shift a statistic (first: {first}); for them the removal is not exact", shifted.len()))
 }

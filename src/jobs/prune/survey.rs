@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::trial::own_fault;
-use super::{Options, Target};
+use super::{PruneOptions, Target};
 use crate::analysis::Analysis;
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
+use crate::jobs::inspect::check_thawed;
 use crate::onnx::Model;
 use crate::plan::{CostModel, Filter, Group, Request, groups, select};
 use crate::runtime::probes::probe_batches;
 use crate::score::{Context, Criterion};
+use crate::verify::own_fault;
 
 /// A model, its groups, and which of them are open.
 pub(super) struct Survey<'m> {
@@ -20,14 +21,11 @@ pub(super) struct Survey<'m> {
 }
 
 impl<'m> Survey<'m> {
-    pub(super) fn new(model: &'m Model, options: &Options) -> Result<Self> {
+    pub(super) fn new(model: &'m Model, options: &PruneOptions) -> Result<Self> {
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
-        let analysis = Analysis::new(model, &options.dims, &thaw)?;
-        if let Some(name) = options.thaw.iter().find(|name| analysis.graph.value(name).is_none()) {
-            return Err(Error::usage(format!("--thaw {name}: the graph has no value of that name")));
-        }
-        let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?
-            .aligned(options.align);
+        let analysis = Analysis::new(model, &options.setting.dims, &thaw)?;
+        check_thawed(&analysis, &options.thaw)?;
+        let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?;
         let groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
         Ok(Self { analysis, groups })
     }
@@ -35,7 +33,7 @@ impl<'m> Survey<'m> {
     /// Chooses the units that stay.
     pub(super) fn choose(
         &self,
-        options: &Options,
+        options: &PruneOptions,
         criterion: &Criterion,
         request: &Request,
         data: Option<Calibration<'_>>,
@@ -49,7 +47,7 @@ impl<'m> Survey<'m> {
             });
         }
         let subject = self.analysis.subject();
-        let score = || criterion.score(&Context { subject, groups: &open, seed: options.seed, data });
+        let score = || criterion.score(&Context { subject, groups: &open, seed: options.setting.seed, data });
         match &options.target {
             Target::Plan(plan) => {
                 let scored = if plan.needs_scores() { score()? } else { Vec::new() };
@@ -62,13 +60,13 @@ impl<'m> Survey<'m> {
 
 impl Survey<'_> {
     /// Sizes that contradict each other freeze everything around them: then the file is to blame, if it does not run.
-    fn contradiction(&self, options: &Options) -> Option<Error> {
+    fn contradiction(&self, options: &PruneOptions) -> Option<Error> {
         let Analysis { facts, network, model, .. } = &self.analysis;
         if facts.gaps.is_empty() && network.misfits == 0 {
             return None;
         }
-        let sizes = self.analysis.probe_sizes(&options.dims);
-        let batches = probe_batches(self.analysis.subject().proto().ok()?, &sizes, 1, options.seed);
+        let sizes = self.analysis.probe_sizes(&options.setting.dims);
+        let batches = probe_batches(self.analysis.subject().proto().ok()?, &sizes, 1, options.setting.seed);
         match batches.map(|batches| batches.into_iter().next()) {
             Ok(inputs) => own_fault(&model.proto, &inputs?),
             Err(error) => Some(error),
@@ -77,7 +75,7 @@ impl Survey<'_> {
 }
 
 /// Why no group can be pruned: the strongest reasons, biggest groups first.
-fn nothing_open(groups: &[Group], options: &Options) -> Error {
+fn nothing_open(groups: &[Group], options: &PruneOptions) -> Error {
     let mut held: Vec<&Group> = groups.iter().filter(|group| group.size > 1).collect();
     held.sort_by_key(|group| std::cmp::Reverse(group.controls.params));
     let mut message = "nothing can be removed from this model".to_owned();
@@ -88,7 +86,7 @@ fn nothing_open(groups: &[Group], options: &Options) -> Error {
     }
     let shifts = groups.iter().any(|group| matches!(group.role, Role::Shifts(_)));
     if shifts && !options.allow_shifts {
-        message += "\nsome groups only shift a statistic: --allow-shifts removes from them too";
+        message += "\nsome groups only shift a statistic: `allow_shifts` removes from them too";
     }
     Error::nothing(message)
 }

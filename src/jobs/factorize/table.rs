@@ -2,31 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use super::candidates::{Form, Refused};
-use super::price::Price;
-use super::select::Decision;
+use super::Prepared;
 use crate::error::Error;
-use crate::jobs::factorize::Prepared;
+use crate::factorize::candidates::{Form, Refused};
+use crate::factorize::price::Price;
+use crate::factorize::select::{Decision, Why};
 use crate::plan::CostModel;
 use crate::report::LayerReport;
 use crate::verify::Latency;
 
 /// What was measured about a layer.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Outcome {
+pub(super) struct Measured {
     /// Squared error of the factors that are written.
-    pub(crate) error: Option<f64>,
+    pub(super) error: Option<f64>,
     /// tract's time of the layer alone, whole and split.
-    pub(crate) latency: Option<Latency>,
+    pub(super) latency: Option<Latency>,
 }
 
 /// Why no layer is split: a few reasons.
-pub(crate) fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused: &[Refused]) -> Error {
+pub(super) fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused: &[Refused]) -> Error {
     let kept = prepared.iter().zip(decisions).filter_map(|(layer, decision)| match decision {
-        Decision::Keep(reason) => Some((layer.candidate.name.as_str(), reason.as_str())),
+        Decision::Keep(why) => Some((layer.candidate.name.as_str(), why.to_string())),
         Decision::Split(_) => None,
     });
-    let reasons = kept.chain(refused.iter().map(|r| (r.name.as_str(), r.reason.as_str())));
+    let reasons = kept.chain(refused.iter().map(|r| (r.name.as_str(), r.reason.clone())));
     let mut message = "no layer can be split this way".to_owned();
     for (name, reason) in reasons.take(5) {
         message += &format!("\n  {name}: {reason}");
@@ -38,10 +38,10 @@ pub(crate) fn nothing(prepared: &[Prepared<'_>], decisions: &[Decision], refused
 }
 
 /// Every layer with what was decided about it, in graph order.
-pub(crate) fn layer_reports(
+pub(super) fn layer_reports(
     prepared: &[Prepared<'_>],
     decisions: &[Decision],
-    outcomes: &BTreeMap<&str, Outcome>,
+    outcomes: &BTreeMap<&str, Measured>,
     (refused, cost): (&[Refused], &CostModel<'_>),
 ) -> Vec<LayerReport> {
     let mut layers: BTreeMap<usize, LayerReport> = BTreeMap::new();
@@ -50,7 +50,7 @@ pub(crate) fn layer_reports(
         let total = layer.decomposition.curve().total();
         let (rank, price, reason) = match decision {
             Decision::Split(rank) => (Some(*rank), layer.prices.split(*rank), None),
-            Decision::Keep(reason) => (None, layer.prices.dense(), Some(reason.clone())),
+            Decision::Keep(why) => (None, layer.prices.dense(), Some(why.to_string())),
         };
         let outcome = outcomes.get(candidate.name.as_str()).copied().unwrap_or_default();
         let error = outcome.error.map(|e| if total > 0.0 { e / total } else { 0.0 });
@@ -65,6 +65,7 @@ pub(crate) fn layer_reports(
                 error,
                 latency_ms: outcome.latency.map(|latency| (latency.before_ms, latency.after_ms)),
                 decision: if rank.is_some() { "split" } else { "kept" }.to_owned(),
+                put_back: matches!(decision, Decision::Keep(Why::PutBack { .. })),
                 reason,
                 ..report
             },
@@ -95,6 +96,7 @@ fn report(name: &str, op: &str, shape: Vec<usize>, price: Price) -> LayerReport 
         rank_for_90: None,
         latency_ms: None,
         decision: "kept".to_owned(),
+        put_back: false,
         reason: None,
     }
 }

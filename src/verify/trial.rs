@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
+use super::{Exactness, Faithfulness, Kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{NamedTensor, RunOptions, Runnable, unsupported_nodes};
-use crate::verify::{Exactness, Faithfulness, Kept};
 
 /// Two models that must be the same function: the original with what goes masked, and with it removed.
 pub(super) struct Removal {
@@ -20,16 +20,16 @@ pub(super) struct Removal {
 type Outputs = Vec<Vec<NamedTensor>>;
 
 /// Why the model does not run on `inputs` though tract has all its operators: its own fault, most likely.
-pub(super) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Error> {
+pub(crate) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Error> {
     if !unsupported_nodes(model).is_empty() {
         return None;
     }
     let fault = Runnable::new(model, &RunOptions::default()).and_then(|model| model.run(inputs)).err()?;
-    if fault.kind() != ErrorKind::Verification {
+    if fault.kind() != ErrorKind::Runtime {
         return Some(fault);
     }
     let shapes: Vec<String> = inputs.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape())).collect();
-    let advice = "give sizes that it runs at with --dim; if another runtime runs it, pass --no-verify";
+    let advice = "give sizes that it runs at with `dim`; if another runtime runs it, pass `no_verify`";
     Some(Error::input(format!(
         "tract does not run the model even before anything is changed, on {}: {fault}; {advice}",
         shapes.join(", ")

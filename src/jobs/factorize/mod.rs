@@ -1,14 +1,19 @@
-//! Factorization of a whole model: from an analysed file to a rewritten one.
+//! Factorization of a whole model, from a model to a rewritten one.
+
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
-use crate::analysis::Analysis;
-use crate::analysis::Subject;
+use super::clock::Clock;
+use super::outcome::{Evidence, Outcome};
+use super::setting::{Setting, calibration_report, configured, to_fit};
+use crate::analysis::{Analysis, Subject};
 use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
+use crate::defect::at_node;
 use crate::error::{Error, Result};
 use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
 use crate::factorize::correct::{Chosen, correct};
@@ -16,57 +21,80 @@ use crate::factorize::decompose::{ConvMode, Decomposition, Inputs, Method};
 use crate::factorize::inputs::{input_moments, scarce};
 use crate::factorize::price::PriceList;
 use crate::factorize::rewrite::{Factors, added_by_bias, split_layers};
-use crate::factorize::select::{Decision, Offer, choose, reference_ranks};
+use crate::factorize::select::{Decision, Decisions, Offer, Target, Why, choose, reference_ranks};
 use crate::factorize::sensitivity::{Effect, Site};
-use crate::factorize::table::{Outcome, layer_reports, nothing};
 use crate::factorize::{sensitivity, speed};
 use crate::linalg::default_backend;
 use crate::onnx::Model;
-use crate::plan::{Cost, CostModel, Patterns, Plan};
-use crate::report::{CalibrationReport, Clock, Progress, Report};
+use crate::plan::{Cost, CostModel, Patterns, Plan, Remaining};
+use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
 use crate::train::{self, Guidance};
 use crate::verify::Latency;
-
-pub use crate::factorize::select::Target;
+use table::{Measured, layer_reports, nothing};
 
 /// Made-up samples that a layer's effect is measured on without data.
 const PROBES: usize = 8;
 
-/// Options of [`factorize`].
+/// Options of [`factorize`](crate::factorize).
 #[derive(Debug, Clone)]
-pub struct Options {
+#[non_exhaustive]
+pub struct FactorizeOptions {
     /// How small the layers are to become.
-    pub target: Target,
+    pub(crate) target: Target,
     /// How matrices are split.
-    pub method: Method,
+    pub(crate) method: Method,
     /// How kernels are split.
-    pub conv: ConvMode,
-    /// Ranks that are not typed are multiples of this, unless a layer is small.
-    pub align: usize,
+    pub(crate) conv: ConvMode,
+    /// Chosen ranks are multiples of this, unless a layer is small.
+    pub(crate) align: usize,
     /// Patterns of layers or tensors to split; all if empty.
-    pub include: Vec<String>,
+    pub(crate) include: Vec<String>,
     /// Patterns of layers or tensors to leave alone.
-    pub exclude: Vec<String>,
-    /// Whether layers behind split ones are fitted to what those have become, where data is given.
-    pub sequential: bool,
+    pub(crate) exclude: Vec<String>,
+    /// Whether layers after split ones are fitted to what those have become, where data is given.
+    pub(crate) sequential: bool,
     /// Whether tract's time of each split layer is measured.
-    pub time_layers: bool,
-    /// Whether layers that did not get faster are put back; takes [`Options::time_layers`].
-    pub keep_faster: bool,
-    /// Sizes of dynamic dimensions.
-    pub dims: DimSizes,
+    pub(crate) time_layers: bool,
+    /// Whether layers that did not get faster are put back; takes [`FactorizeOptions::time_layers`].
+    pub(crate) keep_faster: bool,
     /// Whether and how the weights are trained once the layers are split.
-    pub retrain: Option<train::Options>,
-    /// Seed of every random choice.
-    pub seed: u64,
-    /// Who is told what goes on.
-    pub progress: Progress,
+    pub(crate) retrain: Option<train::Options>,
+    /// Samples, sizes, seed, and who is told.
+    pub(crate) setting: Setting,
 }
 
-impl Options {
+configured!(FactorizeOptions);
+
+impl FactorizeOptions {
+    /// Splits every layer at this rank, where that saves parameters.
+    pub fn rank(rank: usize) -> Self {
+        Self::new(Target::Rank(rank))
+    }
+
+    /// Splits every layer at the smallest rank that keeps this share of its energy Σσ².
+    pub fn energy(share: f64) -> Self {
+        Self::new(Target::Energy(share))
+    }
+
+    /// Splits until these parameters remain of the whole model: a share of the original's (0.5) or a number of them.
+    pub fn params(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Params(remaining.into()))
+    }
+
+    /// Splits until these multiply–accumulates remain of the whole model: a share of the original's (0.5) or a number.
+    pub fn macs(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Macs(remaining.into()))
+    }
+
+    /// Splits at the ranks of a plan.
+    pub fn plan(plan: Plan) -> Self {
+        Self::new(Target::Plan(plan))
+    }
+
     /// The defaults, for this target.
+    #[doc(hidden)]
     pub fn new(target: Target) -> Self {
         Self {
             target,
@@ -78,25 +106,66 @@ impl Options {
             sequential: true,
             time_layers: false,
             keep_faster: false,
-            dims: DimSizes::default(),
             retrain: None,
-            seed: 0,
-            progress: Progress::default(),
+            setting: Setting::default(),
         }
     }
-}
 
-/// A factorized model that has not been proved or written yet.
-#[derive(Debug)]
-pub struct Factorized<'m> {
-    /// What is known about the original.
-    pub analysis: Analysis<'m>,
-    /// The ranks, by layer.
-    pub plan: Plan,
-    /// The rewritten model.
-    pub model: Model,
-    /// What was done.
-    pub report: Report,
+    /// The same for another target.
+    #[doc(hidden)]
+    pub fn target(mut self, target: Target) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// How a weight is split; by default the best split of the weight, or with data of the layer's outputs.
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// How convolutions are split.
+    pub fn conv(mut self, mode: ConvMode) -> Self {
+        self.conv = mode;
+        self
+    }
+
+    /// Chooses ranks that are a multiple of this, unless the layer is small; 8 by default.
+    pub fn align(mut self, ranks: usize) -> Self {
+        self.align = ranks;
+        self
+    }
+
+    /// Adds a pattern (`*` and `?` match anything); only layers that match one by name or tensor are split.
+    pub fn include(mut self, pattern: impl Into<String>) -> Self {
+        self.include.push(pattern.into());
+        self
+    }
+
+    /// Adds a pattern; layers that match it by name or tensor are left alone.
+    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+        self.exclude.push(pattern.into());
+        self
+    }
+
+    /// Measures tract's time of each layer before and after.
+    pub fn time_layers(mut self, measure: bool) -> Self {
+        self.time_layers = measure;
+        self
+    }
+
+    /// Puts layers back that did not get faster in tract, which measures their times.
+    pub fn keep_faster(mut self, keep: bool) -> Self {
+        self.keep_faster = keep;
+        self.time_layers |= keep;
+        self
+    }
+
+    /// Trains the weights once the layers are split, towards the original's outputs, and the data's labels if there are any.
+    pub fn retrain(mut self, training: train::Options) -> Self {
+        self.retrain = Some(training);
+        self
+    }
 }
 
 /// A layer with everything that the choice needs.
@@ -112,42 +181,52 @@ pub(crate) struct Prepared<'c> {
 ///
 /// # Errors
 /// As [`choose`]; [`Input`](crate::ErrorKind::Input) for a malformed model or weights that cannot be decomposed,
-/// [`NothingToDo`](crate::ErrorKind::NothingToDo) if no layer is split; the message names reasons.
-pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>) -> Result<Factorized<'m>> {
-    let mut clock = Clock::start();
-    // What training is judged on, the splits before it must not see.
-    let (samples, without) = (data, data.filter(|_| options.retrain.is_some()).map(Dataset::without_held_out));
-    let data = without.as_ref().or(samples);
-    let analysis = Analysis::new(model, &options.dims, &BTreeSet::new())?;
+/// [`Nothing`](crate::ErrorKind::Nothing) if no layer is split; the message names reasons.
+pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
+    let Setting { dims, seed, progress, .. } = &options.setting;
+    let seed = *seed;
+    if options.align == 0 {
+        return Err(Error::usage("`align` is at least one"));
+    }
+    let mut clock = Clock::start(progress);
+    let samples = options.setting.open(model)?;
+    let fitted = samples.data.as_ref().map(|data| to_fit(data, options.retrain.is_some()));
+    let data = fitted.as_ref();
+    progress.enter("analysing")?;
+    let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
     let subject = analysis.subject();
     let mut found = candidates(subject);
     exclude(&mut found, options)?;
-    clock.lap("analyse");
+    clock.lap("analyse")?;
     let moments = match data {
-        Some(data) => input_moments(subject, Calibration::new(data, options.seed), &found.open)?,
+        Some(data) => input_moments(subject, Calibration::new(data, seed), &found.open)?,
         None => vec![None; found.open.len()],
     };
     let mut notes: Vec<String> = scarce(&found.open, &moments).into_iter().collect();
-    clock.lap("calibrate");
+    clock.lap("calibrate")?;
+    progress.enter("splitting layers")?;
     // The error, if any, is that of the first layer that has one, not of the first that is done.
     let prepared: Vec<Result<Prepared<'_>>> = found
         .open
         .par_iter()
         .zip(moments)
-        .map(|(candidate, inputs)| prepare(subject, candidate, options, inputs))
+        .map(|(candidate, inputs)| at_node(&candidate.name, || prepare(subject, candidate, options, inputs)))
         .collect();
     let mut prepared = prepared.into_iter().collect::<Result<Vec<_>>>()?;
-    clock.lap("decompose");
+    clock.lap("decompose")?;
     if matches!(options.target, Target::Params(_) | Target::Macs(_)) {
         notes.extend(weigh(&analysis, &mut prepared, options, data)?);
-        clock.lap("weigh");
+        clock.lap("weigh")?;
     }
     let cost = CostModel::new(subject);
     let whole = cost.cost(&Selection::all());
     let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
-    let mut decisions =
-        if offers.is_empty() { Vec::new() } else { choose(&offers, &options.target, whole, options.align)? };
-    clock.lap("select");
+    let Decisions { layers: mut decisions, gap } = if offers.is_empty() {
+        Decisions { layers: Vec::new(), gap: None }
+    } else {
+        choose(&offers, &options.target, whole, options.align)?
+    };
+    clock.lap("select")?;
     let mut chosen = chosen(&prepared, &decisions)?;
     let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
     if options.keep_faster {
@@ -156,45 +235,45 @@ pub fn factorize<'m>(model: &'m Model, options: &Options, data: Option<&Dataset>
     if chosen.is_empty() {
         return Err(nothing(&prepared, &decisions, &found.refused));
     }
-    clock.lap("split");
+    clock.lap("split")?;
     if let (Some(data), true) = (data, options.sequential) {
-        correct(subject, Calibration::new(data, options.seed), &mut chosen)?;
-        clock.lap("correct");
+        correct(subject, Calibration::new(data, seed), &mut chosen)?;
+        clock.lap("correct")?;
     }
     let mut rewritten = split_layers(subject, &pairs(&chosen))?;
     let mut training = Vec::new();
     if let Some(retrain) = &options.retrain {
-        let data = samples.ok_or_else(|| Error::usage("--retrain needs samples: give some with --data"))?;
+        let data = samples.data.as_ref();
+        let data = data.ok_or_else(|| Error::usage("`retrain` needs samples: give some with `data`"))?;
         let guidance = Guidance { labels: data.has_labels(), teacher: Some(&model.proto) };
-        let retrain = train::Options { progress: options.progress.clone(), ..retrain.clone() };
+        let retrain = train::Options { seed, progress: progress.clone(), ..retrain.clone() };
         let (trained, report) = train::tune(&rewritten, data, guidance, &retrain)?;
         (rewritten, training) = (trained, vec![report]);
-        clock.lap("train");
+        clock.lap("train")?;
     }
     let rewritten = model.with_proto(rewritten);
-    let after = costs(&rewritten, &options.dims)?;
+    let after = costs(&rewritten, dims)?;
     let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
     report.model.after.bytes = rewritten.file_bytes();
     report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
-    let mut outcomes: BTreeMap<&str, Outcome> =
-        latencies.iter().map(|(name, &latency)| (*name, Outcome { latency: Some(latency), error: None })).collect();
+    let mut outcomes: BTreeMap<&str, Measured> =
+        latencies.iter().map(|(name, &latency)| (*name, Measured { latency: Some(latency), error: None })).collect();
     for layer in &chosen {
         outcomes.entry(layer.candidate.name.as_str()).or_default().error = Some(layer.factors.error());
     }
     report.layers = layer_reports(&prepared, &decisions, &outcomes, (&found.refused, &cost));
     report.notes.extend(notes);
     report.training = training;
-    report.calibration = data.map(|data| CalibrationReport {
-        samples: data.samples(),
-        hash: data.hash().to_owned(),
-        seed: options.seed,
-        synthetic: data.is_synthetic(),
-        ..CalibrationReport::default()
-    });
-    clock.lap("rewrite");
+    report.allocation_gap = gap;
+    report.calibration = data.map(|data| calibration_report(data, seed));
+    clock.lap("rewrite")?;
     report.seconds = clock.laps;
     let plan = Plan::of_ranks(chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect());
-    Ok(Factorized { plan, model: rewritten, report, analysis })
+    drop(chosen);
+    drop(prepared);
+    let analysis = analysis.into_owned();
+    let evidence = Evidence { analysis, groups: None, selection: Selection::all(), thaw: Vec::new() };
+    Ok(Outcome { model: rewritten, plan, report, evidence, setting: options.setting.clone(), samples })
 }
 
 /// The layers that are split, with their factors.
@@ -218,34 +297,27 @@ fn time<'c>(subject: Subject<'_>, chosen: &[Chosen<'c>]) -> Result<BTreeMap<&'c 
     Ok(candidates.iter().zip(measured).filter_map(|(c, latency)| Some((c.name.as_str(), latency?))).collect())
 }
 
-/// Puts back the layers that did not get faster. Notes name those without a time, and that a budget no longer holds.
+/// Puts back the layers that did not get faster. A note names those whose time cannot be measured.
 fn keep_faster(
     prepared: &[Prepared<'_>],
     decisions: &mut [Decision],
     chosen: &mut Vec<Chosen<'_>>,
     latencies: &BTreeMap<&str, Latency>,
-) -> Vec<String> {
-    let (mut put_back, mut untimed) = (0, Vec::new());
+) -> Option<String> {
+    let mut untimed = Vec::new();
     for (layer, decision) in prepared.iter().zip(decisions) {
         let name = layer.candidate.name.as_str();
         match (&decision, latencies.get(name)) {
-            (Decision::Split(_), Some(Latency { before_ms, after_ms })) if after_ms >= before_ms => {
-                *decision = Decision::Keep(format!("it did not get faster: {before_ms:.3} ms, then {after_ms:.3} ms"));
+            (Decision::Split(_), Some(&Latency { before_ms, after_ms })) if after_ms >= before_ms => {
+                *decision = Decision::Keep(Why::PutBack { before_ms, after_ms });
                 chosen.retain(|layer| layer.candidate.name != name);
-                put_back += 1;
             }
             (Decision::Split(_), None) => untimed.push(name),
             _ => {}
         }
     }
-    let mut notes = Vec::new();
-    if put_back > 0 {
-        notes.push(format!("{put_back} layers that did not get faster were put back: more remains than was asked for"));
-    }
-    if !untimed.is_empty() {
-        notes.push(format!("split without a look at their time, which cannot be measured: {}", untimed.join(", ")));
-    }
-    notes
+    let named = || format!("split without a look at their time, which cannot be measured: {}", untimed.join(", "));
+    (!untimed.is_empty()).then(named)
 }
 
 impl<'c> Prepared<'c> {
@@ -278,7 +350,7 @@ impl<'c> Prepared<'c> {
 fn prepare<'c>(
     subject: Subject<'_>,
     candidate: &'c Candidate,
-    options: &Options,
+    options: &FactorizeOptions,
     inputs: Option<Vec<Inputs>>,
 ) -> Result<Prepared<'c>> {
     let mode = match candidate.form {
@@ -304,13 +376,15 @@ fn prepare<'c>(
 fn weigh(
     analysis: &Analysis<'_>,
     prepared: &mut [Prepared<'_>],
-    options: &Options,
+    options: &FactorizeOptions,
     data: Option<&Dataset>,
 ) -> Result<Option<String>> {
     let subject = analysis.subject();
     let batches = match data {
         Some(data) => sensitivity::middle(data)?,
-        None => probe_batches(subject.proto()?, &analysis.probe_sizes(&options.dims), PROBES, options.seed)?,
+        None => {
+            probe_batches(subject.proto()?, &analysis.probe_sizes(&options.setting.dims), PROBES, options.setting.seed)?
+        }
     };
     let ranks: Vec<Vec<usize>> = prepared.iter().map(|layer| reference_ranks(&layer.offer(), options.align)).collect();
     let site = |(layer, ranks): (&Prepared<'_>, &Vec<usize>)| -> Site {
@@ -338,11 +412,11 @@ fn weigh(
 }
 
 /// Moves layers that the user's patterns leave out to the refused ones.
-fn exclude(found: &mut Candidates, options: &Options) -> Result<()> {
+fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
     let patterns = Patterns::new(&options.include, &options.exclude)?;
     let is_left_out = |candidate: &Candidate| {
         let is_kernel = matches!(candidate.form, Form::Kernel { .. });
-        let by_mode = (is_kernel && options.conv == ConvMode::None).then_some("convolutions stay with --conv none");
+        let by_mode = (is_kernel && options.conv == ConvMode::None).then_some("convolutions stay with `conv` none");
         patterns.refusal([candidate.name.as_str(), candidate.tensor.as_str()]).or(by_mode)
     };
     let (mut open, mut refused) = (Vec::new(), Vec::new());

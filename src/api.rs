@@ -1,0 +1,73 @@
+//! The public API: five jobs, their options, and what they return.
+
+pub use crate::calibrate::data::images::{ImageOptions, Layout};
+pub use crate::error::{Error, ErrorKind, Result};
+pub use crate::factorize::{ConvMode, Method as Factorization};
+pub use crate::jobs::{
+    Array, Dataset, FactorizeOptions, InspectOptions, Outcome, PruneOptions, TuneOptions, Values, VerifyOptions,
+};
+pub use crate::onnx::{Model, SaveOptions};
+pub use crate::plan::{Plan, PlannedGroup, Remaining, Scope, Units};
+pub use crate::progress::Cancel;
+pub use crate::repair::Method as Repair;
+pub use crate::report::{
+    BeforeAfter, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, MemberReport, ModelFigures,
+    RepairReport, Report, SearchReport, TrialReport, TuningReport,
+};
+pub use crate::train::{Loss, Options as Training};
+pub use crate::verify::{Accuracy, VerifyReport};
+
+use crate::defect::contained;
+use crate::jobs;
+use crate::progress::Progress;
+
+/// Lists every coupled group of a model: what its indices are, which tensors it slices, what it costs, and which node
+/// freezes it.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if the model is malformed; [`Usage`](ErrorKind::Usage) if the graph has no value or dimension
+/// of a name that the options give.
+pub fn inspect(model: &Model, options: &InspectOptions) -> Result<Report> {
+    let progress = Progress::default();
+    progress.say("analysing");
+    contained(&progress, || jobs::inspect(model, options))
+}
+
+/// Removes the least important neurons, channels and attention heads, and repairs what is kept.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) for contradictory options, [`Input`](ErrorKind::Input) for a malformed model, plan or data,
+/// [`Nothing`](ErrorKind::Nothing) if nothing can be removed or the budget is out of reach,
+/// [`Interrupted`](ErrorKind::Interrupted) if the job was cancelled.
+pub fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
+    contained(&options.setting.progress, || jobs::prune_model(model, options))
+}
+
+/// Splits layers into two smaller ones of low rank.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) for contradictory options, [`Input`](ErrorKind::Input) for a malformed model, plan or data,
+/// [`Nothing`](ErrorKind::Nothing) if no layer is split or the budget is out of reach,
+/// [`Interrupted`](ErrorKind::Interrupted) if the job was cancelled.
+pub fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
+    contained(&options.setting.progress, || jobs::factorize(model, options))
+}
+
+/// Trains the weights of a model, on labels or towards another model's outputs. Nothing else in the file changes.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) if there are no samples or there is nothing to learn from, [`Input`](ErrorKind::Input) for a
+/// malformed model, too few samples, or an operator without a gradient, [`Interrupted`](ErrorKind::Interrupted) if the job
+/// was cancelled.
+pub fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
+    contained(&options.setting.progress, || jobs::tune(model, options))
+}
+
+/// Proves a rewritten model against its original: valid, exact (with the plan), faithful, and how fast.
+///
+/// # Errors
+/// [`Proof`](ErrorKind::Proof) if the rewritten model is not what it must be, [`Runtime`](ErrorKind::Runtime) if tract
+/// cannot run it, [`Input`](ErrorKind::Input) if a model, the plan or the data is malformed.
+pub fn verify(original: &Model, rewritten: &Model, options: &VerifyOptions) -> Result<Report> {
+    contained(&options.setting.progress, || jobs::verify(original, rewritten, options))
+}

@@ -1,0 +1,88 @@
+//! Options as they are typed. The library names them by their fields, in backticks; here they become flags.
+
+use std::collections::BTreeSet;
+
+use clap::CommandFactory;
+
+/// Fields that the command line calls something else.
+const RENAMED: [(&str, &str); 4] =
+    [("checkpoints", "checkpoint-dir"), ("decay", "weight-decay"), ("rate", "lr"), ("units", "unit")];
+
+/// `text`, in which every option is named as it is typed: `` `max_drop` `` becomes `--max-drop`.
+pub(super) fn as_typed(text: &str) -> String {
+    let flags = flags();
+    let mut typed = String::new();
+    let mut pieces = text.split('`');
+    typed += pieces.next().unwrap_or_default();
+    while let Some(quoted) = pieces.next() {
+        let Some(plain) = pieces.next() else {
+            // A last backtick that quotes nothing.
+            return typed + "`" + quoted;
+        };
+        match flag(quoted).filter(|flag| flags.contains(flag)) {
+            Some(flag) => typed += &format!("--{flag}"),
+            None => typed += &format!("`{quoted}`"),
+        }
+        typed += plain;
+    }
+    typed
+}
+
+/// What the field `name` is called when it is typed, if it may be an option at all.
+fn flag(name: &str) -> Option<String> {
+    let is_field = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let renamed = RENAMED.iter().find(|(field, _)| *field == name).map(|(_, flag)| (*flag).to_owned());
+    is_field.then(|| renamed.unwrap_or_else(|| name.replace('_', "-")))
+}
+
+/// The long names of all options of all subcommands.
+fn flags() -> BTreeSet<String> {
+    let command = super::Args::command();
+    let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    arguments.filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_become_flags_and_nothing_else_does() {
+        assert_eq!(as_typed("`max_drop` needs samples: give `data`"), "--max-drop needs samples: give --data");
+        assert_eq!(as_typed("`rate` is positive"), "--lr is positive");
+        assert_eq!(
+            as_typed("`paredown inspect` lists `them`, a ` alone"),
+            "`paredown inspect` lists `them`, a ` alone"
+        );
+    }
+
+    #[test]
+    fn renamed_fields_are_options() {
+        assert!(RENAMED.iter().all(|(field, flag)| flags().contains(*flag) && !flags().contains(*field)));
+    }
+
+    /// The library does not know how its options are typed.
+    #[test]
+    fn no_message_outside_the_command_line_names_a_flag() {
+        fn visit(folder: &std::path::Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() && !path.ends_with("cli") {
+                    visit(&path, found);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+                    let flags = flags();
+                    let named = code.flat_map(|line| line.split("--").skip(1)).filter(|rest| {
+                        let name = rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or_default();
+                        flags.contains(name)
+                    });
+                    found.extend(named.map(|rest| format!("{}: --{rest}", path.display())));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        visit(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}

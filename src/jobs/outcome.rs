@@ -1,0 +1,105 @@
+//! What a job returns: a rewritten model that can be proved and saved.
+
+use std::path::Path;
+
+use super::setting::{Opened, Setting};
+use crate::analysis::Analysis;
+use crate::axes::Selection;
+use crate::defect::contained;
+use crate::error::Result;
+use crate::onnx::{Model, SaveOptions};
+use crate::plan::{Group, Plan};
+use crate::report::Report;
+use crate::verify::{Proof, Proved, Removed, VerifyReport};
+
+/// A rewritten model, which plan made it, and what is known about it.
+///
+/// It owns all that its proof needs, the samples included.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The rewritten model.
+    pub model: Model,
+    /// What was decided, to be carried out again; empty after [`tune`](crate::tune).
+    pub plan: Plan,
+    /// What was found and done, and what [`prove`](Self::prove) measured.
+    pub report: Report,
+    /// What the proof compares the model with.
+    #[doc(hidden)]
+    pub evidence: Evidence,
+    pub(super) setting: Setting,
+    pub(super) samples: Opened,
+}
+
+/// The original, and what became of it.
+#[derive(Debug)]
+pub struct Evidence {
+    /// The original and what is known about it.
+    pub analysis: Analysis<'static>,
+    /// Groups of the original, if units were to be removed.
+    pub groups: Option<Vec<Group>>,
+    /// The units that are kept.
+    pub selection: Selection,
+    /// Graph inputs and outputs whose axes may have been pruned.
+    pub thaw: Vec<String>,
+}
+
+impl Outcome {
+    /// Proves the rewrite by running it: the signature is the original's, tract runs it, a removal of units is exact (equal
+    /// to masking them, before repair and training). Measures how far the outputs are from the original's and how long one
+    /// run takes, and enters all that into the report.
+    ///
+    /// # Errors
+    /// [`Proof`](crate::ErrorKind::Proof) if the rewritten model is not what it must be, [`Runtime`](crate::ErrorKind::Runtime)
+    /// if tract cannot run it, [`Input`](crate::ErrorKind::Input) if the original does not run in tract by itself.
+    pub fn prove(mut self) -> Result<Self> {
+        let progress = self.setting.progress.clone();
+        progress.enter("proving")?;
+        let proved = contained(&progress, || Ok(self.proof().prove()?))?;
+        enter(&mut self.report, &proved);
+        Ok(self)
+    }
+
+    fn proof(&self) -> Proof<'_> {
+        let Evidence { analysis, groups, selection, thaw } = &self.evidence;
+        let adjusted = self.plan.adjusted;
+        Proof {
+            analysis,
+            rewritten: &self.model.proto,
+            removed: groups.as_ref().map(|groups| Removed { groups, selection, adjusted }),
+            thaw,
+            data: self.samples.to_measure(),
+            dims: &self.setting.dims,
+            seed: self.setting.seed,
+        }
+    }
+
+    /// Writes the model to `path`, all or nothing. An existing file is left alone; weights are kept in a file beside the
+    /// model if the original's were, or above 2 GiB.
+    ///
+    /// # Errors
+    /// [`Output`](crate::ErrorKind::Output) if it cannot be written or exists already.
+    pub fn save(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.save_with(path, &SaveOptions::default())
+    }
+
+    /// As [`save`](Self::save), with these options.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn save_with(&mut self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
+        let external_data = options.external_data || self.model.used_external_data();
+        self.setting.progress.enter("writing")?;
+        let options = SaveOptions { external_data, ..*options };
+        self.report.model.after.bytes = self.model.save(path.as_ref(), &options)?;
+        Ok(())
+    }
+}
+
+/// Enters what a proof measured into the report.
+pub(super) fn enter(report: &mut Report, proved: &Proved) {
+    report.verify = VerifyReport::of(proved);
+    report.model.before.latency_ms = Some(proved.latency.before_ms);
+    report.model.after.latency_ms = Some(proved.latency.after_ms);
+    report.seconds.insert("verify".to_owned(), proved.seconds);
+    report.notes.extend(proved.doubts.iter().map(ToString::to_string));
+}

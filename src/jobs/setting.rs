@@ -1,0 +1,138 @@
+//! What every job is told besides its own options, and the samples that it opens.
+
+use super::dataset::Dataset;
+use crate::calibrate::data::Dataset as Samples;
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::progress::Progress;
+use crate::report::CalibrationReport;
+use crate::runtime::inputs::DimSizes;
+
+/// What every job is told besides its own options.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Setting {
+    /// Samples to decide on.
+    pub(crate) data: Option<Dataset>,
+    /// Samples to measure on, which no decision sees.
+    pub(crate) eval: Option<Dataset>,
+    /// Sizes of dynamic dimensions.
+    pub(crate) dims: DimSizes,
+    /// Seed of every random choice.
+    pub(crate) seed: u64,
+    /// Who is told what goes on, and may end it.
+    pub(crate) progress: Progress,
+}
+
+/// Options that hold a [`Setting`].
+pub(crate) trait Configured {
+    /// The setting.
+    fn setting_mut(&mut self) -> &mut Setting;
+}
+
+/// The builder methods that all options share. The options have a field `setting`.
+macro_rules! configured {
+    ($options:ty) => {
+        impl $options {
+            /// Samples to decide on, and to measure on unless [`eval`](Self::eval) gives others.
+            pub fn data(mut self, data: impl Into<crate::jobs::Dataset>) -> Self {
+                self.setting.data = Some(data.into());
+                self
+            }
+
+            /// Samples to measure fidelity and accuracy on, which no decision sees.
+            pub fn eval(mut self, eval: impl Into<crate::jobs::Dataset>) -> Self {
+                self.setting.eval = Some(eval.into());
+                self
+            }
+
+            /// Size of a dynamic dimension, by name (`sequence_length`) or by place (`input_ids:1`).
+            pub fn dim(mut self, name: impl Into<String>, size: usize) -> Self {
+                self.setting.dims.named.insert(name.into(), size);
+                self
+            }
+
+            /// Seed of every random choice; 0 by default.
+            pub fn seed(mut self, seed: u64) -> Self {
+                self.setting.seed = seed;
+                self
+            }
+
+            /// Tells `listener` what the job is doing.
+            pub fn progress(mut self, listener: impl Fn(&str) + Send + Sync + 'static) -> Self {
+                let cancel = self.setting.progress.cancel().clone();
+                self.setting.progress = crate::progress::Progress::to(listener).with_cancel(cancel);
+                self
+            }
+
+            /// Ends the job once `cancel` is set.
+            pub fn cancel(mut self, cancel: &crate::progress::Cancel) -> Self {
+                self.setting.progress = self.setting.progress.with_cancel(cancel.clone());
+                self
+            }
+        }
+
+        impl crate::jobs::setting::Configured for $options {
+            fn setting_mut(&mut self) -> &mut crate::jobs::setting::Setting {
+                &mut self.setting
+            }
+        }
+    };
+}
+
+pub(crate) use configured;
+
+/// The samples of a job, opened.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// Samples to decide on.
+    pub(crate) data: Option<Samples>,
+    eval: Option<Samples>,
+    /// Keeps temporary files until the samples are read no more.
+    _sources: [Option<Dataset>; 2],
+}
+
+impl Opened {
+    /// The samples to measure fidelity and accuracy on.
+    pub(crate) fn to_measure(&self) -> Option<&Samples> {
+        self.eval.as_ref().or(self.data.as_ref())
+    }
+}
+
+/// The samples to score and fit on: what training is judged on, nothing before it may see.
+pub(super) fn to_fit(data: &Samples, is_trained: bool) -> Samples {
+    if is_trained { data.without_held_out() } else { data.part(0..data.samples()) }
+}
+
+/// What the report says about the samples; repaired layers are still missing.
+pub(super) fn calibration_report(data: &Samples, seed: u64) -> CalibrationReport {
+    CalibrationReport {
+        samples: data.samples(),
+        hash: data.hash().to_owned(),
+        seed,
+        synthetic: data.is_synthetic(),
+        ..CalibrationReport::default()
+    }
+}
+
+impl Setting {
+    /// Opens the samples for `model`.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if they do not fit the model, [`Usage`](crate::ErrorKind::Usage) if an option
+    /// does not.
+    pub(crate) fn open(&self, model: &Model) -> Result<Opened> {
+        if let Some((name, _)) = self.dims.named.iter().find(|&(_, &size)| size == 0) {
+            return Err(Error::usage(format!("`dim` {name}=0: a size is at least one")));
+        }
+        let open = |data: &Option<Dataset>| -> Result<Option<Samples>> {
+            let Some(data) = data else { return Ok(None) };
+            let samples = data.open(model, &self.dims, self.seed)?;
+            Ok(Some(samples.within(&self.progress)))
+        };
+        Ok(Opened {
+            data: open(&self.data)?,
+            eval: open(&self.eval)?,
+            _sources: [self.data.clone(), self.eval.clone()],
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! The proof of a rewritten file, repeated later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::outcome::enter;
+use super::setting::{Setting, configured};
+use crate::analysis::Analysis;
+use crate::axes::Selection;
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
+use crate::plan::{CostModel, Filter, Plan, Quota, Request, Scope, groups};
+use crate::report::Report;
+use crate::rewrite;
+use crate::verify::{Exactness, Failure, Proof, Removed};
+
+/// Options of [`verify`](crate::verify).
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    pub(crate) plan: Option<Plan>,
+    pub(crate) setting: Setting,
+}
+
+configured!(VerifyOptions);
+
+impl VerifyOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The plan that was carried out, so that the removal can be proved exact.
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.plan = Some(plan);
+        self
+    }
+}
+
+/// Proves `rewritten` against `original`, with the exactness proof if the plan is given.
+///
+/// # Errors
+/// [`Proof`](crate::ErrorKind::Proof) if the rewritten model is not valid, or the plan was not carried out exactly;
+/// [`Runtime`](crate::ErrorKind::Runtime) if tract cannot run a model; [`Input`](crate::ErrorKind::Input) if a model or the
+/// plan is malformed.
+pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOptions) -> Result<Report> {
+    let Setting { dims, seed, progress, .. } = &options.setting;
+    let samples = options.setting.open(original)?;
+    let plan = options.plan.as_ref();
+    let thaw = plan.map(|plan| plan.thaw.clone()).unwrap_or_default();
+    let thawed: BTreeSet<String> = thaw.iter().cloned().collect();
+    progress.enter("analysing")?;
+    let analysis = Analysis::new(original, dims, &thawed)?;
+    let after = Analysis::new(rewritten, dims, &BTreeSet::new())?;
+    let cost = CostModel::new(analysis.subject());
+    let groups = groups(analysis.subject(), &cost, &Filter::default());
+    let request = Request { quota: Quota::Ratio(0.0), scope: Scope::Layer, min_keep: 1, align: 1 };
+    let selection = match plan {
+        Some(plan) => plan.selection(&groups, &[], &request, true)?,
+        None => Selection::all(),
+    };
+    let new_cost = CostModel::new(after.subject()).cost(&Selection::all());
+    let mut report = Report::new(&analysis, &groups, &selection, cost.cost(&Selection::all()), new_cost);
+    report.model.after.bytes = rewritten.file_bytes();
+    report.model.after.nodes = after.graph.nodes.len();
+    let adjusted = plan.is_some_and(|plan| plan.adjusted);
+    if adjusted {
+        same_sizes(&rewrite::prune(analysis.subject(), &selection)?, &rewritten.proto)?;
+        report.notes.push(
+            "the plan says that the kept weights were repaired or trained: the removal was carried out again and proved \
+             without that; the file has its sizes"
+                .to_owned(),
+        );
+    }
+    let removed = Some(Removed { groups: &groups, selection: &selection, adjusted });
+    let (rewritten, data) = (&after.model.proto, samples.to_measure());
+    progress.enter("proving")?;
+    let proof = Proof { analysis: &analysis, rewritten, removed, thaw: &thaw, data, dims, seed: *seed };
+    let proved = proof.prove().map_err(|failure| match failure {
+        Failure::Inexact(found) if !adjusted => Error::proof(format!(
+            "the file differs from the masked original by {found:.1e} (allowed: {:.0e}): another plan than this one was \
+             carried out, or the weights were changed afterwards; leave out `plan` to measure how far the file is",
+            Exactness::TOLERANCE
+        )),
+        failure => failure.into(),
+    })?;
+    enter(&mut report, &proved);
+    Ok(report)
+}
+
+/// Checks that tensors of one name are of one size.
+fn same_sizes(planned: &ModelProto, found: &ModelProto) -> Result<()> {
+    let stored = |model: &ModelProto| -> BTreeMap<String, Vec<i64>> {
+        let tensors = model.graph.iter().flat_map(|graph| &graph.initializer);
+        tensors.map(|tensor| (tensor.name().to_owned(), tensor.dims.clone())).collect()
+    };
+    let found = stored(found);
+    for (name, dims) in stored(planned) {
+        if let Some(other) = found.get(&name).filter(|other| **other != dims) {
+            return Err(Error::proof(format!(
+                "tensor '{name}' is of shape {other:?}, by the plan of {dims:?}: another plan was carried out"
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! How a model is trained.
+
+use super::loss::Loss;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// When training ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Duration {
+    /// After this many passes over the samples.
+    Epochs(usize),
+    /// After this many minutes; what comes out depends on the speed of the machine.
+    Minutes(f64),
+}
+
+/// How a model is trained.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// When training ends.
+    pub(crate) duration: Duration,
+    /// Peak of the step size.
+    pub(crate) rate: f64,
+    /// Decay of weights, times the rate a step.
+    pub(crate) decay: f32,
+    /// Samples of a step, unless the model fixes them.
+    pub(crate) batch: usize,
+    /// The distance to the teacher's outputs; by default `kl` for scores of classes, else `mse`.
+    pub(crate) loss: Option<Loss>,
+    /// Share of the samples that are mixed with another, where all inputs are real numbers.
+    pub(crate) mixup: f64,
+    /// Training ends after this many epochs that brought nothing better on the held-out samples than earlier epochs; by default
+    /// it does not. The rate falls as a cosine: what starts well gets worse first and better at the end, so whoever
+    /// stops early in between has nothing.
+    pub(crate) patience: Option<usize>,
+    /// Tensors that are trained, by name; all if empty.
+    pub(crate) include: Vec<String>,
+    /// Tensors that are not.
+    pub(crate) exclude: Vec<String>,
+    /// Seed of every random choice.
+    pub(crate) seed: u64,
+    /// Who is told what goes on.
+    pub(crate) progress: Progress,
+}
+
+impl Options {
+    /// The defaults, for this long.
+    pub(crate) fn new(duration: Duration) -> Self {
+        Self {
+            duration,
+            rate: 1e-3,
+            decay: 1e-2,
+            batch: 64,
+            loss: None,
+            mixup: 0.5,
+            patience: None,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            seed: 0,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Training for this many passes over the samples.
+    pub fn epochs(epochs: usize) -> Self {
+        Self::new(Duration::Epochs(epochs))
+    }
+
+    /// Training for this many minutes; the result depends on the speed of the machine.
+    pub fn minutes(minutes: f64) -> Self {
+        Self::new(Duration::Minutes(minutes))
+    }
+
+    /// Peak of the step size; 0.001 by default.
+    pub fn rate(mut self, rate: f64) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    /// Decay of weights, times the step size; 0.01 by default.
+    pub fn decay(mut self, decay: f32) -> Self {
+        self.decay = decay;
+        self
+    }
+
+    /// Samples of a step, unless the model fixes them; 64 by default.
+    pub fn batch(mut self, samples: usize) -> Self {
+        self.batch = samples;
+        self
+    }
+
+    /// Distance to the teacher's outputs; by default `Kl` for scores of classes, else `Mse`.
+    pub fn loss(mut self, loss: Loss) -> Self {
+        self.loss = Some(loss);
+        self
+    }
+
+    /// Share of the samples that are mixed with another, where all inputs are real numbers; 0.5 by default.
+    pub fn mixup(mut self, share: f64) -> Self {
+        self.mixup = share;
+        self
+    }
+
+    /// Stops after this many epochs without a better result on held-out samples; by default all epochs are run.
+    pub fn patience(mut self, epochs: usize) -> Self {
+        self.patience = Some(epochs);
+        self
+    }
+
+    /// Adds a pattern (`*` and `?` match anything); only tensors that match one are trained.
+    pub fn include(mut self, pattern: impl Into<String>) -> Self {
+        self.include.push(pattern.into());
+        self
+    }
+
+    /// Adds a pattern; tensors that match it are left alone.
+    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+        self.exclude.push(pattern.into());
+        self
+    }
+
+    /// Refuses values out of range.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) with the option.
+    pub(crate) fn check(&self) -> Result<()> {
+        let is_long = match self.duration {
+            Duration::Epochs(epochs) => epochs > 0,
+            Duration::Minutes(minutes) => minutes > 0.0 && minutes.is_finite(),
+        };
+        if !is_long {
+            return Err(Error::usage("training lasts at least one epoch, or more than no minute"));
+        }
+        if self.patience == Some(0) {
+            return Err(Error::usage("`patience` is at least one epoch"));
+        }
+        if !(self.rate > 0.0 && self.rate.is_finite()) || self.batch == 0 || !(0.0..=1.0).contains(&self.mixup) {
+            return Err(Error::usage("`rate` is positive, `batch` at least one, `mixup` between 0 and 1"));
+        }
+        if !(self.decay >= 0.0 && self.decay.is_finite()) {
+            return Err(Error::usage("`decay` is not negative"));
+        }
+        Ok(())
+    }
+}
