@@ -10,19 +10,8 @@ use crate::graph::{NodeId, ValueId};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::tensor::{ElementType, TensorView};
+use crate::onnx::traits::INTEGER;
 use crate::ops::{Linear, operator_name};
-
-/// Operators that multiply with integer weights; they are listed, not split.
-const INTEGER: [&str; 8] = [
-    "ConvInteger",
-    "DynamicQuantizeMatMul",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "MatMulNBits",
-    "QGemm",
-    "QLinearConv",
-    "QLinearMatMul",
-];
 
 /// Before this operator set Gemm had another rule of broadcasting.
 const OLDEST_GEMM: i64 = 7;
@@ -146,7 +135,7 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
         let outcome = match contraction.map(|c| c.linear) {
             Some(Some(linear)) => read(subject, id, linear),
             Some(None) => Err("it multiplies with no stored matrix".to_owned()),
-            None if INTEGER.contains(&node.op.as_str()) => {
+            None if node.traits().has(INTEGER) => {
                 Err("its weights are integers; factorize the model before quantizing it".to_owned())
             }
             None => continue,

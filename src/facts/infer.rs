@@ -14,20 +14,8 @@ use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
 use crate::graph::{Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::onnx::traits::AXIS_OF_FIRST;
 use crate::runtime::inputs::{DeclaredInput, Dim};
-
-/// Operators whose attribute `axis` counts the axes of their first operand.
-const AXIS_OF_FIRST: &[&str] = &[
-    "ArgMax",
-    "ArgMin",
-    "Concat",
-    "Gather",
-    "GatherElements",
-    "LayerNormalization",
-    "RMSNormalization",
-    "Split",
-    "TopK",
-];
 
 pub(super) fn infer(
     model: &ModelProto,
@@ -168,7 +156,7 @@ impl Walk<'_> {
     /// An axis beyond the rank is a fault of the file; tract would count up to it, or from it.
     fn check_axis(&self, id: NodeId) -> crate::Result<()> {
         let node = self.graph.node(id);
-        if !node.domain.is_empty() || !AXIS_OF_FIRST.contains(&node.op.as_str()) {
+        if !node.traits().has(AXIS_OF_FIRST) {
             return Ok(());
         }
         let data = node.inputs.first().copied().flatten();

@@ -11,6 +11,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, NodeProto};
+use crate::onnx::traits::{self, Traits};
 
 pub(crate) use inline::names_in;
 pub use inline::{Functions, Inlined, inlined, shadowing_function};
@@ -90,6 +91,11 @@ impl Node {
     /// Whether the result is the operand.
     pub fn is_identity(&self) -> bool {
         self.op == "Identity" && self.domain.is_empty()
+    }
+
+    /// What is known of its operator.
+    pub fn traits(&self) -> Traits {
+        traits::of(&self.domain, &self.op)
     }
 }
 

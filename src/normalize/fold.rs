@@ -11,30 +11,13 @@ use crate::facts::Facts;
 use crate::graph::{Graph, Node, ValueId, sweep_dead_nodes};
 use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
+use crate::onnx::traits::{ADDRESSES, AVERAGES};
 use crate::ops::{Network, constant_values};
 use crate::runtime::Stream;
 use crate::runtime::takes_own_statistics;
 
-/// Operators of the standard domain that address positions.
-const ADDRESSING: &[&str] = &[
-    "Compress",
-    "CumSum",
-    "EyeLike",
-    "GatherElements",
-    "GatherND",
-    "OneHot",
-    "Scatter",
-    "ScatterElements",
-    "ScatterND",
-    "Trilu",
-];
-
-/// Operators of the standard domain that take statistics. Sums, as for the norm of a weight, shrink with their axis exactly.
-const STATISTICS: &[&str] =
-    &["BatchNormalization", "InstanceNormalization", "LayerNormalization", "ReduceMax", "ReduceMean", "ReduceMin"];
-
-/// A model in which constants of real numbers are stored that [`ADDRESSING`] operators make of constants, or that are weights
-/// made by way of [`STATISTICS`] of constants, and how many were; `None` if there are none. Of the former, values that
+/// A model in which constants of real numbers are stored that [`ADDRESSES`] operators make of constants, or that are weights
+/// made by way of [`AVERAGES`] of constants, and how many were; `None` if there are none. Of the former, values that
 /// [`Facts`] does not follow, large ones, stay as they are; of the latter those that tract cannot compute.
 pub(crate) fn folded(
     model: &ModelProto,
@@ -56,7 +39,7 @@ pub(crate) fn folded(
     Some((stored(model, values)?, count))
 }
 
-/// What [`ADDRESSING`] operators make of constants.
+/// What [`ADDRESSES`] operators make of constants.
 fn written(graph: &Graph, facts: &Facts, constants: &BTreeSet<ValueId>) -> Vec<TensorProto> {
     let value = |node: &Node| {
         let &[Some(result)] = &node.outputs[..] else { return None };
@@ -67,10 +50,10 @@ fn written(graph: &Graph, facts: &Facts, constants: &BTreeSet<ValueId>) -> Vec<T
         let element = ElementType::from_code(fact.element?).ok().filter(|e| e.is_float())?;
         if is_plain { from_f64_as(&at.name, &dims?, &fact.floats()?, element).ok() } else { None }
     };
-    graph.nodes.iter().filter(|node| is_one_of(node, ADDRESSING)).filter_map(value).collect()
+    graph.nodes.iter().filter(|node| node.traits().has(ADDRESSES)).filter_map(value).collect()
 }
 
-/// Weights that are computed from constants by way of [`STATISTICS`].
+/// Weights that are computed from constants by way of [`AVERAGES`].
 fn standardized(
     (model, graph, facts): (&ModelProto, &Graph, &Facts),
     network: &Network,
@@ -95,7 +78,7 @@ fn by_statistics(graph: &Graph, constants: &BTreeSet<ValueId>) -> BTreeSet<Value
     let mut found = BTreeSet::new();
     for &id in &graph.order {
         let node = graph.node(id);
-        let has_part = is_one_of(node, STATISTICS) || node.inputs.iter().flatten().any(|value| found.contains(value));
+        let has_part = node.traits().has(AVERAGES) || node.inputs.iter().flatten().any(|value| found.contains(value));
         if has_part {
             found.extend(node.outputs.iter().flatten().filter(|value| constants.contains(value)));
         }
@@ -149,8 +132,4 @@ fn stored(model: &ModelProto, values: Vec<TensorProto>) -> Option<ModelProto> {
     let removed = sweep_dead_nodes(proto, &orphans);
     proto.value_info.retain(|info| !removed.contains(info.name()));
     Some(model)
-}
-
-fn is_one_of(node: &Node, operators: &[&str]) -> bool {
-    node.domain.is_empty() && operators.contains(&node.op.as_str())
 }

@@ -142,6 +142,16 @@ impl<'a> Attributes<'a> {
         read(self, name)?.ok_or_else(|| self.error(name, "is missing"))
     }
 
+    /// The attribute of this name if it is of this type, or of one that the file does not tell. One of another type stays
+    /// [`unread`](Self::unread).
+    pub(crate) fn of_type(&self, name: &str, wanted: AttributeType) -> Option<&'a AttributeProto> {
+        let mut pairs = self.node.attribute.iter().zip(&self.read);
+        let (attribute, read) = pairs.find(|(attribute, _)| attribute.name() == name)?;
+        let fits = attribute.ref_attr_name().is_empty() && kind(attribute).is_none_or(|found| found == wanted);
+        read.set(read.get() || fits);
+        fits.then_some(attribute)
+    }
+
     /// Names of the attributes that were not asked for so far.
     pub fn unread(&self) -> Vec<&'a str> {
         let pairs = self.node.attribute.iter().zip(&self.read);

@@ -10,6 +10,7 @@ mod external;
 pub mod model;
 mod save;
 pub mod tensor;
+pub mod traits;
 mod visit;
 mod wire;
 

@@ -76,6 +76,9 @@ pub(super) fn packed(site: &mut Site<'_>) -> Outcome {
     }
     score_bias(site, 5, heads)?;
     heads_and_scale(site, &applied);
+    if site.int("do_rotary", 0) != 0 {
+        freeze_width(site, &applied, "rotary embedding inside");
+    }
     Ok(())
 }
 
@@ -157,8 +160,7 @@ fn heads_and_scale(site: &mut Site<'_>, applied: &Applied) {
     let named = |names: &[&str]| names.iter().filter_map(|&name| applied.vars.get(name).copied()).collect();
     site.relation.heads = named(&["h", "k", "r"]);
     site.relation.head_dims = named(&["d", "v"]);
-    let explicit = site.proto.attribute.iter().any(|a| a.name() == "scale" && a.f() != 0.0);
-    if !explicit {
+    if site.float("scale", 0.0) == 0.0 {
         freeze_width(site, applied, "the scale is the square root of the head width");
     }
 }

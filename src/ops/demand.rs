@@ -9,6 +9,7 @@ use super::table::{Relate, rule};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::tensor_shape_proto::dimension::Value;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto, type_proto};
+use crate::onnx::traits::{KEEPS_SHAPE, RECURRENT};
 
 /// The size of each axis, where it is certain.
 pub(super) type Demand = Vec<Option<u64>>;
@@ -79,7 +80,7 @@ impl Asker<'_> {
                 let height = *operand(1)?.get(usize::from(flag(proto, "transB")))?;
                 with(vec![None; 2], usize::from(!flag(proto, "transA")), height)
             }
-            "LSTM" | "GRU" | "RNN" => with(vec![None; 3], 2, *operand(1)?.get(2)?),
+            _ if node.traits().has(RECURRENT) => with(vec![None; 3], 2, *operand(1)?.get(2)?),
             "MatMul" => {
                 // A matrix on the right keeps the rank, and every axis but the last.
                 let &[height, _] = operand(1)?.as_slice() else { return None };
@@ -104,12 +105,7 @@ impl Asker<'_> {
                 Some(first_two(sizes.unwrap_or_else(|| vec![None; rank])))
             }
             "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => result().map(first_two),
-            "LayerNormalization"
-            | "InstanceNormalization"
-            | "LpNormalization"
-            | "Softmax"
-            | "LogSoftmax"
-            | "Dropout" => result(),
+            _ if node.traits().has(KEEPS_SHAPE) => result(),
             _ if is_elementwise => {
                 // The others are of lower rank, so this one has the rank of the result.
                 let demand = result()?;

@@ -140,8 +140,12 @@ pub(super) fn depth_to_space(site: &mut Site<'_>) -> Outcome {
     site.row_with(row, &[], &[("p", block), ("q", block)]).map(drop)
 }
 
-/// `SpaceToDepth`.
+/// `SpaceToDepth`, by its mode.
 pub(super) fn space_to_depth(site: &mut Site<'_>) -> Outcome {
     let block = site.size("blocksize")?;
-    site.row_with("n c (h p#) (w q#) -> n (p q c) h w", &[], &[("p", block), ("q", block)]).map(drop)
+    let row = match site.string("mode").as_deref() {
+        Some("CRD") => "n c (h p#) (w q#) -> n (c p q) h w",
+        _ => "n c (h p#) (w q#) -> n (p q c) h w",
+    };
+    site.row_with(row, &[], &[("p", block), ("q", block)]).map(drop)
 }

@@ -3,10 +3,13 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 
+use super::harmless::is_harmless;
+
 use crate::axes::{Applied, Extent, Misfit, NotationError, Reason, Role, Row, Unifier, Var};
 use crate::facts::Facts;
 use crate::graph::{Graph, Node, Source, ValueId};
-use crate::onnx::attributes::position;
+use crate::onnx::attributes::{Attributes, position};
+use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::proto::{AttributeProto, NodeProto};
 
 /// Why a rule does not apply to a node. Everything that the node touches freezes, with this reason.
@@ -193,6 +196,7 @@ pub struct Site<'a> {
     /// Name and operands of the node.
     pub node: &'a Node,
     pub(crate) proto: &'a NodeProto,
+    pub(crate) attributes: Attributes<'a>,
     pub(crate) graph: &'a Graph,
     pub(crate) facts: &'a Facts,
     pub(crate) opset: i64,
@@ -317,25 +321,35 @@ impl Site<'_> {
         self.unifier.mark(var, &Role::Shifts(Reason::new(self.node.name.as_str(), why)));
     }
 
-    fn attribute(&self, name: &str) -> Option<&AttributeProto> {
-        self.proto.attribute.iter().find(|a| a.name() == name)
+    /// Refuses a node with an attribute that the rule has not read and that may matter.
+    pub(crate) fn refuse_unread(&self) -> Outcome {
+        let (domain, op) = (self.node.domain.as_str(), self.node.op.as_str());
+        match self.attributes.unread().into_iter().find(|name| !is_harmless(domain, op, name)) {
+            Some(name) => Err(Refusal::new(format!("the rule does not understand attribute '{name}'"))),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn int(&self, name: &str, default: i64) -> i64 {
-        self.attribute(name).map_or(default, AttributeProto::i)
+        self.attributes.of_type(name, AttributeType::Int).map_or(default, AttributeProto::i)
+    }
+
+    pub(crate) fn float(&self, name: &str, default: f32) -> f32 {
+        self.attributes.of_type(name, AttributeType::Float).map_or(default, AttributeProto::f)
     }
 
     pub(crate) fn ints_attribute(&self, name: &str) -> Option<Vec<i64>> {
-        self.attribute(name).map(|a| a.ints.clone())
+        self.attributes.of_type(name, AttributeType::Ints).map(|a| a.ints.clone())
     }
 
     pub(crate) fn string(&self, name: &str) -> Option<String> {
-        self.attribute(name).map(|a| String::from_utf8_lossy(a.s()).into_owned())
+        let attribute = self.attributes.of_type(name, AttributeType::String)?;
+        Some(String::from_utf8_lossy(attribute.s()).into_owned())
     }
 
     /// A required positive integer attribute.
     pub(crate) fn size(&self, name: &str) -> Outcome<u64> {
-        let size = self.attribute(name).and_then(|a| u64::try_from(a.i()).ok()).filter(|&n| n > 0);
+        let size = u64::try_from(self.int(name, 0)).ok().filter(|&n| n > 0);
         size.ok_or_else(|| Refusal::new(format!("attribute '{name}' is missing or not positive")))
     }
 
@@ -369,7 +383,8 @@ impl Site<'_> {
             applied.map_err(|e| Refusal { is_misfit: matches!(e, NotationError::Shapes(_)), why: e.to_string() })?;
         self.relation.masks.extend(&applied.contracted);
         for &(name, attribute, _) in attributes {
-            if let (Some(&axis), true) = (applied.vars.get(name), self.attribute(attribute).is_some()) {
+            let is_there = self.attributes.of_type(attribute, AttributeType::Int).is_some();
+            if let (Some(&axis), true) = (applied.vars.get(name), is_there) {
                 self.relation.edits.push(Edit::Attribute { name: attribute, axis });
             }
         }

@@ -7,6 +7,7 @@ use crate::facts::Shapes;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::attributes::position;
 use crate::onnx::proto::{ModelProto, NodeProto};
+use crate::onnx::traits::KEEPS_SHAPE;
 
 type Shape = Vec<Extent>;
 
@@ -34,17 +35,6 @@ impl Shapes for RuleShapes<'_> {
     }
 }
 
-/// Operators whose result has the shape of the first operand.
-const LIKE_FIRST: &[&str] = &[
-    "BatchNormalization",
-    "DequantizeLinear",
-    "QuantizeLinear",
-    "RMSNormalization",
-    "ReverseSequence",
-    "RotaryEmbedding",
-    "SimplifiedLayerNormalization",
-];
-
 /// Sizes of the results of a node, in order; `None` where the rule does not tell. `ints` tells operands that are constant
 /// integers.
 pub fn output_extents(
@@ -62,7 +52,7 @@ pub fn output_extents(
             Row::parse(text).ok()?.output_extents(&[], operands, node.outputs.len()).ok()
         }
         (_, _, Some(Relate::Elementwise)) => Some(vec![broadcast(operands)]),
-        (_, op, _) if LIKE_FIRST.contains(&op) => Some(vec![operand(0)]),
+        _ if node.traits().has(KEEPS_SHAPE) => Some(vec![operand(0)]),
         ("", "Pad", _) => Some(vec![Some(padded(operand(0)?, &ints(1)?, ints(3))?)]),
         ("", "Col2Im", _) => Some(vec![Some(image(&operand(0)?, &ints(1)?, &ints(2)?)?)]),
         ("", "DeformConv", _) => {

@@ -8,6 +8,7 @@ use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId, Role};
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId};
+use crate::onnx::traits::RECURRENT;
 use crate::ops::{Edit, is_prunable};
 
 /// What the indices of a factor are.
@@ -68,6 +69,8 @@ pub struct Group {
     pub size: usize,
     /// Axes of stored tensors that mention it.
     pub members: Vec<Member>,
+    /// Units that stay are a multiple of this, unless all stay.
+    pub step: usize,
     /// Parameters and multiply–accumulates of everything that mentions it.
     pub controls: Cost,
     /// Why it is left alone although its role would allow removal.
@@ -78,6 +81,14 @@ impl Group {
     /// Whether units of it may be removed.
     pub fn is_open(&self, allow_shifts: bool) -> bool {
         self.excluded.is_none() && is_prunable(&self.role, self.size, allow_shifts)
+    }
+
+    /// Sizes that may be left of it, ascending: multiples of [`step`](Self::step) from `min_keep` on, and last its size as
+    /// it is.
+    pub fn sizes(&self, min_keep: usize) -> Vec<usize> {
+        let step = self.step.max(1);
+        let least = min_keep.max(1).checked_next_multiple_of(step).unwrap_or(self.size);
+        (least..self.size).step_by(step).chain([self.size]).collect()
     }
 }
 
@@ -101,6 +112,8 @@ pub struct Filter {
     pub units: Units,
     /// Whether factors whose removal shifts a statistic may be pruned.
     pub allow_shifts: bool,
+    /// Units that stay are a multiple of this.
+    align: usize,
 }
 
 impl Filter {
@@ -109,7 +122,12 @@ impl Filter {
     /// # Errors
     /// If a pattern is malformed.
     pub fn new(include: &[String], exclude: &[String], units: Units, allow_shifts: bool) -> Result<Self> {
-        Ok(Self { patterns: Patterns::new(include, exclude)?, units, allow_shifts })
+        Ok(Self { patterns: Patterns::new(include, exclude)?, units, allow_shifts, align: 1 })
+    }
+
+    /// The same filter for groups of which multiples of `align` stay.
+    pub fn aligned(self, align: usize) -> Self {
+        Self { align, ..self }
     }
 
     fn verdict(&self, group: &Group) -> Option<String> {
@@ -139,6 +157,7 @@ pub fn groups(subject: Subject<'_>, cost: &CostModel<'_>, filter: &Filter) -> Ve
             role: solved.role.clone(),
             size,
             members: members.iter().cloned().collect(),
+            step: filter.align.max(1),
             controls: cost.controlled_by(*factor),
             excluded: None,
         });
@@ -210,7 +229,7 @@ impl<'a> Survey<'a> {
             let Some(axes) = self.subject.network.operand(self.subject.graph, id, slot) else { continue };
             self.note_stored(root, axes, &node.name);
         }
-        if matches!(node.op.as_str(), "LSTM" | "GRU" | "RNN") && node.domain.is_empty() {
+        if node.traits().has(RECURRENT) {
             for edit in &relation.edits {
                 if let Edit::Attribute { axis, .. } = edit {
                     axis.factors().into_iter().for_each(|f| {

@@ -76,8 +76,6 @@ pub struct Request {
     pub scope: Scope,
     /// Fewest units that stay in a group.
     pub min_keep: usize,
-    /// Kept units are a multiple of this, unless the group is smaller.
-    pub align: usize,
 }
 
 /// A group whose units have scores.
@@ -107,16 +105,17 @@ impl Scored<'_> {
     }
 }
 
-/// How many of `size` units stay when `ratio` of them are to go.
-fn kept_of(size: usize, ratio: f64, request: &Request) -> usize {
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let wanted = (size as f64 * (1.0 - ratio)).round() as usize;
-    aligned(wanted.max(request.min_keep).max(1), size, request.align)
+/// How many of `size` units are left when `ratio` of them are to go.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn rest(size: usize, ratio: f64) -> usize {
+    (size as f64 * (1.0 - ratio)).round() as usize
 }
 
-/// The next multiple of `align`, at most `size`.
-fn aligned(kept: usize, size: usize, align: usize) -> usize {
-    kept.next_multiple_of(align.max(1)).min(size)
+/// How many units of `group` stay when `ratio` of them are to go.
+fn kept_of(group: &Group, ratio: f64, request: &Request) -> usize {
+    let sizes = group.sizes(request.min_keep);
+    let wanted = rest(group.size, ratio);
+    sizes.into_iter().find(|&size| size >= wanted).unwrap_or(group.size)
 }
 
 /// A block of units of one group that go together.
@@ -136,8 +135,8 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
     let by_ratio = |ratio: f64| {
         let mut selection = Selection::all();
         for (scored, ranking) in scored.iter().zip(&rankings) {
-            let size = scored.group.size;
-            scored.keep(ranking, size - kept_of(size, ratio, request), &mut selection);
+            let removed = scored.group.size - kept_of(scored.group, ratio, request);
+            scored.keep(ranking, removed, &mut selection);
         }
         selection
     };
@@ -145,7 +144,7 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
         (Quota::Ratio(ratio), Scope::Layer) => Ok(by_ratio(ratio)),
         (Quota::Ratio(ratio), Scope::Global) => {
             let steps = global_steps(scored, &rankings, cost, None, request);
-            Ok(keep_rest(scored, &rankings, &removed_by_kind(scored, &steps, ratio, request)))
+            Ok(keep_rest(scored, &rankings, &removed_by_kind(scored, &steps, ratio)))
         }
         (Quota::Budget(budget), Scope::Layer) => {
             let fits = |selection: &Selection| budget.of(cost.cost(selection)) <= budget.limit();
@@ -198,12 +197,9 @@ fn global_steps(
         let total: f64 = if scored.comparable { 1.0 } else { scored.scores.iter().sum() };
         #[allow(clippy::cast_precision_loss)]
         let saved = budget.map_or(1.0, |b| (b.of(cost.of_unit(scored.group.factor)) as f64).max(1e-9));
-        let least = aligned(request.min_keep.max(1), size, request.align);
         let mut removed = 0;
         let mut floor = 0.0_f64;
-        while size - removed > least {
-            let next = (size - removed - 1) / request.align.max(1) * request.align.max(1);
-            let next = next.max(least);
+        for next in scored.group.sizes(request.min_keep).into_iter().rev().skip(1) {
             let block = &ranking[removed..size - next];
             let share: f64 = block.iter().map(|&unit| scored.scores[unit]).sum::<f64>() / total.max(f64::MIN_POSITIVE);
             #[allow(clippy::cast_precision_loss)]
@@ -219,13 +215,13 @@ fn global_steps(
 
 /// Units removed from each group once `ratio` of each kind is gone: heads compete with heads, neurons with neurons. Of all
 /// kinds together, one share would not be half of anything.
-fn removed_by_kind(scored: &[Scored<'_>], steps: &[Step], ratio: f64, request: &Request) -> Vec<usize> {
+fn removed_by_kind(scored: &[Scored<'_>], steps: &[Step], ratio: f64) -> Vec<usize> {
     let kinds: BTreeSet<Kind> = scored.iter().map(|s| s.group.kind).collect();
     let mut removed = vec![0; scored.len()];
     for kind in kinds {
         let is_of_kind = |group: usize| scored[group].group.kind == kind;
         let total: usize = scored.iter().map(|s| s.group).filter(|g| g.kind == kind).map(|g| g.size).sum();
-        let target = total - kept_of(total, ratio, &Request { min_keep: 1, align: 1, ..*request });
+        let target = total - rest(total, ratio).max(1);
         let mut gone = 0;
         for step in steps.iter().filter(|step| is_of_kind(step.group)) {
             if gone >= target {
@@ -286,7 +282,7 @@ fn give_back(
 pub(super) fn flags_by_ratio(scored: &Scored<'_>, ratio: f64, request: &Request) -> Vec<bool> {
     let size = scored.group.size;
     let mut flags = vec![true; size];
-    let removed = size - kept_of(size, ratio, request);
+    let removed = size - kept_of(scored.group, ratio, request);
     scored.ranking().into_iter().take(removed).for_each(|unit| flags[unit] = false);
     flags
 }

@@ -123,7 +123,7 @@ fn repaired(name: &str, method: Method) -> (Vec<RepairReport>, crate::onnx::prot
     let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
     let context = Context { subject, groups: &open, seed: 1, data: None };
     let scored = Criterion::by_name("l2").unwrap().score(&context).unwrap();
-    let request = Request { quota: Quota::Ratio(0.5), scope: Scope::Layer, min_keep: 1, align: 1 };
+    let request = Request { quota: Quota::Ratio(0.5), scope: Scope::Layer, min_keep: 1 };
     let selection = select(&scored, &cost, &request).unwrap();
     let pruned = rewrite::prune(subject, &selection).unwrap();
     let (model, reports) = repair(subject, &selection, pruned, Calibration::new(&data, 1), method).unwrap();

@@ -7,6 +7,7 @@
 use crate::axes::{Expr, Selection};
 use crate::error::Result;
 use crate::graph::NodeId;
+use crate::onnx::traits::READS_SHAPE;
 
 use super::Patch;
 
@@ -14,7 +15,7 @@ impl Patch<'_> {
     pub(super) fn keep_shape_values(&mut self, selection: &Selection) -> Result<()> {
         let subject = self.subject;
         for (index, node) in subject.graph.nodes.iter().enumerate() {
-            if !node.domain.is_empty() || !matches!(node.op.as_str(), "Shape" | "Size") {
+            if !node.traits().has(READS_SHAPE) {
                 continue;
             }
             let id = NodeId(index);

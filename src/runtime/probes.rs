@@ -12,17 +12,11 @@ use super::tensor::{Tensor, element_count};
 use crate::onnx::attributes::position;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use crate::onnx::traits::{self, CARRIES_IDS, CONVERTS};
 use crate::{Error, Result};
 
 /// Largest input that is made up, in elements.
 const LARGEST_INPUT: usize = 1 << 28;
-
-/// Operators through which integer ids stay the same ids.
-const CARRIERS: &[&str] =
-    &["Cast", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"];
-
-/// Operators through which a table keeps its axes.
-const TABLE_CARRIERS: &[&str] = &["Cast", "DequantizeLinear", "Identity"];
 
 /// Makes up inputs for a graph, sample by sample.
 ///
@@ -227,7 +221,7 @@ pub fn index_bounds(graph: &GraphProto) -> BTreeMap<String, usize> {
     let mut bounds: BTreeMap<String, usize> = BTreeMap::new();
     for node in &graph.node {
         let [first, ..] = node.input.as_slice() else { continue };
-        if CARRIERS.contains(&node.op_type())
+        if traits::of_node(node).has(CARRIES_IDS)
             && let (Some(from), Some(output)) = (sources.get(first.as_str()).cloned(), node.output.first())
         {
             sources.entry(output).or_default().extend(from);
@@ -262,7 +256,7 @@ fn table_dims(graph: &GraphProto) -> BTreeMap<&str, Vec<usize>> {
         if node.op_type() == "Constant" {
             let value = node.attribute.iter().find(|attribute| attribute.name() == "value").and_then(|a| a.t.as_ref());
             tables.extend(value.map(|tensor| (output.as_str(), dims_of(&tensor.dims))));
-        } else if TABLE_CARRIERS.contains(&node.op_type()) {
+        } else if traits::of_node(node).has(CONVERTS) {
             let dims = node.input.first().and_then(|input| tables.get(input.as_str()).cloned());
             tables.extend(dims.map(|dims| (output.as_str(), dims)));
         }

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Source, ValueId};
 use crate::onnx::proto::GraphProto;
 use crate::onnx::tensor::{ElementType, TensorView};
+use crate::onnx::traits::{MOVES, READS_SHAPE};
 
 /// Larger values are masks and limits, not weights.
 const LARGEST_WEIGHT: f32 = 1e4;
@@ -26,22 +27,6 @@ const FIXED: &[(&str, &[usize])] = &[
     ("Resize", &[1, 2, 3]),
     ("Upsample", &[1]),
     ("Where", &[0]),
-];
-
-/// Operators that only move, repeat or convert a tensor.
-const CARRIERS: &[&str] = &[
-    "Cast",
-    "Concat",
-    "Expand",
-    "Flatten",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
 ];
 
 /// The stored float tensors that a gradient may change: those that meet the data in some operator that they weigh. Tables
@@ -78,7 +63,7 @@ pub(super) fn of_data(graph: &Graph) -> BTreeSet<ValueId> {
     let captured = captures(graph);
     for &id in &graph.order {
         let node = graph.node(id);
-        let reads_shapes = node.domain.is_empty() && matches!(node.op.as_str(), "Shape" | "Size");
+        let reads_shapes = node.traits().has(READS_SHAPE);
         let mut read = node.inputs.iter().flatten().chain(captured.iter().filter(|(at, _)| *at == id).map(|(_, v)| v));
         if !reads_shapes && read.any(|input| data.contains(input)) {
             data.extend(node.outputs.iter().flatten());
@@ -104,6 +89,6 @@ fn meets_data(graph: &Graph, value: ValueId, data: &BTreeSet<ValueId>) -> bool {
         if op == "Gather" || node.inputs.iter().flatten().any(|input| data.contains(input)) {
             return true;
         }
-        CARRIERS.contains(&op) && node.outputs.iter().flatten().any(|&output| meets_data(graph, output, data))
+        node.traits().has(MOVES) && node.outputs.iter().flatten().any(|&output| meets_data(graph, output, data))
     })
 }

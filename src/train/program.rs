@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::proto::{ModelProto, NodeProto, type_proto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::onnx::traits::READS_SHAPE;
 use crate::ops::operator_name;
 use crate::runtime::{NamedTensor, tensor_of};
 
@@ -219,7 +220,7 @@ fn live(
     let mut nodes = Vec::new();
     for &id in &graph.order {
         let node = graph.node(id);
-        let reads_shapes = node.domain.is_empty() && matches!(node.op.as_str(), "Shape" | "Size");
+        let reads_shapes = node.traits().has(READS_SHAPE);
         let captures = graph.values.iter().enumerate().filter(|(_, value)| value.captured_by.contains(&id));
         let captures_live = captures.into_iter().any(|(index, _)| live.contains(&ValueId(index)));
         let reached = captures_live || node.inputs.iter().flatten().any(|input| live.contains(input));

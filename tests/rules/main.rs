@@ -10,6 +10,7 @@
 )]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod attributes;
 mod bodies;
 mod build;
 mod documented;
@@ -23,5 +24,6 @@ mod oracles;
 mod proofs;
 mod spelled;
 
+mod traits;
 mod traps;
 mod unroll;

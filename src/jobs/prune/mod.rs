@@ -258,8 +258,7 @@ impl PruneOptions {
             Target::Plan(_) | Target::MaxDrop(_) => Quota::Ratio(0.0),
         };
         let default = if matches!(quota, Quota::Ratio(_)) { Scope::Layer } else { Scope::Global };
-        let (min_keep, align) = (self.min_keep.max(1), self.align.max(1));
-        Request { quota, scope: self.scope.unwrap_or(default), min_keep, align }
+        Request { quota, scope: self.scope.unwrap_or(default), min_keep: self.min_keep.max(1) }
     }
 }
 

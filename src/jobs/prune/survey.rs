@@ -25,7 +25,8 @@ impl<'m> Survey<'m> {
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
         let analysis = Analysis::new(model, &options.setting.dims, &thaw)?;
         check_thawed(&analysis, &options.thaw)?;
-        let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?;
+        let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?
+            .aligned(options.align);
         let groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
         Ok(Self { analysis, groups })
     }

@@ -24,6 +24,7 @@ use crate::graph::bodies::rename;
 use crate::graph::{Graph, Node, Source, ValueId, captures, names_in, sweep_dead_nodes};
 use crate::onnx::attributes::position;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::onnx::traits::{self, COMPUTES, MAKES_SEQUENCE, PICKS, READS_SEQUENCE, READS_SHAPE, Traits};
 
 /// Iterations of a loop that is unrolled, and tensors of a sequence, at most.
 const MOST_ITEMS: i64 = 256;
@@ -31,39 +32,13 @@ const MOST_ITEMS: i64 = 256;
 /// Nodes that a model may grow into.
 const MOST_NODES: usize = 1 << 16;
 
-/// Operators of the standard domain that make a sequence.
-const MAKERS: &[&str] = &["SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"];
-
-/// Operators of the standard domain that read a tensor or a size out of a sequence.
-const READERS: &[&str] = &["ConcatFromSequence", "SequenceAt", "SequenceLength"];
-
-/// Operators that pick numbers without a look at them: of what they return, that is constant which is the same at all sample
-/// sizes.
-const PICKS: &[&str] = &[
-    "Cast",
-    "Concat",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Shape",
-    "Size",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-];
-
-/// Operators whose results follow their operands without a case distinction.
-const ARITHMETIC: &[&str] = &["Add", "Constant", "ConstantOfShape", "Expand", "Mul", "Range", "Sub", "Where"];
+/// Operators that make or read sequences of tensors.
+const SEQUENCES: Traits = MAKES_SEQUENCE.and(READS_SEQUENCE);
 
 /// Whether a model has branches, sequences or written positions in its main graph.
 pub(crate) fn may_unroll(model: &ModelProto) -> bool {
     let nodes = model.graph.iter().flat_map(|graph| &graph.node);
-    nodes
-        .into_iter()
-        .any(|node| is_one_of(node, MAKERS) || is_one_of(node, READERS) || is_one_of(node, &["If", "ScatterND"]))
+    nodes.into_iter().any(|node| traits::of_node(node).has_any(SEQUENCES) || is_one_of(node, &["If", "ScatterND"]))
 }
 
 /// One step towards a model without branches and sequences: loops that carry sequences unrolled, branches that are always
@@ -123,14 +98,15 @@ impl Unroller<'_> {
             "If" => self.decide(node),
             "SplitToSequence" => self.split(node),
             "ScatterND" => self.write_region(node),
-            op if READERS.contains(&op) => self.read(node),
+            _ if traits::of_node(node).has(READS_SEQUENCE) => self.read(node),
             _ => None,
         };
         if done.is_some() {
             self.changed = true;
             return;
         }
-        if is_one_of(node, MAKERS) || self.reads_sequence(node) && !is_one_of(node, READERS) {
+        let facts = traits::of_node(node);
+        if facts.has(MAKES_SEQUENCE) || self.reads_sequence(node) && !facts.has(READS_SEQUENCE) {
             let held = if node.op_type() == "Identity" { self.operand(node, 0) } else { self.make(node) };
             node.output.iter().for_each(|name| drop(self.held.insert(name.clone(), held.clone())));
         }
@@ -164,7 +140,7 @@ impl Unroller<'_> {
             let Source::Node(id, _) = self.graph.at(value).source else { continue };
             let node = self.graph.node(id);
             let op = node.op.as_str();
-            let is_known = node.domain.is_empty() && (PICKS.contains(&op) || ARITHMETIC.contains(&op));
+            let is_known = node.traits().has_any(PICKS.and(COMPUTES));
             if !(is_sized || is_known) || op == "Slice" && !self.leaves_a_margin(node) {
                 return false;
             }
@@ -173,7 +149,7 @@ impl Unroller<'_> {
                 return false;
             }
             let operands = if is_case { node.inputs.get(2..).unwrap_or_default() } else { &node.inputs[..] };
-            let is_sized = is_sized || matches!(op, "Shape" | "Size");
+            let is_sized = is_sized || node.traits().has(READS_SHAPE);
             pending.extend(operands.iter().flatten().map(|&input| (input, is_sized)).filter(|&next| seen.insert(next)));
         }
         true
@@ -227,8 +203,7 @@ impl Unroller<'_> {
             }
             if let Source::Node(id, _) = self.graph.at(value).source {
                 let node = self.graph.node(id);
-                let picks = node.domain.is_empty() && PICKS.contains(&node.op.as_str());
-                if !picks {
+                if !node.traits().has(PICKS) {
                     pending.extend(node.inputs.iter().flatten().filter(|&&input| seen.insert(input)));
                 }
             }
