@@ -5,7 +5,6 @@
 //! seeded signs ε, whose squared slope is on average that of the outputs. It does not vanish on a network that fits its
 //! data.
 
-use candle_core::{DType, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -13,7 +12,7 @@ use super::{Context, magnitude};
 use crate::axes::FactorId;
 use crate::calibrate::data::{Batch, Labels};
 use crate::error::{Error, Result};
-use crate::train::{Gate, Program, Wanted, label_loss};
+use crate::train::{Gate, Program, Tensor, Wanted, label_loss};
 
 /// Samples that slopes are averaged over.
 pub(super) const SAMPLES: usize = 256;
@@ -48,7 +47,7 @@ pub(super) fn mean_of_slopes(context: &Context<'_, '_>, fold: fn(f64) -> f64) ->
     let gates: Vec<Gate> = places.iter().map(|place| place.gate).collect();
     let mut scores: Vec<Vec<f64>> = context.groups.iter().map(|group| vec![0.0; group.size]).collect();
     if !gates.is_empty() {
-        let program = Program::new(context.subject.model, Wanted::Gates(&gates), DType::F32)?;
+        let program: Program = Program::new(context.subject.model, Wanted::Gates(&gates))?;
         let mut count = 0;
         for (first, batch) in batches(context, BATCH)? {
             let samples = crate::calibrate::samples_of(&batch.inputs);
@@ -56,8 +55,8 @@ pub(super) fn mean_of_slopes(context: &Context<'_, '_>, fold: fn(f64) -> f64) ->
             let gradients = objective(context, &run.outputs, batch.labels.as_ref(), first)?.backward()?;
             let mut slopes: Vec<Vec<f64>> = context.groups.iter().map(|g| vec![0.0; g.size * samples]).collect();
             for (place, gate) in places.iter().zip(&run.gates) {
-                let Some(gradient) = gradients.get(gate.as_tensor()) else { continue };
-                place.add(&gradient.flatten_all()?.to_vec1::<f32>()?, samples, &mut slopes);
+                let Some(gradient) = gradients.of(gate) else { continue };
+                place.add(gradient, samples, &mut slopes);
             }
             for (scores, slopes) in scores.iter_mut().zip(slopes) {
                 let each = scores.len();
@@ -129,17 +128,18 @@ pub(super) fn objective(
     first: usize,
 ) -> Result<Tensor> {
     if let Some(labels) = labels {
-        return Ok((label_loss(context.subject.proto()?, outputs, labels)? * labels.len() as f64)?);
+        return label_loss(context.subject.proto()?, outputs, labels)?.scaled(labels.len() as f64);
     }
     let mut sum: Option<Tensor> = None;
     for (number, (_, y)) in outputs.iter().enumerate() {
         let mut random = ChaCha8Rng::seed_from_u64(context.seed ^ ((number as u64) << 48) ^ first as u64);
-        let signs: Vec<f32> = (0..y.elem_count()).map(|_| if random.random::<bool>() { 1.0 } else { -1.0 }).collect();
-        let signs = Tensor::from_vec(signs, y.dims(), y.device())?;
-        let size = y.detach().sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt().max(f32::MIN_POSITIVE);
-        let part = ((y * signs)?.sum_all()? / f64::from(size))?;
+        let signs: Vec<f32> = (0..y.len()).map(|_| if random.random::<bool>() { 1.0 } else { -1.0 }).collect();
+        let signs = Tensor::new(y.dims(), signs)?;
+        let squares = y.data().iter().map(|&y| f64::from(y) * f64::from(y)).sum::<f64>();
+        let size = (squares / y.len().max(1) as f64).sqrt().max(f64::from(f32::MIN_POSITIVE));
+        let part = y.times(&signs)?.sum()?.scaled(1.0 / size)?;
         sum = Some(match sum {
-            Some(sum) => (sum + part)?,
+            Some(sum) => sum.plus(&part)?,
             None => part,
         });
     }

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::DType;
-
 use super::Context;
 use super::gates::{SAMPLES, batches, objective};
 use super::magnitude::{Element, unit_sums};
@@ -12,18 +10,17 @@ use crate::error::Result;
 use crate::train::{Program, Wanted};
 
 pub(super) fn obd_loss(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    let program = Program::new(context.subject.model, Wanted::Parameters(&|_| true), DType::F32)?;
+    let program: Program = Program::new(context.subject.model, Wanted::Parameters(&|_| true))?;
     let mut squares: BTreeMap<&str, Vec<f64>> =
-        program.parameters().iter().map(|p| (p.name.as_str(), vec![0.0; p.var.elem_count()])).collect();
+        program.parameters().iter().map(|p| (p.name.as_str(), vec![0.0; p.value.len()])).collect();
     let mut count = 0.0;
     for (first, batch) in batches(context, 1)? {
         let run = program.run(&batch.inputs, 1)?;
         let gradients = objective(context, &run.outputs, batch.labels.as_ref(), first)?.backward()?;
-        for parameter in program.parameters() {
-            let Some(gradient) = gradients.get(parameter.var.as_tensor()) else { continue };
+        for (parameter, leaf) in program.parameters().iter().zip(&run.parameters) {
+            let Some(gradient) = gradients.of(leaf) else { continue };
             let Some(sums) = squares.get_mut(parameter.name.as_str()) else { continue };
-            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-            sums.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += f64::from(g) * f64::from(g));
+            sums.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += f64::from(g) * f64::from(g));
         }
         count += 1.0;
         if first + 1 >= SAMPLES {

@@ -1,11 +1,8 @@
 //! AdamW (Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"), with its state in plain vectors.
 
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::program::Parameter;
-use crate::error::Result;
 
 const BETA: (f32, f32) = (0.9, 0.999);
 const EPSILON: f32 = 1e-8;
@@ -32,43 +29,33 @@ impl AdamW {
     /// For `parameters`; weights of two and more axes decay by `decay` times the rate a step.
     pub(super) fn new(parameters: &[Parameter], decay: f32) -> Self {
         let moments = |parameter: &Parameter| {
-            let count = parameter.var.elem_count();
+            let count = parameter.value.len();
             Moments { mean: vec![0.0; count], square: vec![0.0; count] }
         };
         Self { moments: parameters.iter().map(moments).collect(), steps: 0, decay }
     }
 
-    /// One step of size `rate` against the gradients, whose common norm is clipped to 1. A parameter without a gradient
-    /// stays.
-    ///
-    /// # Errors
-    /// If a gradient does not fit its parameter.
-    pub(super) fn step(&mut self, parameters: &[Parameter], gradients: &GradStore, rate: f32) -> Result<()> {
+    /// One step of size `rate` against the gradients, one for each parameter, whose common norm is clipped to 1. A parameter
+    /// without a gradient stays.
+    pub(super) fn step(&mut self, parameters: &mut [Parameter], gradients: &[Option<Vec<f32>>], rate: f32) {
         self.steps += 1;
-        let values =
-            |tensor: &Tensor| -> Result<Vec<f32>> { Ok(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?) };
-        let found = parameters.iter().map(|p| gradients.get(p.var.as_tensor()).map(values).transpose());
-        let found: Vec<Option<Vec<f32>>> = found.collect::<Result<_>>()?;
-        let norm =
-            found.iter().flatten().map(|g| g.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>()).sum::<f64>();
+        let square = |gradient: &Vec<f32>| gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+        let norm = gradients.iter().flatten().map(square).sum::<f64>();
         #[allow(clippy::cast_possible_truncation)]
         let scale = (CLIP / norm.sqrt().max(CLIP)) as f32;
         let bias = (1.0 - BETA.0.powi(self.steps), 1.0 - BETA.1.powi(self.steps));
-        for ((parameter, moments), gradient) in parameters.iter().zip(&mut self.moments).zip(found) {
+        for ((parameter, moments), gradient) in parameters.iter_mut().zip(&mut self.moments).zip(gradients) {
             let Some(gradient) = gradient else { continue };
-            let mut weights = values(parameter.var.as_tensor())?;
-            let decay = if parameter.var.rank() > 1 { self.decay * rate } else { 0.0 };
+            let decay = if parameter.value.rank() > 1 { self.decay * rate } else { 0.0 };
             let moments = moments.mean.par_iter_mut().zip(moments.square.par_iter_mut());
-            weights.par_iter_mut().zip(gradient).zip(moments).with_min_len(1 << 14).for_each(|((w, g), (m, v))| {
+            let weights = parameter.value.data_mut().par_iter_mut().zip(gradient).zip(moments);
+            weights.with_min_len(1 << 14).for_each(|((w, g), (m, v))| {
                 let g = g * scale;
                 *m = BETA.0 * *m + (1.0 - BETA.0) * g;
                 *v = BETA.1 * *v + (1.0 - BETA.1) * g * g;
                 *w -= decay * *w + rate * (*m / bias.0) / ((*v / bias.1).sqrt() + EPSILON);
             });
-            let weights = Tensor::from_vec(weights, parameter.var.dims(), &Device::Cpu)?;
-            parameter.var.set(&weights.to_dtype(parameter.var.dtype())?)?;
         }
-        Ok(())
     }
 }
 

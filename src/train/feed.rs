@@ -4,12 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{self, NamedTensor};
-use crate::runtime::{Segment, Stream};
+use crate::runtime::{NamedTensor, Segment, Stream};
 
 /// Sets of input shapes whose values are held.
 const HELD_SHAPES: usize = 16;
@@ -85,17 +82,4 @@ fn run(
     }
     let found = stream.run(segment, 0, inputs)?;
     wanted.iter().map(|name| Ok((name.clone(), found.get(name)?.clone()))).collect()
-}
-
-/// A tensor of real numbers for the tape; truth values become 0 and 1.
-///
-/// # Errors
-/// If the elements are no numbers.
-pub(super) fn to_candle(tensor: &runtime::Tensor, dtype: DType) -> Result<Tensor> {
-    let shape = tensor.shape();
-    let made = match dtype {
-        DType::F64 => Tensor::from_vec(tensor.to_vec::<f64>()?, shape, &Device::Cpu),
-        _ => Tensor::from_vec(tensor.to_vec::<f32>()?, shape, &Device::Cpu),
-    };
-    made.map_err(Error::from)
 }

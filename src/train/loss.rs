@@ -1,10 +1,8 @@
 //! What training makes small.
 
-use candle_core::{DType, Device, Tensor};
-
-use super::feed::to_candle;
-use super::ops::{log_softmax, multiply};
+use super::kernel::Real;
 use super::samples::Mixture;
+use super::tape::Tensor;
 use crate::calibrate::data::Labels;
 use crate::error::{Error, Result};
 use crate::onnx::proto::GraphProto;
@@ -75,12 +73,12 @@ pub(super) fn is_scores(graph: &GraphProto, name: &str) -> bool {
 
 impl Form {
     /// Log probabilities of classes (last axis) at a temperature.
-    fn log_probabilities(self, y: &Tensor, temperature: f64) -> Result<Tensor> {
+    fn log_probabilities<T: Real>(self, y: &Tensor<T>, temperature: f64) -> Result<Tensor<T>> {
         let logits = match self {
             Form::Logits | Form::LogProbabilities => y.clone(),
-            Form::Probabilities => y.clamp(1e-12, 1.0)?.log()?,
+            Form::Probabilities => y.clamp(1e-12, 1.0)?.ln()?,
         };
-        Ok(log_softmax(&(logits / temperature)?)?)
+        logits.scaled(1.0 / temperature)?.log_softmax()
     }
 }
 
@@ -97,37 +95,42 @@ pub(super) enum Target<'a> {
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) if outputs and targets do not fit, or a label is no class of the model.
-pub(super) fn loss(graph: &GraphProto, outputs: &[(String, Tensor)], target: &Target<'_>) -> Result<Tensor> {
+pub(super) fn loss<T: Real>(
+    graph: &GraphProto,
+    outputs: &[(String, Tensor<T>)],
+    target: &Target<'_>,
+) -> Result<Tensor<T>> {
     match target {
         Target::Labels(Labels::Values(values), mixture) => {
             let (_, y) = described(outputs, values)?;
-            let target = to_candle(values, y.dtype())?.reshape(y.dims())?;
+            let target = Tensor::of(values)?.reshape(y.dims())?;
             let target = match mixture {
                 Some(mixture) => mixture.of_rows(&target)?,
                 None => target,
             };
-            Ok(((y - target)?.sqr()?.sum_all()? / values.shape().first().copied().unwrap_or(1).max(1) as f64)?)
+            let samples = values.shape().first().copied().unwrap_or(1).max(1);
+            y.minus(&target)?.squared()?.sum()?.scaled(1.0 / samples as f64)
         }
         Target::Labels(Labels::Classes(labels), mixture) => {
             let (name, y) = classes(outputs, labels.len())?;
             let target = one_hot(labels, *mixture, y)?;
             let log = form(graph, name).log_probabilities(y, 1.0)?;
-            Ok((multiply(&target, &log)?.sum_all()?.neg()? / labels.len().max(1) as f64)?)
+            target.times(&log)?.sum()?.scaled(-1.0 / labels.len().max(1) as f64)
         }
         Target::Teacher(teacher, kind) => {
-            let mut sum: Option<Tensor> = None;
+            let mut sum: Option<Tensor<T>> = None;
             for (name, y) in outputs {
                 let Some((_, t)) = teacher.iter().find(|(known, _)| known == name) else {
                     return Err(Error::input(format!("the teacher has no output '{name}'")));
                 };
-                let t = to_candle(t, y.dtype())?;
+                let t = Tensor::of(t)?;
                 if t.dims() != y.dims() {
                     let message = format!("output '{name}' has shape {:?}, the teacher's {:?}", y.dims(), t.dims());
                     return Err(Error::input(message));
                 }
                 let part = distance(*kind, form(graph, name), y, &t)?;
                 sum = Some(match sum {
-                    Some(sum) => (sum + part)?,
+                    Some(sum) => sum.plus(&part)?,
                     None => part,
                 });
             }
@@ -136,30 +139,28 @@ pub(super) fn loss(graph: &GraphProto, outputs: &[(String, Tensor)], target: &Ta
     }
 }
 
-fn distance(kind: Loss, form: Form, y: &Tensor, t: &Tensor) -> Result<Tensor> {
-    let rows = (t.elem_count() / t.dims().last().copied().unwrap_or(1).max(1)).max(1) as f64;
+fn distance<T: Real>(kind: Loss, form: Form, y: &Tensor<T>, t: &Tensor<T>) -> Result<Tensor<T>> {
+    let rows = (t.len() / t.dims().last().copied().unwrap_or(1).max(1)).max(1) as f64;
     match kind {
         Loss::KullbackLeibler => {
             let log_p = form.log_probabilities(t, TEMPERATURE)?;
             let log_q = form.log_probabilities(y, TEMPERATURE)?;
-            let sum = multiply(&log_p.exp()?, &(log_p - log_q)?)?.sum_all()?;
-            Ok((sum * (TEMPERATURE * TEMPERATURE / rows))?)
+            log_p.exp()?.times(&log_p.minus(&log_q)?)?.sum()?.scaled(TEMPERATURE * TEMPERATURE / rows)
         }
         Loss::Mse => {
-            let whole = t.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.max(f64::MIN_POSITIVE);
-            Ok(((y - t)?.sqr()?.sum_all()? / whole)?)
+            let whole = t.squared()?.sum()?.item()?.max(f64::MIN_POSITIVE);
+            y.minus(t)?.squared()?.sum()?.scaled(1.0 / whole)
         }
         Loss::Cosine => {
-            let last = y.rank().saturating_sub(1);
-            let dot = (y * t)?.sum(last)?;
-            let norms = ((y.sqr()?.sum(last)? * t.sqr()?.sum(last)?)? + 1e-12)?.sqrt()?;
-            Ok(((dot / norms)?.sum_all()?.affine(-1.0 / rows, 1.0))?)
+            let dot = y.times(t)?.sum_last()?;
+            let norms = y.squared()?.sum_last()?.times(&t.squared()?.sum_last()?)?.affine(1.0, 1e-12)?.sqrt()?;
+            dot.over(&norms)?.sum()?.affine(-1.0 / rows, 1.0)
         }
     }
 }
 
 /// The output that has the shape of `values`.
-fn described<'a>(outputs: &'a [(String, Tensor)], values: &RunTensor) -> Result<(&'a str, &'a Tensor)> {
+fn described<'a, T: Real>(outputs: &'a [(String, Tensor<T>)], values: &RunTensor) -> Result<(&'a str, &'a Tensor<T>)> {
     let found = outputs.iter().find(|(_, y)| Labels::describe(values.shape(), y.dims()));
     let shapes: Vec<&[usize]> = outputs.iter().map(|(_, y)| y.dims()).collect();
     found.map(|(name, y)| (name.as_str(), y)).ok_or_else(|| {
@@ -171,7 +172,7 @@ fn described<'a>(outputs: &'a [(String, Tensor)], values: &RunTensor) -> Result<
 }
 
 /// The output `[samples, classes]`.
-fn classes(outputs: &[(String, Tensor)], samples: usize) -> Result<(&str, &Tensor)> {
+fn classes<T: Real>(outputs: &[(String, Tensor<T>)], samples: usize) -> Result<(&str, &Tensor<T>)> {
     let found = outputs.iter().find(|(_, y)| matches!(y.dims(), &[n, classes] if n == samples && classes > 1));
     let shapes: Vec<&[usize]> = outputs.iter().map(|(_, y)| y.dims()).collect();
     found.map(|(name, y)| (name.as_str(), y)).ok_or_else(|| {
@@ -182,7 +183,7 @@ fn classes(outputs: &[(String, Tensor)], samples: usize) -> Result<(&str, &Tenso
     })
 }
 
-fn one_hot(labels: &[i64], mixture: Option<&Mixture>, y: &Tensor) -> Result<Tensor> {
+fn one_hot<T: Real>(labels: &[i64], mixture: Option<&Mixture>, y: &Tensor<T>) -> Result<Tensor<T>> {
     let classes = y.dims()[1];
     let class = |label: i64| {
         let class = usize::try_from(label).ok().filter(|&class| class < classes);
@@ -196,23 +197,25 @@ fn one_hot(labels: &[i64], mixture: Option<&Mixture>, y: &Tensor) -> Result<Tens
             target[row * classes + class(labels[mixture.partner[row]])?] += 1.0 - weight;
         }
     }
-    Ok(Tensor::from_vec(target, (labels.len(), classes), &Device::Cpu)?.to_dtype(y.dtype())?)
+    Tensor::new([labels.len(), classes], target.into_iter().map(T::from_f64).collect())
 }
 
 /// Samples whose largest score is that of their class.
 ///
 /// # Errors
 /// As [`loss`].
-pub(super) fn right(outputs: &[(String, Tensor)], labels: &[i64]) -> Result<usize> {
+pub(super) fn right<T: Real>(outputs: &[(String, Tensor<T>)], labels: &[i64]) -> Result<usize> {
     let (_, y) = classes(outputs, labels.len())?;
-    let found = y.detach().argmax(1)?.to_vec1::<u32>()?;
-    Ok(found.iter().zip(labels).filter(|&(&found, &label)| i64::from(found) == label).count())
+    let largest =
+        |scores: &[T]| (1..scores.len()).fold(0, |best, at| if scores[at] > scores[best] { at } else { best });
+    let found = y.data().chunks(y.dims()[1]).map(largest);
+    Ok(found.zip(labels).filter(|&(found, &label)| i64::try_from(found) == Ok(label)).count())
 }
 
 /// The mean loss of `outputs` against `labels`: cross-entropy of classes, squared error of real values.
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) if no output fits them, or a label is no class.
-pub fn label_loss(graph: &GraphProto, outputs: &[(String, Tensor)], labels: &Labels) -> Result<Tensor> {
+pub fn label_loss<T: Real>(graph: &GraphProto, outputs: &[(String, Tensor<T>)], labels: &Labels) -> Result<Tensor<T>> {
     loss(graph, outputs, &Target::Labels(labels, None))
 }

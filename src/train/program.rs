@@ -1,15 +1,15 @@
 //! A graph as a differentiable program.
 //!
-//! Values that a trained tensor reaches are computed on candle's tape, operator by operator; all others are tract's
+//! Values that a trained tensor reaches are computed on the tape, operator by operator; all others are tract's
 //! ([`Feed`]). So shape arithmetic, masks and index computations need no gradient rule, whatever an exporter wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Device, Tensor, Var};
-
-use super::feed::{Feed, to_candle};
+use super::feed::Feed;
+use super::kernel::Real;
 use super::ops::{Gradient, Operand, Site, gradient};
 use super::parameters::{of_data, trainable};
+use super::tape::{Tape, Tensor};
 use crate::calibrate::{stored, stored_mut};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, ValueId};
@@ -21,11 +21,11 @@ use crate::runtime::{NamedTensor, tensor_of};
 
 /// A stored tensor that is trained.
 #[derive(Debug, Clone)]
-pub struct Parameter {
+pub struct Parameter<T: Real = f32> {
     /// Name of the initializer.
     pub name: String,
-    /// Its value on the tape.
-    pub var: Var,
+    /// Its value.
+    pub value: Tensor<T>,
 }
 
 /// A factor of ones in front of an operand: its gradient says how much each index matters for each sample.
@@ -49,40 +49,43 @@ pub enum Wanted<'a> {
 }
 
 /// One operator on the tape.
-struct Step {
+struct Step<T: Real> {
     node: NodeProto,
     name: String,
-    gradient: &'static Gradient,
+    gradient: &'static Gradient<T>,
     opset: i64,
     gates: Vec<(usize, usize, usize)>,
+    /// Values that no later step reads.
+    done: Vec<String>,
 }
 
-/// A graph as a differentiable program.
-pub struct Program {
-    dtype: DType,
-    steps: Vec<Step>,
-    parameters: Vec<Parameter>,
-    constants: BTreeMap<String, Operand>,
+/// A graph as a differentiable program, computed in `T`.
+pub struct Program<T: Real = f32> {
+    steps: Vec<Step<T>>,
+    parameters: Vec<Parameter<T>>,
+    constants: BTreeMap<String, Operand<T>>,
     feed: Feed,
     outputs: Vec<String>,
     gates: usize,
 }
 
 /// The results of one run.
-pub struct Run {
+pub struct Run<T: Real = f32> {
     /// The graph's real outputs that depend on what is differentiated, in graph order.
-    pub outputs: Vec<(String, Tensor)>,
+    pub outputs: Vec<(String, Tensor<T>)>,
+    /// The trained tensors, in the order of the program's parameters.
+    pub parameters: Vec<Tensor<T>>,
     /// The gates' factors: one for each sample and index, in the order of the gates.
-    pub gates: Vec<Var>,
+    pub gates: Vec<Tensor<T>>,
 }
 
-impl Program {
-    /// The program of `model`'s main graph, computed in `dtype` (float32 or float64).
+impl<T: Real> Program<T> {
+    /// The program of `model`'s main graph.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input), naming operators and nodes, if the model is malformed, nothing in it can be trained,
     /// or an operator on the way to an output has no gradient.
-    pub fn new(model: &ModelProto, wanted: Wanted<'_>, dtype: DType) -> Result<Self> {
+    pub fn new(model: &ModelProto, wanted: Wanted<'_>) -> Result<Self> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let graph = Graph::new(proto, model.ir_version())?;
         let (chosen, gates): (BTreeSet<String>, &[Gate]) = match wanted {
@@ -102,7 +105,8 @@ impl Program {
             let is_it = |imported: &str| imported == domain || (domain.is_empty() && imported == "ai.onnx");
             model.opset_import.iter().find(|o| is_it(o.domain())).map_or(0, |o| o.version())
         };
-        let steps = steps(&graph, &proto.node, &nodes, gates, &opset)?;
+        let mut steps = steps(&graph, &proto.node, &nodes, gates, &opset)?;
+        mark_done(&mut steps, &outputs);
         let read: BTreeSet<ValueId> =
             nodes.iter().flat_map(|&id| graph.node(id).inputs.iter().flatten().copied()).collect();
         let data = of_data(&graph);
@@ -112,11 +116,11 @@ impl Program {
             let name = &graph.at(value).name;
             match stored(proto, name) {
                 Some(tensor) if chosen.contains(name) => {
-                    let var = Var::from_tensor(&to_candle(&tensor_of(tensor)?, dtype)?)?;
-                    parameters.push(Parameter { name: name.clone(), var });
+                    let value = Tensor::of(&tensor_of(tensor)?)?;
+                    parameters.push(Parameter { name: name.clone(), value });
                 }
                 Some(tensor) if !data.contains(&value) => {
-                    constants.insert(name.clone(), operand(&tensor_of(tensor)?, dtype)?);
+                    constants.insert(name.clone(), operand(&tensor_of(tensor)?)?);
                 }
                 _ if live.contains(&value) => {}
                 _ if data.contains(&value) => {
@@ -129,12 +133,17 @@ impl Program {
         }
         parameters.sort_by(|a, b| a.name.cmp(&b.name));
         let feed = Feed::new(model, of_shapes, of_values)?;
-        Ok(Self { dtype, steps, parameters, constants, feed, outputs, gates: gates.len() })
+        Ok(Self { steps, parameters, constants, feed, outputs, gates: gates.len() })
     }
 
     /// The tensors that are trained, by name.
-    pub fn parameters(&self) -> &[Parameter] {
+    pub fn parameters(&self) -> &[Parameter<T>] {
         &self.parameters
+    }
+
+    /// The tensors that are trained, to be changed.
+    pub(super) fn parameters_mut(&mut self) -> &mut [Parameter<T>] {
+        &mut self.parameters
     }
 
     /// Names of the outputs that a run gives.
@@ -142,32 +151,56 @@ impl Program {
         &self.outputs
     }
 
-    /// Runs the program on one batch of `samples` samples, on the tape.
+    /// Runs the program on one batch of `samples` samples, on a tape: gradients can be taken of what follows from the
+    /// outputs.
     ///
     /// # Errors
     /// If an operand does not fit its operator; the message names the node.
-    pub fn run(&self, inputs: &[NamedTensor], samples: usize) -> Result<Run> {
+    pub fn run(&self, inputs: &[NamedTensor], samples: usize) -> Result<Run<T>> {
+        let tape = Tape::new();
+        let parameters = self.parameters.iter().map(|p| tape.leaf(&p.value)).collect::<Result<_>>()?;
+        self.compute(inputs, samples, parameters, |value| tape.leaf(value))
+    }
+
+    /// Runs the program on one batch of `samples` samples, for the values alone.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn evaluate(&self, inputs: &[NamedTensor], samples: usize) -> Result<Run<T>> {
+        let parameters = self.parameters.iter().map(|p| p.value.clone()).collect();
+        self.compute(inputs, samples, parameters, |value| Ok(value.clone()))
+    }
+
+    fn compute(
+        &self,
+        inputs: &[NamedTensor],
+        samples: usize,
+        parameters: Vec<Tensor<T>>,
+        leaf: impl Fn(&Tensor<T>) -> Result<Tensor<T>>,
+    ) -> Result<Run<T>> {
         let mut values = self.constants.clone();
         for (name, tensor) in self.feed.values(inputs)?.iter().chain(inputs) {
-            values.insert(name.clone(), operand(tensor, self.dtype)?);
+            values.insert(name.clone(), operand(tensor)?);
         }
-        let mut gates: Vec<Option<Var>> = vec![None; self.gates];
-        values.extend(self.parameters.iter().map(|p| (p.name.clone(), Operand::Real(p.var.as_tensor().clone()))));
+        let named = self.parameters.iter().zip(&parameters);
+        values.extend(named.map(|(p, value)| (p.name.clone(), Operand::Real(value.clone()))));
+        let mut gates: Vec<Option<Tensor<T>>> = vec![None; self.gates];
         for step in &self.steps {
             let located = |e: Error| e.at_node(step.name.as_str());
-            let mut operands: Vec<Option<Operand>> =
+            let mut operands: Vec<Option<Operand<T>>> =
                 step.node.input.iter().map(|name| values.get(name.as_str()).cloned()).collect();
             for &(slot, axis, number) in &step.gates {
                 let Some(Some(Operand::Real(x))) = operands.get(slot) else { continue };
-                let (gated, gate) = gated(x, axis, samples).map_err(located)?;
+                let (gated, gate) = gated(x, axis, samples, &leaf).map_err(located)?;
                 operands[slot] = Some(Operand::Real(gated));
                 gates[number] = Some(gate);
             }
-            let site = Site::new(&step.node, operands, step.opset, self.dtype);
+            let site = Site::new(&step.node, operands, step.opset);
             let results = step.gradient.forward(&site).map_err(located)?;
             for (name, result) in step.node.output.iter().zip(results) {
                 values.insert(name.clone(), Operand::Real(result));
             }
+            step.done.iter().for_each(|name| drop(values.remove(name)));
         }
         let outputs = self.outputs.iter().map(|name| match values.remove(name) {
             Some(Operand::Real(tensor)) => Ok((name.clone(), tensor)),
@@ -175,7 +208,7 @@ impl Program {
         });
         let outputs = outputs.collect::<Result<Vec<_>>>()?;
         let gates = gates.into_iter().map(|gate| gate.ok_or_else(|| Error::input("a gate was not passed")));
-        Ok(Run { outputs, gates: gates.collect::<Result<_>>()? })
+        Ok(Run { outputs, parameters, gates: gates.collect::<Result<_>>()? })
     }
 
     /// `model`, whose program this is, with the trained tensors in their own element types. Nothing else changes.
@@ -187,7 +220,7 @@ impl Program {
         let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
         for parameter in &self.parameters {
             let Some(tensor) = stored_mut(graph, &parameter.name) else { continue };
-            let values = parameter.var.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+            let values: Vec<f64> = parameter.value.data().iter().map(|x| x.to_f64()).collect();
             let view = TensorView::new(tensor)?;
             *tensor = from_f64_as(view.name(), view.dims(), &values, view.element_type())?;
         }
@@ -205,8 +238,8 @@ fn is_real(output: &crate::onnx::proto::ValueInfoProto) -> bool {
     }
 }
 
-fn operand(tensor: &crate::runtime::Tensor, dtype: DType) -> Result<Operand> {
-    Ok(if tensor.is_float() { Operand::Real(to_candle(tensor, dtype)?) } else { Operand::Known(tensor.clone()) })
+fn operand<T: Real>(tensor: &crate::runtime::Tensor) -> Result<Operand<T>> {
+    Ok(if tensor.is_float() { Operand::Real(Tensor::of(tensor)?) } else { Operand::Known(tensor.clone()) })
 }
 
 /// Values that `chosen` tensors and gates reach, and the nodes among them that `outputs` need, in order.
@@ -243,13 +276,13 @@ fn live(
 }
 
 /// The steps of `nodes`, or all their operators that have no gradient.
-fn steps(
+fn steps<T: Real>(
     graph: &Graph,
     protos: &[NodeProto],
     nodes: &[NodeId],
     gates: &[Gate],
     opset: &dyn Fn(&str) -> i64,
-) -> Result<Vec<Step>> {
+) -> Result<Vec<Step<T>>> {
     let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut steps = Vec::new();
     for &id in nodes {
@@ -265,6 +298,7 @@ fn steps(
             gradient,
             opset: opset(&node.domain),
             gates: at.map(|(number, gate)| (gate.operand, gate.axis, number)).collect(),
+            done: Vec::new(),
         });
     }
     if missing.is_empty() {
@@ -275,13 +309,27 @@ fn steps(
     Err(Error::input(format!("the model cannot be trained: no gradient is known for {}", named.join(", "))))
 }
 
+/// Tells each step which values it is the last to read or make; the outputs stay.
+fn mark_done<T: Real>(steps: &mut [Step<T>], outputs: &[String]) {
+    let mut seen: BTreeSet<String> = outputs.iter().cloned().collect();
+    for step in steps.iter_mut().rev() {
+        let names = step.node.input.iter().chain(&step.node.output).filter(|name| !name.is_empty());
+        step.done = names.filter(|name| seen.insert((*name).clone())).cloned().collect();
+    }
+}
+
 fn more(count: usize) -> String {
     if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
 /// `x` times ones, one for each sample and index of `axis`, and the ones. Samples lie along axis 0, alone or merged with
 /// something else; where they do not, all of `x` is one sample.
-fn gated(x: &Tensor, axis: usize, samples: usize) -> Result<(Tensor, Var)> {
+fn gated<T: Real>(
+    x: &Tensor<T>,
+    axis: usize,
+    samples: usize,
+    leaf: &impl Fn(&Tensor<T>) -> Result<Tensor<T>>,
+) -> Result<(Tensor<T>, Tensor<T>)> {
     let dims = x.dims();
     let first = *dims.first().ok_or_else(|| Error::input("a single number has no axis to gate"))?;
     let samples = if axis > 0 && samples > 0 && first.is_multiple_of(samples) { samples } else { 1 };
@@ -292,7 +340,6 @@ fn gated(x: &Tensor, axis: usize, samples: usize) -> Result<(Tensor, Var)> {
     let mut ones = vec![1; split.len()];
     ones[0] = samples;
     ones[axis + 1] = dims[axis];
-    let gate = Var::ones(ones, x.dtype(), &Device::Cpu)?;
-    let product = super::ops::multiply(&x.reshape(split)?, gate.as_tensor())?;
-    Ok((product.reshape(dims)?, gate))
+    let gate = leaf(&Tensor::filled(ones, 1.0))?;
+    Ok((x.reshape(split)?.times(&gate)?.reshape(dims)?, gate))
 }

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
+use super::kernel::Real;
+use super::ops::take;
 use crate::calibrate::data::{Batch, Dataset, HELD_OUT, Labels, Spread, is_held_out};
 use crate::error::{Error, Result};
 use crate::runtime::{NamedTensor, Tensor};
+use crate::train;
 
 /// Samples that are read at once.
 const READ: usize = 64;
@@ -173,16 +176,14 @@ impl Mixture {
     ///
     /// # Errors
     /// If it has other samples.
-    pub(super) fn of_rows(&self, values: &candle_core::Tensor) -> Result<candle_core::Tensor> {
-        let count = self.partner.len();
+    pub(super) fn of_rows<T: Real>(&self, values: &train::Tensor<T>) -> Result<train::Tensor<T>> {
         let mut shape = vec![1; values.rank()];
-        shape[0] = count;
-        let partner: Vec<u32> = self.partner.iter().map(|&row| u32::try_from(row).unwrap_or(u32::MAX)).collect();
-        let partner = candle_core::Tensor::from_vec(partner, count, values.device())?;
-        let weight = candle_core::Tensor::from_vec(self.weight.clone(), shape, values.device())?;
-        let weight = weight.to_dtype(values.dtype())?;
-        let other = values.index_select(&partner, 0)?;
-        Ok((values.sub(&other)?.broadcast_mul(&weight)? + other)?)
+        if let Some(first) = shape.first_mut() {
+            *first = self.partner.len();
+        }
+        let weight = train::Tensor::new(shape, self.weight.iter().map(|&weight| T::from_f64(weight)).collect())?;
+        let other = take(values, 0, self.partner.clone())?;
+        values.minus(&other)?.times(&weight)?.plus(&other)
     }
 
     /// The mixed inputs.

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -11,6 +10,7 @@ use super::loss::{Loss, Target, is_scores, loss, right};
 use super::options::{Duration, Options};
 use super::program::{Program, Run, Wanted};
 use super::samples::{Mixture, Samples};
+use super::tape::Tensor;
 use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, ModelProto};
@@ -65,6 +65,9 @@ struct Trainer<'a> {
     label_unit: f64,
 }
 
+/// [`Program::run`] or [`Program::evaluate`].
+type Runs = fn(&Program, &[NamedTensor], usize) -> Result<Run>;
+
 /// How the program does on the held-out samples.
 #[derive(Debug, Clone, Copy)]
 struct Score {
@@ -77,7 +80,7 @@ impl<'a> Trainer<'a> {
         let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let patterns = Patterns::new(&options.include, &options.exclude)?;
         let admits = |name: &str| patterns.refusal([name]).is_none();
-        let program = Program::new(model, Wanted::Parameters(&admits), DType::F32)?;
+        let program = Program::new(model, Wanted::Parameters(&admits))?;
         let fixed = declared_inputs(graph)?.iter().find_map(crate::runtime::inputs::DeclaredInput::fixed_batch);
         let samples = Samples::read(data, options.batch, fixed)?;
         let scores = program.outputs().iter().all(|name| is_scores(graph, name));
@@ -104,7 +107,7 @@ impl<'a> Trainer<'a> {
         let parameters = self.program.parameters();
         let mut report = TuningReport {
             tensors: parameters.len(),
-            params: parameters.iter().map(|p| p.var.elem_count() as u64).sum(),
+            params: parameters.iter().map(|p| p.value.len() as u64).sum(),
             samples: self.samples.count(false),
             held_out: self.samples.count(true),
             loss: self.loss_name().to_owned(),
@@ -112,7 +115,7 @@ impl<'a> Trainer<'a> {
         };
         let before = self.score()?;
         report.before = EpochReport { epoch: 0, loss: None, held_out: before.loss, accuracy: before.accuracy };
-        let mut best = (before, 0, self.snapshot()?);
+        let mut best = (before, 0, self.snapshot());
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
         let mut optimizer = AdamW::new(self.program.parameters(), options.decay);
         let clock = Course { duration: options.duration, started: Instant::now() };
@@ -143,7 +146,7 @@ impl<'a> Trainer<'a> {
             report.epochs.push(EpochReport { epoch, loss: Some(sum), held_out: score.loss, accuracy: score.accuracy });
             options.progress.say(&format!("epoch {epoch}: loss {sum:.4}, held out {}", describe(score)));
             if score.loss < best.0.loss {
-                best = (score, epoch, self.snapshot()?);
+                best = (score, epoch, self.snapshot());
             }
             if clock.is_over(epoch) {
                 break;
@@ -157,14 +160,14 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        self.restore(&best.2)?;
+        self.restore(best.2);
         report.best_epoch = best.1;
         Ok(report)
     }
 
     /// One step of training; the loss before it.
     fn step(
-        &self,
+        &mut self,
         optimizer: &mut AdamW,
         rows: &(usize, Vec<usize>),
         random: &mut ChaCha8Rng,
@@ -173,20 +176,23 @@ impl<'a> Trainer<'a> {
     ) -> Result<f64> {
         let batch = self.samples.take(rows)?;
         let mixture = (self.mixup > 0.0).then(|| Mixture::draw(rows.1.len(), self.mixup, random));
-        let (_, loss) = self.run(&batch, mixture.as_ref())?;
-        let value = value(&loss)?;
+        let (run, loss) = self.run(&batch, mixture.as_ref(), Program::run)?;
+        let value = loss.item()?;
         if value.is_finite() {
-            optimizer.step(self.program.parameters(), &loss.backward()?, rate(done()))?;
+            let mut gradients = loss.backward()?;
+            let gradients: Vec<_> = run.parameters.iter().map(|parameter| gradients.take(parameter)).collect();
+            drop(run);
+            optimizer.step(self.program.parameters_mut(), &gradients, rate(done()));
         }
         Ok(value)
     }
 
     /// The program and its loss on samples, mixed or as they are.
-    fn run(&self, batch: &Batch, mixture: Option<&Mixture>) -> Result<(Run, Tensor)> {
+    fn run(&self, batch: &Batch, mixture: Option<&Mixture>, run: Runs) -> Result<(Run, Tensor)> {
         let count = crate::calibrate::samples_of(&batch.inputs);
         let mixed = mixture.map(|mixture| mixture.mix(&batch.inputs)).transpose()?;
         let inputs = mixed.as_deref().unwrap_or(&batch.inputs);
-        let run = self.program.run(inputs, count)?;
+        let run = run(&self.program, inputs, count)?;
         let loss = self.loss(&run, inputs, batch.labels.as_ref(), mixture)?;
         Ok((run, loss))
     }
@@ -212,10 +218,10 @@ impl<'a> Trainer<'a> {
         let of = |target: Target<'_>| loss(self.graph, &run.outputs, &target);
         let labels = labels.filter(|_| self.labels);
         let labels = labels.map(|labels| of(Target::Labels(labels, mixture))).transpose()?;
-        let labels = labels.map(|loss| loss / self.label_unit).transpose()?;
+        let labels = labels.map(|loss| loss.scaled(1.0 / self.label_unit)).transpose()?;
         let taught = taught.as_deref().map(|taught| of(Target::Teacher(taught, self.loss))).transpose()?;
         match (labels, taught) {
-            (Some(labels), Some(taught)) => Ok(((labels + taught)? * 0.5)?),
+            (Some(labels), Some(taught)) => labels.plus(&taught)?.scaled(0.5),
             (Some(only), None) | (None, Some(only)) => Ok(only),
             (None, None) => Err(Error::usage("there is nothing to learn from")),
         }
@@ -230,11 +236,11 @@ impl<'a> Trainer<'a> {
         for rows in self.samples.in_order(true) {
             let batch = self.samples.take(&rows)?;
             let weight = rows.1.len() as f64;
-            let (run, loss) = self.run(&batch, None)?;
-            sum += (1.0 - self.mixup) * weight * value(&loss)?;
+            let (run, loss) = self.run(&batch, None, Program::evaluate)?;
+            sum += (1.0 - self.mixup) * weight * loss.item()?;
             if self.mixup > 0.0 {
                 let mixture = Mixture::draw(rows.1.len(), 1.0, &mut random);
-                sum += self.mixup * weight * value(&self.run(&batch, Some(&mixture))?.1)?;
+                sum += self.mixup * weight * self.run(&batch, Some(&mixture), Program::evaluate)?.1.item()?;
             }
             count += weight;
             if let Some(Labels::Classes(labels)) = batch.labels.as_ref().filter(|_| self.labels) {
@@ -246,18 +252,13 @@ impl<'a> Trainer<'a> {
         Ok(Score { loss: sum / f64::max(count, 1.0), accuracy })
     }
 
-    fn snapshot(&self) -> Result<Vec<Tensor>> {
-        let copies = self.program.parameters().iter().map(|p| p.var.copy().map(|copy| copy.detach()));
-        Ok(copies.collect::<candle_core::Result<_>>()?)
+    fn snapshot(&self) -> Vec<Tensor> {
+        self.program.parameters().iter().map(|p| p.value.clone()).collect()
     }
 
-    fn restore(&self, values: &[Tensor]) -> Result<()> {
-        self.program.parameters().iter().zip(values).try_for_each(|(p, value)| Ok(p.var.set(value)?))
+    fn restore(&mut self, values: Vec<Tensor>) {
+        self.program.parameters_mut().iter_mut().zip(values).for_each(|(p, value)| p.value = value);
     }
-}
-
-fn value(loss: &Tensor) -> Result<f64> {
-    Ok(loss.to_dtype(DType::F64)?.to_scalar::<f64>()?)
 }
 
 fn describe(score: Score) -> String {

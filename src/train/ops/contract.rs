@@ -1,18 +1,18 @@
 //! Matrix products and convolutions.
 
-use candle_core::Tensor;
-
 use super::conv::Convolution;
-use super::elementwise::{broadcast_dims, elementwise};
+use super::elementwise::elementwise;
 use super::product::matrices;
-use super::scalars::{Add, Mul, MulAdd};
+use super::scalars::MulAdd;
 use super::site::Site;
+use super::walk::broadcast_dims;
 use crate::calibrate::Window;
 use crate::error::{Error, Result};
-use crate::train::kernel::apply;
+use crate::train::kernel::Real;
+use crate::train::tape::{Tensor, apply};
 
 /// `Conv`, `ConvTranspose`.
-pub(super) fn convolution(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn convolution<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let (x, w) = (site.real(0)?, site.real(1)?);
     let kernel = w.dims().get(2..).unwrap_or_default();
     let window = Window::read(site.node, kernel)?
@@ -25,34 +25,34 @@ pub(super) fn convolution(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// A vector over channels, so shaped that it broadcasts against `n × channels × …` of this rank.
-pub(super) fn per_channel(vector: &Tensor, rank: usize) -> Result<Tensor> {
+pub(super) fn per_channel<T: Real>(vector: &Tensor<T>, rank: usize) -> Result<Tensor<T>> {
     let mut dims = vec![1; rank.saturating_sub(1)];
     if let Some(first) = dims.first_mut() {
-        *first = vector.elem_count();
+        *first = vector.len();
     }
-    Ok(vector.reshape(dims)?)
+    vector.reshape(dims)
 }
 
 /// `Gemm`: `alpha · A B + beta · C`.
-pub(super) fn gemm(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn gemm<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let transposed = (site.int("transA", 0)? != 0, site.int("transB", 0)? != 0);
     let y = scaled(matrices(&site.real(0)?, &site.real(1)?, transposed)?, site.float("alpha", 1.0)?)?;
     let bias = site.optional(2)?.map(|bias| scaled(bias, site.float("beta", 1.0)?)).transpose()?;
     Ok(vec![add(&y, bias.as_ref())?])
 }
 
-fn scaled(x: Tensor, scale: f64) -> Result<Tensor> {
-    Ok(if (scale - 1.0).abs() < f64::EPSILON { x } else { (x * scale)? })
+fn scaled<T: Real>(x: Tensor<T>, scale: f64) -> Result<Tensor<T>> {
+    if (scale - 1.0).abs() < f64::EPSILON { Ok(x) } else { x.scaled(scale) }
 }
 
 /// `MatMul`, `FusedMatMul`.
-pub(super) fn matmul(site: &Site<'_>) -> Result<Vec<Tensor>> {
-    let side = |slot: usize, transposed: &str| -> Result<Tensor> {
+pub(super) fn matmul<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
+    let side = |slot: usize, transposed: &str| -> Result<Tensor<T>> {
         let x = site.real(slot)?;
         if x.rank() < 2 || site.int(transposed, 0)? == 0 {
             return Ok(x);
         }
-        Ok(x.transpose(x.rank() - 2, x.rank() - 1)?)
+        x.transpose(x.rank() - 2, x.rank() - 1)
     };
     let unread = ["transBatchA", "transBatchB"].iter().any(|name| site.int(name, 0).is_ok_and(|flag| flag != 0));
     if unread {
@@ -63,45 +63,44 @@ pub(super) fn matmul(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// The matrix product of the last two axes, as numpy's `matmul`.
-pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub(super) fn product<T: Real>(a: &Tensor<T>, b: &Tensor<T>) -> Result<Tensor<T>> {
     if a.rank() == 1 {
         let y = product(&a.unsqueeze(0)?, b)?;
-        return Ok(y.squeeze(y.rank() - 2)?);
+        return y.squeeze(y.rank() - 2);
     }
     if b.rank() == 1 {
         let y = product(a, &b.unsqueeze(1)?)?;
-        return Ok(y.squeeze(y.rank() - 1)?);
+        return y.squeeze(y.rank() - 1);
     }
-    let split = |x: &Tensor| (x.dims()[..x.rank() - 2].to_vec(), x.dims()[x.rank() - 2..].to_vec());
+    let split = |x: &Tensor<T>| (x.dims()[..x.rank() - 2].to_vec(), x.dims()[x.rank() - 2..].to_vec());
     let ((batch_a, rows), (batch_b, columns)) = (split(a), split(b));
     if b.rank() == 2 {
         // One product of all rows, not one for each batch.
         let all = batch_a.iter().product::<usize>() * rows[0];
-        let flat = matrices(&a.reshape((all, rows[1]))?, b, (false, false))?;
-        return Ok(flat.reshape([batch_a, vec![rows[0], columns[1]]].concat())?);
+        let flat = matrices(&a.reshape([all, rows[1]])?, b, (false, false))?;
+        return flat.reshape([batch_a, vec![rows[0], columns[1]]].concat());
     }
     let batch = broadcast_dims([batch_a.as_slice(), &batch_b].into_iter())?;
-    let side = |x: &Tensor, matrix: Vec<usize>| -> Result<Tensor> {
+    let side = |x: &Tensor<T>, matrix: Vec<usize>| -> Result<Tensor<T>> {
         let count = batch.iter().product::<usize>();
-        let whole = x.broadcast_as([batch.clone(), matrix.clone()].concat())?.contiguous()?;
-        Ok(whole.reshape((count, matrix[0], matrix[1]))?)
+        x.expand(&[batch.clone(), matrix.clone()].concat())?.reshape([count, matrix[0], matrix[1]])
     };
     let y = matrices(&side(a, rows.clone())?, &side(b, columns.clone())?, (false, false))?;
-    Ok(y.reshape([batch, vec![rows[0], columns[1]]].concat())?)
+    y.reshape([batch, vec![rows[0], columns[1]]].concat())
 }
 
 /// `BiasGelu` and others: an addition in front of an activation.
-pub(super) fn add(a: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    Ok(match b {
-        Some(b) => elementwise::<Add>(&[a, b], &[])?,
-        None => a.clone(),
-    })
+pub(super) fn add<T: Real>(a: &Tensor<T>, b: Option<&Tensor<T>>) -> Result<Tensor<T>> {
+    match b {
+        Some(b) => a.plus(b),
+        None => Ok(a.clone()),
+    }
 }
 
 /// `x · scale + shift`, broadcast.
-pub(super) fn affine(x: &Tensor, scale: &Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
-    Ok(match shift {
-        Some(shift) => elementwise::<MulAdd>(&[x, scale, shift], &[])?,
-        None => elementwise::<Mul>(&[x, scale], &[])?,
-    })
+pub(super) fn affine<T: Real>(x: &Tensor<T>, scale: &Tensor<T>, shift: Option<&Tensor<T>>) -> Result<Tensor<T>> {
+    match shift {
+        Some(shift) => elementwise::<MulAdd, T>(&[x, scale, shift], &[]),
+        None => x.times(scale),
+    }
 }

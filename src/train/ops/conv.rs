@@ -4,14 +4,15 @@
 //! ([`Window`]); a transposed one does too, only from other positions. So one kernel serves both. Columns of some samples at
 //! once, `(channels · taps) × (samples · positions)`, keep the products large enough where images are small.
 
-use candle_core::{Result, bail};
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::product::multiply;
 use super::site::check_size;
+use super::take::{Run, runs};
 use crate::calibrate::Window;
-use crate::train::kernel::{Array, Kernel, Real};
+use crate::error::{Error, Result};
+use crate::train::kernel::{Array, Kernel, Reads, Real, Slots};
 
 /// The convolution of `x` (`n × channels × spatial…`) by a weight.
 pub(super) struct Convolution {
@@ -44,25 +45,6 @@ struct Plan {
     transposed: bool,
 }
 
-/// `count` output positions from `to` on that read the input positions from `from` on.
-struct Run {
-    to: usize,
-    from: usize,
-    count: usize,
-}
-
-/// The stretches of one tap's reads.
-fn runs(reads: &[usize]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for (to, &from) in reads.iter().enumerate().filter(|(_, from)| **from != NONE) {
-        match runs.last_mut() {
-            Some(run) if run.to + run.count == to && run.from + run.count == from => run.count += 1,
-            _ => runs.push(Run { to, from, count: 1 }),
-        }
-    }
-    runs
-}
-
 /// No input position.
 pub(super) const NONE: usize = usize::MAX;
 
@@ -85,19 +67,24 @@ pub(super) fn reads(window: &Window, spatial: &[usize]) -> Result<(Vec<usize>, V
 impl Convolution {
     fn plan(&self, x: &[usize], w: &[usize]) -> Result<Plan> {
         if x.len() < 3 || w.len() != x.len() {
-            bail!("data of shape {x:?} and a weight of shape {w:?} make no convolution");
+            return Err(Error::input(format!("data of shape {x:?} and a weight of shape {w:?} make no convolution")));
         }
         let groups = self.groups;
         let (channels, filters) = if self.transposed { (w[0] / groups, w[1]) } else { (w[1], w[0] / groups) };
         let (reads, outputs) = reads(&self.window, &x[2..])?;
         let (taps, positions) = (self.window.taps(), outputs.iter().product::<usize>());
         if x[1] != channels * groups || w[2..].iter().product::<usize>() != taps || positions == 0 || x[0] == 0 {
-            bail!("data of shape {x:?} does not fit a weight of shape {w:?} in {groups} groups");
+            return Err(Error::input(format!(
+                "data of shape {x:?} does not fit a weight of shape {w:?} in {groups} groups"
+            )));
         }
         let chunk = (COLUMNS / (channels * taps * positions).max(1)).clamp(1, x[0].div_ceil(WAVE));
         let plane = x[2..].iter().product();
         let (samples, transposed) = (x[0], self.transposed);
-        let runs = reads.chunks(positions).map(runs).collect();
+        let runs = reads
+            .chunks(positions)
+            .map(|reads| runs(reads.iter().map(|&read| (read != NONE).then_some(read))))
+            .collect();
         Ok(Plan { runs, outputs, samples, groups, channels, filters, taps, plane, positions, chunk, transposed })
     }
 }
@@ -180,19 +167,19 @@ impl Plan {
 }
 
 fn zeros<T: Real>(rows: usize, columns: usize) -> Array2<T> {
-    Array2::from_elem((rows, columns), T::from_f64(0.0))
+    Array2::from_elem((rows, columns), T::ZERO)
 }
 
-impl Kernel for Convolution {
-    fn name(&self) -> &'static str {
-        "Conv"
+impl<T: Real> Kernel<T> for Convolution {
+    fn reads(&self) -> Reads {
+        Reads::Operands
     }
 
-    fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
-        let [x, w] = args else { bail!("a convolution takes data and a weight") };
+    fn forward(&self, operands: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
+        let (x, w) = (operands[0], operands[1]);
         let plan = self.plan(x.dims, w.dims)?;
         let matrices = plan.matrices(w.data);
-        let mut result = vec![T::from_f64(0.0); plan.samples * plan.result_size()];
+        let mut result = vec![T::ZERO; plan.samples * plan.result_size()];
         let sample = plan.groups * plan.channels * plan.plane;
         let tasks = result.par_chunks_mut(plan.chunk * plan.result_size()).zip(x.data.par_chunks(plan.chunk * sample));
         tasks.for_each(|(y, x)| {
@@ -200,7 +187,7 @@ impl Kernel for Convolution {
             let (mut columns, mut product) = (zeros(plan.inputs(), width), zeros(plan.filters, width));
             for (g, matrix) in matrices.iter().enumerate() {
                 plan.columns(x, g, &mut columns);
-                multiply(matrix.view(), columns.view(), product.as_slice_mut().unwrap_or_default());
+                multiply(matrix.view(), columns.view(), 0.0, product.as_slice_mut().unwrap_or_default());
                 for (f, row) in product.outer_iter().enumerate() {
                     for (sample, values) in
                         row.as_slice().into_iter().flat_map(|r| r.chunks(plan.positions)).enumerate()
@@ -214,43 +201,45 @@ impl Kernel for Convolution {
         Ok((result, dims.collect()))
     }
 
-    fn backward<T: Real>(
+    fn backward(
         &self,
-        args: &[Array<'_, T>],
+        operands: &[Array<'_, T>],
         _result: Array<'_, T>,
-        grad: Array<'_, T>,
-        wanted: &[bool],
-    ) -> Result<Vec<Option<Vec<T>>>> {
-        let [x, w] = args else { bail!("a convolution takes data and a weight") };
+        gradient: Vec<T>,
+        into: &mut Slots<'_, T>,
+    ) -> Result<()> {
+        let (x, w) = (operands[0], operands[1]);
         let plan = self.plan(x.dims, w.dims)?;
-        let of_data = wanted[0].then(|| data_gradient(&plan, x, w, grad));
-        let of_weight = wanted[1].then(|| weight_gradient(&plan, x, w, grad));
-        Ok(vec![of_data, of_weight])
+        if let Some(into) = into.of(0) {
+            data_gradient(&plan, w.data, &gradient, into);
+        }
+        if let Some(into) = into.of(1) {
+            weight_gradient(&plan, x.data, &gradient, into);
+        }
+        Ok(())
     }
 }
 
-fn data_gradient<T: Real>(plan: &Plan, x: &Array<'_, T>, w: &Array<'_, T>, grad: Array<'_, T>) -> Vec<T> {
-    let matrices = plan.matrices(w.data);
-    let mut gradient = vec![T::from_f64(0.0); x.data.len()];
+fn data_gradient<T: Real>(plan: &Plan, w: &[T], gradient: &[T], into: &mut [T]) {
+    let matrices = plan.matrices(w);
     let sample = plan.groups * plan.channels * plan.plane;
-    let tasks = gradient.par_chunks_mut(plan.chunk * sample).zip(grad.data.par_chunks(plan.chunk * plan.result_size()));
+    let tasks = into.par_chunks_mut(plan.chunk * sample).zip(gradient.par_chunks(plan.chunk * plan.result_size()));
     tasks.for_each(|(x, y)| {
         let width = x.len() / sample * plan.positions;
         let (mut columns, mut results) = (zeros(plan.inputs(), width), zeros(plan.filters, width));
         for (g, matrix) in matrices.iter().enumerate() {
             plan.gather_results(y, g, &mut results);
-            multiply(matrix.t(), results.view(), columns.as_slice_mut().unwrap_or_default());
+            multiply(matrix.t(), results.view(), 0.0, columns.as_slice_mut().unwrap_or_default());
             plan.scatter(&columns, g, x);
         }
     });
-    gradient
 }
 
 /// Tasks are summed in order, so that the sum does not depend on the number of threads.
-fn weight_gradient<T: Real>(plan: &Plan, x: &Array<'_, T>, w: &Array<'_, T>, grad: Array<'_, T>) -> Vec<T> {
+fn weight_gradient<T: Real>(plan: &Plan, x: &[T], gradient: &[T], into: &mut [T]) {
     let sample = plan.groups * plan.channels * plan.plane;
     let tasks: Vec<(&[T], &[T])> =
-        x.data.chunks(plan.chunk * sample).zip(grad.data.chunks(plan.chunk * plan.result_size())).collect();
+        x.chunks(plan.chunk * sample).zip(gradient.chunks(plan.chunk * plan.result_size())).collect();
     let mut sums: Vec<Array2<T>> = (0..plan.groups).map(|_| zeros(plan.filters, plan.inputs())).collect();
     for wave in tasks.chunks(WAVE) {
         let parts: Vec<Vec<Array2<T>>> = wave
@@ -262,7 +251,7 @@ fn weight_gradient<T: Real>(plan: &Plan, x: &Array<'_, T>, w: &Array<'_, T>, gra
                     plan.columns(x, g, &mut columns);
                     plan.gather_results(y, g, &mut results);
                     let mut part = zeros(plan.filters, plan.inputs());
-                    multiply(results.view(), columns.t(), part.as_slice_mut().unwrap_or_default());
+                    multiply(results.view(), columns.t(), 0.0, part.as_slice_mut().unwrap_or_default());
                     part
                 };
                 (0..plan.groups).map(&mut part).collect()
@@ -272,11 +261,9 @@ fn weight_gradient<T: Real>(plan: &Plan, x: &Array<'_, T>, w: &Array<'_, T>, gra
             sums.iter_mut().zip(part).for_each(|(sum, part)| sum.zip_mut_with(&part, |s, &p| *s += p));
         }
     }
-    let mut gradient = vec![T::from_f64(0.0); w.data.len()];
     for (g, sum) in sums.iter().enumerate() {
         for ((f, k), &value) in sum.indexed_iter() {
-            gradient[plan.weight_at(g, f, k / plan.taps, k % plan.taps)] = value;
+            into[plan.weight_at(g, f, k / plan.taps, k % plan.taps)] += value;
         }
     }
-    gradient
 }

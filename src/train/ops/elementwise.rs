@@ -1,14 +1,18 @@
 //! Elementwise operators of one to three operands, broadcast as numpy does: a value and its slopes a row.
 
-use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::train::kernel::{Array, Kernel, Real, apply};
+use super::scalars::Identity;
+use super::site::check_size;
+use super::walk::{Walk, broadcast_dims};
+use crate::error::{Error, Result};
+use crate::train::kernel::{Array, Kernel, Reads, Real, Slots};
+use crate::train::tape::{Tensor, apply};
 
 /// A scalar function of up to three operands.
 pub(super) trait Scalar: Send + Sync + 'static {
-    /// Name of the operator.
-    const NAME: &'static str;
+    /// What the slopes are computed from.
+    const READS: Reads;
 
     /// The value at the operands `a`; `p` are the operator's parameters.
     fn value(a: [f64; 3], p: &[f64]) -> f64;
@@ -17,9 +21,12 @@ pub(super) trait Scalar: Send + Sync + 'static {
     fn slopes(a: [f64; 3], y: f64, p: &[f64]) -> [f64; 3];
 }
 
-/// Rows of scalar functions: `Name(operands; parameters, value) = value, [slopes];`.
+/// Rows of scalar functions: `Name(operands, parameters, value) = value, [slopes];`. A third column says what the slopes are
+/// computed from, where that is not everything.
 macro_rules! scalars {
-    ($($(#[$doc:meta])* $name:ident($a:pat, $p:pat, $y:pat) = $value:expr, $slopes:expr;)*) => {
+    (@reads) => { Reads::All };
+    (@reads $reads:ident) => { Reads::$reads };
+    ($($(#[$doc:meta])* $name:ident($a:pat, $p:pat, $y:pat) = $value:expr, $slopes:expr $(, $reads:ident)?;)*) => {
         $(
             $(#[$doc])*
             pub(super) struct $name;
@@ -27,7 +34,7 @@ macro_rules! scalars {
             // A row names its operands once; value and slopes need not read all of them.
             #[allow(unused_variables)]
             impl Scalar for $name {
-                const NAME: &'static str = stringify!($name);
+                const READS: Reads = scalars!(@reads $($reads)?);
 
                 #[inline]
                 fn value($a: [f64; 3], $p: &[f64]) -> f64 {
@@ -46,10 +53,12 @@ pub(super) use scalars;
 
 /// The loops over a block of elements are all that is compiled for each row.
 struct Elementwise {
-    name: &'static str,
     values: fn(&[[f64; 3]], &[f64], &mut [f64]),
     slopes: fn(&[[f64; 3]], &[f64], &[f64], &mut [[f64; 3]]),
+    reads: Reads,
     parameters: Vec<f64>,
+    /// A shape that the result has at least.
+    over: Vec<usize>,
 }
 
 fn values<S: Scalar>(operands: &[[f64; 3]], p: &[f64], into: &mut [f64]) {
@@ -71,181 +80,134 @@ const PARTS: usize = 8;
 const LARGEST_PARTIAL: usize = 1 << 14;
 
 /// `S` of the operands, broadcast against each other.
-pub(super) fn elementwise<S: Scalar>(args: &[&Tensor], parameters: &[f64]) -> Result<Tensor> {
-    let (values, slopes, parameters) = (values::<S>, slopes::<S>, parameters.to_vec());
-    apply(Elementwise { name: S::NAME, values, slopes, parameters }, args)
+pub(super) fn elementwise<S: Scalar, T: Real>(operands: &[&Tensor<T>], parameters: &[f64]) -> Result<Tensor<T>> {
+    apply(Elementwise::new::<S>(parameters, &[]), operands)
 }
 
-impl Kernel for Elementwise {
-    fn name(&self) -> &'static str {
-        self.name
+/// `x`, repeated to shape `dims`.
+pub(super) fn expand<T: Real>(x: &Tensor<T>, dims: &[usize]) -> Result<Tensor<T>> {
+    apply(Elementwise::new::<Identity>(&[], dims), &[x])
+}
+
+/// The operands of the elements from `first` on, as many as there is room for; those that are not kept stay as they are.
+fn gather<T: Real>(walk: &Walk, operands: &[Array<'_, T>], first: usize, into: &mut [[f64; 3]]) {
+    walk.each(first, into.len(), |stretch| {
+        let into = &mut into[stretch.at - first..][..stretch.length];
+        for (slot, operand) in operands.iter().enumerate().filter(|(_, operand)| !operand.data.is_empty()) {
+            stretch.read(slot, operand.data, |i, x| into[i][slot] = x.to_f64());
+        }
+    });
+}
+
+/// Adds `values`, which belong to the elements from `first` on, where those show the elements of operand `operand`.
+fn scatter(walk: &Walk, operand: usize, first: usize, values: &[f64], sums: &mut [f64]) {
+    walk.each(first, values.len(), |stretch| {
+        let mut at = stretch.from[operand];
+        for value in &values[stretch.at - first..][..stretch.length] {
+            sums[at] += value;
+            at += stretch.step[operand];
+        }
+    });
+}
+
+impl Elementwise {
+    fn new<S: Scalar>(parameters: &[f64], over: &[usize]) -> Self {
+        let (parameters, over) = (parameters.to_vec(), over.to_vec());
+        Self { values: values::<S>, slopes: slopes::<S>, reads: S::READS, parameters, over }
     }
 
-    fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
-        let dims = broadcast_dims(args.iter().map(|arg| arg.dims))?;
-        let walk = Walk::new(&dims, args.iter().map(|arg| arg.dims));
-        let mut result = vec![T::from_f64(0.0); dims.iter().product()];
+    /// The slopes of a linear function, which are the same everywhere.
+    fn constant_slopes(&self) -> Option<[f64; 3]> {
+        let mut slopes = [[0.0; 3]];
+        (self.slopes)(&[[0.0; 3]], &[0.0], &self.parameters, &mut slopes);
+        (self.reads == Reads::Shapes).then_some(slopes[0])
+    }
+}
+
+impl<T: Real> Kernel<T> for Elementwise {
+    fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    fn forward(&self, operands: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
+        if !(1..=3).contains(&operands.len()) {
+            return Err(Error::input(format!("there are {} operands, not one to three", operands.len())));
+        }
+        let dims = broadcast_dims(operands.iter().map(|operand| operand.dims).chain([self.over.as_slice()]))?;
+        check_size(dims.iter().copied())?;
+        let walk = Walk::broadcast(&dims, operands.iter().map(|operand| operand.dims));
+        let mut result = vec![T::ZERO; dims.iter().product()];
         result.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
-            let (mut operands, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+            let (mut arguments, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
             for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-                let (operands, values) = (&mut operands[..out.len()], &mut values[..out.len()]);
-                walk.gather(args, chunk * CHUNK + block * BLOCK, operands);
-                (self.values)(operands, &self.parameters, values);
+                let (arguments, values) = (&mut arguments[..out.len()], &mut values[..out.len()]);
+                gather(&walk, operands, chunk * CHUNK + block * BLOCK, arguments);
+                (self.values)(arguments, &self.parameters, values);
                 out.iter_mut().zip(values).for_each(|(out, value)| *out = T::from_f64(*value));
             }
         });
         Ok((result, dims))
     }
 
-    fn backward<T: Real>(
+    fn backward(
         &self,
-        args: &[Array<'_, T>],
+        operands: &[Array<'_, T>],
         result: Array<'_, T>,
-        grad: Array<'_, T>,
-        wanted: &[bool],
-    ) -> Result<Vec<Option<Vec<T>>>> {
-        let walk = Walk::new(result.dims, args.iter().map(|arg| arg.dims));
+        gradient: Vec<T>,
+        into: &mut Slots<'_, T>,
+    ) -> Result<()> {
+        let walk = Walk::broadcast(result.dims, operands.iter().map(|operand| operand.dims));
+        let constant = self.constant_slopes();
         // The gradients of `operand` at `count` elements from `first` on, block by block.
         let each = |operand: usize, first: usize, count: usize, visit: &mut dyn FnMut(usize, &[f64])| {
-            let (mut operands, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
-            let (mut slopes, mut gradients) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+            let (mut arguments, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+            let (mut slopes, mut gradients) = ([constant.unwrap_or_default(); BLOCK], [0.0; BLOCK]);
             for start in (first..first + count).step_by(BLOCK) {
                 let length = BLOCK.min(first + count - start);
-                let operands = &mut operands[..length];
-                walk.gather(args, start, operands);
-                let (y, g) = (&result.data[start..start + length], &grad.data[start..start + length]);
-                values.iter_mut().zip(y).for_each(|(value, y)| *value = y.to_f64());
-                (self.slopes)(operands, &values[..length], &self.parameters, &mut slopes[..length]);
-                let products = slopes.iter().zip(g).map(|(slopes, g)| slopes[operand] * g.to_f64());
-                gradients.iter_mut().zip(products).for_each(|(into, product)| *into = product);
+                if constant.is_none() {
+                    gather(&walk, operands, start, &mut arguments[..length]);
+                    let y = result.data.get(start..start + length).unwrap_or_default();
+                    values.iter_mut().zip(y).for_each(|(value, y)| *value = y.to_f64());
+                    (self.slopes)(&arguments[..length], &values[..length], &self.parameters, &mut slopes[..length]);
+                }
+                let products = slopes.iter().zip(&gradient[start..][..length]);
+                gradients.iter_mut().zip(products).for_each(|(into, (s, g))| *into = s[operand] * g.to_f64());
                 visit(start, &gradients[..length]);
             }
         };
-        let of = |operand: usize| -> Vec<T> {
-            let size = args[operand].data.len();
-            if size == result.data.len() {
-                let mut gradient = vec![T::from_f64(0.0); size];
-                gradient.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
+        for operand in 0..operands.len() {
+            if constant.is_some_and(|slopes| slopes[operand] == 0.0) {
+                continue;
+            }
+            let Some(into) = into.of(operand) else { continue };
+            if into.len() == gradient.len() {
+                into.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
                     let first = chunk * CHUNK;
                     each(operand, first, out.len(), &mut |start, gradients| {
-                        let into = out[start - first..].iter_mut().zip(gradients);
-                        into.for_each(|(out, gradient)| *out = T::from_f64(*gradient));
+                        let out = out[start - first..].iter_mut().zip(gradients);
+                        out.for_each(|(out, gradient)| *out += T::from_f64(*gradient));
                     });
                 });
-                return gradient;
+                continue;
             }
-            let part = result.data.len().div_ceil(if size <= LARGEST_PARTIAL { PARTS } else { 1 }).max(1);
-            let firsts: Vec<usize> = (0..result.data.len()).step_by(part).collect();
+            let part = gradient.len().div_ceil(if into.len() <= LARGEST_PARTIAL { PARTS } else { 1 }).max(1);
+            let firsts: Vec<usize> = (0..gradient.len()).step_by(part).collect();
             let sums: Vec<Vec<f64>> = firsts
                 .into_par_iter()
                 .map(|first| {
-                    let mut sums = vec![0.0; size];
-                    each(operand, first, part.min(result.data.len() - first), &mut |start, gradients| {
-                        walk.each(start, gradients.len(), |index, at| sums[at[operand]] += gradients[index - start]);
+                    let mut sums = vec![0.0; into.len()];
+                    let count = part.min(gradient.len() - first);
+                    each(operand, first, count, &mut |start, gradients| {
+                        scatter(&walk, operand, start, gradients, &mut sums);
                     });
                     sums
                 })
                 .collect();
             // Parts are added in order, so that the sum does not depend on the number of threads.
-            (0..size).map(|at| T::from_f64(sums.iter().map(|sums| sums[at]).sum())).collect()
-        };
-        Ok((0..args.len()).map(|operand| wanted[operand].then(|| of(operand))).collect())
-    }
-}
-
-/// The shape that operands of these shapes broadcast to.
-pub(super) fn broadcast_dims<'d>(shapes: impl Iterator<Item = &'d [usize]>) -> Result<Vec<usize>> {
-    let mut dims: Vec<usize> = Vec::new();
-    for shape in shapes {
-        while dims.len() < shape.len() {
-            dims.insert(0, 1);
-        }
-        let offset = dims.len() - shape.len();
-        for (slot, &size) in dims[offset..].iter_mut().zip(shape) {
-            match (*slot, size) {
-                (a, b) if a == b || b == 1 => {}
-                (1, b) => *slot = b,
-                (a, b) => bail!("sizes {a} and {b} do not broadcast"),
+            for (at, out) in into.iter_mut().enumerate() {
+                *out += T::from_f64(sums.iter().map(|sums| sums[at]).sum());
             }
         }
-    }
-    Ok(dims)
-}
-
-/// The elements of a result in order, with the positions of the operands' elements.
-struct Walk {
-    dims: Vec<usize>,
-    /// Of each operand: distance of neighbours along each axis, 0 where it is repeated.
-    strides: [Vec<usize>; 3],
-}
-
-impl Walk {
-    /// Axes along which all operands move alike are merged, those of size one left out.
-    fn new<'d>(dims: &[usize], shapes: impl Iterator<Item = &'d [usize]>) -> Self {
-        let mut strides: [Vec<usize>; 3] = Default::default();
-        for (strides, shape) in strides.iter_mut().zip(shapes) {
-            let offset = dims.len() - shape.len();
-            let mut step = 1;
-            *strides = vec![0; dims.len()];
-            for axis in (0..shape.len()).rev() {
-                if shape[axis] != 1 {
-                    strides[offset + axis] = step;
-                    step *= shape[axis];
-                }
-            }
-        }
-        let mut merged = Self { dims: Vec::new(), strides: Default::default() };
-        for axis in (0..dims.len()).filter(|&axis| dims[axis] != 1) {
-            let of_axis = |s: &Vec<usize>| s.get(axis).copied().unwrap_or(0);
-            let continues = merged.dims.last().is_some()
-                && strides.iter().zip(&merged.strides).all(|(s, m)| m.last() == Some(&(of_axis(s) * dims[axis])));
-            if continues {
-                *merged.dims.last_mut().unwrap_or(&mut 1) *= dims[axis];
-                for (m, s) in merged.strides.iter_mut().zip(&strides) {
-                    m.pop();
-                    m.push(of_axis(s));
-                }
-            } else {
-                merged.dims.push(dims[axis]);
-                merged.strides.iter_mut().zip(&strides).for_each(|(m, s)| m.push(of_axis(s)));
-            }
-        }
-        merged
-    }
-
-    /// The operands of the elements from `first` on, as many as there is room for.
-    fn gather<T: Real>(&self, args: &[Array<'_, T>], first: usize, into: &mut [[f64; 3]]) {
-        for (slot, arg) in args.iter().enumerate().take(3) {
-            self.each(first, into.len(), |index, at| into[index - first][slot] = arg.data[at[slot]].to_f64());
-        }
-    }
-
-    /// Visits `count` elements from `first` on.
-    #[inline]
-    fn each(&self, first: usize, count: usize, mut visit: impl FnMut(usize, [usize; 3])) {
-        let Some((&inner, outer)) = self.dims.split_last() else {
-            if count > 0 {
-                visit(0, [0; 3]);
-            }
-            return;
-        };
-        let step = self.strides.each_ref().map(|s| s.last().copied().unwrap_or(0));
-        let mut index = first;
-        while index < first + count {
-            let (row, column) = (index / inner, index % inner);
-            let mut base = [0; 3];
-            let mut rest = row;
-            for axis in (0..outer.len()).rev() {
-                let position = rest % outer[axis];
-                rest /= outer[axis];
-                base.iter_mut().zip(&self.strides).for_each(|(b, s)| *b += position * s[axis]);
-            }
-            let length = (inner - column).min(first + count - index);
-            for offset in column..column + length {
-                let at = [base[0] + offset * step[0], base[1] + offset * step[1], base[2] + offset * step[2]];
-                visit(index + offset - column, at);
-            }
-            index += length;
-        }
+        Ok(())
     }
 }

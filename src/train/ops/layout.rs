@@ -1,22 +1,22 @@
 //! Operators that move elements and compute nothing.
 
-use candle_core::Tensor;
-
 use super::site::{Site, axis_of, check_size};
 use super::take::{pad as pad_axis, take};
 use crate::error::{Error, Result};
+use crate::train::kernel::Real;
+use crate::train::tape::Tensor;
 
 fn size(value: i64) -> Result<usize> {
     usize::try_from(value).map_err(|_| Error::input(format!("{value} is not a size")))
 }
 
 /// `Identity`, `Dropout` at inference, `Cast` between real types.
-pub(super) fn identity(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn identity<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     Ok(vec![site.real(0)?])
 }
 
 /// `Reshape`.
-pub(super) fn reshape(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn reshape<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let wanted = site.list("shape", 1)?.ok_or_else(|| Error::input("the shape is missing"))?;
     let keeps_zero = site.int("allowzero", 0)? != 0;
@@ -33,22 +33,22 @@ pub(super) fn reshape(site: &Site<'_>) -> Result<Vec<Tensor>> {
         });
     }
     if let Some(axis) = open {
-        dims[axis] = x.elem_count() / dims.iter().product::<usize>().max(1);
+        dims[axis] = x.len() / dims.iter().product::<usize>().max(1);
     }
     Ok(vec![x.reshape(dims)?])
 }
 
 /// `Flatten`.
-pub(super) fn flatten(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn flatten<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let axis = site.int("axis", 1)?;
     let axis = if axis == i64::try_from(x.rank()).unwrap_or(0) { x.rank() } else { axis_of(axis, x.rank())? };
     let outer: usize = x.dims()[..axis].iter().product();
-    Ok(vec![x.reshape((outer, x.elem_count() / outer.max(1)))?])
+    Ok(vec![x.reshape([outer, x.len() / outer.max(1)])?])
 }
 
 /// `Squeeze`.
-pub(super) fn squeeze(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn squeeze<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let axes = match site.list("axes", 1)? {
         Some(axes) => axes.into_iter().map(|axis| axis_of(axis, x.rank())).collect::<Result<Vec<_>>>()?,
@@ -59,7 +59,7 @@ pub(super) fn squeeze(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `Unsqueeze`.
-pub(super) fn unsqueeze(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn unsqueeze<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let axes = site.list("axes", 1)?.ok_or_else(|| Error::input("the axes are missing"))?;
     let rank = x.rank() + axes.len();
@@ -70,35 +70,35 @@ pub(super) fn unsqueeze(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `Transpose`.
-pub(super) fn transpose(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn transpose<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let order = match site.attributes.ints("perm")? {
         Some(order) => order.iter().map(|&axis| axis_of(axis, x.rank())).collect::<Result<Vec<_>>>()?,
         None => (0..x.rank()).rev().collect(),
     };
-    Ok(vec![x.permute(order)?])
+    Ok(vec![x.permute(&order)?])
 }
 
 /// `Expand`.
-pub(super) fn expand(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn expand<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let wanted = site.ints(1)?.ok_or_else(|| Error::input("the shape is missing"))?;
     let wanted = wanted.into_iter().map(size).collect::<Result<Vec<_>>>()?;
-    let dims = super::elementwise::broadcast_dims([x.dims(), &wanted].into_iter())?;
+    let dims = super::walk::broadcast_dims([x.dims(), &wanted].into_iter())?;
     check_size(dims.iter().copied())?;
-    Ok(vec![x.broadcast_as(dims)?])
+    Ok(vec![x.expand(&dims)?])
 }
 
 /// `Concat`.
-pub(super) fn concat(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn concat<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let parts = (0..site.inputs.len()).map(|slot| site.real(slot)).collect::<Result<Vec<_>>>()?;
     let rank = parts.first().map_or(0, Tensor::rank);
     let axis = axis_of(site.attributes.require("axis", |a, name| a.int(name))?, rank)?;
-    Ok(vec![Tensor::cat(&parts, axis)?])
+    Ok(vec![Tensor::concatenate(&parts.iter().collect::<Vec<_>>(), axis)?])
 }
 
 /// `Split`.
-pub(super) fn split(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn split<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let axis = axis_of(site.int("axis", 0)?, x.rank())?;
     let (whole, count) = (x.dims()[axis], site.node.output.len().max(1));
@@ -119,7 +119,7 @@ pub(super) fn split(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `Slice`.
-pub(super) fn slice(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn slice<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let mut x = site.real(0)?;
     let starts = site.list("starts", 1)?.ok_or_else(|| Error::input("the starts are missing"))?;
     let ends = site.list("ends", 2)?.ok_or_else(|| Error::input("the ends are missing"))?;
@@ -154,7 +154,7 @@ fn positions(whole: usize, start: i64, end: i64, step: i64) -> Result<Vec<usize>
 }
 
 /// `Gather`.
-pub(super) fn gather(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn gather<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let axis = axis_of(site.int("axis", 0)?, x.rank())?;
     let whole = i64::try_from(x.dims()[axis]).unwrap_or(i64::MAX);
@@ -166,7 +166,7 @@ pub(super) fn gather(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `Pad`.
-pub(super) fn pad(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn pad<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let mut x = site.real(0)?;
     let pads = site.list("pads", 1)?.ok_or_else(|| Error::input("the pads are missing"))?;
     let fill = match site.floats(2)? {
@@ -212,7 +212,7 @@ fn padded(at: i64, n: i64, mode: &str) -> Result<Option<usize>> {
 }
 
 /// `Tile`.
-pub(super) fn tile(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn tile<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let mut x = site.real(0)?;
     let repeats = site.ints(1)?.ok_or_else(|| Error::input("the repeats are missing"))?;
     for (axis, repeats) in repeats.into_iter().enumerate() {
@@ -225,7 +225,7 @@ pub(super) fn tile(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `DepthToSpace`, `SpaceToDepth`.
-pub(super) fn blocks(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn blocks<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let &[n, c, h, w] = x.dims() else { return Err(Error::input("the data has not four axes")) };
     let b = size(site.attributes.require("blocksize", |a, name| a.int(name))?)?;
@@ -233,21 +233,21 @@ pub(super) fn blocks(site: &Site<'_>) -> Result<Vec<Tensor>> {
         return Err(Error::input("blocksize is 0"));
     }
     let y = if site.node.op_type() == "SpaceToDepth" {
-        x.reshape(vec![n, c, h / b, b, w / b, b])?.permute([0, 3, 5, 1, 2, 4])?.reshape(vec![
+        x.reshape(vec![n, c, h / b, b, w / b, b])?.permute(&[0, 3, 5, 1, 2, 4])?.reshape(vec![
             n,
             c * b * b,
             h / b,
             w / b,
         ])?
     } else if site.text("mode", "DCR")? == "CRD" {
-        x.reshape(vec![n, c / (b * b), b, b, h, w])?.permute([0, 1, 4, 2, 5, 3])?.reshape(vec![
+        x.reshape(vec![n, c / (b * b), b, b, h, w])?.permute(&[0, 1, 4, 2, 5, 3])?.reshape(vec![
             n,
             c / (b * b),
             h * b,
             w * b,
         ])?
     } else {
-        x.reshape(vec![n, b, b, c / (b * b), h, w])?.permute([0, 3, 4, 1, 5, 2])?.reshape(vec![
+        x.reshape(vec![n, b, b, c / (b * b), h, w])?.permute(&[0, 3, 4, 1, 5, 2])?.reshape(vec![
             n,
             c / (b * b),
             h * b,

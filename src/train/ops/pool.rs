@@ -1,11 +1,11 @@
 //! MaxPool and AveragePool over any number of spatial axes.
 
-use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::conv::{NONE, reads};
 use crate::calibrate::Window;
-use crate::train::kernel::{Array, Kernel, Real};
+use crate::error::{Error, Result};
+use crate::train::kernel::{Array, Kernel, Reads, Real, Slots};
 
 /// The largest or the mean value of each window.
 pub(super) struct Pool {
@@ -53,20 +53,22 @@ impl Pool {
     }
 }
 
-impl Kernel for Pool {
-    fn name(&self) -> &'static str {
-        "Pool"
+impl<T: Real> Kernel<T> for Pool {
+    fn reads(&self) -> Reads {
+        Reads::Operands
     }
 
-    fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
-        let x = args[0];
-        let [samples, channels, spatial @ ..] = x.dims else { bail!("data of shape {:?} cannot be pooled", x.dims) };
+    fn forward(&self, operands: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
+        let x = operands[0];
+        let [samples, channels, spatial @ ..] = x.dims else {
+            return Err(Error::input(format!("data of shape {:?} cannot be pooled", x.dims)));
+        };
         let (table, outputs) = reads(&self.window, spatial)?;
         let (plane, positions) = (spatial.iter().product::<usize>(), outputs.iter().product::<usize>());
         if plane == 0 || positions == 0 {
-            bail!("data of shape {:?} is too small to be pooled", x.dims);
+            return Err(Error::input(format!("data of shape {:?} is too small to be pooled", x.dims)));
         }
-        let mut result = vec![T::from_f64(0.0); samples * channels * positions];
+        let mut result = vec![T::ZERO; samples * channels * positions];
         result.par_chunks_mut(positions).zip(x.data.par_chunks(plane)).for_each(|(y, x)| {
             self.each(x, &table, |position, weights| {
                 y[position] = T::from_f64(weights.iter().map(|&(read, weight)| x[read].to_f64() * weight).sum());
@@ -75,25 +77,25 @@ impl Kernel for Pool {
         Ok((result, [*samples, *channels].into_iter().chain(outputs).collect()))
     }
 
-    fn backward<T: Real>(
+    fn backward(
         &self,
-        args: &[Array<'_, T>],
+        operands: &[Array<'_, T>],
         result: Array<'_, T>,
-        grad: Array<'_, T>,
-        _wanted: &[bool],
-    ) -> Result<Vec<Option<Vec<T>>>> {
-        let x = args[0];
+        gradient: Vec<T>,
+        into: &mut Slots<'_, T>,
+    ) -> Result<()> {
+        let x = operands[0];
         let (plane, positions) = (x.dims[2..].iter().product(), result.dims[2..].iter().product());
         let (table, _) = reads(&self.window, &x.dims[2..])?;
-        let mut gradient = vec![T::from_f64(0.0); x.data.len()];
-        let planes = (x.data.par_chunks(plane), grad.data.par_chunks(positions));
-        gradient.par_chunks_mut(plane).zip(planes).for_each(|(into, (x, g))| {
+        let Some(into) = into.of(0) else { return Ok(()) };
+        let planes = (x.data.par_chunks(plane), gradient.par_chunks(positions));
+        into.par_chunks_mut(plane).zip(planes).for_each(|(into, (x, g))| {
             self.each(x, &table, |position, weights| {
                 for &(read, weight) in weights {
                     into[read] += T::from_f64(g[position].to_f64() * weight);
                 }
             });
         });
-        Ok(vec![Some(gradient)])
+        Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! `Resize` and `Upsample`: nearest neighbours pick positions, linear interpolation is a product with a fixed matrix.
 
-use candle_core::Tensor;
-
 use super::contract::product;
 use super::site::{Site, axis_of, check_size};
 use super::take::take;
 use crate::error::{Error, Result};
+use crate::train::kernel::Real;
+use crate::train::tape::Tensor;
 
 /// How an output position maps to the input.
 struct Sampling<'a> {
@@ -15,7 +15,7 @@ struct Sampling<'a> {
 }
 
 /// `Resize`, `Upsample`.
-pub(super) fn resize(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn resize<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let mut x = site.real(0)?;
     let is_resize = site.node.op_type() == "Resize" && site.opset >= 11;
     let mode = site.text("mode", "nearest")?;
@@ -63,13 +63,13 @@ fn floor(x: f64) -> usize {
 }
 
 impl Sampling<'_> {
-    fn along(&self, x: &Tensor, axis: usize, size: usize, scale: f64) -> Result<Tensor> {
+    fn along<T: Real>(&self, x: &Tensor<T>, axis: usize, size: usize, scale: f64) -> Result<Tensor<T>> {
         let n = x.dims()[axis];
         let at = (0..size).map(|i| self.coordinate(i, n, size, scale)).collect::<Result<Vec<f64>>>()?;
         let last = n.saturating_sub(1);
         if !self.linear {
             let from = at.iter().map(|&at| Ok(floor(self.round(at)?).min(last))).collect::<Result<Vec<_>>>()?;
-            return Ok(take(x, axis, from)?);
+            return take(x, axis, from);
         }
         let mut weights = vec![0.0; n * size];
         for (i, at) in at.into_iter().enumerate() {
@@ -78,9 +78,9 @@ impl Sampling<'_> {
             weights[low * size + i] += 1.0 - part;
             weights[(low + 1).min(last) * size + i] += part;
         }
-        let weights = Tensor::from_vec(weights, (n, size), x.device())?.to_dtype(x.dtype())?;
+        let weights = Tensor::new([n, size], weights.into_iter().map(T::from_f64).collect())?;
         let end = x.rank() - 1;
-        Ok(product(&x.transpose(axis, end)?.contiguous()?, &weights)?.transpose(axis, end)?)
+        product(&x.transpose(axis, end)?, &weights)?.transpose(axis, end)
     }
 
     fn coordinate(&self, i: usize, n: usize, size: usize, scale: f64) -> Result<f64> {

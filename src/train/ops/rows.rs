@@ -1,9 +1,10 @@
 //! Operators that work on each row of a matrix: softmax, normalization, reductions.
 
-use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::train::kernel::{Array, Kernel, Real, apply};
+use crate::error::{Error, Result};
+use crate::train::kernel::{Array, Kernel, Reads, Real, Slots};
+use crate::train::tape::{Tensor, apply};
 
 /// What becomes of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,7 +18,7 @@ pub(super) enum RowMap {
 }
 
 /// `map` of each row of the last axis.
-pub(super) fn map_rows(x: &Tensor, map: RowMap) -> Result<Tensor> {
+pub(super) fn map_rows<T: Real>(x: &Tensor<T>, map: RowMap) -> Result<Tensor<T>> {
     apply(map, &[x])
 }
 
@@ -46,11 +47,11 @@ impl RowMap {
         match self {
             RowMap::Softmax => {
                 let dot: f64 = pairs().map(|(g, y)| g * y).sum();
-                into.iter_mut().zip(pairs()).for_each(|(slot, (g, y))| *slot = T::from_f64(y * (g - dot)));
+                into.iter_mut().zip(pairs()).for_each(|(slot, (g, y))| *slot += T::from_f64(y * (g - dot)));
             }
             RowMap::LogSoftmax => {
                 let sum: f64 = grad.iter().map(|g| g.to_f64()).sum();
-                into.iter_mut().zip(pairs()).for_each(|(slot, (g, y))| *slot = T::from_f64(g - y.exp() * sum));
+                into.iter_mut().zip(pairs()).for_each(|(slot, (g, y))| *slot += T::from_f64(g - y.exp() * sum));
             }
             RowMap::Normalize { epsilon, centre } => {
                 let count = x.len() as f64;
@@ -59,7 +60,7 @@ impl RowMap {
                 let mean = if centre { pairs().map(|(g, _)| g).sum::<f64>() / count } else { 0.0 };
                 into.iter_mut()
                     .zip(pairs())
-                    .for_each(|(slot, (g, y))| *slot = T::from_f64(scale * (g - mean - y * dot)));
+                    .for_each(|(slot, (g, y))| *slot += T::from_f64(scale * (g - mean - y * dot)));
             }
         }
     }
@@ -73,31 +74,37 @@ fn moments<T: Real>(x: &[T], epsilon: f64, centre: bool) -> (f64, f64) {
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
-impl Kernel for RowMap {
-    fn name(&self) -> &'static str {
-        "Softmax"
+impl<T: Real> Kernel<T> for RowMap {
+    fn reads(&self) -> Reads {
+        match self {
+            RowMap::Softmax | RowMap::LogSoftmax => Reads::Result,
+            RowMap::Normalize { .. } => Reads::All,
+        }
     }
 
-    fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
-        let x = args[0];
+    fn forward(&self, operands: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
+        let x = operands[0];
         let width = row_width(x.dims)?;
-        let mut result = vec![T::from_f64(0.0); x.data.len()];
+        let mut result = vec![T::ZERO; x.data.len()];
         result.par_chunks_mut(width).zip(x.data.par_chunks(width)).for_each(|(y, x)| self.forward_row(x, y));
         Ok((result, x.dims.to_vec()))
     }
 
-    fn backward<T: Real>(
+    fn backward(
         &self,
-        args: &[Array<'_, T>],
+        operands: &[Array<'_, T>],
         result: Array<'_, T>,
-        grad: Array<'_, T>,
-        _wanted: &[bool],
-    ) -> Result<Vec<Option<Vec<T>>>> {
+        gradient: Vec<T>,
+        into: &mut Slots<'_, T>,
+    ) -> Result<()> {
         let width = row_width(result.dims)?;
-        let mut gradient = vec![T::from_f64(0.0); result.data.len()];
-        let rows = (args[0].data.par_chunks(width), result.data.par_chunks(width), grad.data.par_chunks(width));
-        gradient.par_chunks_mut(width).zip(rows).for_each(|(into, (x, y, g))| self.backward_row(x, y, g, into));
-        Ok(vec![Some(gradient)])
+        let Some(into) = into.of(0) else { return Ok(()) };
+        let rows = into.par_chunks_mut(width).zip(result.data.par_chunks(width)).zip(gradient.par_chunks(width));
+        rows.enumerate().for_each(|(row, ((into, y), g))| {
+            let x = operands[0].data.get(row * width..(row + 1) * width).unwrap_or_default();
+            self.backward_row(x, y, g, into);
+        });
+        Ok(())
     }
 }
 
@@ -117,7 +124,7 @@ pub(super) enum Reduction {
 }
 
 /// `reduction` of each row of the last axis, which goes.
-pub(super) fn reduce_rows(x: &Tensor, reduction: Reduction) -> Result<Tensor> {
+pub(super) fn reduce_rows<T: Real>(x: &Tensor<T>, reduction: Reduction) -> Result<Tensor<T>> {
     apply(reduction, &[x])
 }
 
@@ -162,43 +169,53 @@ fn if_nonzero(x: f64, slope: f64) -> f64 {
     if x == 0.0 { 0.0 } else { slope }
 }
 
-impl Kernel for Reduction {
-    fn name(&self) -> &'static str {
-        "Reduce"
+impl<T: Real> Kernel<T> for Reduction {
+    fn reads(&self) -> Reads {
+        match self {
+            Reduction::Mean | Reduction::Sum => Reads::Shapes,
+            _ => Reads::All,
+        }
     }
 
-    fn forward<T: Real>(&self, args: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
-        let x = args[0];
+    fn forward(&self, operands: &[Array<'_, T>]) -> Result<(Vec<T>, Vec<usize>)> {
+        let x = operands[0];
         let width = row_width(x.dims)?;
         let rows = x.data.par_chunks(width);
         let result = rows.map(|row| T::from_f64(self.value(row.iter().map(|x| x.to_f64())))).collect();
         Ok((result, x.dims[..x.dims.len() - 1].to_vec()))
     }
 
-    fn backward<T: Real>(
+    fn backward(
         &self,
-        args: &[Array<'_, T>],
+        operands: &[Array<'_, T>],
         result: Array<'_, T>,
-        grad: Array<'_, T>,
-        _wanted: &[bool],
-    ) -> Result<Vec<Option<Vec<T>>>> {
-        let x = args[0];
-        let width = row_width(x.dims)?;
-        let mut gradient = vec![T::from_f64(0.0); x.data.len()];
-        let rows = (x.data.par_chunks(width), result.data.par_iter(), grad.data.par_iter());
-        gradient.par_chunks_mut(width).zip(rows).for_each(|(into, (row, y, g))| {
+        gradient: Vec<T>,
+        into: &mut Slots<'_, T>,
+    ) -> Result<()> {
+        let width = row_width(operands[0].dims)?;
+        let count = width as f64;
+        let Some(into) = into.of(0) else { return Ok(()) };
+        let rows = into.par_chunks_mut(width).zip(&gradient);
+        if let Reduction::Mean | Reduction::Sum = self {
+            rows.for_each(|(into, g)| {
+                let each = T::from_f64(g.to_f64() * self.slope(0.0, 0.0, count, 1.0));
+                into.iter_mut().for_each(|slot| *slot += each);
+            });
+            return Ok(());
+        }
+        rows.zip(operands[0].data.par_chunks(width).zip(result.data)).for_each(|((into, g), (row, y))| {
             let extreme = row.iter().filter(|x| *x == y).count().max(1) as f64;
             for (slot, x) in into.iter_mut().zip(row) {
-                *slot = T::from_f64(g.to_f64() * self.slope(x.to_f64(), y.to_f64(), width as f64, extreme));
+                *slot += T::from_f64(g.to_f64() * self.slope(x.to_f64(), y.to_f64(), count, extreme));
             }
         });
-        Ok(vec![Some(gradient)])
+        Ok(())
     }
 }
 
 fn row_width(dims: &[usize]) -> Result<usize> {
     match dims.last() {
         Some(&width) if width > 0 => Ok(width),
-        _ => bail!("an axis of no elements has no gradient"),
+        _ => Err(Error::input("an axis of no elements has no gradient")),
     }
 }

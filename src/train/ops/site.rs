@@ -1,53 +1,45 @@
 //! What the gradient of an operator sees of one node.
 
-use candle_core::Tensor;
-
 use crate::error::{Error, Result};
 use crate::onnx::attributes::{Attributes, position};
 use crate::onnx::proto::NodeProto;
 use crate::runtime;
-use crate::train::feed::to_candle;
+use crate::train::kernel::Real;
+use crate::train::tape::Tensor;
 
 /// An operand: on the tape, or known without it.
 #[derive(Debug, Clone)]
-pub(in crate::train) enum Operand {
+pub(in crate::train) enum Operand<T: Real> {
     /// A real tensor that gradients may flow through. Truth values are 0 and 1.
-    Real(Tensor),
+    Real(Tensor<T>),
     /// Integers, and what else is not real.
     Known(runtime::Tensor),
 }
 
 /// A node with its operands.
-pub(in crate::train) struct Site<'a> {
+pub(in crate::train) struct Site<'a, T: Real> {
     pub(super) node: &'a NodeProto,
     pub(super) attributes: Attributes<'a>,
-    pub(super) inputs: Vec<Option<Operand>>,
+    pub(super) inputs: Vec<Option<Operand<T>>>,
     /// Version of the operator set that the node is of.
     pub(super) opset: i64,
-    /// Element type of the tape.
-    pub(super) dtype: candle_core::DType,
 }
 
-impl<'a> Site<'a> {
-    pub(in crate::train) fn new(
-        node: &'a NodeProto,
-        inputs: Vec<Option<Operand>>,
-        opset: i64,
-        dtype: candle_core::DType,
-    ) -> Self {
-        Self { node, attributes: Attributes::of(node), inputs, opset, dtype }
+impl<'a, T: Real> Site<'a, T> {
+    pub(in crate::train) fn new(node: &'a NodeProto, inputs: Vec<Option<Operand<T>>>, opset: i64) -> Self {
+        Self { node, attributes: Attributes::of(node), inputs, opset }
     }
 
     /// Operand `slot` as real numbers.
-    pub(super) fn real(&self, slot: usize) -> Result<Tensor> {
+    pub(super) fn real(&self, slot: usize) -> Result<Tensor<T>> {
         self.optional(slot)?.ok_or_else(|| Error::input(format!("operand {slot} is missing")))
     }
 
     /// Operand `slot` as real numbers, if it is there.
-    pub(super) fn optional(&self, slot: usize) -> Result<Option<Tensor>> {
+    pub(super) fn optional(&self, slot: usize) -> Result<Option<Tensor<T>>> {
         match self.inputs.get(slot) {
             Some(Some(Operand::Real(tensor))) => Ok(Some(tensor.clone())),
-            Some(Some(Operand::Known(tensor))) => to_candle(tensor, self.dtype).map(Some),
+            Some(Some(Operand::Known(tensor))) => Tensor::of(tensor).map(Some),
             _ => Ok(None),
         }
     }
@@ -67,10 +59,7 @@ impl<'a> Site<'a> {
     pub(super) fn floats(&self, slot: usize) -> Result<Option<Vec<f64>>> {
         match self.inputs.get(slot) {
             Some(Some(Operand::Known(tensor))) => tensor.to_vec::<f64>().map(Some),
-            Some(Some(Operand::Real(tensor))) => {
-                let values = tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
-                Ok(Some(values))
-            }
+            Some(Some(Operand::Real(tensor))) => Ok(Some(tensor.data().iter().map(|x| x.to_f64()).collect())),
             _ => Ok(None),
         }
     }
@@ -117,10 +106,10 @@ pub(super) fn axis_of(axis: i64, rank: usize) -> Result<usize> {
 const LARGEST: usize = 1 << 31;
 
 /// Refuses a shape of more than 2³¹ elements, before anything of it is made.
-pub(super) fn check_size(dims: impl IntoIterator<Item = usize>) -> candle_core::Result<()> {
+pub(super) fn check_size(dims: impl IntoIterator<Item = usize>) -> Result<()> {
     let count = dims.into_iter().try_fold(1_usize, |count, size| count.checked_mul(size));
     match count.filter(|&count| count <= LARGEST) {
         Some(_) => Ok(()),
-        None => candle_core::bail!("a tensor of more than {LARGEST} elements"),
+        None => Err(Error::input(format!("a tensor of more than {LARGEST} elements"))),
     }
 }

@@ -1,28 +1,25 @@
 //! Reductions, softmax, normalizations and pooling.
 
-use candle_core::Tensor;
-
 use super::contract::{add, affine, per_channel};
-use super::elementwise::elementwise;
 use super::pool::{Pool, PoolKind};
 use super::rows::{Reduction, RowMap, map_rows, reduce_rows};
-use super::scalars::Mul;
 use super::site::{Site, axis_of};
 use crate::calibrate::Window;
 use crate::error::{Error, Result};
-use crate::train::kernel::apply;
+use crate::train::kernel::Real;
+use crate::train::tape::{Tensor, apply};
 
 /// `x` with `axes` moved behind the others and merged into one.
-fn rows_of(x: &Tensor, axes: &[usize]) -> Result<Tensor> {
+pub(super) fn rows_of<T: Real>(x: &Tensor<T>, axes: &[usize]) -> Result<Tensor<T>> {
     let kept: Vec<usize> = (0..x.rank()).filter(|axis| !axes.contains(axis)).collect();
     let mut dims: Vec<usize> = kept.iter().map(|&axis| x.dims()[axis]).collect();
     dims.push(axes.iter().map(|&axis| x.dims()[axis]).product());
     let order: Vec<usize> = kept.into_iter().chain(axes.iter().copied()).collect();
-    Ok(x.permute(order)?.contiguous()?.reshape(dims)?)
+    x.permute(&order)?.reshape(dims)
 }
 
 /// `ReduceMean`, `ReduceSum` and the other reductions.
-pub(super) fn reduce(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn reduce<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let reduction = match site.node.op_type() {
         "ReduceL1" => Reduction::L1,
@@ -54,7 +51,7 @@ pub(super) fn reduce(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `GlobalAveragePool`, `GlobalMaxPool`.
-pub(super) fn global_pool(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn global_pool<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let reduction = if site.node.op_type() == "GlobalMaxPool" { Reduction::Max } else { Reduction::Mean };
     let axes: Vec<usize> = (2..x.rank()).collect();
@@ -64,7 +61,7 @@ pub(super) fn global_pool(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `MaxPool`, `AveragePool`.
-pub(super) fn pool(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn pool<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let kernel = site.attributes.require("kernel_shape", |a, name| a.ints(name))?;
     let kernel = kernel.iter().map(|&k| usize::try_from(k).unwrap_or(0)).collect::<Vec<_>>();
@@ -81,38 +78,38 @@ pub(super) fn pool(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `Softmax`, `LogSoftmax`. Before opset 13 all axes from `axis` on are one.
-pub(super) fn softmax(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn softmax<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let map = if site.node.op_type() == "Softmax" { RowMap::Softmax } else { RowMap::LogSoftmax };
     if site.opset < 13 {
         let axis = axis_of(site.int("axis", 1)?, x.rank())?;
         let outer: usize = x.dims()[..axis].iter().product();
-        let rows = x.reshape((outer, x.elem_count() / outer.max(1)))?;
+        let rows = x.reshape([outer, x.len() / outer.max(1)])?;
         return Ok(vec![map_rows(&rows, map)?.reshape(x.dims())?]);
     }
     let axis = axis_of(site.int("axis", -1)?, x.rank())?;
     let last = x.rank() - 1;
-    Ok(vec![map_rows(&x.transpose(axis, last)?.contiguous()?, map)?.transpose(axis, last)?])
+    Ok(vec![map_rows(&x.transpose(axis, last)?, map)?.transpose(axis, last)?])
 }
 
 /// `BatchNormalization` in inference form.
-pub(super) fn batch_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn batch_norm<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let (gamma, beta, mean, variance) = (site.real(1)?, site.real(2)?, site.real(3)?, site.real(4)?);
-    let scale = (gamma / (variance + site.float("epsilon", 1e-5)?)?.sqrt()?)?;
-    let shift = (beta - (mean * &scale)?)?;
+    let scale = gamma.over(&variance.affine(1.0, site.float("epsilon", 1e-5)?)?.sqrt()?)?;
+    let shift = beta.minus(&mean.times(&scale)?)?;
     Ok(vec![affine(&x, &per_channel(&scale, x.rank())?, Some(&per_channel(&shift, x.rank())?))?])
 }
 
 /// Rows of all axes from `axis` on, normalized, in the shape of `x`.
-fn normalized_from(x: &Tensor, axis: usize, epsilon: f64, centre: bool) -> Result<Tensor> {
+fn normalized_from<T: Real>(x: &Tensor<T>, axis: usize, epsilon: f64, centre: bool) -> Result<Tensor<T>> {
     let outer: usize = x.dims()[..axis].iter().product();
-    let rows = x.contiguous()?.reshape((outer, x.elem_count() / outer.max(1)))?;
-    Ok(map_rows(&rows, RowMap::Normalize { epsilon, centre })?.reshape(x.dims())?)
+    let rows = x.reshape([outer, x.len() / outer.max(1)])?;
+    map_rows(&rows, RowMap::Normalize { epsilon, centre })?.reshape(x.dims())
 }
 
 /// `LayerNormalization`, and without the mean `RMSNormalization`, `SimplifiedLayerNormalization`.
-pub(super) fn layer_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn layer_norm<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let axis = axis_of(site.int("axis", -1)?, x.rank())?;
     let centre = site.node.op_type() == "LayerNormalization";
@@ -122,7 +119,7 @@ pub(super) fn layer_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `SkipLayerNormalization`, `SkipSimplifiedLayerNormalization`.
-pub(super) fn skip_layer_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn skip_layer_norm<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let centre = site.node.op_type() == "SkipLayerNormalization";
     let (beta, bias) = if centre { (site.optional(3)?, site.optional(4)?) } else { (None, site.optional(3)?) };
     let sum = add(&add(&site.real(0)?, Some(&site.real(1)?))?, bias.as_ref())?;
@@ -133,7 +130,7 @@ pub(super) fn skip_layer_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `InstanceNormalization`.
-pub(super) fn instance_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn instance_norm<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let y = normalized_from(&x, 2, site.float("epsilon", 1e-5)?, true)?;
     let (scale, bias) = (per_channel(&site.real(1)?, x.rank())?, per_channel(&site.real(2)?, x.rank())?);
@@ -141,28 +138,28 @@ pub(super) fn instance_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `GroupNormalization`; before opset 21 scale and bias are those of groups.
-pub(super) fn group_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn group_norm<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let groups = usize::try_from(site.attributes.require("num_groups", |a, name| a.int(name))?).unwrap_or(0);
     let channels = x.dims().get(1).copied().unwrap_or(0);
     if groups == 0 || channels % groups != 0 {
         return Err(Error::input(format!("{channels} channels do not make {groups} groups")));
     }
-    let (n, rest) = (x.dims()[0], x.elem_count() / (x.dims()[0] * groups).max(1));
-    let grouped = x.contiguous()?.reshape((n, groups, rest))?;
+    let (n, rest) = (x.dims()[0], x.len() / (x.dims()[0] * groups).max(1));
+    let grouped = x.reshape([n, groups, rest])?;
     let y = normalized_from(&grouped, 2, site.float("epsilon", 1e-5)?, true)?;
     let (scale, bias) = (site.real(1)?, site.real(2)?);
-    let rank = if scale.elem_count() == groups && groups != channels { 3 } else { x.rank() };
+    let rank = if scale.len() == groups && groups != channels { 3 } else { x.rank() };
     let y = if rank == 3 { y } else { y.reshape(x.dims())? };
     let y = affine(&y, &per_channel(&scale, rank)?, Some(&per_channel(&bias, rank)?))?;
     Ok(vec![y.reshape(x.dims())?])
 }
 
 /// `LpNormalization`.
-pub(super) fn lp_norm(site: &Site<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn lp_norm<T: Real>(site: &Site<'_, T>) -> Result<Vec<Tensor<T>>> {
     let x = site.real(0)?;
     let axis = axis_of(site.int("axis", -1)?, x.rank())?;
     let reduction = if site.int("p", 2)? == 1 { Reduction::L1 } else { Reduction::L2 };
     let norm = reduce_rows(&rows_of(&x, &[axis])?, reduction)?.unsqueeze(axis)?;
-    Ok(vec![elementwise::<Mul>(&[&x, &norm.recip()?], &[])?])
+    Ok(vec![x.over(&norm)?])
 }

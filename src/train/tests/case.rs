@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::{DType, Device, Tensor, Var};
-
 use crate::onnx::attributes;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::runtime;
-use crate::runtime::NamedTensor;
 use crate::runtime::sample_models::{integers, model, node, tensor_value};
-use crate::train::{Program, Wanted};
+use crate::train::{Program, Tensor, Wanted};
 
 /// An operator and its operands.
 #[derive(Debug, Clone)]
@@ -146,34 +143,32 @@ impl Case {
     pub(super) fn check(&self) {
         let what = format!("{} {:?}", self.node.op_type(), self.reals.iter().map(|r| &r.1).collect::<Vec<_>>());
         let model = self.model(ElementType::Double);
-        let program =
-            Program::new(&model, Wanted::Parameters(&|_| true), DType::F64).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let mut program: Program<f64> =
+            Program::new(&model, Wanted::Parameters(&|_| true)).unwrap_or_else(|e| panic!("{what}: {e}"));
         let large: BTreeSet<&str> = self.reals.iter().filter(|r| r.2.len() > 1).map(|r| r.0.as_str()).collect();
         let found: BTreeSet<&str> = program.parameters().iter().map(|p| p.name.as_str()).collect();
         assert_eq!(found, large, "{what}: trained tensors");
-        let loss = || loss(&program).unwrap_or_else(|e| panic!("{what}: {e}"));
-        let gradients = loss().backward().unwrap();
-        for parameter in program.parameters() {
-            let zeros = parameter.var.zeros_like().unwrap();
-            let gradient = gradients.get(parameter.var.as_tensor()).unwrap_or(&zeros);
-            let gradient: Vec<f64> = gradient.flatten_all().unwrap().to_vec1().unwrap();
-            let values: Vec<f64> = parameter.var.flatten_all().unwrap().to_vec1().unwrap();
+        let loss = |program: &Program<f64>| loss(program).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let (sum, leaves) = loss(&program);
+        let gradients = sum.backward().unwrap();
+        for (number, leaf) in leaves.iter().enumerate() {
+            let name = program.parameters()[number].name.clone();
+            let values = leaf.data().to_vec();
+            let gradient = gradients.of(leaf).map_or_else(|| vec![0.0; values.len()], <[f64]>::to_vec);
+            assert_eq!(gradient.len(), values.len(), "{what}: gradient of {name}");
             let scale = gradient.iter().fold(1e-3, |m: f64, g| m.max(g.abs()));
             for index in (0..values.len()).step_by(values.len().div_ceil(24)) {
                 let h = 1e-6;
-                let at = |delta: f64| {
-                    let mut moved = values.clone();
-                    moved[index] += delta;
-                    set(&parameter.var, moved);
-                    loss().to_scalar::<f64>().unwrap()
+                let mut at = |delta: f64| {
+                    program.parameters_mut()[number].value.data_mut()[index] = values[index] + delta;
+                    loss(&program).0.item().unwrap()
                 };
                 let expected = (at(h) - at(-h)) / (2.0 * h);
-                set(&parameter.var, values.clone());
+                at(0.0);
                 let error = (gradient[index] - expected).abs();
                 assert!(
                     error < 1e-3 * scale,
-                    "{what}: gradient of {}[{index}] is {}, by differences {expected}",
-                    parameter.name,
+                    "{what}: gradient of {name}[{index}] is {}, by differences {expected}",
                     gradient[index]
                 );
             }
@@ -185,15 +180,14 @@ impl Case {
         let what = format!("{} {:?}", self.node.op_type(), self.reals.iter().map(|r| &r.1).collect::<Vec<_>>());
         let model = self.model(ElementType::Float);
         let runnable = runtime::Runnable::new(&model, &runtime::RunOptions::default());
-        let inputs = one(DType::F32);
+        let inputs = vec![("one".to_owned(), runtime::Tensor::new(&[1], &[1_f32]).unwrap())];
         let expected = runnable.and_then(|r| r.run(&inputs)).unwrap_or_else(|e| panic!("{what}: {e}"));
-        let program = Program::new(&model, Wanted::Parameters(&|_| true), DType::F32).unwrap();
+        let program: Program = Program::new(&model, Wanted::Parameters(&|_| true)).unwrap();
         let found = program.run(&inputs, 1).unwrap_or_else(|e| panic!("{what}: {e}")).outputs;
         for (name, found) in found {
             let (_, expected) = expected.iter().find(|(known, _)| *known == name).unwrap();
             assert_eq!(found.dims(), expected.shape(), "{what}");
-            let found: Vec<f32> = found.flatten_all().unwrap().to_vec1().unwrap();
-            for (a, b) in found.iter().zip(expected.to_vec::<f32>().unwrap()) {
+            for (a, b) in found.data().iter().zip(expected.to_vec::<f32>().unwrap()) {
                 assert!((a - b).abs() <= 1e-4 * b.abs().max(1.0), "{what}: {a} where tract has {b}");
             }
         }
@@ -208,26 +202,14 @@ fn without_shape(mut value: crate::onnx::proto::ValueInfoProto) -> crate::onnx::
     value
 }
 
-fn one(dtype: DType) -> Vec<NamedTensor> {
-    let one = match dtype {
-        DType::F64 => runtime::Tensor::new(&[1], &[1_f64]),
-        _ => runtime::Tensor::new(&[1], &[1_f32]),
-    };
-    vec![("one".to_owned(), one.unwrap())]
-}
-
-fn set(var: &Var, values: Vec<f64>) {
-    var.set(&Tensor::from_vec(values, var.dims(), &Device::Cpu).unwrap()).unwrap();
-}
-
-/// The sum of all results, each element with a weight of its own.
-fn loss(program: &Program) -> crate::Result<Tensor> {
-    let run = program.run(&one(DType::F64), 1)?;
-    let mut sum = Tensor::zeros((), DType::F64, &Device::Cpu)?;
+/// The sum of all results, each element with a weight of its own, and the trained tensors.
+fn loss(program: &Program<f64>) -> crate::Result<(Tensor<f64>, Vec<Tensor<f64>>)> {
+    let one = runtime::Tensor::new(&[1], &[1_f64])?;
+    let run = program.run(&[("one".to_owned(), one)], 1)?;
+    let mut sum = Tensor::filled([], 0.0);
     for (_, y) in run.outputs {
-        let weights: Vec<f64> = (0..y.elem_count()).map(|i| (i as f64 * 1.3 + 0.4).cos()).collect();
-        let weights = Tensor::from_vec(weights, y.dims(), &Device::Cpu)?;
-        sum = (sum + (y * weights)?.sum_all()?)?;
+        let weights: Vec<f64> = (0..y.len()).map(|i| (i as f64 * 1.3 + 0.4).cos()).collect();
+        sum = sum.plus(&y.times(&Tensor::new(y.dims(), weights)?)?.sum()?)?;
     }
-    Ok(sum)
+    Ok((sum, run.parameters))
 }

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use candle_core::DType;
-
 use crate::onnx::Model;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::probe_batches;
@@ -15,7 +13,7 @@ fn distance(path: &Path, sizes: &DimSizes) -> f64 {
     let model = Model::load(path).unwrap();
     let graph = model.proto.graph.as_ref().unwrap();
     let runnable = Runnable::new(&model.proto, &RunOptions::default()).unwrap();
-    let program = Program::new(&model.proto, Wanted::Parameters(&|_| true), DType::F32).unwrap();
+    let program: Program = Program::new(&model.proto, Wanted::Parameters(&|_| true)).unwrap();
     let mut worst = 0_f64;
     for batch in probe_batches(graph, sizes, 4, 1).unwrap() {
         let expected = runnable.run(&batch).unwrap();
@@ -23,10 +21,9 @@ fn distance(path: &Path, sizes: &DimSizes) -> f64 {
         for (name, found) in program.run(&batch, samples).unwrap().outputs {
             let (_, expected) = expected.iter().find(|(known, _)| *known == name).unwrap();
             assert_eq!(found.dims(), expected.shape());
-            let found: Vec<f32> = found.flatten_all().unwrap().to_vec1().unwrap();
             let expected = expected.to_vec::<f32>().unwrap();
             let largest = expected.iter().fold(0_f32, |m, y| m.max(y.abs()));
-            let delta = found.iter().zip(&expected).fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
+            let delta = found.data().iter().zip(&expected).fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
             worst = worst.max(f64::from(delta / largest));
         }
     }
