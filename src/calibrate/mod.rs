@@ -8,6 +8,7 @@ mod layer;
 pub mod moments;
 mod padding;
 mod rows;
+pub(crate) mod stages;
 mod statistics;
 mod window;
 

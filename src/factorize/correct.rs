@@ -8,20 +8,22 @@ use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use super::candidates::Candidate;
-use super::decompose::{ConvMode, assembled, kernel, matrices};
+use super::decompose::{assembled, kernel, matrices};
 use super::inputs::{MOST_INPUTS, layer};
-use super::rewrite::{Factors, split_layers};
+use super::rewrite::split_layers;
 use crate::analysis::Subject;
 use crate::calibrate::data::Batch;
 use crate::calibrate::moments::Moments;
+use crate::calibrate::stages::{Part, Stages};
 use crate::calibrate::{
     Activations, Buffered, Calibration, Held, Layer, Padding, Sampler, Stream, floats, in_turn, run_both, samples_of,
 };
 use crate::error::Result;
-use crate::graph::ValueId;
+use crate::graph::NodeId;
 use crate::linalg::default_backend;
-use crate::lowrank::encoded;
+use crate::lowrank::conv::ConvMode;
 use crate::lowrank::outputs::{InputMoments, OutputPca, Target};
+use crate::lowrank::{Factors, encoded};
 
 /// Pull towards the old weight, as a share of the mean variance of the inputs.
 const DAMPING: f64 = 1e-2;
@@ -78,31 +80,19 @@ pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut 
     Ok(())
 }
 
-/// Positions of the layers that are behind others, by the number of split layers on the longest way to them.
+/// Positions of the layers whose inputs depend on others that are split, by the number of these on the longest way to them.
 fn stages(subject: Subject<'_>, chosen: &[Chosen<'_>]) -> Vec<Vec<usize>> {
-    let split: BTreeMap<_, usize> =
+    let split: BTreeMap<NodeId, usize> =
         chosen.iter().enumerate().flat_map(|(i, c)| c.candidate.nodes.iter().map(move |&id| (id, i))).collect();
-    let mut depth: BTreeMap<ValueId, usize> = BTreeMap::new();
-    let mut stages: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for &id in &subject.graph.order {
-        let node = subject.graph.node(id);
-        let captured = subject.graph.values.iter().enumerate().filter(|(_, v)| v.captured_by.contains(&id));
-        let inner = captured.filter_map(|(value, _)| depth.get(&ValueId(value)));
-        let reached = node.inputs.iter().flatten().filter_map(|value| depth.get(value)).chain(inner).max();
-        let reached = reached.copied().unwrap_or(0);
-        if let Some(&index) = split.get(&id) {
+    let order = Stages::of(subject.graph, |id, reached| match split.get(&id) {
+        None => Part::Follows,
+        Some(&index) => {
             let Chosen { candidate, energies, .. } = &chosen[index];
             let fits = candidate.nodes.len() == 1 && !energies.is_empty() && candidate.matrix_shape().0 <= MOST_INPUTS;
-            if reached > 0 && fits {
-                stages.entry(reached).or_default().push(index);
-            }
+            Part::Layer { fitted: reached.is_some() && fits }
         }
-        let after = reached + usize::from(split.contains_key(&id));
-        if after > 0 {
-            depth.extend(node.outputs.iter().flatten().map(|&output| (output, after)));
-        }
-    }
-    stages.into_values().collect()
+    });
+    order.stages.iter().map(|stage| stage.iter().filter_map(|id| split.get(id).copied()).collect()).collect()
 }
 
 /// Runs both models as far as the layers' inputs, and lets them start there next time.

@@ -1,18 +1,17 @@
 //! One layer, decomposed: the error of every rank, and the factors of the chosen one.
 
-use ndarray::{Array1, Array2, ArrayD, Ix2};
+use ndarray::{Array2, ArrayD, Ix2};
 
 use super::candidates::{Candidate, Form};
-use super::rewrite::Factors;
 use crate::error::{Error, Result};
 use crate::linalg::Backend;
-use crate::lowrank::conv::{Kernel, Tucker2, tucker2};
-use crate::lowrank::encoded;
+use crate::lowrank::conv::{ConvMode, Kernel, inputs_in_proportion, tucker_ranks, tucker2};
 use crate::lowrank::low_rank::{ErrorCurve, LowRank};
 use crate::lowrank::nmf::{self, NmfOptions};
-use crate::lowrank::outputs::{InputMoments, OutputPca};
+use crate::lowrank::outputs::{InputMoments, Inputs, OutputPca};
 use crate::lowrank::semi_nmf;
 use crate::lowrank::svd::WeightSvd;
+use crate::lowrank::{Factors, encoded};
 
 /// How a matrix is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,43 +23,6 @@ pub enum Method {
     Nmf,
     /// One factor nonnegative.
     SemiNmf,
-}
-
-/// How a kernel is split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ConvMode {
-    /// k…, then 1×1….
-    #[default]
-    Channel,
-    /// k₁×1, then 1×k₂; kernels without two spatial axes are split by channel.
-    Spatial,
-    /// 1×1, k…, 1×1; kernels of 1×1 are split by channel.
-    Tucker2,
-    /// Not at all.
-    None,
-}
-
-impl ConvMode {
-    /// What is done with a kernel of this window.
-    pub fn on(self, window: &[usize]) -> Self {
-        let single = window.iter().all(|&k| k == 1);
-        match self {
-            Self::Spatial if window.len() != 2 || single => Self::Channel,
-            Self::Tucker2 if single => Self::Channel,
-            mode => mode,
-        }
-    }
-}
-
-/// Mean and covariance of the inputs of one matrix (K values).
-#[derive(Debug, Clone)]
-pub struct Inputs {
-    /// Rows that they were measured on.
-    pub rows: usize,
-    /// `E[x]`.
-    pub mean: Array1<f64>,
-    /// `E[x xᵀ] − μ μᵀ`, K×K.
-    pub covariance: Array2<f64>,
 }
 
 /// A layer from which every rank can be read.
@@ -250,15 +212,6 @@ fn summed<'c>(curves: impl Iterator<Item = &'c ErrorCurve>) -> ErrorCurve {
     let full = curves.iter().map(|curve| curve.full_rank()).max().unwrap_or(0);
     let component = |rank: usize| curves.iter().map(|c| c.error(rank) - c.error(rank + 1)).sum::<f64>();
     ErrorCurve::from_components((0..full).map(component))
-}
-
-/// Output channels of the core are the rank; input channels in proportion.
-pub(crate) fn tucker_ranks(kernel: &Kernel<'_>, rank: usize) -> Tucker2 {
-    Tucker2 { inputs: inputs_in_proportion(kernel.inputs(), kernel.outputs(), rank), outputs: rank }
-}
-
-pub(crate) fn inputs_in_proportion(inputs: usize, outputs: usize, rank: usize) -> usize {
-    ((rank * inputs + outputs / 2) / outputs.max(1)).clamp(1, inputs.max(1))
 }
 
 /// The sum of what truncating outputs and truncating inputs costs (De Lathauwer, De Moor & Vandewalle 2000, property 10).

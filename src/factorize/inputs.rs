@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::candidates::{Candidate, Form};
-use super::decompose::Inputs;
 use crate::analysis::Subject;
 use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, input_statistics};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
+use crate::lowrank::outputs::Inputs;
 use crate::onnx::tensor::from_f32;
 
 /// Bytes of covariances that one pass over the data accumulates.

@@ -6,10 +6,9 @@
 //! | [`decompose`] | the error of every rank of one layer |
 //! | [`price`] | what each rank costs |
 //! | [`select`] | the rank of each layer, from what the user asked for |
-//! | [`rewrite`] | writes two nodes in the place of one |
+//! | [`rewrite`] | hands split layers to the rewriter |
 
 pub mod candidates;
-mod chain;
 pub(crate) mod correct;
 pub mod decompose;
 pub(crate) mod inputs;
@@ -19,6 +18,7 @@ pub mod select;
 pub(crate) mod sensitivity;
 pub(crate) mod speed;
 
+pub use crate::lowrank::conv::ConvMode;
 pub use crate::lowrank::{ErrorCurve, LowRank, paying_rank};
-pub use decompose::{ConvMode, Method};
+pub use decompose::Method;
 pub use select::Target;

@@ -1,9 +1,9 @@
 //! What a layer costs whole and at each rank.
 
 use super::candidates::{Candidate, Form};
-use super::decompose::{ConvMode, inputs_in_proportion};
 use crate::analysis::Subject;
 use crate::graph::{NodeId, ValueId};
+use crate::lowrank::conv::{ConvMode, inputs_in_proportion};
 
 /// Parameters, and multiply–accumulates of one run at the sample sizes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::edit::Names;
+use crate::onnx::attributes::subgraphs;
 use crate::onnx::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, attribute_proto,
 };
@@ -55,8 +57,7 @@ pub fn inlined(model: &ModelProto) -> Option<Inlined> {
     if functions.is_empty() {
         return None;
     }
-    let mut names = BTreeSet::new();
-    names_in(graph, &mut names);
+    let names = Names::of(graph);
     let mut inliner = Inliner { functions, names, open: Vec::new(), nodes: 0, calls: 0 };
     let nodes = inliner.expand(graph.node.clone());
     if inliner.calls == 0 {
@@ -110,20 +111,6 @@ fn obstacle(function: &FunctionProto, imports: &BTreeMap<String, i64>) -> Option
     })
 }
 
-/// Adds every name of a value that a graph or a body within it mentions.
-pub(crate) fn names_in(graph: &GraphProto, names: &mut BTreeSet<String>) {
-    names.extend(graph.input.iter().chain(&graph.output).map(|value| value.name().to_owned()));
-    names.extend(graph.initializer.iter().map(|tensor| tensor.name().to_owned()));
-    for node in &graph.node {
-        names.extend(node.input.iter().chain(&node.output).cloned());
-        subgraphs(node).for_each(|graph| names_in(graph, names));
-    }
-}
-
-fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
-}
-
 fn import_all<'f>(model: &mut ModelProto, functions: impl Iterator<Item = &'f FunctionProto>) {
     for set in functions.flat_map(|function| &function.opset_import) {
         let known = model.opset_import.iter().any(|known| canonical(known.domain()) == canonical(set.domain()));
@@ -139,7 +126,7 @@ fn still_called(model: &ModelProto, functions: &[FunctionProto]) -> Vec<Function
     let mut called = BTreeSet::new();
     let mut pending: Vec<&NodeProto> = model.graph.iter().flat_map(|graph| &graph.node).collect();
     while let Some(node) = pending.pop() {
-        pending.extend(subgraphs(node).flat_map(|graph| &graph.node));
+        pending.extend(subgraphs(node).flat_map(|(_, graph)| &graph.node));
         let key = callee_of(node);
         if let Some(function) = functions.iter().find(|f| key_of(f) == key)
             && called.insert(key)
@@ -152,7 +139,7 @@ fn still_called(model: &ModelProto, functions: &[FunctionProto]) -> Vec<Function
 
 struct Inliner<'m> {
     functions: BTreeMap<Key, &'m FunctionProto>,
-    names: BTreeSet<String>,
+    names: Names,
     /// The functions that are being expanded, outermost first.
     open: Vec<Key>,
     nodes: usize,
@@ -160,7 +147,7 @@ struct Inliner<'m> {
 }
 
 /// What inner names are called outside.
-type Names = BTreeMap<String, String>;
+type Renamed = BTreeMap<String, String>;
 
 impl Inliner<'_> {
     fn expand(&mut self, nodes: Vec<NodeProto>) -> Vec<NodeProto> {
@@ -191,7 +178,7 @@ impl Inliner<'_> {
         let first = call.output.iter().find(|name| !name.is_empty());
         let stem = if call.name().is_empty() { first.map_or("call", String::as_str) } else { call.name() };
         let given = call.input.iter().map(String::as_str).chain(std::iter::repeat(""));
-        let mut names: Names =
+        let mut names: Renamed =
             function.input.iter().zip(given).map(|(inner, outer)| (inner.clone(), outer.to_owned())).collect();
         let mut copies = Vec::new();
         for (inner, outer) in function.output.iter().zip(&call.output).filter(|(_, outer)| !outer.is_empty()) {
@@ -215,7 +202,7 @@ impl Inliner<'_> {
         self.expand(nodes)
     }
 
-    fn rename(&mut self, nodes: &mut [NodeProto], names: &mut Names, stem: &str) {
+    fn rename(&mut self, nodes: &mut [NodeProto], names: &mut Renamed, stem: &str) {
         for output in nodes.iter().flat_map(|node| &node.output) {
             self.define(output, names, stem);
         }
@@ -234,7 +221,7 @@ impl Inliner<'_> {
         }
     }
 
-    fn rename_graph(&mut self, graph: &mut GraphProto, names: &mut Names, stem: &str) {
+    fn rename_graph(&mut self, graph: &mut GraphProto, names: &mut Renamed, stem: &str) {
         let inputs = graph.input.iter().map(|value| value.name().to_owned());
         let tensors = graph.initializer.iter().map(|tensor| tensor.name().to_owned());
         for name in inputs.chain(tensors).collect::<Vec<_>>() {
@@ -256,17 +243,11 @@ impl Inliner<'_> {
     }
 
     /// Gives an inner value a fresh name, unless it has one.
-    fn define(&mut self, inner: &str, names: &mut Names, stem: &str) {
+    fn define(&mut self, inner: &str, names: &mut Renamed, stem: &str) {
         if inner.is_empty() || names.contains_key(inner) {
             return;
         }
-        let mut name = format!("{stem}/{inner}");
-        let mut number = 1;
-        while !self.names.insert(name.clone()) {
-            number += 1;
-            name = format!("{stem}/{inner}_{number}");
-        }
-        names.insert(inner.to_owned(), name);
+        names.insert(inner.to_owned(), self.names.value(&format!("{stem}/{inner}")));
     }
 }
 

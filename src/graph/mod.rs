@@ -1,8 +1,13 @@
 //! A `petgraph` view of a `GraphProto`: nodes are operators, edges are values.
 
 pub mod bodies;
+mod edit;
+mod extract;
 mod inline;
+mod reach;
+mod stored;
 mod sweep;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +18,15 @@ use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::traits::{self, Traits};
 
-pub(crate) use inline::names_in;
+pub(crate) use edit::set_operand;
+pub use edit::{Editor, Names, operator};
 pub use inline::{Functions, Inlined, inlined, shadowing_function};
+pub use reach::Ancestry;
+pub(crate) use reach::holds_throughout;
+pub use stored::Place;
+pub(crate) use stored::constant_tensor;
 pub use sweep::sweep_dead_nodes;
+pub use view::View;
 
 /// A node of the graph: its position in `GraphProto::node`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +80,8 @@ pub struct Node {
     pub domain: String,
     /// Operands; `None` is one left out.
     pub inputs: Vec<Option<ValueId>>,
+    /// Values that its subgraphs read from outside.
+    pub captures: Vec<ValueId>,
     /// Results; `None` is one left out.
     pub outputs: Vec<Option<ValueId>>,
     /// Whether it stands in a body of `If`, `Loop` or `Scan`; see [`bodies`].
@@ -96,6 +109,16 @@ impl Node {
     /// What is known of its operator.
     pub fn traits(&self) -> Traits {
         traits::of(&self.domain, &self.op)
+    }
+
+    /// Whether the result is a tensor that the node holds.
+    pub fn is_constant(&self) -> bool {
+        self.op == "Constant" && self.domain.is_empty()
+    }
+
+    /// Its operands, then what its subgraphs capture.
+    pub fn reads(&self) -> impl Iterator<Item = ValueId> {
+        self.inputs.iter().flatten().chain(&self.captures).copied()
     }
 }
 
@@ -133,11 +156,6 @@ impl Graph {
         &self.values[value.0]
     }
 
-    /// Whether a value is a stored tensor that whoever runs the model may replace.
-    pub fn is_overridable(&self, value: ValueId) -> bool {
-        matches!(self.at(value).source, Source::Initializer { overridable: true, .. })
-    }
-
     /// What is known about a node.
     pub fn node(&self, node: NodeId) -> &Node {
         &self.nodes[node.0]
@@ -147,6 +165,15 @@ impl Graph {
     pub fn producer(&self, value: ValueId) -> Option<NodeId> {
         match self.at(value).source {
             Source::Node(node, _) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The node and operand that alone read a value; `None` if others do, a subgraph captures it or it is a graph output.
+    pub fn sole_reader(&self, value: ValueId) -> Option<(NodeId, usize)> {
+        let at = self.at(value);
+        match at.uses.as_slice() {
+            &[reader] if !at.is_output && at.captured_by.is_empty() => Some(reader),
             _ => None,
         }
     }
@@ -212,7 +239,8 @@ impl Graph {
         let domain = if proto.domain() == "ai.onnx" { "" } else { proto.domain() };
         let (op, domain) = (proto.op_type().to_owned(), domain.to_owned());
         let in_body = bodies::is_hoisted(proto);
-        self.nodes.push(Node { name, op, domain, inputs: Vec::new(), outputs, in_body });
+        let (inputs, captures) = (Vec::new(), Vec::new());
+        self.nodes.push(Node { name, op, domain, inputs, captures, outputs, in_body });
         Ok(())
     }
 
@@ -234,6 +262,7 @@ impl Graph {
         for name in captures(proto) {
             if let Some(value) = self.value(&name) {
                 self.values[value.0].captured_by.push(id);
+                self.nodes[id.0].captures.push(value);
             }
         }
         Ok(())

@@ -17,6 +17,33 @@ use super::low_rank::LowRank;
 use crate::{Error, Result};
 
 pub use super::tucker2::{Tucker2, tucker2};
+pub(crate) use super::tucker2::{inputs_in_proportion, tucker_ranks};
+
+/// How a kernel is split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConvMode {
+    /// k…, then 1×1….
+    #[default]
+    Channel,
+    /// k₁×1, then 1×k₂; kernels without two spatial axes are split by channel.
+    Spatial,
+    /// 1×1, k…, 1×1; kernels of 1×1 are split by channel.
+    Tucker2,
+    /// Not at all.
+    None,
+}
+
+impl ConvMode {
+    /// What is done with a kernel of this window.
+    pub fn on(self, window: &[usize]) -> Self {
+        let single = window.iter().all(|&k| k == 1);
+        match self {
+            Self::Spatial if window.len() != 2 || single => Self::Channel,
+            Self::Tucker2 if single => Self::Channel,
+            mode => mode,
+        }
+    }
+}
 
 /// A kernel with its groups, checked.
 #[derive(Debug, Clone)]

@@ -15,12 +15,11 @@
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 
-use super::conv::{ConvSplit, Kernel, concatenated, reshaped};
+use super::Factors;
+use super::conv::{ConvMode, ConvSplit, Kernel, concatenated, inputs_in_proportion, reshaped};
 use super::low_rank::{ErrorCurve, LowRank, require_rank, require_shape};
-use super::outputs::{InputMoments, OutputPca, Target};
+use super::outputs::{InputMoments, Inputs, OutputPca, Target};
 use crate::error::Result;
-use crate::factorize::decompose::{ConvMode, Inputs, inputs_in_proportion};
-use crate::factorize::rewrite::Factors;
 use crate::linalg::Backend;
 
 /// Pull of the least-squares map towards the one that inverts E, as a share of the mean variance, where inputs are those of

@@ -3,9 +3,8 @@
 use ndarray::{Array1, ArrayD, IxDyn};
 
 use super::*;
-use crate::factorize::decompose::tucker_ranks;
 use crate::linalg::default_backend;
-use crate::lowrank::conv::tucker2;
+use crate::lowrank::conv::{tucker_ranks, tucker2};
 use crate::lowrank::low_rank::energy;
 use crate::lowrank::sample::{decaying, uniform};
 use crate::lowrank::svd::WeightSvd;

@@ -14,6 +14,7 @@
 
 pub mod conv;
 pub(crate) mod encoded;
+mod factors;
 pub(crate) mod low_rank;
 pub mod nmf;
 pub mod outputs;
@@ -23,4 +24,5 @@ pub mod semi_nmf;
 pub mod svd;
 mod tucker2;
 
+pub use factors::Factors;
 pub use low_rank::{ErrorCurve, LowRank, paying_rank};

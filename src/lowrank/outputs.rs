@@ -27,6 +27,17 @@ use crate::{Error, Result};
 /// about 1e-13 of noise.
 const SPAN: f64 = 1e-12;
 
+/// Mean and covariance of the inputs of one matrix (K values).
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Rows that they were measured on.
+    pub rows: usize,
+    /// `E[x]`.
+    pub mean: Array1<f64>,
+    /// `E[x xᵀ] − μ μᵀ`, K×K.
+    pub covariance: Array2<f64>,
+}
+
 /// Moments of a layer's input x (K values), over samples.
 #[derive(Debug, Clone, Copy)]
 pub struct InputMoments<'a> {

@@ -100,3 +100,13 @@ fn swapped(m: &Array2<f64>, a: usize, b: usize, area: usize) -> Array2<f64> {
     let whole: ArrayD<f64> = reshaped(m.iter(), &[a, b, area]);
     matrix(whole.view().permuted_axes(IxDyn(&[1, 0, 2])), b, a * area)
 }
+
+/// Output channels of the core are the rank; input channels in proportion.
+pub(crate) fn tucker_ranks(kernel: &Kernel<'_>, rank: usize) -> Tucker2 {
+    Tucker2 { inputs: inputs_in_proportion(kernel.inputs(), kernel.outputs(), rank), outputs: rank }
+}
+
+/// Input channels of a Tucker-2 core whose output channels are `rank` of `outputs`: as many of `inputs` in proportion.
+pub(crate) fn inputs_in_proportion(inputs: usize, outputs: usize, rank: usize) -> usize {
+    ((rank * inputs + outputs / 2) / outputs.max(1)).clamp(1, inputs.max(1))
+}

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::facts::Facts;
-use crate::graph::{Graph, Node, ValueId, sweep_dead_nodes};
+use crate::graph::{Editor, Graph, Node, ValueId};
 use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::onnx::traits::{ADDRESSES, AVERAGES};
@@ -36,7 +36,7 @@ pub(crate) fn folded(
         return None;
     }
     let count = values.len();
-    Some((stored(model, values)?, count))
+    Some((stored(model, graph, values)?, count))
 }
 
 /// What [`ADDRESSES`] operators make of constants.
@@ -75,15 +75,10 @@ fn standardized(
 
 /// Constants in whose making a statistic has a part.
 fn by_statistics(graph: &Graph, constants: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
-    let mut found = BTreeSet::new();
-    for &id in &graph.order {
-        let node = graph.node(id);
-        let has_part = node.traits().has(AVERAGES) || node.inputs.iter().flatten().any(|value| found.contains(value));
-        if has_part {
-            found.extend(node.outputs.iter().flatten().filter(|value| constants.contains(value)));
-        }
-    }
-    found
+    let statistics = graph.nodes.iter().filter(|node| node.traits().has(AVERAGES));
+    let statistics = statistics.flat_map(|node| node.outputs.iter().flatten().copied());
+    let found = graph.reached_from(statistics, |_| true);
+    found.intersection(constants).copied().collect()
 }
 
 /// The values of constants, by tract. It has no `BatchNormalization` by the statistics of the operand; where that is one
@@ -115,21 +110,10 @@ fn computed(
 }
 
 /// `model` in which `values` are stored, not computed.
-fn stored(model: &ModelProto, values: Vec<TensorProto>) -> Option<ModelProto> {
-    let mut model = model.clone();
-    let proto = model.graph.as_mut()?;
-    let names: BTreeSet<&str> = values.iter().map(|tensor| tensor.name()).collect();
-    let mut orphans = BTreeSet::new();
-    proto.node.retain(|node| {
-        let stored = node.output.first().is_some_and(|name| names.contains(name.as_str()));
-        if stored {
-            orphans.extend(node.input.iter().cloned());
-        }
-        !stored
-    });
-    proto.value_info.retain(|info| !names.contains(info.name()));
-    proto.initializer.extend(values);
-    let removed = sweep_dead_nodes(proto, &orphans);
-    proto.value_info.retain(|info| !removed.contains(info.name()));
-    Some(model)
+fn stored(model: &ModelProto, graph: &Graph, values: Vec<TensorProto>) -> Option<ModelProto> {
+    let mut editor = Editor::new(model.clone(), graph).ok()?;
+    for tensor in values {
+        editor.store(graph.producer(graph.value(tensor.name())?)?, tensor);
+    }
+    Some(editor.finish_flat())
 }

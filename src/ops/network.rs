@@ -102,26 +102,10 @@ impl Network {
 
 /// Values that are computed from constants alone.
 pub fn constant_values(graph: &Graph) -> BTreeSet<ValueId> {
-    let mut constants = BTreeSet::new();
-    let mut captured: BTreeMap<NodeId, Vec<ValueId>> = BTreeMap::new();
-    for (index, value) in graph.values.iter().enumerate() {
-        value.captured_by.iter().for_each(|&node| captured.entry(node).or_default().push(ValueId(index)));
-    }
-    for (index, value) in graph.values.iter().enumerate() {
-        if matches!(value.source, Source::Initializer { overridable: false, .. } | Source::Sparse(_)) {
-            constants.insert(ValueId(index));
-        }
-    }
-    for &id in &graph.order {
-        let node = graph.node(id);
-        // What enters a body may differ from one iteration to the next.
-        let random = node.traits().has(RANDOM) || node.domain == bodies::DOMAIN;
-        let mut read = node.inputs.iter().flatten().chain(captured.get(&id).into_iter().flatten());
-        if !random && read.all(|input| constants.contains(input)) {
-            constants.extend(node.outputs.iter().flatten());
-        }
-    }
-    constants
+    let is_stored = |source| matches!(source, Source::Initializer { overridable: false, .. } | Source::Sparse(_));
+    let stored = (0..graph.values.len()).map(ValueId).filter(|&value| is_stored(graph.at(value).source));
+    // What enters a body may differ from one iteration to the next.
+    graph.made_of(stored, |node| !node.traits().has(RANDOM) && node.domain != bodies::DOMAIN)
 }
 
 struct Builder<'a> {
@@ -207,11 +191,7 @@ impl<'a> Builder<'a> {
 
     /// Why a stored tensor cannot be cut and weighed: its elements are smaller than a byte, or of a kind that is not read.
     fn indivisible(&self, value: ValueId) -> Option<String> {
-        let is_stored = match self.graph.at(value).source {
-            Source::Initializer { .. } => true,
-            Source::Node(node, _) => self.graph.node(node).op == "Constant",
-            _ => false,
-        };
+        let is_stored = self.graph.place(value).is_some();
         let element = self.facts.at(value).element.filter(|_| is_stored);
         let element = element.and_then(|code| ElementType::from_code(code).ok()).filter(|kind| !kind.is_read())?;
         Some(format!("stored as {element}, which is neither cut nor weighed"))
@@ -220,11 +200,7 @@ impl<'a> Builder<'a> {
     /// Exporters give equal small constants one name: each use of one gets axes of its own.
     fn is_private(&self, value: ValueId) -> bool {
         let root = self.graph.behind_identity(value);
-        let constant = match self.graph.at(root).source {
-            Source::Initializer { overridable, .. } => !overridable,
-            Source::Node(node, _) => self.graph.node(node).op == "Constant",
-            _ => false,
-        };
+        let constant = self.graph.place(root).is_some() && !self.graph.is_overridable(root);
         constant && !self.graph.at(root).is_output && self.facts.rank(root).is_some_and(|rank| rank <= 1)
     }
 

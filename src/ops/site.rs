@@ -266,12 +266,10 @@ impl Site<'_> {
 
     /// Whether operand `index` is stored in the file, not computed.
     pub(crate) fn is_stored(&self, index: usize) -> bool {
-        let source = self.value(index).map(|value| self.graph.at(self.graph.behind_identity(value)).source);
-        match source {
-            Some(Source::Initializer { .. } | Source::Sparse(_)) => true,
-            Some(Source::Node(node, _)) => self.graph.node(node).op == "Constant",
-            _ => false,
-        }
+        self.value(index).is_some_and(|value| {
+            let root = self.graph.behind_identity(value);
+            self.graph.place(root).is_some() || matches!(self.graph.at(root).source, Source::Sparse(_))
+        })
     }
 
     /// Operand `index` as constant integers.

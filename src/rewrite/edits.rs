@@ -2,9 +2,8 @@
 
 use crate::axes::{BINDINGS, Expr, Extent, Selection};
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
-use crate::onnx::attributes::position;
-use crate::onnx::proto::{AttributeProto, NodeProto, attribute_proto};
+use crate::graph::{NodeId, operator};
+use crate::onnx::attributes::{position, remove, set_int, set_ints};
 use crate::ops::{Cut, Edit};
 
 use super::Patch;
@@ -58,7 +57,7 @@ impl Patch<'_> {
     fn edit_attribute(&mut self, node: NodeId, name: &str, axis: &Expr, selection: &Selection) -> Result<()> {
         if self.is_touched(std::slice::from_ref(axis), selection) {
             let size = self.fixed(axis, selection)?;
-            let attribute = self.node_mut(node)?.attribute.iter_mut().find(|a| a.name() == name);
+            let attribute = self.editor.node_mut(node)?.attribute.iter_mut().find(|a| a.name() == name);
             if let Some(attribute) = attribute {
                 attribute.i = Some(size);
             }
@@ -69,9 +68,9 @@ impl Patch<'_> {
     fn edit_attributes(&mut self, node: NodeId, name: &str, axes: &[Expr], selection: &Selection) -> Result<()> {
         if self.is_touched(axes, selection) {
             let sizes = axes.iter().map(|axis| self.fixed(axis, selection)).collect::<Result<Vec<_>>>()?;
-            let attributes = &mut self.node_mut(node)?.attribute;
-            attributes.retain(|a| a.name() != name);
-            attributes.push(ints_attribute(name, sizes));
+            let target = self.editor.node_mut(node)?;
+            remove(target, name);
+            set_ints(target, name, &sizes);
         }
         Ok(())
     }
@@ -93,7 +92,7 @@ impl Patch<'_> {
         let view = subject.graph.node(node);
         let Some(old_value) = view.inputs.get(operand).copied().flatten() else { return Ok(()) };
         let old = subject.facts.at(old_value);
-        let allow_zero = self.node_mut(node)?.attribute.iter().any(|a| a.name() == "allowzero" && a.i() != 0);
+        let allow_zero = self.editor.node_mut(node)?.attribute.iter().any(|a| a.name() == "allowzero" && a.i() != 0);
         let literal = |index: usize| {
             let constant = subject.constant(subject.graph.behind_identity(old_value))?;
             crate::onnx::tensor::TensorView::new(constant).ok()?.to_i64().ok()?.get(index).copied()
@@ -139,7 +138,7 @@ impl Patch<'_> {
             return Err(Error::input("a dynamic size cannot be rebuilt; keep this axis with `exclude`"));
         }
         let name = self.add_list(node, "shape", &entries)?;
-        self.redirect(node, operand, name)
+        self.editor.redirect(node, operand, name)
     }
 
     /// Product of the static factors of a dynamic axis: `(new, old)`.
@@ -163,46 +162,29 @@ impl Patch<'_> {
             })
             .collect();
         if let Some(known) = known {
-            return Ok(self.add_ints(&stem, &known));
+            return Ok(self.editor.add_ints(&stem, &known));
         }
         let mut parts = Vec::new();
         for entry in entries {
             parts.push(match *entry {
-                Entry::Known(n) => self.add_ints(&format!("{stem}_size"), &[n]),
+                Entry::Known(n) => self.editor.add_ints(&format!("{stem}_size"), &[n]),
                 Entry::Old { operand, index, new, old } => {
                     let list = subject.proto()?.node[node.0].input[operand].clone();
-                    let at = self.add_ints(&format!("{stem}_index"), &[i64::try_from(index).unwrap_or(0)]);
-                    let mut size = self.wire(node, "Gather", vec![list, at], &format!("{stem}_entry"));
+                    let at = self.editor.add_ints(&format!("{stem}_index"), &[i64::try_from(index).unwrap_or(0)]);
+                    let mut size = self.editor.wire(node, operator("Gather", [list, at]), &format!("{stem}_entry"));
                     for (op, factor) in [("Mul", new), ("Div", old)] {
                         if factor != 1 {
-                            let factor = self.add_ints(&format!("{stem}_factor"), &[factor]);
-                            size = self.wire(node, op, vec![size, factor], &format!("{stem}_scaled"));
+                            let factor = self.editor.add_ints(&format!("{stem}_factor"), &[factor]);
+                            size = self.editor.wire(node, operator(op, [size, factor]), &format!("{stem}_scaled"));
                         }
                     }
                     size
                 }
             });
         }
-        let name = self.wire(node, "Concat", parts, &stem);
-        let concat = self.before.get_mut(&node).and_then(|nodes| nodes.last_mut());
-        if let Some(concat) = concat {
-            concat.attribute.push(int_attribute("axis", 0));
-        }
-        Ok(name)
-    }
-
-    /// Adds a node in front of `node`; returns the name of its result.
-    pub(super) fn wire(&mut self, node: NodeId, op: &str, inputs: Vec<String>, stem: &str) -> String {
-        let name = self.fresh(stem);
-        let new = NodeProto {
-            name: Some(name.clone()),
-            op_type: Some(op.to_owned()),
-            input: inputs,
-            output: vec![name.clone()],
-            ..NodeProto::default()
-        };
-        self.before.entry(node).or_default().push(new);
-        name
+        let mut concat = operator("Concat", parts);
+        set_int(&mut concat, "axis", 0);
+        Ok(self.editor.wire(node, concat, &stem))
     }
 
     fn edit_parts(&mut self, node: NodeId, axes: &[Expr], selection: &Selection) -> Result<()> {
@@ -211,15 +193,15 @@ impl Patch<'_> {
         }
         let sizes = axes.iter().map(|axis| self.fixed(axis, selection)).collect::<Result<Vec<_>>>()?;
         if self.subject.opset() < 13 {
-            let attributes = &mut self.node_mut(node)?.attribute;
-            attributes.retain(|a| a.name() != "split");
-            attributes.push(ints_attribute("split", sizes));
+            let target = self.editor.node_mut(node)?;
+            remove(target, "split");
+            set_ints(target, "split", &sizes);
             return Ok(());
         }
-        self.node_mut(node)?.attribute.retain(|a| a.name() != "num_outputs");
+        remove(self.editor.node_mut(node)?, "num_outputs");
         let stem = format!("{}_split", self.subject.graph.node(node).name);
-        let name = self.add_ints(&stem, &sizes);
-        self.redirect(node, 1, name)
+        let name = self.editor.add_ints(&stem, &sizes);
+        self.editor.redirect(node, 1, name)
     }
 
     /// New bounds for the cut axes; the other entries stay as they are.
@@ -255,20 +237,20 @@ impl Patch<'_> {
             });
             let steps = steps.collect::<Result<Vec<_>>>()?;
             let name = self.add_list(node, "steps", &steps)?;
-            self.redirect(node, 4, name)?;
+            self.editor.redirect(node, 4, name)?;
         }
         if by_operand {
             for (operand, what, entries) in [(1, "starts", starts), (2, "ends", ends)] {
                 let name = self.add_list(node, what, &entries)?;
-                self.redirect(node, operand, name)?;
+                self.editor.redirect(node, operand, name)?;
             }
             return Ok(());
         }
         for (what, entries) in [("starts", starts), ("ends", ends)] {
-            let known = entries.iter().map(|e| if let Entry::Known(n) = e { *n } else { 0 }).collect();
-            let attributes = &mut self.node_mut(node)?.attribute;
-            attributes.retain(|a| a.name() != what);
-            attributes.push(ints_attribute(what, known));
+            let known: Vec<i64> = entries.iter().map(|e| if let Entry::Known(n) = e { *n } else { 0 }).collect();
+            let target = self.editor.node_mut(node)?;
+            remove(target, what);
+            set_ints(target, what, &known);
         }
         Ok(())
     }
@@ -314,14 +296,12 @@ impl Patch<'_> {
             position = position.saturating_add_signed(step);
         }
         let stem = format!("{}_cut", self.subject.graph.node(node).name);
-        let indices = self.add_ints(&stem, &indices);
-        let data = self.node_mut(node)?.input.first().cloned().unwrap_or_default();
-        let axis = int_attribute("axis", i64::try_from(cut.number).map_err(|_| too_large())?);
-        let gathered = self.wire(node, "Gather", vec![data, indices], &stem);
-        if let Some(gather) = self.before.get_mut(&node).and_then(|nodes| nodes.last_mut()) {
-            gather.attribute.push(axis);
-        }
-        self.redirect(node, 0, gathered)
+        let indices = self.editor.add_ints(&stem, &indices);
+        let data = self.editor.node_mut(node)?.input.first().cloned().unwrap_or_default();
+        let mut gather = operator("Gather", [data, indices]);
+        set_int(&mut gather, "axis", i64::try_from(cut.number).map_err(|_| too_large())?);
+        let gathered = self.editor.wire(node, gather, &stem);
+        self.editor.redirect(node, 0, gathered)
     }
 
     fn old_bound(&self, node: NodeId, operand: usize, index: usize) -> Result<Entry> {
@@ -366,26 +346,8 @@ impl Patch<'_> {
             .collect();
         let new = new.ok_or_else(|| Error::input("an index is out of range"))?;
         let stem = format!("{}_indices", subject.graph.node(node).name);
-        let name = self.add_ints(&stem, &new);
-        self.redirect(node, operand, name)
-    }
-}
-
-pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(attribute_proto::AttributeType::Int as i32),
-        i: Some(value),
-        ..AttributeProto::default()
-    }
-}
-
-fn ints_attribute(name: &str, values: Vec<i64>) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(attribute_proto::AttributeType::Ints as i32),
-        ints: values,
-        ..AttributeProto::default()
+        let name = self.editor.add_ints(&stem, &new);
+        self.editor.redirect(node, operand, name)
     }
 }
 

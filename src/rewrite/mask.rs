@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::axes::{Expr, Selection};
 use crate::error::Result;
-use crate::graph::NodeId;
+use crate::graph::{NodeId, operator};
 use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as, from_i64};
 
@@ -23,7 +23,7 @@ pub fn masked(subject: Subject<'_>, selection: &Selection) -> Result<ModelProto>
     for &node in &subject.graph.order {
         patch.mask_node(node, selection)?;
     }
-    Ok(patch.finish())
+    Ok(patch.editor.finish())
 }
 
 /// Which positions of an axis stay; the others become zero.
@@ -81,8 +81,8 @@ impl<'a> Patch<'a> {
         for (axis, flags) in masks {
             zeroed = TensorView::new(&zeroed)?.zeroed(*axis, flags)?;
         }
-        let name = self.add_tensor(&format!("{}_masked", tensor.name()), zeroed);
-        self.redirect(node, operand, name)
+        let name = self.editor.add(&format!("{}_masked", tensor.name()), zeroed);
+        self.editor.redirect(node, operand, name)
     }
 
     fn mask_data(
@@ -97,10 +97,10 @@ impl<'a> Patch<'a> {
         let mut dims = vec![1; axes.len() - axis];
         dims[0] = flags.len();
         let stem = format!("{}_mask", view.name);
-        let mask = self.add_tensor(&stem, mask_tensor(element, &dims, flags)?);
-        let data = self.node_mut(node)?.input[operand].clone();
-        let product = self.wire(node, "Mul", vec![data, mask], &format!("{stem}ed"));
-        self.redirect(node, operand, product)
+        let mask = self.editor.add(&stem, mask_tensor(element, &dims, flags)?);
+        let data = self.editor.node_mut(node)?.input[operand].clone();
+        let product = self.editor.wire(node, operator("Mul", [data, mask]), &format!("{stem}ed"));
+        self.editor.redirect(node, operand, product)
     }
 }
 

@@ -6,24 +6,26 @@
 //! * sizes that operands and attributes spell out are rebuilt from the algebra (`edits.rs`);
 //! * `Shape` goes on telling the old sizes (`shapes.rs`), so nothing else in the file's shape arithmetic moves.
 
+mod chain;
 mod edits;
 mod mask;
 mod shapes;
+mod split;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::analysis::Subject;
 use crate::axes::{Expr, Selection};
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, Source, ValueId, bodies, sweep_dead_nodes};
-use crate::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
-};
+use crate::graph::{Editor, NodeId, Place, ValueId};
+use crate::onnx::proto::{ModelProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::onnx::put_aside;
-use crate::onnx::tensor::{TensorView, vector_i64};
+use crate::onnx::tensor::TensorView;
 use crate::ops::Network;
 
 pub use mask::masked;
+pub(crate) use split::addition_after;
+pub use split::{Chain, Split, split};
 
 /// Bytes of sliced weights that are held in memory; further ones are put aside into temporary files.
 const HELD_BYTES: usize = 512 << 20;
@@ -44,80 +46,20 @@ pub fn prune(subject: Subject<'_>, selection: &Selection) -> Result<ModelProto> 
     }
     patch.keep_shape_values(selection)?;
     patch.update_declared_shapes(selection);
-    Ok(patch.finish())
+    Ok(patch.editor.finish())
 }
 
 /// A rewrite in the making.
 struct Patch<'a> {
     subject: Subject<'a>,
-    model: ModelProto,
-    /// Nodes to put in front of a node of the old graph.
-    before: BTreeMap<NodeId, Vec<NodeProto>>,
-    added: Vec<TensorProto>,
-    /// Values that may have lost their last reader.
-    orphans: BTreeSet<String>,
-    names: BTreeSet<String>,
+    editor: Editor<'a>,
     /// Bytes of sliced weights in memory.
     held: usize,
 }
 
 impl<'a> Patch<'a> {
     fn new(subject: Subject<'a>) -> Result<Self> {
-        subject.proto()?;
-        Ok(Self {
-            subject,
-            model: subject.model.clone(),
-            before: BTreeMap::new(),
-            added: Vec::new(),
-            orphans: BTreeSet::new(),
-            names: subject.graph.values.iter().map(|value| value.name.clone()).collect(),
-            held: 0,
-        })
-    }
-
-    fn graph_mut(&mut self) -> Result<&mut GraphProto> {
-        self.model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))
-    }
-
-    fn node_mut(&mut self, id: NodeId) -> Result<&mut NodeProto> {
-        let node = self.model.graph.as_mut().and_then(|graph| graph.node.get_mut(id.0));
-        node.ok_or_else(|| Error::input("a node is missing"))
-    }
-
-    /// A value name that is not taken, derived from `stem`.
-    fn fresh(&mut self, stem: &str) -> String {
-        let mut name = stem.to_owned();
-        let mut number = 1;
-        while !self.names.insert(name.clone()) {
-            number += 1;
-            name = format!("{stem}_{number}");
-        }
-        name
-    }
-
-    /// Adds an initializer with a fresh name and returns the name.
-    fn add_tensor(&mut self, stem: &str, mut tensor: TensorProto) -> String {
-        let name = self.fresh(stem);
-        tensor.name = Some(name.clone());
-        self.added.push(tensor);
-        name
-    }
-
-    fn add_ints(&mut self, stem: &str, values: &[i64]) -> String {
-        self.add_tensor(stem, vector_i64("", values))
-    }
-
-    /// Lets operand `slot` of `node` read `name` instead.
-    fn redirect(&mut self, id: NodeId, slot: usize, name: String) -> Result<()> {
-        let node = self.node_mut(id)?;
-        while node.input.len() <= slot {
-            node.input.push(String::new());
-        }
-        let old = std::mem::replace(&mut node.input[slot], name);
-        if !old.is_empty() {
-            self.orphans.insert(old);
-        }
-        Ok(())
+        Ok(Self { subject, editor: Editor::new(subject.model.clone(), subject.graph)?, held: 0 })
     }
 
     /// Slices the initializers and `Constant` nodes whose axes are the same at every use.
@@ -128,15 +70,8 @@ impl<'a> Patch<'a> {
             let Some(axes) = self.subject.network.value(value) else { continue };
             let Some(sliced) = self.slice(tensor, axes, selection)? else { continue };
             let sliced = self.hold(sliced)?;
-            match self.subject.graph.at(value).source {
-                Source::Initializer { index, .. } => self.graph_mut()?.initializer[index] = sliced,
-                Source::Node(node, _) => {
-                    let attribute = self.node_mut(node)?.attribute.iter_mut().find(|a| a.name() == "value");
-                    if let Some(attribute) = attribute {
-                        attribute.t = Some(sliced);
-                    }
-                }
-                _ => {}
+            if let Some(place) = self.subject.graph.place(value) {
+                place.write(self.editor.proto_mut(), sliced);
             }
         }
         Ok(())
@@ -195,25 +130,27 @@ impl<'a> Patch<'a> {
         whole: bool,
     ) -> Result<()> {
         let value = self.subject.graph.at(root);
-        let stored = self.subject.constant(root).cloned().or_else(|| self.subject.listed(root));
-        let mut sliced = stored.ok_or_else(|| Error::input(format!("constant '{}' cannot be sliced", value.name)))?;
+        let place = self.subject.graph.place(root);
+        let stored = place.map(|place| Ok::<_, Error>(place.read(self.subject.proto()?))).transpose()?.flatten();
+        let stored = stored.ok_or_else(|| Error::input(format!("constant '{}' cannot be sliced", value.name)))?;
+        let mut sliced = stored.into_owned();
         for (axis, kept) in kept.iter().enumerate() {
             if let Some(kept) = kept {
                 sliced = TensorView::new(&sliced)?.take(axis, kept)?;
             }
         }
-        if let (true, Source::Initializer { index, .. }, true) = (whole, value.source, value.captured_by.is_empty()) {
-            self.graph_mut()?.initializer[index] = sliced;
+        if let (true, Some(place @ Place::Initializer(_)), true) = (whole, place, value.captured_by.is_empty()) {
+            place.write(self.editor.proto_mut(), sliced);
             return Ok(());
         }
-        let name = self.add_tensor(&format!("{}_pruned", value.name), sliced);
-        places.iter().try_for_each(|&(node, slot)| self.redirect(node, slot, name.clone()))
+        let name = self.editor.add(&format!("{}_pruned", value.name), sliced);
+        places.iter().try_for_each(|&(node, slot)| self.editor.redirect(node, slot, name.clone()))
     }
 
     /// Declared shapes of touched values follow; graph inputs of old files that are initializers too.
     fn update_declared_shapes(&mut self, selection: &Selection) {
         let subject = self.subject;
-        let Some(graph) = self.model.graph.as_mut() else { return };
+        let graph = self.editor.proto_mut();
         let stored: BTreeMap<&str, &[i64]> = graph.initializer.iter().map(|t| (t.name(), t.dims.as_slice())).collect();
         let infos = graph.value_info.iter_mut().chain(&mut graph.input).chain(&mut graph.output);
         for info in infos {
@@ -226,34 +163,6 @@ impl<'a> Patch<'a> {
             };
             resize_declared(info, axes, subject.network, selection);
         }
-    }
-
-    /// Puts the new nodes and tensors in, sweeps what nobody reads any more.
-    fn finish(mut self) -> ModelProto {
-        let old_style = self.model.ir_version() < 4 && !self.added.is_empty();
-        if let Some(graph) = self.model.graph.as_mut() {
-            if old_style {
-                // Before IR version 4 every initializer is an input too; the new ones are not.
-                let initialized: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-                graph.input.retain(|input| !initialized.contains(input.name()));
-                self.model.ir_version = Some(4);
-            }
-            graph.initializer.append(&mut self.added);
-            if !self.before.is_empty() {
-                let mut nodes = Vec::with_capacity(graph.node.len());
-                for (index, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-                    let mut new = self.before.remove(&NodeId(index)).unwrap_or_default();
-                    new.iter_mut().for_each(|new| bodies::join_body(new, &node));
-                    nodes.extend(new);
-                    nodes.push(node);
-                }
-                graph.node = nodes;
-            }
-            let removed = sweep_dead_nodes(graph, &self.orphans);
-            graph.value_info.retain(|info| !removed.contains(info.name()));
-            graph.quantization_annotation.retain(|a| !removed.contains(a.tensor_name()));
-        }
-        bodies::nested(&self.model).into_owned()
     }
 }
 

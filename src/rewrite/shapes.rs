@@ -6,7 +6,8 @@
 
 use crate::axes::{Expr, Selection};
 use crate::error::Result;
-use crate::graph::NodeId;
+use crate::graph::{NodeId, operator};
+use crate::onnx::attributes::set_int;
 use crate::onnx::traits::READS_SHAPE;
 
 use super::Patch;
@@ -39,47 +40,40 @@ impl Patch<'_> {
             usize::try_from(if given < 0 { given + rank } else { given }.clamp(0, rank)).unwrap_or(0)
         };
         let (start, end) = if node.op == "Shape" { (bound("start", 0), bound("end", rank)) } else { (0, axes.len()) };
-        let shape = self.wire(id, "Shape", vec![proto.input[0].clone()], &format!("{}_sizes", node.name));
+        let shape = self.editor.wire(id, operator("Shape", [proto.input[0].clone()]), &format!("{}_sizes", node.name));
         let mut parts = Vec::new();
         for (number, axis) in axes.iter().enumerate().take(end).skip(start) {
             let whole = subject.network.solution.extent(axis, &Selection::all());
             let old = whole.and_then(crate::axes::Extent::as_fixed);
             let stem = format!("{}_axis", node.name);
             parts.push(match (old, subject.network.solution.is_touched(axis, selection)) {
-                (Some(old), _) => self.add_ints(&stem, &[i64::try_from(old).unwrap_or(i64::MAX)]),
+                (Some(old), _) => self.editor.add_ints(&stem, &[i64::try_from(old).unwrap_or(i64::MAX)]),
                 (None, false) => {
-                    let at = self.add_ints(&stem, &[i64::try_from(number).unwrap_or(0)]);
-                    self.wire(id, "Gather", vec![shape.clone(), at], &stem)
+                    let at = self.editor.add_ints(&stem, &[i64::try_from(number).unwrap_or(0)]);
+                    self.editor.wire(id, operator("Gather", [shape.clone(), at]), &stem)
                 }
                 (None, true) => {
-                    let at = self.add_ints(&stem, &[i64::try_from(number).unwrap_or(0)]);
-                    let size = self.wire(id, "Gather", vec![shape.clone(), at], &stem);
+                    let at = self.editor.add_ints(&stem, &[i64::try_from(number).unwrap_or(0)]);
+                    let size = self.editor.wire(id, operator("Gather", [shape.clone(), at]), &stem);
                     let (new, old) = self.static_sizes(axis, selection);
-                    let old = self.add_ints(&stem, &[old]);
-                    let new = self.add_ints(&stem, &[new]);
-                    let grown = self.wire(id, "Mul", vec![size, old], &stem);
-                    self.wire(id, "Div", vec![grown, new], &stem)
+                    let old = self.editor.add_ints(&stem, &[old]);
+                    let new = self.editor.add_ints(&stem, &[new]);
+                    let grown = self.editor.wire(id, operator("Mul", [size, old]), &stem);
+                    self.editor.wire(id, operator("Div", [grown, new]), &stem)
                 }
             });
         }
-        let is_size = node.op == "Size";
-        let target = self.node_mut(id)?;
-        target.op_type = Some("Concat".to_owned());
-        target.attribute = vec![super::edits::int_attribute("axis", 0)];
-        target.input = parts;
-        if is_size {
-            let list = self.fresh(&format!("{}_list", node.name));
-            let mut concat = self.node_mut(id)?.clone();
-            concat.output = vec![list.clone()];
-            concat.name = Some(list.clone());
-            self.before.entry(id).or_default().push(concat);
-            let target = self.node_mut(id)?;
-            target.op_type = Some("ReduceProd".to_owned());
-            target.attribute = vec![super::edits::int_attribute("keepdims", 0)];
-            target.input = vec![list];
+        let mut told = operator("Concat", parts);
+        set_int(&mut told, "axis", 0);
+        if node.op == "Size" {
+            let list = self.editor.wire(id, told, &format!("{}_list", node.name));
+            told = operator("ReduceProd", [list]);
+            set_int(&mut told, "keepdims", 0);
         }
-        self.orphans.insert(shape);
-        self.orphans.extend(node.outputs.iter().flatten().map(|v| subject.graph.at(*v).name.clone()));
+        let target = self.editor.node_mut(id)?;
+        (target.op_type, target.attribute, target.input) = (told.op_type, told.attribute, told.input);
+        self.editor.forget(shape);
+        node.outputs.iter().flatten().for_each(|&value| self.editor.forget(subject.graph.at(value).name.clone()));
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use super::failure::{NodeNames, unique_name};
 use super::promote::{promote_node, promoted_type};
 use super::support::{lowered, set_results_apart, spell_out_default};
 use super::weights::tract_tensor;
+use crate::graph::constant_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use crate::{Error, Result};
 
@@ -94,10 +95,7 @@ impl<'a> Weights<'a> {
 
 /// Output name and value of a `Constant` node that is worth taking out.
 fn long_constant(node: &NodeProto) -> Option<(&str, &TensorProto)> {
-    if node.op_type() != "Constant" || !matches!(node.domain(), "" | "ai.onnx") {
-        return None;
-    }
-    let value = node.attribute.iter().find(|attribute| attribute.name() == "value")?.t.as_ref()?;
+    let value = constant_tensor(node)?;
     (value.raw_data().len() >= HOISTED_BYTES).then_some((node.output.first()?.as_str(), value))
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{MOST_ITEMS, MOST_NODES, Unroller};
-use crate::graph::bodies::rename;
+use crate::graph::{bodies::rename, constant_tensor};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType, type_proto};
 use crate::onnx::tensor::{TensorView, from_i64};
@@ -44,11 +44,11 @@ impl Unroller<'_> {
             }
             let outer = |name: &str| names.get(name).cloned().unwrap_or_else(|| name.to_owned());
             states = body.output.iter().skip(1).map(|output| outer(output.name())).collect();
-            self.new.initializer.append(&mut copy.initializer);
-            self.new.node.append(&mut copy.node);
+            copy.initializer.into_iter().for_each(|tensor| self.store(tensor));
+            self.new.append(&mut copy.node);
         }
         for (result, last) in node.output.iter().zip(states).filter(|(result, _)| !result.is_empty()) {
-            self.aliases.insert(result.clone(), last);
+            self.editor.alias(result.clone(), last);
         }
         Some(())
     }
@@ -69,7 +69,7 @@ impl Unroller<'_> {
                     let name = self.fresh(node, input.name());
                     let dims: &[usize] = if is_list(input) { &[1] } else { &[] };
                     let tensor = if role == 0 { from_i64(&name, dims, &[iteration]).ok()? } else { truth(&name, dims) };
-                    self.new.initializer.push(tensor);
+                    self.store(tensor);
                     name
                 }
                 _ => states.get(role - 2)?.clone(),
@@ -103,10 +103,11 @@ impl Unroller<'_> {
             let Some(maker) = body.node.iter().find(|node| node.output.iter().any(|output| output == name)) else {
                 return self.graph.value(name).and_then(|id| self.constant_ints(id)).is_some_and(|v| v == [1]);
             };
-            let value = Attributes::of(maker).tensor("value").ok().flatten();
-            match (maker.op_type(), value, maker.input.first()) {
-                ("Constant", Some(tensor), _) => return is_true(tensor),
-                ("Identity" | "Cast", _, Some(operand)) => name = operand,
+            if let Some(tensor) = constant_tensor(maker) {
+                return is_true(tensor);
+            }
+            match (maker.op_type(), maker.input.first()) {
+                ("Identity" | "Cast", Some(operand)) => name = operand,
                 _ => return false,
             }
         }
@@ -130,8 +131,8 @@ impl Unroller<'_> {
         }
         let mut copy = branch.clone();
         rename(&mut copy, &names);
-        self.new.initializer.append(&mut copy.initializer);
-        self.new.node.append(&mut copy.node);
+        copy.initializer.into_iter().for_each(|tensor| self.store(tensor));
+        self.new.append(&mut copy.node);
         for (result, inner) in node.output.iter().zip(&copy.output).filter(|(result, _)| !result.is_empty()) {
             self.becomes(result, inner.name().to_owned());
         }

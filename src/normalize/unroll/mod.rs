@@ -16,14 +16,13 @@ mod control;
 mod regions;
 mod sequences;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::axes::BINDINGS;
 use crate::facts::Facts;
-use crate::graph::bodies::rename;
-use crate::graph::{Graph, Node, Source, ValueId, captures, names_in, sweep_dead_nodes};
+use crate::graph::{Editor, Graph, Node, ValueId, holds_throughout, operator};
 use crate::onnx::attributes::position;
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
 use crate::onnx::traits::{self, COMPUTES, MAKES_SEQUENCE, PICKS, READS_SEQUENCE, READS_SHAPE, Traits};
 
 /// Iterations of a loop that is unrolled, and tensors of a sequence, at most.
@@ -46,25 +45,27 @@ pub(crate) fn may_unroll(model: &ModelProto) -> bool {
 pub(crate) fn unrolled(model: &ModelProto, graph: &Graph, facts: &Facts) -> Option<ModelProto> {
     let proto = model.graph.as_ref()?;
     let opset = model.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"))?.version();
-    let mut names: BTreeSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
-    names_in(proto, &mut names);
-    let mut unroller = Unroller {
-        graph,
-        facts,
-        opset,
-        names,
-        held: BTreeMap::new(),
-        aliases: BTreeMap::new(),
-        new: GraphProto::default(),
-        changed: false,
-    };
+    let editor = Editor::new(model.clone(), graph).ok()?;
+    let (held, new) = (BTreeMap::new(), Vec::new());
+    let mut unroller = Unroller { graph, facts, opset, editor, held, new };
+    let (mut changed, mut count) = (false, proto.node.len());
     for &id in &graph.order {
-        unroller.visit(proto.node.get(id.0)?);
-        if unroller.new.node.len() > MOST_NODES {
+        let node = proto.node.get(id.0)?;
+        let is_replaced = unroller.visit(node).is_some();
+        let new = std::mem::take(&mut unroller.new);
+        if is_replaced {
+            changed = true;
+            count += new.len();
+            new.iter().flat_map(|node| &node.output).for_each(|name| unroller.editor.forget(name.clone()));
+            unroller.editor.replace(id, new);
+        }
+        if count > MOST_NODES {
             return None;
         }
     }
-    unroller.changed.then(|| unroller.finish(model, proto))
+    let sequences: Vec<String> = unroller.held.into_keys().collect();
+    sequences.into_iter().for_each(|name| unroller.editor.forget(name));
+    changed.then(|| unroller.editor.finish_flat())
 }
 
 fn is_standard(node: &NodeProto) -> bool {
@@ -79,19 +80,16 @@ struct Unroller<'a> {
     graph: &'a Graph,
     facts: &'a Facts,
     opset: i64,
-    /// Names that are taken.
-    names: BTreeSet<String>,
+    editor: Editor<'a>,
     /// What each sequence holds; `None` for one of which that is not known.
     held: BTreeMap<String, Option<Vec<String>>>,
-    /// Values that became other values.
-    aliases: BTreeMap<String, String>,
-    /// Nodes and initializers so far.
-    new: GraphProto,
-    changed: bool,
+    /// Nodes in the place of the one that is being visited.
+    new: Vec<NodeProto>,
 }
 
 impl Unroller<'_> {
-    fn visit(&mut self, node: &NodeProto) {
+    /// Collects what stands in the place of a node; `None` if the node stays.
+    fn visit(&mut self, node: &NodeProto) -> Option<()> {
         let done = match node.op_type() {
             _ if !is_standard(node) => None,
             "Loop" => self.unroll(node),
@@ -102,15 +100,14 @@ impl Unroller<'_> {
             _ => None,
         };
         if done.is_some() {
-            self.changed = true;
-            return;
+            return done;
         }
         let facts = traits::of_node(node);
         if facts.has(MAKES_SEQUENCE) || self.reads_sequence(node) && !facts.has(READS_SEQUENCE) {
             let held = if node.op_type() == "Identity" { self.operand(node, 0) } else { self.make(node) };
             node.output.iter().for_each(|name| drop(self.held.insert(name.clone(), held.clone())));
         }
-        self.new.node.push(node.clone());
+        None
     }
 
     fn reads_sequence(&self, node: &NodeProto) -> bool {
@@ -134,25 +131,26 @@ impl Unroller<'_> {
     /// Whether a value follows sizes without a case distinction: what holds at all sample sizes holds at all sizes. Of a tensor
     /// whose size is asked for, Slices alone are looked at: other sizes are taken to follow those of the inputs.
     fn is_arithmetic(&self, value: ValueId) -> bool {
-        let mut pending = vec![(value, false)];
-        let mut seen = BTreeSet::new();
-        while let Some((value, is_sized)) = pending.pop() {
-            let Source::Node(id, _) = self.graph.at(value).source else { continue };
+        holds_throughout((value, false), |(value, is_sized)| {
+            let Some(id) = self.graph.producer(value) else { return Some(Vec::new()) };
             let node = self.graph.node(id);
             let op = node.op.as_str();
             let is_known = node.traits().has_any(PICKS.and(COMPUTES));
             if !(is_sized || is_known) || op == "Slice" && !self.leaves_a_margin(node) {
-                return false;
+                return None;
             }
             let is_case = op == "Where" && !is_sized;
             if is_case && !self.is_never(node.inputs.first().copied().flatten()) {
-                return false;
+                return None;
             }
-            let operands = if is_case { node.inputs.get(2..).unwrap_or_default() } else { &node.inputs[..] };
             let is_sized = is_sized || node.traits().has(READS_SHAPE);
-            pending.extend(operands.iter().flatten().map(|&input| (input, is_sized)).filter(|&next| seen.insert(next)));
-        }
-        true
+            let sized = |values: &[Option<ValueId>]| values.iter().flatten().map(|&value| (value, is_sized)).collect();
+            Some(if is_case {
+                sized(node.inputs.get(2..).unwrap_or_default())
+            } else {
+                node.reads().map(|value| (value, is_sized)).collect()
+            })
+        })
     }
 
     /// Whether a Slice leaves out the same positions at the ends, whatever the size: an end that is a number is beyond short
@@ -179,10 +177,7 @@ impl Unroller<'_> {
 
     /// Whether a condition asks for sizes below zero.
     fn is_never(&self, condition: Option<ValueId>) -> bool {
-        let maker = |value: ValueId| match self.graph.at(value).source {
-            Source::Node(id, _) => Some(self.graph.node(id)),
-            _ => None,
-        };
+        let maker = |value: ValueId| self.graph.producer(value).map(|id| self.graph.node(id));
         let Some(node) = condition.and_then(maker).filter(|node| node.op == "Equal") else { return false };
         let is_size = |value: &&ValueId| maker(**value).is_some_and(|node| node.op == "Shape");
         let (sizes, others): (Vec<&ValueId>, Vec<&ValueId>) = node.inputs.iter().flatten().partition(is_size);
@@ -193,78 +188,38 @@ impl Unroller<'_> {
     /// Whether a value is the same for all sizes of dynamic axes, not just for those of the samples: `n == 1` may be false for
     /// every sample.
     fn is_certain(&self, value: ValueId) -> bool {
-        let mut pending = vec![value];
-        let mut seen = BTreeSet::new();
-        while let Some(value) = pending.pop() {
+        holds_throughout(value, |value| {
             let fact = self.facts.at(value);
             let same = (1..BINDINGS).all(|b| fact.constant(b).is_some() && fact.constant(b) == fact.constant(0));
-            if !same {
-                return false;
-            }
-            if let Source::Node(id, _) = self.graph.at(value).source {
-                let node = self.graph.node(id);
-                if !node.traits().has(PICKS) {
-                    pending.extend(node.inputs.iter().flatten().filter(|&&input| seen.insert(input)));
-                }
-            }
-        }
-        true
+            let maker = self.graph.producer(value).map(|id| self.graph.node(id));
+            let read = || {
+                maker.filter(|node| !node.traits().has(PICKS)).map(|node| node.reads().collect()).unwrap_or_default()
+            };
+            same.then(read)
+        })
     }
 
     /// A name that nothing has yet, below that of `node`.
     fn fresh(&mut self, node: &NodeProto, stem: &str) -> String {
         let first = node.output.iter().find(|name| !name.is_empty()).map_or("", String::as_str);
         let owner = if node.name().is_empty() { first } else { node.name() };
-        let mut name = format!("{owner}/{stem}");
-        let mut number = 1;
-        while !self.names.insert(name.clone()) {
-            number += 1;
-            name = format!("{owner}/{stem} {number}");
-        }
-        name
+        self.editor.fresh(&format!("{owner}/{stem}"))
     }
 
     /// `value` is `same` from now on; a graph output keeps its name and becomes a copy.
     fn becomes(&mut self, value: &str, same: String) {
         let is_output = self.graph.value(value).is_some_and(|id| self.graph.at(id).is_output);
         if is_output {
-            self.new.node.push(NodeProto {
-                name: Some(value.to_owned()),
-                op_type: Some("Identity".to_owned()),
-                input: vec![same],
-                output: vec![value.to_owned()],
-                ..NodeProto::default()
-            });
+            let (name, output) = (Some(value.to_owned()), vec![value.to_owned()]);
+            self.new.push(NodeProto { name, output, ..operator("Identity", [same]) });
         } else {
-            self.aliases.insert(value.to_owned(), same);
+            self.editor.alias(value.to_owned(), same);
         }
     }
 
-    /// The model with the new nodes, aliases carried out and unread sequences gone.
-    fn finish(mut self, model: &ModelProto, proto: &GraphProto) -> ModelProto {
-        let aliases: BTreeMap<String, String> =
-            self.aliases.keys().map(|name| (name.clone(), self.root(name))).collect();
-        let new = |name: &&String| self.graph.value(name).is_none();
-        let mut suspects: BTreeSet<String> = self.held.keys().cloned().collect();
-        suspects.extend(self.new.node.iter().flat_map(|node| &node.output).filter(new).cloned());
-        suspects.extend(self.new.initializer.iter().map(|tensor| tensor.name().to_owned()));
-        suspects.extend(proto.node.iter().flat_map(|node| node.input.iter().cloned().chain(captures(node))));
-        suspects.remove("");
-        let mut graph = GraphProto { node: std::mem::take(&mut self.new.node), ..proto.clone() };
-        graph.initializer.append(&mut self.new.initializer);
-        rename(&mut graph, &aliases);
-        // What was read before and is not any more.
-        sweep_dead_nodes(&mut graph, &suspects);
-        let left: BTreeSet<&str> = graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
-        graph.value_info = proto.value_info.iter().filter(|info| left.contains(info.name())).cloned().collect();
-        ModelProto { graph: Some(graph), ..model.clone() }
-    }
-
-    fn root(&self, name: &str) -> String {
-        let mut name = name;
-        while let Some(next) = self.aliases.get(name) {
-            name = next;
-        }
-        name.to_owned()
+    /// Adds an initializer, which goes again if nothing reads it.
+    fn store(&mut self, tensor: TensorProto) {
+        self.editor.forget(tensor.name().to_owned());
+        self.editor.push(tensor);
     }
 }

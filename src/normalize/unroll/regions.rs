@@ -89,7 +89,7 @@ impl Unroller<'_> {
             ..NodeProto::default()
         };
         set_int(&mut concat, "axis", i64::try_from(axis).ok()?);
-        self.new.node.push(concat);
+        self.new.push(concat);
         Some(result)
     }
 
@@ -163,7 +163,7 @@ impl Unroller<'_> {
         let operands = [from, to, i64::try_from(axis).ok()?];
         let operands = operands.iter().map(|&value| self.constant(node, &[value])).collect::<Option<Vec<_>>>()?;
         let result = self.fresh(node, "kept");
-        self.new.node.push(NodeProto {
+        self.new.push(NodeProto {
             name: Some(result.clone()),
             op_type: Some("Slice".to_owned()),
             input: std::iter::once(data.to_owned()).chain(operands).collect(),

@@ -46,7 +46,7 @@ impl Unroller<'_> {
             }
             "SequenceLength" => {
                 let count = from_i64(result, &[], &[i64::try_from(held.len()).ok()?]).ok()?;
-                self.new.initializer.push(count);
+                self.store(count);
             }
             _ => self.concat(node, held)?,
         }
@@ -64,7 +64,7 @@ impl Unroller<'_> {
         let mut concat = NodeProto { op_type: Some("Concat".to_owned()), input: parts, ..node.clone() };
         concat.attribute.clear();
         set_int(&mut concat, "axis", axis);
-        self.new.node.push(concat);
+        self.new.push(concat);
         Some(())
     }
 
@@ -104,7 +104,7 @@ impl Unroller<'_> {
             let sizes = self.constant(node, &sizes)?;
             split.input.push(sizes);
         }
-        self.new.node.push(split);
+        self.new.push(split);
         let drops_axis = given.is_none() && attributes.int_or("keepdims", 1).ok()? == 0;
         let held = if drops_axis {
             parts.iter().map(|part| self.with_axes("Squeeze", part, axis)).collect::<Option<_>>()?
@@ -114,7 +114,7 @@ impl Unroller<'_> {
         let mut sequence =
             NodeProto { op_type: Some("SequenceConstruct".to_owned()), input: held.clone(), ..node.clone() };
         sequence.attribute.clear();
-        self.new.node.push(sequence);
+        self.new.push(sequence);
         self.held.insert(node.output.first()?.clone(), Some(held));
         Some(())
     }
@@ -136,14 +136,14 @@ impl Unroller<'_> {
         }
         node.name = Some(result.clone());
         node.output = vec![result.clone()];
-        self.new.node.push(node);
+        self.new.push(node);
         Some(result)
     }
 
     /// A stored list of integers.
     pub(super) fn constant(&mut self, node: &NodeProto, values: &[i64]) -> Option<String> {
         let name = self.fresh(node, "sizes");
-        self.new.initializer.push(from_i64(&name, &[values.len()], values).ok()?);
+        self.store(from_i64(&name, &[values.len()], values).ok()?);
         Some(name)
     }
 }
