@@ -1,15 +1,12 @@
 //! tract's time for one layer alone, whole and split: parameters are not latency.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::candidates::Candidate;
 use crate::analysis::Subject;
 use crate::error::Result;
-use crate::graph::{NodeId, ValueId, captures};
-use crate::onnx::proto::{
-    GraphProto, ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
-};
+use crate::graph::{NodeId, Source, ValueId, View};
+use crate::onnx::proto::{ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, tensor_of};
 use crate::verify::{Latency, LatencyBudget, latency};
@@ -17,16 +14,9 @@ use crate::verify::{Latency, LatencyBudget, latency};
 /// How long one layer is measured.
 const BUDGET: LatencyBudget = LatencyBudget { warm_up: 2, rounds: 25, time: Duration::from_millis(150) };
 
-/// Median time of all nodes of a layer, in the original and in `rewritten`, at the sample sizes; `None` where the layer
-/// cannot run by itself.
-///
-/// # Errors
-/// If tract cannot run the nodes.
-pub(crate) fn layer_latency(
-    subject: Subject<'_>,
-    rewritten: &ModelProto,
-    candidate: &Candidate,
-) -> Result<Option<Latency>> {
+/// Median time of all nodes of a layer, in the original and in the rewritten model, at the sample sizes; `None` where the
+/// layer cannot run by itself.
+fn layer_latency(subject: Subject<'_>, views: [&View<'_>; 2], candidate: &Candidate) -> Result<Option<Latency>> {
     let mut sum = Latency { before_ms: 0.0, after_ms: 0.0 };
     for &id in &candidate.nodes {
         let Some((name, shape, element)) = input(subject, candidate, id) else { return Ok(None) };
@@ -36,7 +26,7 @@ pub(crate) fn layer_latency(
         let values: Vec<f64> = (0..count).map(|i| f64::from((i % 17) as f32 / 17.0 - 0.5)).collect();
         let values = from_f64_as(&name, &shape, &values, element)?;
         let feed: Vec<NamedTensor> = vec![(name.clone(), tensor_of(&values)?)];
-        let models = [subject.model, rewritten].map(|model| alone(model, &name, (element, &shape), result));
+        let models = views.map(|view| alone(view, &name, (element, &shape), result));
         let [Some(before), Some(after)] = models else { return Ok(None) };
         let options = RunOptions::default();
         let (before, after) = (Runnable::new(&before, &options)?, Runnable::new(&after, &options)?);
@@ -56,41 +46,16 @@ fn input(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Option<(Str
 }
 
 /// The part of a model between the value `input` and the value `output`; `None` if that needs other inputs.
-fn alone(
-    model: &ModelProto,
-    input: &str,
-    (element, shape): (ElementType, &[usize]),
-    output: &str,
-) -> Option<ModelProto> {
-    let graph = model.graph.as_ref()?;
-    let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
-    let mut work = vec![output.to_owned()];
-    while let Some(name) = work.pop() {
-        if name.is_empty() || name == input || !values.insert(name.clone()) {
-            continue;
-        }
-        if let Some(at) = graph.node.iter().position(|node| node.output.contains(&name)) {
-            nodes.insert(at);
-            work.extend(graph.node[at].input.iter().cloned());
-            work.extend(captures(&graph.node[at]));
-        } else if !graph.initializer.iter().any(|tensor| tensor.name() == name) {
-            return None;
-        }
-    }
-    let part = GraphProto {
-        name: graph.name.clone(),
-        node: nodes.iter().map(|&at| graph.node[at].clone()).collect(),
-        initializer: graph.initializer.iter().filter(|t| values.contains(t.name())).cloned().collect(),
-        input: vec![declared(input, element, Some(shape))],
-        output: vec![declared(output, element, None)],
-        ..GraphProto::default()
+fn alone(view: &View<'_>, input: &str, (element, shape): (ElementType, &[usize]), output: &str) -> Option<ModelProto> {
+    let graph = &view.graph;
+    let (start, end) = (graph.value(input)?, graph.value(output)?);
+    let part = graph.ancestry([end], |value| value == start);
+    let is_given = |&value: &ValueId| {
+        value == start || matches!(graph.at(value).source, Source::Initializer { .. } | Source::Node(..))
     };
-    Some(ModelProto {
-        ir_version: model.ir_version,
-        opset_import: model.opset_import.clone(),
-        functions: model.functions.clone(),
-        graph: Some(part),
-        ..ModelProto::default()
+    let is_alone = part.values.iter().all(is_given);
+    is_alone.then(|| {
+        view.extract(&part, vec![declared(input, element, Some(shape))], vec![declared(output, element, None)])
     })
 }
 
@@ -111,7 +76,10 @@ pub(crate) fn latencies(
     rewritten: &ModelProto,
     candidates: &[&Candidate],
 ) -> Vec<Option<Latency>> {
+    let (Ok(before), Ok(after)) = (View::of(subject.model), View::of(rewritten)) else {
+        return vec![None; candidates.len()];
+    };
     // One after another: layers that run at once would slow each other down.
-    let measure = |candidate: &&Candidate| layer_latency(subject, rewritten, candidate).unwrap_or_default();
+    let measure = |candidate: &&Candidate| layer_latency(subject, [&before, &after], candidate).unwrap_or_default();
     candidates.iter().map(measure).collect()
 }

@@ -65,16 +65,7 @@ pub(super) fn infer(
 /// The values that positions in a tensor are computed from, and these.
 fn positions(graph: &Graph) -> BTreeSet<ValueId> {
     let written = graph.nodes.iter().filter(|node| node.domain.is_empty() && node.op == "ScatterND");
-    let mut pending: Vec<ValueId> = written.filter_map(|node| node.inputs.get(1).copied().flatten()).collect();
-    let mut found = BTreeSet::new();
-    while let Some(value) = pending.pop() {
-        if found.insert(value)
-            && let Source::Node(node, _) = graph.at(value).source
-        {
-            pending.extend(graph.node(node).inputs.iter().flatten());
-        }
-    }
-    found
+    graph.ancestry(written.filter_map(|node| node.inputs.get(1).copied().flatten()), |_| false).values
 }
 
 /// One value's facts under all bindings.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::facts::Facts;
-use crate::graph::{Editor, Graph, Node, ValueId};
+use crate::graph::{Editor, Graph, Node, NodeId, ValueId};
 use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::onnx::traits::{ADDRESSES, AVERAGES};
@@ -88,7 +88,10 @@ fn computed(
     values: &BTreeSet<ValueId>,
 ) -> Result<Vec<TensorProto>> {
     let mut model = model.clone();
-    for (node, proto) in graph.nodes.iter().zip(model.graph.iter_mut().flat_map(|graph| &mut graph.node)) {
+    let makers = graph.ancestry(values.iter().copied(), |_| false).nodes;
+    let protos = model.graph.iter_mut().flat_map(|graph| &mut graph.node);
+    for ((_, proto), node) in (0..).map(NodeId).zip(protos).zip(&graph.nodes).filter(|((id, _), _)| makers.contains(id))
+    {
         let data = node.inputs.first().copied().flatten().and_then(|data| facts.at(data).extents.as_ref());
         let is_one = data.and_then(|axes| axes.first()).is_some_and(|instances| instances.is_one());
         if is_one && takes_own_statistics(proto) {

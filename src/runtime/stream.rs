@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::bodies::nested;
-use crate::graph::captures;
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
+use crate::graph::{Graph, Node, Source, ValueId, View};
+use crate::onnx::proto::{ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
 
 /// Bytes of activations that are held between stages.
@@ -67,15 +67,16 @@ impl Stream {
     /// If the model holds no graph or tract cannot take the segment.
     pub fn segment(&mut self, model: &ModelProto, reads: &[String], wanted: &[String]) -> Result<Segment> {
         let model = &*nested(model);
-        let index = Index::of(model)?;
-        let (nodes, values) = index.ancestors(reads, &BTreeSet::new());
-        let siblings = nodes.iter().flat_map(|&node| &index.graph.node[node].output).filter(|name| !name.is_empty());
-        self.reached.extend(values.into_iter().chain(siblings.cloned()));
-        let frontier = index.frontier(&self.reached);
+        let view = View::of(model)?;
+        let graph = &view.graph;
+        let done = graph.ancestry(reads.iter().filter_map(|name| graph.value(name)), |_| false);
+        let siblings = done.nodes.iter().flat_map(|&node| graph.node(node).outputs.iter().flatten());
+        self.reached.extend(done.values.iter().chain(siblings).map(|&value| graph.at(value).name.clone()));
+        let frontier = self.frontier(graph);
         let mut outputs: BTreeSet<String> = wanted.iter().cloned().collect();
         outputs.extend(frontier.iter().cloned());
         let outputs: Vec<String> = outputs.into_iter().collect();
-        let runnable = if outputs.is_empty() { None } else { Some(self.runnable(model, &index, &outputs)?) };
+        let runnable = if outputs.is_empty() { None } else { Some(self.runnable(&view, &outputs)?) };
         Ok(Segment { runnable, frontier })
     }
 
@@ -85,31 +86,42 @@ impl Stream {
     /// As [`segment`](Self::segment).
     pub fn rest(&self, model: &ModelProto, wanted: &[String]) -> Result<Segment> {
         let model = &*nested(model);
-        let runnable = Some(self.runnable(model, &Index::of(model)?, wanted)?);
+        let runnable = Some(self.runnable(&View::of(model)?, wanted)?);
         Ok(Segment { runnable, frontier: Vec::new() })
     }
 
-    fn runnable(&self, model: &ModelProto, index: &Index<'_>, outputs: &[String]) -> Result<Runnable> {
-        let (nodes, values) = index.ancestors(outputs, &self.checkpoint.names);
-        let graph = index.graph;
-        let mut used: BTreeSet<String> = values;
-        used.extend(outputs.iter().cloned());
+    fn runnable(&self, view: &View<'_>, outputs: &[String]) -> Result<Runnable> {
+        let graph = &view.graph;
+        let is_held = |value: ValueId| self.checkpoint.names.contains(&graph.at(value).name);
+        let part = graph.ancestry(outputs.iter().filter_map(|name| graph.value(name)), is_held);
+        let is_used = |name: &str| graph.value(name).is_some_and(|value| part.values.contains(&value));
         // What a node of the segment makes anew, next to something else that is not held, is not fed.
-        let made: BTreeSet<&String> = nodes.iter().flat_map(|&node| &graph.node[node].output).collect();
-        let held = self.checkpoint.batches.first().into_iter().flatten();
-        let held = held.filter(|(name, _)| used.contains(name) && !made.contains(name));
-        let held = held.map(|(name, tensor)| input(name, tensor)).collect::<Result<Vec<_>>>()?;
-        let is_wanted = |name: &str| used.contains(name) && !self.checkpoint.names.contains(name);
-        let segment = GraphProto {
-            node: nodes.iter().map(|&node| graph.node[node].clone()).collect(),
-            name: graph.name.clone(),
-            initializer: graph.initializer.iter().filter(|t| used.contains(t.name())).cloned().collect(),
-            sparse_initializer: graph.sparse_initializer.clone(),
-            input: held.into_iter().chain(graph.input.iter().filter(|i| is_wanted(i.name())).cloned()).collect(),
-            ..GraphProto::default()
+        let is_made = |name: &str| {
+            let maker = graph.value(name).and_then(|value| graph.producer(value));
+            maker.is_some_and(|node| part.nodes.contains(&node))
         };
-        let model = ModelProto { graph: Some(segment), ..without_graph(model) };
-        Runnable::new(&model, &RunOptions::with_taps(outputs.iter().cloned()))
+        let held = self.checkpoint.batches.first().into_iter().flatten();
+        let held = held.filter(|(name, _)| is_used(name) && !is_made(name));
+        let mut inputs = held.map(|(name, tensor)| input(name, tensor)).collect::<Result<Vec<_>>>()?;
+        let is_fed = |input: &&ValueInfoProto| is_used(input.name()) && !self.checkpoint.names.contains(input.name());
+        inputs.extend(view.proto.input.iter().filter(is_fed).cloned());
+        let segment = view.extract(&part, inputs, Vec::new());
+        Runnable::new(&segment, &RunOptions::with_taps(outputs.iter().cloned()))
+    }
+
+    /// Values among those reached, computed from graph inputs, that other nodes still read.
+    fn frontier(&self, graph: &Graph) -> Vec<String> {
+        let inputs = (0..graph.values.len()).map(ValueId);
+        let inputs = inputs.filter(|&value| matches!(graph.at(value).source, Source::Input(_)));
+        let variable = graph.reached_from(inputs, |_| true);
+        let name = |value: ValueId| &graph.at(value).name;
+        let is_done = |node: &Node| node.outputs.iter().flatten().any(|&output| self.reached.contains(name(output)));
+        let crosses = |value: &ValueId| {
+            graph.producer(*value).is_some() && variable.contains(value) && self.reached.contains(name(*value))
+        };
+        let read = graph.nodes.iter().filter(|node| !is_done(node)).flat_map(Node::reads).filter(crosses);
+        let crossing: BTreeSet<&String> = read.map(name).collect();
+        crossing.into_iter().cloned().collect()
     }
 
     /// Runs a segment on batch number `batch`, whose inputs are `inputs`.
@@ -227,16 +239,6 @@ fn bytes(tensors: &[NamedTensor]) -> usize {
     tensors.iter().map(|(_, tensor)| tensor.as_bytes().len()).sum()
 }
 
-/// `model` without its graph, which is big.
-fn without_graph(model: &ModelProto) -> ModelProto {
-    ModelProto {
-        ir_version: model.ir_version,
-        opset_import: model.opset_import.clone(),
-        functions: model.functions.clone(),
-        ..ModelProto::default()
-    }
-}
-
 fn input(name: &str, tensor: &Tensor) -> Result<ValueInfoProto> {
     let code = match tensor.type_name().as_str() {
         "F32" => 1,
@@ -257,76 +259,4 @@ fn input(name: &str, tensor: &Tensor) -> Result<ValueInfoProto> {
     let tensor = type_proto::Tensor { elem_type: Some(code), shape };
     let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     Ok(ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() })
-}
-
-/// Who makes which value.
-struct Index<'g> {
-    graph: &'g GraphProto,
-    makers: BTreeMap<&'g str, usize>,
-    reads: Vec<Vec<String>>,
-}
-
-impl<'g> Index<'g> {
-    fn of(model: &'g ModelProto) -> Result<Self> {
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let mut makers = BTreeMap::new();
-        for (index, node) in graph.node.iter().enumerate() {
-            makers.extend(node.output.iter().filter(|o| !o.is_empty()).map(|o| (o.as_str(), index)));
-        }
-        Ok(Self { graph, makers, reads: graph.node.iter().map(reads).collect() })
-    }
-
-    /// Nodes (in file order) and values that `wanted` is computed from, `wanted` included, back to `known`.
-    fn ancestors(&self, wanted: &[String], known: &BTreeSet<String>) -> (BTreeSet<usize>, BTreeSet<String>) {
-        let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
-        let mut work: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        while let Some(name) = work.pop() {
-            if !values.insert(name.to_owned()) || known.contains(name) {
-                continue;
-            }
-            if let Some(&node) = self.makers.get(name)
-                && nodes.insert(node)
-            {
-                work.extend(self.reads[node].iter().map(String::as_str));
-            }
-        }
-        (nodes, values)
-    }
-
-    /// Values among `reached`, computed from graph inputs, that other nodes or the caller still read.
-    fn frontier(&self, reached: &BTreeSet<String>) -> Vec<String> {
-        let variable = self.variable();
-        let is_done = |node: &NodeProto| node.output.iter().any(|output| reached.contains(output));
-        let mut crossing = BTreeSet::new();
-        for (node, reads) in self.graph.node.iter().zip(&self.reads) {
-            if is_done(node) {
-                continue;
-            }
-            crossing.extend(reads.iter().filter(|&name| reached.contains(name) && variable.contains(name.as_str())));
-        }
-        let mut crossing: Vec<String> = crossing.into_iter().cloned().collect();
-        crossing.sort();
-        crossing
-    }
-
-    /// Values that nodes compute from graph inputs.
-    fn variable(&self) -> BTreeSet<&str> {
-        let stored: BTreeSet<&str> = self.graph.initializer.iter().map(|t| t.name()).collect();
-        let inputs = self.graph.input.iter().map(|input| input.name()).filter(|name| !stored.contains(name));
-        let mut live: BTreeSet<&str> = inputs.collect();
-        let mut made = BTreeSet::new();
-        for (node, reads) in self.graph.node.iter().zip(&self.reads) {
-            if reads.iter().any(|name| live.contains(name.as_str())) {
-                let outputs = node.output.iter().filter(|o| !o.is_empty()).map(String::as_str);
-                live.extend(outputs.clone());
-                made.extend(outputs);
-            }
-        }
-        made
-    }
-}
-
-fn reads(node: &NodeProto) -> Vec<String> {
-    let operands = node.input.iter().filter(|name| !name.is_empty()).cloned();
-    operands.chain(captures(node)).collect()
 }
