@@ -30,6 +30,11 @@ pub(super) fn write_model(model: &ModelProto, out: &mut impl Write) -> io::Resul
     Ok(encoder.written)
 }
 
+/// Size of `model` as a protobuf, in bytes.
+pub(super) fn encoded_len(model: &ModelProto) -> u64 {
+    model.encoded_len() as u64
+}
+
 struct Encoder<'a, W> {
     out: &'a mut W,
     scratch: Vec<u8>,

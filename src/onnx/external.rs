@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 
 use super::buffer;
+use super::encode::encoded_len;
 use super::tensor::{ElementType, TensorView, stored_bytes};
 use super::visit::{self, Place};
 use crate::onnx::proto::tensor_proto::DataLocation;
@@ -146,7 +147,7 @@ pub(super) struct DataFile {
 pub(super) fn detach(model: &mut ModelProto, location: &str, limit: u64) -> Result<DataFile> {
     let mut file = DataFile::default();
     for place in [Place::Initializer, Place::Attribute] {
-        if place == Place::Initializer || super::save::encoded_len(model) > limit {
+        if place == Place::Initializer || encoded_len(model) > limit {
             visit::tensors(model, &mut |found, tensor| {
                 if found == place {
                     file.append(tensor, location);

@@ -6,13 +6,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use prost::Message as _;
 use tempfile::{NamedTempFile, TempPath};
 
-use super::encode::write_model;
+use super::encode::{encoded_len, write_model};
 use super::external::{self, DataFile};
 use super::model::Model;
-use crate::onnx::proto::ModelProto;
 use crate::{Error, Result};
 
 /// Largest protobuf that every reader accepts, in bytes.
@@ -60,11 +58,6 @@ pub fn discard_staged() {
     for path in staged.iter() {
         let _ = fs::remove_file(path); // gone already if the write was finished
     }
-}
-
-/// Size of `model` as a protobuf, in bytes.
-pub(super) fn encoded_len(model: &ModelProto) -> u64 {
-    model.encoded_len() as u64
 }
 
 fn save(model: &Model, path: &Path, options: SaveOptions, limit: u64) -> Result<u64> {
@@ -247,7 +240,7 @@ fn cannot_write(path: &Path, e: &io::Error) -> Error {
 mod tests {
     use super::*;
     use crate::ErrorKind;
-    use crate::onnx::proto::{GraphProto, NodeProto, OperatorSetIdProto};
+    use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
     use crate::onnx::{attributes, tensor};
 
     const FORCE: SaveOptions = SaveOptions { external_data: false, force: true };

@@ -5,6 +5,7 @@
 
 mod ablation;
 mod consumers;
+mod context;
 mod diagonal;
 mod fisher;
 mod gates;
@@ -17,31 +18,11 @@ pub mod surgeon;
 mod surgeon_tests;
 mod taylor;
 
-use crate::analysis::Subject;
-use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
-use crate::plan::{Group, Scored};
+use crate::plan::Scored;
 
+pub use context::Context;
 pub use surgeon::{Block, Surgeon};
-
-/// What a criterion is given.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a, 'g> {
-    /// The model.
-    pub subject: Subject<'a>,
-    /// The groups whose units are scored.
-    pub groups: &'a [&'g Group],
-    /// Seed of every random choice.
-    pub seed: u64,
-    /// Samples, where there are any.
-    pub data: Option<Calibration<'a>>,
-}
-
-impl<'a> Context<'a, '_> {
-    fn calibration(&self) -> Result<Calibration<'a>> {
-        self.data.ok_or_else(|| Error::usage("this criterion needs data: give some with `data`, or choose l2"))
-    }
-}
 
 /// Scores every unit of a group; higher is more important.
 type Score = fn(&Context<'_, '_>) -> Result<Vec<Vec<f64>>>;

@@ -59,23 +59,8 @@ pub(super) fn trainable(proto: &GraphProto, graph: &Graph) -> Result<BTreeSet<St
 pub(super) fn of_data(graph: &Graph) -> BTreeSet<ValueId> {
     let is_input =
         |value: &ValueId| matches!(graph.at(*value).source, Source::Input(_)) || graph.is_overridable(*value);
-    let mut data: BTreeSet<ValueId> = (0..graph.values.len()).map(ValueId).filter(is_input).collect();
-    let captured = captures(graph);
-    for &id in &graph.order {
-        let node = graph.node(id);
-        let reads_shapes = node.traits().has(READS_SHAPE);
-        let mut read = node.inputs.iter().flatten().chain(captured.iter().filter(|(at, _)| *at == id).map(|(_, v)| v));
-        if !reads_shapes && read.any(|input| data.contains(input)) {
-            data.extend(node.outputs.iter().flatten());
-        }
-    }
-    data
-}
-
-/// Values that subgraphs read, with the nodes that hold those.
-fn captures(graph: &Graph) -> Vec<(crate::graph::NodeId, ValueId)> {
-    let values = graph.values.iter().enumerate();
-    values.flat_map(|(index, value)| value.captured_by.iter().map(move |&node| (node, ValueId(index)))).collect()
+    let inputs = (0..graph.values.len()).map(ValueId).filter(is_input);
+    graph.reached_from(inputs, |node| !node.traits().has(READS_SHAPE))
 }
 
 /// Whether some operator combines the stored `value` with data, or looks it up.

@@ -1,0 +1,25 @@
+//! What every criterion is given.
+
+use crate::analysis::Subject;
+use crate::calibrate::Calibration;
+use crate::error::{Error, Result};
+use crate::plan::Group;
+
+/// What a criterion is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a, 'g> {
+    /// The model.
+    pub subject: Subject<'a>,
+    /// The groups whose units are scored.
+    pub groups: &'a [&'g Group],
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Samples, where there are any.
+    pub data: Option<Calibration<'a>>,
+}
+
+impl<'a> Context<'a, '_> {
+    pub(super) fn calibration(&self) -> Result<Calibration<'a>> {
+        self.data.ok_or_else(|| Error::usage("this criterion needs data: give some with `data`, or choose l2"))
+    }
+}
