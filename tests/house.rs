@@ -35,13 +35,8 @@ const ORDER: &[&str] = &[
 ];
 
 /// Arrows against the order that there still are, from a module to one after it.
-const AGAINST: &[(&str, &str)] = &[
-    ("factorize", "jobs"),
-    ("factorize", "report"),
-    ("factorize", "verify"),
-    ("repair", "report"),
-    ("train", "report"),
-];
+const AGAINST: &[(&str, &str)] =
+    &[("factorize", "jobs"), ("factorize", "report"), ("repair", "report"), ("train", "report")];
 
 /// Circles that there still are, by their files.
 const CIRCLES: &[&[&str]] = &[

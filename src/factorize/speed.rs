@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::graph::{NodeId, Source, ValueId, View};
 use crate::onnx::proto::{ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
+use crate::runtime::latency::{Latency, LatencyBudget, latency};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, tensor_of};
-use crate::verify::{Latency, LatencyBudget, latency};
 
 /// How long one layer is measured.
 const BUDGET: LatencyBudget = LatencyBudget { warm_up: 2, rounds: 25, time: Duration::from_millis(150) };

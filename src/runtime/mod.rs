@@ -12,6 +12,7 @@
 mod bounds;
 mod failure;
 pub mod inputs;
+pub mod latency;
 pub mod probes;
 mod promote;
 mod runnable;

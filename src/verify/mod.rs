@@ -10,7 +10,6 @@
 mod exactness;
 mod faithful;
 mod kept;
-mod latency;
 mod prove;
 mod quantization;
 mod quantized;
@@ -19,10 +18,10 @@ mod trial;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::runtime::latency::{Latency, LatencyBudget, latency, latency_each};
 pub use exactness::{Exactness, OutputExactness, exactness, exactness_of_rest};
 pub use faithful::{Faithfulness, FaithfulnessMeter, faithful};
 pub use kept::Kept;
-pub use latency::{Latency, LatencyBudget, latency, latency_each};
 pub use prove::{Doubt, Failure, Proof, Proved, Removed};
 pub use quantization::{Steps, quantized_activations, steps, without_activation_quantizers};
 pub use quantized::Quantized;

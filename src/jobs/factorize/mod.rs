@@ -32,9 +32,9 @@ use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Patterns, Plan, Remaining};
 use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
+use crate::runtime::latency::Latency;
 use crate::runtime::probes::probe_batches;
 use crate::train::{self, Guidance};
-use crate::verify::Latency;
 use table::{Measured, layer_reports, nothing};
 
 /// Made-up samples that a layer's effect is measured on without data.

@@ -9,7 +9,7 @@ use crate::factorize::price::Price;
 use crate::factorize::select::{Decision, Why};
 use crate::plan::CostModel;
 use crate::report::LayerReport;
-use crate::verify::Latency;
+use crate::runtime::latency::Latency;
 
 /// What was measured about a layer.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::{NamedTensor, Prepared, Runnable, on_deep_stack};
 use crate::Result;
-use crate::runtime::{NamedTensor, Prepared, Runnable, on_deep_stack};
 
 /// Median time of one run, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
