@@ -51,7 +51,6 @@ const CIRCLES: &[&[&str]] = &[
     &["factorize::table", "jobs::factorize"],
     &["facts", "facts::infer"],
     &["repair", "repair::attention::gather", "repair::attention::pattern", "repair::batch_norm", "repair::reconstruct"],
-    &["runtime::skeleton", "runtime::weights"],
 ];
 
 /// A file's path as modules.

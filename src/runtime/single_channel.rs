@@ -5,10 +5,11 @@
 //! the same and takes another way.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::onnx::attributes::{self, Attributes};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
 
 /// `model`, in which such convolutions have one more kernel position.
@@ -17,9 +18,10 @@ use crate::onnx::tensor::{TensorView, from_f64_as};
 /// If the weight or an attribute of one is malformed.
 pub(super) fn widened(model: &ModelProto) -> Result<Cow<'_, ModelProto>> {
     let Some(graph) = &model.graph else { return Ok(Cow::Borrowed(model)) };
+    let tensors: BTreeMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
     let mut found = Vec::new();
     for (index, node) in graph.node.iter().enumerate() {
-        if let Some(weight) = weight_of(graph, node)? {
+        if let Some(weight) = weight_of(&tensors, node)? {
             found.push((index, widened_weight(node, weight)?));
         }
     }
@@ -37,7 +39,7 @@ pub(super) fn widened(model: &ModelProto) -> Result<Cow<'_, ModelProto>> {
 }
 
 /// The stored weight of a strided 1×1 convolution of a single channel.
-fn weight_of<'g>(graph: &'g GraphProto, node: &NodeProto) -> Result<Option<&'g TensorProto>> {
+fn weight_of<'g>(tensors: &BTreeMap<&str, &'g TensorProto>, node: &NodeProto) -> Result<Option<&'g TensorProto>> {
     if node.op_type() != "Conv" || !matches!(node.domain(), "" | "ai.onnx") {
         return Ok(None);
     }
@@ -47,7 +49,7 @@ fn weight_of<'g>(graph: &'g GraphProto, node: &NodeProto) -> Result<Option<&'g T
     if !is_strided || !is_padded_by_numbers {
         return Ok(None);
     }
-    let weight = node.input.get(1).and_then(|name| graph.initializer.iter().find(|tensor| tensor.name() == name));
+    let weight = node.input.get(1).and_then(|name| tensors.get(name.as_str()).copied());
     Ok(weight.filter(|tensor| tensor.dims.len() > 2 && tensor.dims[1..].iter().all(|&size| size == 1)))
 }
 

@@ -15,7 +15,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 use super::failure::{NodeNames, unique_name};
 use super::promote::{promote_node, promoted_type};
 use super::support::{lowered, set_results_apart, spell_out_default};
-use super::weights::tract_tensor;
+use super::weights::{datum_type, tract_tensor};
 use crate::graph::constant_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
 use crate::{Error, Result};
@@ -62,7 +62,10 @@ pub(super) fn parse(model: &ModelProto, taps: &[String], promote: bool) -> Resul
     let sources: Vec<OutletId> =
         inputs.iter().filter_map(|(name, _)| parsed.outlets_by_name.get(name).copied()).collect();
     parsed.model.set_input_outlets(&sources).map_err(|e| names.explain("read", &e))?;
-    let outputs = output_names.iter().map(|name| (name.clone(), declared_output_type(graph, name, promote))).collect();
+    let declared: BTreeMap<&str, &ValueInfoProto> = graph.output.iter().map(|info| (info.name(), info)).collect();
+    let code = |name: &String| declared.get(name.as_str()).and_then(|info| element_code(info));
+    let declared_type = |name: &String| code(name).and_then(|code| datum_type(promoted_type(code, promote)));
+    let outputs = output_names.iter().map(|name| (name.clone(), declared_type(name))).collect();
     Ok(Parsed { model: parsed.model, inputs, outputs, names })
 }
 
@@ -136,23 +139,12 @@ fn input_types(graph: &GraphProto, weights: &Weights<'_>, promote: bool) -> Resu
         .collect()
 }
 
-fn declared_output_type(graph: &GraphProto, name: &str, promote: bool) -> Option<DatumType> {
-    let output = graph.output.iter().find(|output| output.name() == name)?;
-    datum_type(promoted_type(element_code(output)?, promote))
-}
-
 /// ONNX's number of the element type of a tensor value.
 fn element_code(value: &ValueInfoProto) -> Option<i32> {
     match value.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => tensor.elem_type,
         _ => None,
     }
-}
-
-/// tract's name for ONNX's number of an element type.
-pub(super) fn datum_type(code: i32) -> Option<DatumType> {
-    use tract_onnx::pb::tensor_proto::DataType;
-    DataType::try_from(code).ok().and_then(|data_type| DatumType::try_from(data_type).ok())
 }
 
 /// The model without weights, shapes and annotations.

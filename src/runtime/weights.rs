@@ -6,11 +6,16 @@ use tract_onnx::prelude::{Datum, DatumType, Tensor};
 use tract_onnx::tract_hir::internal::ensure;
 
 use super::promote::{half_values, low_half, promoted_type};
-use super::skeleton::datum_type;
 use super::tensor::element_count;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::proto::tensor_proto::{DataLocation, DataType};
 use crate::{Error, Result};
+
+/// tract's name for ONNX's number of an element type.
+pub(super) fn datum_type(code: i32) -> Option<DatumType> {
+    use tract_onnx::pb::tensor_proto::DataType;
+    DataType::try_from(code).ok().and_then(|data_type| DatumType::try_from(data_type).ok())
+}
 
 /// The initializer `tensor` for tract; half-precision floats as float32 where they are promoted.
 ///
