@@ -166,7 +166,7 @@ impl Proof<'_> {
         let resized = self.removed.map(|removed| kept(subject, removed.selection)).unwrap_or_default();
         let original = &self.analysis.model.proto;
         signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
-        let is_quantized = removal.as_ref().is_some_and(|removal| quantized::is_quantized(&removal.masked));
+        let is_quantized = removal.as_ref().map_or(Ok(false), |removal| quantized::is_quantized(&removal.masked))?;
         let (quantized, compared) = if is_quantized { (removal.as_ref(), None) } else { (None, removal.as_ref()) };
         let models = Models::load(original, self.rewritten, compared, resized).map_err(|e| self.blame(e))?;
         let trial = self.run(&models, &mut doubts)?;

@@ -9,7 +9,8 @@
 use std::collections::BTreeSet;
 
 use super::kept::Kept;
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::graph::{Graph, Node, Source, ValueId, View};
+use crate::onnx::proto::ModelProto;
 use crate::runtime::{NamedTensor, Runnable};
 use crate::{Error, Result};
 
@@ -30,58 +31,61 @@ impl Steps {
 }
 
 /// Results of the quantizers of computed values, in graph order.
-pub fn quantized_activations(graph: &GraphProto) -> Vec<String> {
-    let computed = computed_values(graph);
-    let quantizers = graph.node.iter().filter(|node| quantizes(node, &computed));
-    quantizers.filter_map(|node| node.output.first().cloned()).collect()
+///
+/// # Errors
+/// If the graph is malformed.
+pub fn quantized_activations(model: &ModelProto) -> Result<Vec<String>> {
+    let graph = View::of(model)?.graph;
+    let computed = computed(&graph);
+    let quantizers = graph.nodes.iter().filter(|node| quantizes(node, &computed));
+    let results = quantizers.filter_map(|node| node.outputs.first().copied().flatten());
+    Ok(results.map(|value| graph.at(value).name.clone()).collect())
 }
 
 /// `model` without the quantization of computed values: their quantizers, and the dequantizers behind them, hand on what
 /// they are given. Stored values stay quantized.
-pub fn without_activation_quantizers(model: &ModelProto) -> ModelProto {
+///
+/// # Errors
+/// If the graph is malformed.
+pub fn without_activation_quantizers(model: &ModelProto) -> Result<ModelProto> {
+    let graph = View::of(model)?.graph;
+    let computed = computed(&graph);
+    let quantizers = graph.nodes.iter().filter(|node| quantizes(node, &computed));
+    let quantized = quantizers.flat_map(|node| node.outputs.iter().copied().flatten());
+    let open = graph.reached_from(quantized, |node| !is_operator(node, "DequantizeLinear"));
+    let dequantizes = |node: &Node| {
+        let data = node.inputs.first().copied().flatten();
+        is_operator(node, "DequantizeLinear") && data.is_some_and(|data| open.contains(&data))
+    };
     let mut model = model.clone();
-    let Some(graph) = model.graph.as_mut() else { return model };
-    let computed: BTreeSet<String> = computed_values(graph).into_iter().map(str::to_owned).collect();
-    let computed: BTreeSet<&str> = computed.iter().map(String::as_str).collect();
-    let mut open: BTreeSet<String> = BTreeSet::new();
-    for node in &mut graph.node {
-        let behind = node.input.first().is_some_and(|name| open.contains(name));
-        if quantizes(node, &computed) || (is_standard(node, "DequantizeLinear") && behind) {
-            if node.op_type() == "QuantizeLinear" {
-                open.extend(node.output.iter().cloned());
-            }
-            node.op_type = Some("Identity".to_owned());
-            node.domain = None;
-            node.attribute.clear();
-            node.input.truncate(1);
-        } else if node.input.iter().any(|name| open.contains(name)) {
-            open.extend(node.output.iter().cloned());
+    let Some(proto) = model.graph.as_mut() else { return Ok(model) };
+    for (node, proto) in graph.nodes.iter().zip(&mut proto.node) {
+        if quantizes(node, &computed) || dequantizes(node) {
+            proto.op_type = Some("Identity".to_owned());
+            proto.domain = None;
+            proto.attribute.clear();
+            proto.input.truncate(1);
         }
     }
-    graph.value_info.clear(); // it declares integers
-    model
+    proto.value_info.clear(); // it declares integers
+    Ok(model)
 }
 
-fn is_standard(node: &NodeProto, op: &str) -> bool {
+fn is_operator(node: &Node, op: &str) -> bool {
     // ONNX Runtime writes the same operators in its own domain for element types that the standard lacked.
-    node.op_type() == op && matches!(node.domain(), "" | "ai.onnx" | "com.microsoft")
+    node.op == op && matches!(node.domain.as_str(), "" | "com.microsoft")
 }
 
-fn quantizes(node: &NodeProto, computed: &BTreeSet<&str>) -> bool {
-    is_standard(node, "QuantizeLinear") && node.input.first().is_some_and(|name| computed.contains(name.as_str()))
+fn quantizes(node: &Node, computed: &BTreeSet<ValueId>) -> bool {
+    let data = node.inputs.first().copied().flatten();
+    is_operator(node, "QuantizeLinear") && data.is_some_and(|data| computed.contains(&data))
 }
 
-/// Names of the values that depend on a graph input.
-fn computed_values(graph: &GraphProto) -> BTreeSet<&str> {
-    let stored: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
-    let mut computed: BTreeSet<&str> =
-        graph.input.iter().map(|input| input.name()).filter(|name| !stored.contains(name)).collect();
-    for node in &graph.node {
-        if node.input.iter().any(|name| computed.contains(name.as_str())) {
-            computed.extend(node.output.iter().map(String::as_str));
-        }
-    }
-    computed
+/// Values that depend on a graph input.
+fn computed(graph: &Graph) -> BTreeSet<ValueId> {
+    let values = (0..graph.values.len()).map(ValueId);
+    let inputs = values.filter(|&value| matches!(graph.at(value).source, Source::Input(_)));
+    graph.reached_from(inputs, |_| true)
 }
 
 /// Compares the quantized values of `masked` and `pruned`, which both return them as taps (see
@@ -124,6 +128,7 @@ pub fn steps(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onnx::proto::GraphProto;
     use crate::onnx::proto::tensor_proto::DataType;
     use crate::onnx::tensor::{from_f32, from_i64};
     use crate::runtime::sample_models::{node, tensor_value, weight};
@@ -150,10 +155,9 @@ mod tests {
 
     #[test]
     fn stored_values_stay_quantized() {
-        let graph = quantized();
-        assert_eq!(quantized_activations(&graph), ["xq"]);
-        let model = ModelProto { graph: Some(graph), ..ModelProto::default() };
-        let plain = without_activation_quantizers(&model).graph.unwrap();
+        let model = ModelProto { graph: Some(quantized()), ..ModelProto::default() };
+        assert_eq!(quantized_activations(&model).unwrap(), ["xq"]);
+        let plain = without_activation_quantizers(&model).unwrap().graph.unwrap();
         let ops: Vec<&str> = plain.node.iter().map(|node| node.op_type()).collect();
         assert_eq!(ops, ["QuantizeLinear", "DequantizeLinear", "Identity", "Transpose", "Identity", "MatMul"]);
     }

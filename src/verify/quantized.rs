@@ -31,8 +31,11 @@ impl fmt::Display for Quantized {
 }
 
 /// Whether some activation is quantized.
-pub(super) fn is_quantized(model: &ModelProto) -> bool {
-    model.graph.as_ref().is_some_and(|graph| !quantized_activations(graph).is_empty())
+///
+/// # Errors
+/// If the graph is malformed.
+pub(super) fn is_quantized(model: &ModelProto) -> Result<bool> {
+    Ok(!quantized_activations(model)?.is_empty())
 }
 
 /// Measures exactness without activation quantizers, and the distance in quantization steps with them.
@@ -45,9 +48,9 @@ pub(super) fn prove(
     probes: &[Vec<NamedTensor>],
     kept: &Kept,
 ) -> Result<(Exactness, Quantized)> {
-    let plain = |model| Runnable::new(&without_activation_quantizers(model), &RunOptions::default());
+    let plain = |model| Runnable::new(&without_activation_quantizers(model)?, &RunOptions::default());
     let measured = exactness_of_rest(&plain(masked)?, &plain(pruned)?, probes, kept)?;
-    let taps = masked.graph.as_ref().map(quantized_activations).unwrap_or_default();
+    let taps = quantized_activations(masked)?;
     let tapped = |model| Runnable::new(model, &RunOptions::with_taps(taps.iter().cloned()));
     let apart = steps(&tapped(masked)?, &tapped(pruned)?, probes, &taps, kept)?;
     if apart.first > Steps::TOLERANCE {
