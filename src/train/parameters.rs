@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::calibrate::stored;
 use crate::error::Result;
-use crate::graph::{Graph, Source, ValueId};
-use crate::onnx::proto::GraphProto;
+use crate::graph::{Graph, Source, ValueId, View};
 use crate::onnx::tensor::{ElementType, TensorView};
 use crate::onnx::traits::{MOVES, READS_SHAPE};
 
@@ -34,14 +32,15 @@ const FIXED: &[(&str, &[usize])] = &[
 ///
 /// # Errors
 /// If a stored tensor is malformed.
-pub(super) fn trainable(proto: &GraphProto, graph: &Graph) -> Result<BTreeSet<String>> {
+pub(super) fn trainable(view: &View<'_>) -> Result<BTreeSet<String>> {
+    let graph = &view.graph;
     let data = of_data(graph);
     let mut found = BTreeSet::new();
     for (index, value) in graph.values.iter().enumerate() {
         if graph.is_overridable(ValueId(index)) {
             continue;
         }
-        let Some(tensor) = stored(proto, &value.name) else { continue };
+        let Some(tensor) = view.tensor(ValueId(index)) else { continue };
         let is_float = ElementType::from_code(tensor.data_type()).is_ok_and(ElementType::is_float);
         if !is_float || !value.captured_by.is_empty() || !meets_data(graph, ValueId(index), &data) {
             continue;

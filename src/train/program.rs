@@ -10,9 +10,8 @@ use super::kernel::Real;
 use super::ops::{Gradient, Operand, Site, gradient};
 use super::parameters::{of_data, trainable};
 use super::tape::{Tape, Tensor};
-use crate::calibrate::{stored, stored_mut};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, ValueId};
+use crate::graph::{Editor, Graph, NodeId, ValueId, View};
 use crate::onnx::proto::{ModelProto, NodeProto, type_proto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
 use crate::onnx::traits::READS_SHAPE;
@@ -86,16 +85,14 @@ impl<T: Real> Program<T> {
     /// [`Input`](crate::ErrorKind::Input), naming operators and nodes, if the model is malformed, nothing in it can be trained,
     /// or an operator on the way to an output has no gradient.
     pub fn new(model: &ModelProto, wanted: Wanted<'_>) -> Result<Self> {
-        let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let graph = Graph::new(proto, model.ir_version())?;
+        let view = View::of(model)?;
+        let (proto, graph) = (view.proto, &view.graph);
         let (chosen, gates): (BTreeSet<String>, &[Gate]) = match wanted {
-            Wanted::Parameters(admits) => {
-                (trainable(proto, &graph)?.into_iter().filter(|name| admits(name)).collect(), &[])
-            }
+            Wanted::Parameters(admits) => (trainable(&view)?.into_iter().filter(|name| admits(name)).collect(), &[]),
             Wanted::Gates(gates) => (BTreeSet::new(), gates),
         };
         let outputs: Vec<String> = proto.output.iter().filter(|o| is_real(o)).map(|o| o.name().to_owned()).collect();
-        let (live, nodes) = live(&graph, &chosen, gates, &outputs);
+        let (live, nodes) = live(graph, &chosen, gates, &outputs);
         let outputs: Vec<String> =
             outputs.into_iter().filter(|name| graph.value(name).is_some_and(|v| live.contains(&v))).collect();
         if outputs.is_empty() {
@@ -105,16 +102,16 @@ impl<T: Real> Program<T> {
             let is_it = |imported: &str| imported == domain || (domain.is_empty() && imported == "ai.onnx");
             model.opset_import.iter().find(|o| is_it(o.domain())).map_or(0, |o| o.version())
         };
-        let mut steps = steps(&graph, &proto.node, &nodes, gates, &opset)?;
+        let mut steps = steps(graph, &proto.node, &nodes, gates, &opset)?;
         mark_done(&mut steps, &outputs);
         let read: BTreeSet<ValueId> =
             nodes.iter().flat_map(|&id| graph.node(id).inputs.iter().flatten().copied()).collect();
-        let data = of_data(&graph);
+        let data = of_data(graph);
         let (mut constants, mut parameters) = (BTreeMap::new(), Vec::new());
         let (mut of_shapes, mut of_values) = (BTreeSet::new(), BTreeSet::new());
         for &value in &read {
             let name = &graph.at(value).name;
-            match stored(proto, name) {
+            match view.tensor(value) {
                 Some(tensor) if chosen.contains(name) => {
                     let value = Tensor::of(&tensor_of(tensor)?)?;
                     parameters.push(Parameter { name: name.clone(), value });
@@ -216,15 +213,19 @@ impl<T: Real> Program<T> {
     /// # Errors
     /// If a value does not fit its element type.
     pub fn write(&self, model: &ModelProto) -> Result<ModelProto> {
-        let mut model = model.clone();
-        let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let view = View::of(model)?;
+        let mut editor = Editor::new(model.clone(), &view.graph)?;
         for parameter in &self.parameters {
-            let Some(tensor) = stored_mut(graph, &parameter.name) else { continue };
+            let place = view.graph.value(&parameter.name).and_then(|value| view.graph.place(value));
+            let Some((place, tensor)) = place.and_then(|place| Some((place, place.tensor(view.proto)?))) else {
+                continue;
+            };
             let values: Vec<f64> = parameter.value.data().iter().map(|x| x.to_f64()).collect();
-            let view = TensorView::new(tensor)?;
-            *tensor = from_f64_as(view.name(), view.dims(), &values, view.element_type())?;
+            let old = TensorView::new(tensor)?;
+            let new = from_f64_as(old.name(), old.dims(), &values, old.element_type())?;
+            place.write(editor.proto_mut(), new);
         }
-        Ok(model)
+        Ok(editor.finish_flat())
     }
 }
 
@@ -249,30 +250,12 @@ fn live(
     gates: &[Gate],
     outputs: &[String],
 ) -> (BTreeSet<ValueId>, Vec<NodeId>) {
-    let mut live: BTreeSet<ValueId> = chosen.iter().filter_map(|name| graph.value(name)).collect();
-    let mut nodes = Vec::new();
-    for &id in &graph.order {
-        let node = graph.node(id);
-        let reads_shapes = node.traits().has(READS_SHAPE);
-        let captures = graph.values.iter().enumerate().filter(|(_, value)| value.captured_by.contains(&id));
-        let captures_live = captures.into_iter().any(|(index, _)| live.contains(&ValueId(index)));
-        let reached = captures_live || node.inputs.iter().flatten().any(|input| live.contains(input));
-        if (reached && !reads_shapes) || gates.iter().any(|gate| gate.node == id) {
-            live.extend(node.outputs.iter().flatten());
-            nodes.push(id);
-        }
-    }
-    let mut needed: BTreeSet<ValueId> = outputs.iter().filter_map(|name| graph.value(name)).collect();
-    let mut kept = Vec::new();
-    for id in nodes.into_iter().rev() {
-        let node = graph.node(id);
-        if node.outputs.iter().flatten().any(|output| needed.contains(output)) {
-            needed.extend(node.inputs.iter().flatten());
-            kept.push(id);
-        }
-    }
-    kept.reverse();
-    (live, kept)
+    let gated = gates.iter().flat_map(|gate| graph.node(gate.node).outputs.iter().copied().flatten());
+    let seeds = chosen.iter().filter_map(|name| graph.value(name)).chain(gated);
+    let live = graph.reached_from(seeds, |node| !node.traits().has(READS_SHAPE));
+    let needed = graph.ancestry(outputs.iter().filter_map(|name| graph.value(name)), |value| !live.contains(&value));
+    let nodes = graph.order.iter().copied().filter(|id| needed.nodes.contains(id)).collect();
+    (live, nodes)
 }
 
 /// The steps of `nodes`, or all their operators that have no gradient.
