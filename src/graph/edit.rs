@@ -116,11 +116,6 @@ impl<'g> Editor<'g> {
         })
     }
 
-    /// The main graph with what was changed in place so far.
-    pub fn proto(&self) -> &GraphProto {
-        &self.proto
-    }
-
     /// Declarations and stored tensors, to be changed in place. Nodes and tensors keep their positions.
     pub fn proto_mut(&mut self) -> &mut GraphProto {
         &mut self.proto
@@ -168,7 +163,7 @@ impl<'g> Editor<'g> {
         self.replace(maker, Vec::new());
     }
 
-    /// Puts a new node in front of `node`; its one result gets a new name, which is returned, and so does the node.
+    /// Puts a new node in front of `node`. Node and result get one new name, which is returned.
     pub fn wire(&mut self, node: NodeId, new: NodeProto, stem: &str) -> String {
         let name = self.fresh(stem);
         let (own, output) = (Some(name.clone()), vec![name.clone()]);
@@ -176,12 +171,7 @@ impl<'g> Editor<'g> {
         name
     }
 
-    /// Puts a new node in front of `node`.
-    pub fn insert_before(&mut self, node: NodeId, new: NodeProto) {
-        self.beside.entry(node).or_default().before.push(new);
-    }
-
-    /// Puts a new node behind `node`.
+    /// Puts a new node after `node`.
     pub fn insert_after(&mut self, node: NodeId, new: NodeProto) {
         self.beside.entry(node).or_default().after.push(new);
     }
