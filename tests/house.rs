@@ -50,7 +50,6 @@ const CIRCLES: &[&[&str]] = &[
         "calibrate::data::test_sets",
     ],
     &["cli", "cli::factorize", "cli::flags", "cli::inspect", "cli::job", "cli::prune", "cli::tune", "cli::verify"],
-    &["facts", "facts::infer"],
     &["jobs::factorize", "jobs::factorize::table"],
     &["jobs::prune", "jobs::prune::checkpoint", "jobs::prune::search", "jobs::prune::steps", "jobs::prune::survey"],
     &["repair", "repair::attention::gather", "repair::attention::pattern", "repair::batch_norm", "repair::reconstruct"],

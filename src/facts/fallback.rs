@@ -1,7 +1,7 @@
 //! Where tract tells no shape or element type: the rule table, the file's declarations, the readers of a value.
 
+use super::fact::ints_of;
 use super::infer::Walk;
-use super::ints_of;
 use super::known::{Known, datum_type, onnx_element};
 use crate::axes::Extent;
 use crate::graph::{NodeId, ValueId};
