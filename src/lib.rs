@@ -82,6 +82,9 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss))]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(test)]
+extern crate self as paredown;
+
 mod analysis;
 mod api;
 mod axes;

@@ -80,7 +80,7 @@ fn files() -> BTreeMap<Module, File> {
             let inner = path.strip_prefix(&source).unwrap().with_extension("");
             let mut module: Module = inner.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
             module.pop_if(|last| last == "mod");
-            let is_test = |part: &String| part.ends_with("tests") || part == "sample_models" || part == "sample";
+            let is_test = |part: &String| part.ends_with("tests") || part == "sample";
             if !module.iter().any(is_test) && !matches!(module[0].as_str(), "lib" | "main" | "internals") {
                 texts.insert(module, code(&fs::read_to_string(&path).unwrap()));
             }

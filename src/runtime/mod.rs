@@ -18,6 +18,7 @@ mod promote;
 mod runnable;
 mod running_sum;
 #[cfg(test)]
+#[path = "../../tests/support/graph.rs"]
 pub(crate) mod sample_models;
 mod single_channel;
 mod skeleton;

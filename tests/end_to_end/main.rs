@@ -20,6 +20,8 @@ mod networks;
 mod never_silent;
 mod output_files;
 mod plans;
+#[path = "../support/graph.rs"]
+mod support;
 mod train;
 mod usage;
 mod verify;

@@ -4,7 +4,7 @@ use paredown::internals::onnx::proto::{NodeProto, TensorProto, ValueInfoProto, t
 use paredown::internals::onnx::tensor::{ElementType, from_f32, from_f64_as};
 use paredown::{Dataset, FactorizeOptions, Model, Outcome, PruneOptions, Repair, factorize, prune};
 
-use super::graphs::{Attribute::Int, distance, model, node, noise, weight};
+use super::graphs::{distance, model, node, noise, weight};
 
 /// Splits at rank 4 with made-up samples.
 fn split(model: &Model) -> Outcome {
@@ -18,11 +18,11 @@ fn reads(model: &Model, name: &str) -> bool {
 /// `x·w → + b → Relu → ·u`, or the same as a Gemm.
 fn layers(add: bool, bias: &[usize]) -> Model {
     let first = if add {
-        vec![node("MatMul", &["x", "w"], "h", &[]), node("Add", &["h", "b"], "a", &[])]
+        vec![node("MatMul", &["x", "w"], "h", ""), node("Add", &["h", "b"], "a", "")]
     } else {
-        vec![node("Gemm", &["x", "w", "b"], "a", &[])]
+        vec![node("Gemm", &["x", "w", "b"], "a", "")]
     };
-    let last = [node("Relu", &["a"], "r", &[]), node("MatMul", &["r", "u"], "y", &[])];
+    let last = [node("Relu", &["a"], "r", ""), node("MatMul", &["r", "u"], "y", "")];
     let nodes: Vec<NodeProto> = first.into_iter().chain(last).collect();
     model(17, &[5, 12], nodes, vec![weight("w", &[12, 16]), weight("b", bias), weight("u", &[16, 10])])
 }
@@ -43,7 +43,7 @@ fn a_bias_that_may_be_replaced_is_still_read() {
         assert!(reads(&done.model, "b"), "split, add {add}");
         // Half of what the layer in front of the bias reads goes, so that the layer is repaired.
         let graph = model.proto.graph.as_mut().unwrap();
-        graph.node.insert(0, node("MatMul", &["x", "first"], "z", &[]));
+        graph.node.insert(0, node("MatMul", &["x", "first"], "z", ""));
         graph.node[1].input[0] = "z".to_owned();
         graph.initializer.push(weight("first", &[12, 12]));
         for method in [Repair::Lstsq, Repair::Bias] {
@@ -61,7 +61,7 @@ fn a_bias_of_more_axes_keeps_them() {
     let done = split(&model);
     assert!(distance(&model, &done.model).is_finite());
     let graph = model.proto.graph.as_mut().unwrap();
-    graph.node.insert(0, node("MatMul", &["x", "first"], "z", &[]));
+    graph.node.insert(0, node("MatMul", &["x", "first"], "z", ""));
     graph.node[1].input[0] = "z".to_owned();
     graph.initializer.push(weight("first", &[12, 12]));
     let pruned = prune(&model, &PruneOptions::ratio(0.5).data(Dataset::synthetic(96)).seed(1)).unwrap();
@@ -73,13 +73,13 @@ fn a_bias_of_more_axes_keeps_them() {
 fn inputs_that_do_not_vary_are_no_obstacle() {
     for dead in [0.0, -100.0] {
         let nodes = vec![
-            node("MatMul", &["x", "w"], "h", &[]),
-            node("Mul", &["h", "zero"], "same", &[]),
-            node("Add", &["same", "b"], "a", &[]),
-            node("Relu", &["a"], "r", &[]),
-            node("MatMul", &["r", "u"], "c", &[]),
-            node("MatMul", &["x", "v"], "d", &[]),
-            node("Add", &["c", "d"], "y", &[]),
+            node("MatMul", &["x", "w"], "h", ""),
+            node("Mul", &["h", "zero"], "same", ""),
+            node("Add", &["same", "b"], "a", ""),
+            node("Relu", &["a"], "r", ""),
+            node("MatMul", &["r", "u"], "c", ""),
+            node("MatMul", &["x", "v"], "d", ""),
+            node("Add", &["c", "d"], "y", ""),
         ];
         let shifted: Vec<f32> = noise(5, 16).iter().map(|value| value + dead).collect();
         let weights = vec![
@@ -104,10 +104,10 @@ fn layers_of_doubles_are_timed() {
         from_f64_as(name, dims, &values, ElementType::Double).unwrap()
     };
     let nodes = vec![
-        node("Cast", &["x"], "z", &[Int("to", 11)]),
-        node("MatMul", &["z", "w"], "h", &[]),
-        node("MatMul", &["h", "u"], "l", &[]),
-        node("Cast", &["l"], "y", &[Int("to", 1)]),
+        node("Cast", &["x"], "z", "to=11"),
+        node("MatMul", &["z", "w"], "h", ""),
+        node("MatMul", &["h", "u"], "l", ""),
+        node("Cast", &["l"], "y", "to=1"),
     ];
     let model = model(17, &[5, 12], nodes, vec![double("w", &[12, 16]), double("u", &[16, 10])]);
     let done = factorize(&model, &FactorizeOptions::rank(4).align(1).time_layers(true)).unwrap();

@@ -3,41 +3,16 @@
 use std::path::PathBuf;
 
 use paredown::internals::factorize::Target;
-use paredown::internals::onnx::attributes;
-use paredown::internals::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    tensor_shape_proto, type_proto,
-};
+use paredown::internals::onnx::proto::{ModelProto, NodeProto, TensorProto, tensor_shape_proto, type_proto};
 use paredown::internals::onnx::tensor::from_f32;
 use paredown::internals::runtime::{RunOptions, Runnable, Tensor};
 use paredown::{FactorizeOptions, Model, Outcome, Plan, Result, factorize};
 
-/// An attribute of a test node.
-#[derive(Clone, Copy)]
-pub(crate) enum Attribute {
-    Int(&'static str, i64),
-    Ints(&'static str, &'static [i64]),
-    Float(&'static str, f32),
-    Text(&'static str, &'static str),
-}
+use super::support::{self, attributes, declared};
 
-pub(crate) fn node(op: &str, inputs: &[&str], output: &str, settings: &[Attribute]) -> NodeProto {
-    let mut node = NodeProto {
-        op_type: Some(op.to_owned()),
-        name: Some(format!("{op}_{output}")),
-        input: inputs.iter().map(|&i| i.to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    };
-    for setting in settings {
-        match *setting {
-            Attribute::Int(name, value) => attributes::set_int(&mut node, name, value),
-            Attribute::Ints(name, values) => attributes::set_ints(&mut node, name, values),
-            Attribute::Float(name, value) => attributes::set_float(&mut node, name, value),
-            Attribute::Text(name, value) => attributes::set_string(&mut node, name, value),
-        }
-    }
-    node
+/// A node with one result and attributes from text.
+pub(crate) fn node(op: &str, inputs: &[&str], output: &str, settings: &str) -> NodeProto {
+    support::node(op, inputs, &[output], attributes(settings))
 }
 
 /// Values in (−1, 1) that look random: a fixed congruential sequence.
@@ -56,37 +31,12 @@ pub(crate) fn weight(name: &str, dims: &[usize]) -> TensorProto {
     from_f32(name, dims, &noise(seed, dims.iter().product())).unwrap()
 }
 
-fn info(name: &str, dims: Option<&[usize]>) -> ValueInfoProto {
-    let dim = |&size: &usize| tensor_shape_proto::Dimension {
-        value: Some(tensor_shape_proto::dimension::Value::DimValue(size as i64)),
-        ..Default::default()
-    };
-    let shape = dims.map(|dims| TensorShapeProto { dim: dims.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(1), shape };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() }),
-        ..ValueInfoProto::default()
-    }
-}
-
 /// A model with the input `x` and the output `y`.
 pub(crate) fn model(opset: i64, input: &[usize], nodes: Vec<NodeProto>, weights: Vec<TensorProto>) -> Model {
-    let graph = GraphProto {
-        name: Some("test".to_owned()),
-        node: nodes,
-        initializer: weights,
-        input: vec![info("x", Some(input))],
-        output: vec![info("y", None)],
-        ..GraphProto::default()
-    };
-    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(opset), ..Default::default() };
-    Model::from_proto(ModelProto {
-        ir_version: Some(8),
-        graph: Some(graph),
-        opset_import: vec![opset],
-        ..ModelProto::default()
-    })
+    let (x, y) = (declared("x", 1, Some(input)), declared("y", 1, None));
+    let mut model = support::model(vec![x], nodes, weights, vec![y]);
+    model.opset_import[0].version = Some(opset);
+    Model::from_proto(model)
 }
 
 pub(crate) fn input_shape(model: &Model) -> Vec<usize> {

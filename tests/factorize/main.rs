@@ -14,3 +14,5 @@ mod budgets;
 mod compose;
 mod graphs;
 mod layers;
+#[path = "../support/graph.rs"]
+mod support;

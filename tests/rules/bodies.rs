@@ -6,8 +6,8 @@ use paredown::internals::onnx::proto::{
 use paredown::internals::onnx::tensor::from_i64;
 use paredown::{Model, PruneOptions, prune};
 
-use super::build::{declared, dynamic};
 use super::net::{Net, bytes, dims, halved};
+use super::support::{declared, dynamic};
 
 const BOOL: i32 = 9;
 

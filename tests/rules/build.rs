@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use paredown::internals::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
-};
+use paredown::internals::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use paredown::internals::onnx::tensor::{from_f32, from_i64};
 use paredown::internals::runtime::{NamedTensor, Tensor};
 
 use super::examples::{Example, OPSET};
+use super::support::{self, declared, of_opsets};
 
 /// A model and inputs for it.
 pub(crate) struct Built {
@@ -48,7 +46,7 @@ pub(crate) fn build((op, operands, attributes, results): Example) -> Built {
         domain: Some(domain.into()),
         input: names,
         output: outputs.clone(),
-        attribute: attributes.split_whitespace().map(attribute).collect(),
+        attribute: support::attributes(attributes),
         ..NodeProto::default()
     });
     let ends = inputs.iter().map(|(name, _)| name.clone()).chain(outputs).collect();
@@ -56,36 +54,7 @@ pub(crate) fn build((op, operands, attributes, results): Example) -> Built {
 }
 
 pub(crate) fn model(graph: GraphProto) -> ModelProto {
-    let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
-    ModelProto {
-        ir_version: Some(10),
-        opset_import: vec![opset("", OPSET), opset("ai.onnx.ml", 3), opset("com.microsoft", 1)],
-        graph: Some(graph),
-        ..ModelProto::default()
-    }
-}
-
-pub(crate) fn declared(name: &str, element: i32, shape: Option<&[usize]>) -> ValueInfoProto {
-    let dim = |&size: &usize| tensor_shape_proto::Dimension {
-        value: Some(tensor_shape_proto::dimension::Value::DimValue(i64::try_from(size).unwrap())),
-        ..Default::default()
-    };
-    let shape = shape.map(|shape| TensorShapeProto { dim: shape.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(element), shape };
-    let value = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(value), ..ValueInfoProto::default() }
-}
-
-/// A graph input; a dimension that is not a number is dynamic.
-pub(crate) fn dynamic(name: &str, element: i32, dims: &[&str]) -> ValueInfoProto {
-    use tensor_shape_proto::dimension::Value;
-    let mut info = declared(name, element, Some(&vec![0; dims.len()]));
-    if let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) {
-        for (dim, text) in tensor.shape.iter_mut().flat_map(|shape| &mut shape.dim).zip(dims) {
-            dim.value = Some(text.parse().map_or_else(|_| Value::DimParam((*text).into()), Value::DimValue));
-        }
-    }
-    info
+    of_opsets(graph, 10, &[("", OPSET), ("ai.onnx.ml", 3), ("com.microsoft", 1)])
 }
 
 fn list(text: &str) -> Vec<i64> {
@@ -129,24 +98,4 @@ fn data(text: &str, seed: usize) -> (i32, Tensor) {
         "b" => (9, Tensor::new(&shape, &(0..count).map(|i| i % 3 != 0).collect::<Vec<bool>>()).unwrap()),
         other => panic!("operand kind '{other}'"),
     }
-}
-
-pub(crate) fn attribute(text: &str) -> AttributeProto {
-    let (name, value) = text.split_once('=').unwrap();
-    let mut attribute = AttributeProto { name: Some(name.into()), ..AttributeProto::default() };
-    let kind = if let Some(ints) = value.strip_prefix('[') {
-        attribute.ints = list(ints.strip_suffix(']').unwrap());
-        AttributeType::Ints
-    } else if let Ok(int) = value.parse::<i64>() {
-        attribute.i = Some(int);
-        AttributeType::Int
-    } else if let Ok(float) = value.parse::<f32>() {
-        attribute.f = Some(float);
-        AttributeType::Float
-    } else {
-        attribute.s = Some(value.as_bytes().to_vec().into());
-        AttributeType::String
-    };
-    attribute.r#type = Some(kind as i32);
-    attribute
 }

@@ -2,8 +2,8 @@
 
 use paredown::internals::onnx::proto::{AttributeProto, attribute_proto::AttributeType};
 
-use super::build::{declared, dynamic};
 use super::net::{Net, dims, halved};
+use super::support::{declared, dynamic};
 
 /// scikit-learn's MLP behind a `StandardScaler`, as skl2onnx writes it: the features stay, both hidden layers shrink.
 #[test]

@@ -6,19 +6,13 @@ use paredown::internals::onnx::proto::{
 };
 use paredown::internals::runtime::{RunOptions, Runnable, Tensor};
 
-use super::build::attribute;
 use super::examples::OPSET;
 use super::net::{Net, Solved, dims, halved};
+use super::support::{self, attributes};
 
-fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: &str) -> NodeProto {
-    NodeProto {
-        name: Some(format!("{op}:{}", outputs[0])),
-        op_type: Some(op.into()),
-        input: inputs.iter().map(|&i| i.into()).collect(),
-        output: outputs.iter().map(|&o| o.into()).collect(),
-        attribute: attributes.split_whitespace().map(attribute).collect(),
-        ..NodeProto::default()
-    }
+fn node(op: &str, inputs: &[&str], outputs: &[&str], settings: &str) -> NodeProto {
+    let name = Some(format!("{op}:{}", outputs[0]));
+    NodeProto { name, ..support::node(op, inputs, outputs, attributes(settings)) }
 }
 
 fn function(domain: &str, name: &str, inputs: &[&str], outputs: &[&str], nodes: Vec<NodeProto>) -> FunctionProto {
@@ -109,7 +103,7 @@ fn a_function_of_another_operator_set_freezes_by_name() {
     let mut old = function("local", "Old", &["v"], &["o"], vec![node("Relu", &["v"], &["o"], "")]);
     old.opset_import[0].version = Some(7);
     let mut model = around("local", "Old", vec![old]);
-    model.graph.as_mut().unwrap().value_info.push(super::build::dynamic("b", 1, &["n", "8"]));
+    model.graph.as_mut().unwrap().value_info.push(super::support::dynamic("b", 1, &["n", "8"]));
     let net = Solved::new(model);
     assert!(matches!(net.role("w", 1), Role::Frozen(_)));
     assert!(net.reason("w", 1).contains("version 7"), "{}", net.reason("w", 1));

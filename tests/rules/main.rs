@@ -23,7 +23,8 @@ mod net;
 mod oracles;
 mod proofs;
 mod spelled;
-
+#[path = "../support/graph.rs"]
+mod support;
 mod traits;
 mod traps;
 mod unroll;

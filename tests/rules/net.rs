@@ -13,7 +13,8 @@ use paredown::internals::rewrite::prune;
 use paredown::internals::runtime::{RunOptions, Runnable, Tensor};
 use paredown::{Model, PruneOptions, Report, Result};
 
-use super::build::{attribute, declared, dynamic, model};
+use super::build::model;
+use super::support::{attributes, declared, dynamic, node};
 
 /// A graph under construction: `x` of a given shape in, `y` out.
 pub(crate) struct Net(pub(crate) GraphProto);
@@ -36,15 +37,10 @@ impl Net {
         self
     }
 
-    pub(crate) fn node(mut self, op: &str, inputs: &[&str], output: &str, attributes: &str) -> Self {
-        self.0.node.push(NodeProto {
-            name: Some(format!("{op}:{output}")),
-            op_type: Some(op.into()),
-            input: inputs.iter().map(|&i| i.into()).collect(),
-            output: output.split(',').map(Into::into).collect(),
-            attribute: attributes.split_whitespace().map(attribute).collect(),
-            ..NodeProto::default()
-        });
+    pub(crate) fn node(mut self, op: &str, inputs: &[&str], output: &str, settings: &str) -> Self {
+        let outputs: Vec<&str> = output.split(',').collect();
+        let name = Some(format!("{op}:{output}"));
+        self.0.node.push(NodeProto { name, ..node(op, inputs, &outputs, attributes(settings)) });
         self
     }
 

@@ -15,7 +15,7 @@ fn thawed_states_are_sliced_before_they_are_compared() {
     let net = Net::new(&[("x", 1, &["5", "2", "3"]), ("h0", 1, &["1", "2", "8"])]);
     let net = net.weight("w", &[1, 24, 3]).weight("r", &[1, 24, 8]).weight("b", &[1, 48]);
     let mut net = net.node("GRU", &["x", "w", "r", "b", "", "h0"], "all,hn", "hidden_size=8");
-    net.0.output.push(super::build::declared("hn", 1, None));
+    net.0.output.push(super::support::declared("hn", 1, None));
     let model =
         net.weight("u", &[8, 4]).node("Squeeze", &["all"], "s", "").node("MatMul", &["s", "u"], "y", "").model("y");
     let (pruned, report) = halved(model, &["h0", "hn"]).unwrap();

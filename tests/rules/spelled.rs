@@ -6,8 +6,9 @@ use paredown::internals::onnx::proto::{AttributeProto, ModelProto, TensorProto};
 use paredown::internals::onnx::tensor::TensorView;
 use paredown::internals::rewrite::prune;
 
-use super::build::{attribute, declared, model};
+use super::build::model;
 use super::net::{Net, Solved, bytes, dims, halved};
+use super::support::{attribute, declared};
 
 const INT4: i32 = 22;
 

@@ -7,8 +7,8 @@ use paredown::internals::graph::NodeId;
 use paredown::internals::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
 use paredown::internals::onnx::tensor::TensorView;
 
-use super::build::{declared, dynamic};
 use super::net::{Net, Solved};
+use super::support::{declared, dynamic};
 
 #[test]
 fn one_against_many_couples_nothing() {

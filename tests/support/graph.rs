@@ -1,12 +1,14 @@
-//! Small models built in code, for the tests of this crate.
+//! Small graphs built in code: the one builder of all test crates and of the library's own tests.
 
-use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::proto::{
+#![allow(dead_code)] // each crate of tests needs a part of it
+
+use paredown::internals::onnx::proto::tensor_proto::DataType;
+use paredown::internals::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
 
-/// A node in the standard domain, named after its first output.
+/// A node of the standard domain, named after its operator and first result.
 pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> NodeProto {
     NodeProto {
         name: Some(format!("{op}_{}", outputs.first().copied().unwrap_or_default())),
@@ -18,24 +20,44 @@ pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<
     }
 }
 
+fn attribute_of(name: &str, kind: AttributeType, filled: AttributeProto) -> AttributeProto {
+    AttributeProto { name: Some(name.to_owned()), r#type: Some(kind as i32), ..filled }
+}
+
 /// An integer attribute.
 pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        i: Some(value),
-        r#type: Some(AttributeType::Int as i32),
-        ..Default::default()
+    attribute_of(name, AttributeType::Int, AttributeProto { i: Some(value), ..AttributeProto::default() })
+}
+
+/// A list of integers as an attribute.
+pub(crate) fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    attribute_of(name, AttributeType::Ints, AttributeProto { ints: values.to_vec(), ..AttributeProto::default() })
+}
+
+/// The attribute `value` of a `Constant`.
+pub(crate) fn value(tensor: TensorProto) -> AttributeProto {
+    attribute_of("value", AttributeType::Tensor, AttributeProto { t: Some(tensor), ..AttributeProto::default() })
+}
+
+/// An attribute from text: `axis=1`, `pads=[0,1]`, `alpha=0.5`, `mode=nearest`.
+pub(crate) fn attribute(text: &str) -> AttributeProto {
+    let (name, value) = text.split_once('=').unwrap();
+    if let Some(list) = value.strip_prefix('[') {
+        let numbers = list.strip_suffix(']').unwrap().split(',').filter(|number| !number.is_empty());
+        ints(name, &numbers.map(|number| number.parse().unwrap()).collect::<Vec<i64>>())
+    } else if let Ok(number) = value.parse() {
+        int(name, number)
+    } else if let Ok(number) = value.parse() {
+        attribute_of(name, AttributeType::Float, AttributeProto { f: Some(number), ..AttributeProto::default() })
+    } else {
+        let bytes = Some(value.as_bytes().to_vec().into());
+        attribute_of(name, AttributeType::String, AttributeProto { s: bytes, ..AttributeProto::default() })
     }
 }
 
-/// A tensor attribute.
-pub(crate) fn value(tensor: TensorProto) -> AttributeProto {
-    AttributeProto {
-        name: Some("value".into()),
-        t: Some(tensor),
-        r#type: Some(AttributeType::Tensor as i32),
-        ..Default::default()
-    }
+/// Attributes from text, separated by spaces.
+pub(crate) fn attributes(text: &str) -> Vec<AttributeProto> {
+    text.split_whitespace().map(attribute).collect()
 }
 
 /// A float32 initializer; element i is `at(i)`.
@@ -64,15 +86,32 @@ pub(crate) fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto 
 
 /// A tensor value; a dim is a number or a symbol.
 pub(crate) fn tensor_value(name: &str, element: DataType, dims: &[&str]) -> ValueInfoProto {
+    dynamic(name, element as i32, dims)
+}
+
+/// [`tensor_value`] by the number of its element type.
+pub(crate) fn dynamic(name: &str, element: i32, dims: &[&str]) -> ValueInfoProto {
     use tensor_shape_proto::{Dimension, dimension::Value};
     let dim = |text: &&str| {
         let value = text.parse().map_or_else(|_| Value::DimParam((*text).to_owned()), Value::DimValue);
         Dimension { value: Some(value), ..Dimension::default() }
     };
-    let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
-    let tensor = type_proto::Tensor { elem_type: Some(element as i32), shape: Some(shape) };
+    shaped(name, element, Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }))
+}
+
+/// A tensor value of fixed sizes, or of none that is known.
+pub(crate) fn declared(name: &str, element: i32, dims: Option<&[usize]>) -> ValueInfoProto {
+    let sizes: Option<Vec<String>> = dims.map(|dims| dims.iter().map(usize::to_string).collect());
+    match sizes {
+        Some(sizes) => dynamic(name, element, &sizes.iter().map(String::as_str).collect::<Vec<_>>()),
+        None => shaped(name, element, None),
+    }
+}
+
+fn shaped(name: &str, element: i32, shape: Option<TensorShapeProto>) -> ValueInfoProto {
+    let tensor = type_proto::Tensor { elem_type: Some(element), shape };
     let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(r#type), ..ValueInfoProto::default() }
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
 /// A model of opset 17.
@@ -90,8 +129,21 @@ pub(crate) fn model(
         output: outputs,
         ..GraphProto::default()
     };
-    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
-    ModelProto { ir_version: Some(8), opset_import: vec![opset], graph: Some(graph), ..ModelProto::default() }
+    of_opsets(graph, 8, &[("", 17)])
+}
+
+/// A model of a version of the file format and of operator sets.
+pub(crate) fn of_opsets(graph: GraphProto, ir_version: i64, opsets: &[(&str, i64)]) -> ModelProto {
+    let opset = |&(domain, version): &(&str, i64)| OperatorSetIdProto {
+        domain: Some(domain.to_owned()),
+        version: Some(version),
+    };
+    ModelProto {
+        ir_version: Some(ir_version),
+        opset_import: opsets.iter().map(opset).collect(),
+        graph: Some(graph),
+        ..ModelProto::default()
+    }
 }
 
 /// A weight that looks random and is not.
