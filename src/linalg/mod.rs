@@ -21,21 +21,16 @@ mod backend;
 mod faer;
 #[cfg(feature = "lapack")]
 mod lapack;
+pub mod ridge;
 #[cfg(test)]
 mod tests;
 
 pub use backend::{Backend, Eigh, Qr, Svd};
 pub(crate) use backend::{in_strips, mirror_lower};
 pub use faer::Faer;
+pub(crate) use ridge::{Ridge, strength};
 #[cfg(feature = "lapack")]
 pub use lapack::Lapack;
-
-/// `lambda`, or what keeps a ridge regression solvable on inputs of this mean square that do not vary: a billionth of that, or 1
-/// where inputs are always zero and say nothing at all.
-pub(crate) fn solvable(lambda: f64, square: f64) -> f64 {
-    let lambda = lambda.max(1e-9 * square);
-    if lambda > 0.0 { lambda } else { 1.0 }
-}
 
 /// The backend that is used unless a caller asks for another one: [`Faer`].
 pub fn default_backend() -> &'static dyn Backend {

@@ -20,7 +20,7 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 
 use super::low_rank::{ErrorCurve, LowRank, require_rank, require_shape};
-use crate::linalg::{Backend, solvable};
+use crate::linalg::{Backend, Ridge, strength};
 use crate::{Error, Result};
 
 /// Eigenvalues below this share of the largest are rounding, not data: sums of f32 products have
@@ -166,14 +166,10 @@ fn regression(
     damping: f64,
     name: &str,
 ) -> Result<Array2<f64>> {
-    let mut damped = covariance.to_owned();
-    let variance = damped.diag().mean().unwrap_or(0.0);
-    let square = variance + mean.and_then(|mean| mean.mapv(|x| x * x).mean()).unwrap_or(0.0);
-    let lambda = solvable(damping * variance, square);
-    damped.diag_mut().iter_mut().for_each(|x| *x += lambda);
-    let mut right = &w * lambda;
-    right += &cross;
-    backend.solve_spd(damped.view(), right.view(), name)
+    let variance = covariance.diag().sum();
+    let square = variance + mean.map_or(0.0, |mean| mean.dot(mean));
+    let lambda = strength(damping, variance, square, w.nrows());
+    Ridge::primal(backend, &covariance.to_owned(), cross, Some(w)).weights(lambda, name)
 }
 
 /// V (N×min(K, N)) and the energy vᵢᵀ Wᵀ C W vᵢ of each of its columns.

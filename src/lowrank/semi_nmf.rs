@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView2};
 use super::low_rank::{LowRank, energy, require_rank};
 use super::nmf::sweep;
 use crate::Result;
-use crate::linalg::Backend;
+use crate::linalg::{Backend, Ridge};
 
 /// Relative decrease of the error in a round below which the iteration ends.
 const TOLERANCE: f64 = 1e-5;
@@ -79,11 +79,10 @@ fn shifted_svd(backend: &dyn Backend, w: ArrayView2<'_, f64>, rank: usize, name:
 
 /// A = W Bᵀ (B Bᵀ)⁻¹, for Bᵀ (N×r).
 fn least_squares(backend: &dyn Backend, w: ArrayView2<'_, f64>, bt: &Array2<f64>, name: &str) -> Result<Array2<f64>> {
-    let mut gram = backend.matmul(bt.t(), bt.view());
-    let ridge = RIDGE * gram.diag().mean().unwrap_or(0.0);
-    gram.diag_mut().iter_mut().for_each(|x| *x += ridge);
+    let gram = backend.matmul(bt.t(), bt.view());
+    let lambda = RIDGE * gram.diag().mean().unwrap_or(0.0);
     let right = backend.matmul(bt.t(), w.t());
-    Ok(backend.solve_spd(gram.view(), right.view(), name)?.reversed_axes())
+    Ok(Ridge::primal(backend, &gram, right.view(), None).weights(lambda, name)?.reversed_axes())
 }
 
 #[cfg(test)]

@@ -355,9 +355,7 @@ impl Collector<'_> {
         };
         try_out(w0.clone());
         if method == Method::Lstsq && self.member.place != BiasPlace::Computed {
-            for share in RIDGES {
-                try_out(train.weights(backend, w0, share, &self.member.pruned.name)?);
-            }
+            train.weights(backend, w0, &RIDGES, &self.member.pruned.name)?.into_iter().for_each(try_out);
         }
         Ok(best)
     }
