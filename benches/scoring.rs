@@ -1,7 +1,7 @@
 //! Times what `obs` and `lstsq` spend their time on, beside plain products of matrices of the same size, one thread each
 //! where nothing else is said:
 //!
-//! * `gram`: sums of moments over rows, beside `XᵀX`;
+//! * `gram`: sums over rows in f64, and of f32 products, beside `XᵀX` in either precision;
 //! * `downdate`: a panel of removals from a matrix in surgery, beside the products `K×64 · 64×K` and `K×128 · 128×K` that
 //!   update `H⁻¹` and `W Wᵀ`;
 //! * `obs`: all removals of a layer, on all threads.
@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
-use paredown::internals::calibrate::moments::Moments;
+use paredown::internals::calibrate::Sums;
 use paredown::internals::linalg::default_backend;
 use paredown::internals::score::surgeon::Surgeon;
 use rand::{RngExt, SeedableRng};
@@ -55,9 +55,16 @@ fn gram(criterion: &mut Criterion) {
         let x = uniform(4096, k);
         let none = Array2::zeros((4096, 0));
         group.throughput(Throughput::Elements((x.nrows() * k * k) as u64));
-        let mut moments = Moments::new(k, 0);
-        group.bench_function(format!("moments {k}"), |bencher| {
-            bencher.iter(|| one_thread().install(|| moments.add(default_backend(), x.view(), none.view())));
+        let single = x.mapv(|value| value as f32).reversed_axes().as_standard_layout().into_owned();
+        let mut sums = Array2::zeros((k, k));
+        group.bench_function(format!("sums {k}"), |bencher| {
+            bencher.iter(|| one_thread().install(|| Sums::of(default_backend(), x.view(), none.view())));
+        });
+        group.bench_function(format!("f32 products, f64 sums {k}"), |bencher| {
+            bencher.iter(|| default_backend().add_product_f32(single.view(), single.t(), sums.view_mut()));
+        });
+        group.bench_function(format!("matmul f32 {k}"), |bencher| {
+            bencher.iter(|| default_backend().matmul_f32(single.view(), single.t()));
         });
         group.bench_function(format!("matmul {k}"), |bencher| {
             bencher.iter(|| default_backend().matmul(x.t(), x.view()));

@@ -123,6 +123,14 @@ impl Layer {
         self.channels * self.taps
     }
 
+    /// Whether another layer reads the same rows: of the same value, in the same way.
+    pub(crate) fn reads_like(&self, other: &Self) -> bool {
+        self.data == other.data
+            && self.linear.data_axis == other.linear.data_axis
+            && (self.groups, self.channels, self.taps) == (other.groups, other.channels, other.taps)
+            && self.window == other.window
+    }
+
     /// Axes of the result behind its channels, if it is no convolution: one where the weight stands on the left.
     pub(crate) fn rank_behind_result(&self) -> usize {
         usize::from(self.linear.data == 1)

@@ -1,27 +1,34 @@
 //! Calibration: reads data, runs models on it, accumulates statistics.
 //!
 //! [`Layer`] says how a linear operator reads its input as rows of a matrix, [`Stream`] brings the activations of a
-//! model batch by batch without running any part of it twice, [`moments`] sums them up in f64.
+//! model batch by batch without running any part of it twice, [`sums`] adds up their products, [`evidence`] sets them beside
+//! what a layer should make of them, and [`pair`] brings two models along together.
 
+mod block;
 pub mod data;
+pub mod evidence;
 mod layer;
-pub mod moments;
 mod padding;
+pub(crate) mod pair;
 mod rows;
 pub(crate) mod stages;
 mod statistics;
+pub mod sums;
 mod window;
 
+pub(crate) use crate::runtime::in_turn;
 pub use crate::runtime::{Activations, Checkpoint, Held, Segment, Stream};
-pub(crate) use crate::runtime::{in_turn, run_both};
 pub use layer::{Layer, layers};
 pub use rows::Sampler;
-pub use statistics::{Detail, InputStatistics, input_statistics};
+pub use statistics::{InputStatistics, input_statistics};
+pub use sums::{Detail, Sums};
 
+pub(crate) use block::Columns;
+pub(crate) use evidence::{Evidence, Gather};
 pub(crate) use layer::{stored, stored_mut};
-pub(crate) use moments::Buffered;
 pub(crate) use padding::Padding;
-pub(crate) use rows::{Row, floats};
+pub(crate) use pair::{At, Pair, Visit, Wanted};
+pub(crate) use rows::{Lines, Row, floats};
 pub(crate) use statistics::samples_of;
 pub(crate) use window::Window;
 

@@ -1,13 +1,16 @@
 //! Activations as rows of a matrix: im2col for the chosen positions only.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
+use super::block::Columns;
 use super::layer::Layer;
 use super::padding::Padding;
+use super::window::Window;
 use crate::error::{Error, Result};
 use crate::runtime::Tensor;
 
@@ -82,57 +85,149 @@ impl Layer {
         }
     }
 
-    /// Appends row after row of group `group`'s input, each K long.
+    /// The rows of the layer's input; group g reads the channels from `g · channels` on.
     ///
     /// # Errors
     /// If the data is not of the layer's width.
-    pub(crate) fn input_rows(
-        &self,
-        data: &Tensor,
-        values: &[f32],
-        group: usize,
-        rows: &[Row],
-        into: &mut Vec<f64>,
-    ) -> Result<()> {
+    pub(crate) fn inputs_of<'t>(&self, data: &'t Tensor, rows: &[Row]) -> Result<Lines<'t>> {
+        let located = |e: Error| e.at_node(self.name.as_str());
+        let width = self.groups * self.channels;
+        match &self.window {
+            None => Lines::new(data, (self.linear.data_axis, width), rows),
+            Some(window) => Lines::under_window(data, (window, width), rows),
+        }
+        .map_err(located)
+    }
+
+    /// The rows of the layer's result, one value for each channel of all groups; their number is that of the result.
+    ///
+    /// # Errors
+    /// If the result has no such axis.
+    pub(crate) fn results_of<'t>(&self, result: &'t Tensor, rows: &[Row]) -> Result<Lines<'t>> {
+        let axis = self.linear.result_axis;
+        let width = result.shape().get(axis).copied().unwrap_or(0);
+        Lines::new(result, (axis, width), rows).map_err(|e| e.at_node(self.name.as_str()))
+    }
+}
+
+/// Chosen rows of an activation: for each channel the values at some places, zero where a place lies in the padding.
+#[derive(Debug)]
+pub(crate) struct Lines<'t> {
+    values: Cow<'t, [f32]>,
+    /// Places of a channel that belong to a row: kernel positions of a convolution, otherwise one.
+    taps: usize,
+    channels: usize,
+    /// Distance of a channel from the next.
+    stride: usize,
+    /// Position of channel 0 for each row, tap by tap; [`PADDING`] outside of the data.
+    offsets: Vec<usize>,
+    rows: usize,
+}
+
+/// The offset of what lies in the padding.
+const PADDING: usize = usize::MAX;
+
+/// Channels that are read at once where they lie side by side: a cache line.
+const SIDE_BY_SIDE: usize = 16;
+
+impl<'t> Lines<'t> {
+    /// The lines along one axis, numbered in row-major order of the other axes.
+    fn new(data: &'t Tensor, (axis, width): (usize, usize), rows: &[Row]) -> Result<Self> {
         let shape = data.shape();
-        let Some(window) = &self.window else {
-            return line_rows(shape, values, (self.linear.data_axis, self.channels), rows, None, into)
-                .map_err(|e| e.at_node(self.name.as_str()));
-        };
-        if shape.len() < 3 || shape[1] != self.groups * self.channels {
-            return Err(misfit(shape, self.groups * self.channels).at_node(self.name.as_str()));
+        if shape.get(axis) != Some(&width) {
+            return Err(misfit(shape, width));
+        }
+        let stride: usize = shape[axis + 1..].iter().product();
+        let count = shape.iter().product::<usize>() / width.max(1);
+        let offset = |row: &Row| row.index / stride * width * stride + row.index % stride;
+        let offsets = rows.iter().map(offset).collect();
+        Self { values: floats(data)?, taps: 1, channels: width, stride, offsets, rows: rows.len() }
+            .checked(shape, (rows, count))
+    }
+
+    /// What a sliding window reads, numbered by its positions, sample after sample.
+    fn under_window(data: &'t Tensor, (window, width): (&Window, usize), rows: &[Row]) -> Result<Self> {
+        let shape = data.shape();
+        if shape.len() < 3 || shape[1] != width {
+            return Err(misfit(shape, width));
         }
         let placed = window.place(&shape[2..]);
         let each: usize = placed.outputs.iter().product::<usize>().max(1);
         let plane: usize = shape[2..].iter().product();
-        let mut reads = Vec::new();
-        for row in rows {
+        let taps = window.taps();
+        let mut offsets = vec![PADDING; taps * rows.len()];
+        let mut reads = Vec::with_capacity(taps);
+        for (number, row) in rows.iter().enumerate() {
             placed.reads(row.index % each, &mut reads);
-            let first = (row.index / each * shape[1] + group * self.channels) * plane;
-            for channel in 0..self.channels {
-                let base = first + channel * plane;
-                into.extend(reads.iter().map(|at| at.map_or(0.0, |at| f64::from(values[base + at]))));
+            let first = row.index / each * width * plane;
+            for (tap, at) in reads.iter().enumerate() {
+                if let (Some(at), Some(offset)) = (at, offsets.get_mut(tap * rows.len() + number)) {
+                    *offset = first + at;
+                }
             }
         }
-        Ok(())
+        Self { values: floats(data)?, taps, channels: width, stride: plane, offsets, rows: rows.len() }
+            .checked(shape, (rows, shape[0] * each))
     }
 
-    /// Appends row after row of group `group`'s result: the channels `kept` of all channels, N of each group.
-    ///
-    /// # Errors
-    /// If the result is not of the layer's width.
-    pub(crate) fn result_rows(
-        &self,
-        result: &Tensor,
-        values: &[f32],
-        kept: &[usize],
-        rows: &[Row],
-        into: &mut Vec<f64>,
-    ) -> Result<()> {
-        let axis = self.linear.result_axis;
-        let width = result.shape().get(axis).copied().unwrap_or(0);
-        line_rows(result.shape(), values, (axis, width), rows, Some(kept), into)
-            .map_err(|e| e.at_node(self.name.as_str()))
+    /// Every row and every value that is read exists.
+    fn checked(self, shape: &[usize], (rows, count): (&[Row], usize)) -> Result<Self> {
+        let last = self.offsets.iter().filter(|&&offset| offset != PADDING).max();
+        let end = last.map_or(0, |last| last + self.channels.saturating_sub(1) * self.stride + 1);
+        if rows.iter().any(|row| row.index >= count) || end > self.values.len() {
+            return Err(Error::input(format!("activations of shape {shape:?} have fewer rows than are to be read")));
+        }
+        Ok(self)
+    }
+
+    /// Values of a row along the axis.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Writes some of the rows of the channels from `first` on: as many as the columns hold, the taps of a channel side by
+    /// side.
+    pub(crate) fn write(&self, first: usize, rows: Range<usize>, into: &mut Columns<'_>) {
+        let channels = into.width() / self.taps.max(1);
+        if self.stride == 1 && self.taps == 1 {
+            for start in (0..channels).step_by(SIDE_BY_SIDE) {
+                let end = channels.min(start + SIDE_BY_SIDE);
+                let mut columns: Vec<&mut [f32]> = into.columns(start..end).collect();
+                for (slot, &offset) in self.offsets[rows.clone()].iter().enumerate() {
+                    let values = &self.values[offset + first + start..offset + first + end];
+                    columns.iter_mut().zip(values).for_each(|(column, &value)| column[slot] = value);
+                }
+            }
+            return;
+        }
+        for channel in 0..channels {
+            for tap in 0..self.taps {
+                let offsets = &self.offsets[tap * self.rows..][rows.clone()];
+                self.read(first + channel, offsets, into.column(channel * self.taps + tap), |to, value| *to = value);
+            }
+        }
+    }
+
+    /// Writes some of the rows of these channels.
+    pub(crate) fn write_channels(&self, channels: &[usize], rows: Range<usize>, into: &mut Columns<'_>) {
+        for (column, &channel) in channels.iter().enumerate() {
+            self.read(channel, &self.offsets[rows.clone()], into.column(column), |to, value| *to = value);
+        }
+    }
+
+    /// Adds `factor` times a channel's values at some of the rows.
+    pub(crate) fn add(&self, channel: usize, rows: Range<usize>, factor: f64, into: &mut [f32]) {
+        #[allow(clippy::cast_possible_truncation)]
+        let factor = factor as f32;
+        self.read(channel, &self.offsets[rows], into, |to, value| *to += factor * value);
+    }
+
+    fn read(&self, channel: usize, offsets: &[usize], into: &mut [f32], put: impl Fn(&mut f32, f32)) {
+        let values = self.values.get(channel * self.stride..).unwrap_or_default();
+        for (to, &offset) in into.iter_mut().zip(offsets) {
+            // Padding is beyond any value.
+            put(to, values.get(offset).copied().unwrap_or(0.0));
+        }
     }
 }
 
@@ -142,30 +237,6 @@ pub(crate) fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>> {
         Some(values) => Cow::Borrowed(values),
         None => Cow::Owned(tensor.to_vec::<f32>()?),
     })
-}
-
-/// The lines along one axis, numbered in row-major order of the other axes.
-fn line_rows(
-    shape: &[usize],
-    values: &[f32],
-    (axis, width): (usize, usize),
-    rows: &[Row],
-    kept: Option<&[usize]>,
-    into: &mut Vec<f64>,
-) -> Result<()> {
-    if shape.get(axis) != Some(&width) {
-        return Err(misfit(shape, width));
-    }
-    let inner: usize = shape[axis + 1..].iter().product();
-    for row in rows {
-        let first = row.index / inner * width * inner + row.index % inner;
-        let line = |k: usize| f64::from(values[first + k * inner]);
-        match kept {
-            Some(kept) => into.extend(kept.iter().map(|&k| line(k))),
-            None => into.extend((0..width).map(line)),
-        }
-    }
-    Ok(())
 }
 
 fn misfit(shape: &[usize], width: usize) -> Error {

@@ -1,109 +1,51 @@
-//! Statistics of layers' inputs in the original model, for criteria.
+//! Statistics of layers' inputs in the original model, for criteria and for splits.
 
-use ndarray::{Array1, Array2};
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::data::Batch;
-use super::moments::Buffered;
-use super::rows::floats;
-use super::{Calibration, Layer, Padding, Sampler, Stream, in_turn};
+use super::sums::{Detail, Sums};
+use super::{Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn};
 use crate::analysis::Subject;
 use crate::error::Result;
 use crate::linalg::default_backend;
 use crate::runtime::Tensor;
 
-/// How much is accumulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
-    /// Means, squares, zeros.
-    Diagonal,
-    /// The covariance too.
-    Covariance,
-}
+/// Sums over the inputs of a layer, for each convolution group of it; layers that read the same rows share them.
+pub type InputStatistics = Arc<[Sums]>;
 
-/// Statistics of the input of one matrix (a layer, or a convolution group of it): K values each.
-#[derive(Debug, Clone)]
-pub struct InputStatistics {
-    /// Rows that were counted.
-    pub rows: usize,
-    /// `E[x]`.
-    pub mean: Array1<f64>,
-    /// `E[x²]`.
-    pub square: Array1<f64>,
-    /// Share of zeros.
-    pub zeros: Array1<f64>,
-    /// `E[x xᵀ] − μ μᵀ`, K×K, where asked for.
-    pub covariance: Option<Array2<f64>>,
-}
-
-impl InputStatistics {
-    /// `E[x²] − E[x]²`, never negative.
-    pub fn variance(&self) -> Array1<f64> {
-        let mut variance = &self.square - &(&self.mean * &self.mean);
-        variance.mapv_inplace(|v| v.max(0.0));
-        variance
-    }
-}
-
+/// What layers that read the same rows have in common.
 struct Accumulator<'l> {
     layer: &'l Layer,
-    group: usize,
     sampler: Sampler,
-    full: Option<Buffered>,
-    rows: usize,
-    sum: Array1<f64>,
-    square: Array1<f64>,
-    zeros: Array1<f64>,
+    groups: Vec<Gather>,
 }
 
 impl<'l> Accumulator<'l> {
-    fn new(layer: &'l Layer, group: usize, data: Calibration<'_>, detail: Detail) -> Self {
+    fn new(layer: &'l Layer, data: Calibration<'_>, detail: Detail) -> Self {
         let k = layer.inputs();
-        Self {
-            layer,
-            group,
-            sampler: Sampler::new(layer, data.data.samples(), data.seed),
-            full: (detail == Detail::Covariance).then(|| Buffered::new(k, 0)),
-            rows: 0,
-            sum: Array1::zeros(k),
-            square: Array1::zeros(k),
-            zeros: Array1::zeros(k),
-        }
+        let sums = |_| Gather::new(k, 0, Evidence::Sums(Sums::new(k, 0, detail)));
+        let sampler = Sampler::new(layer, data.data.samples(), data.seed);
+        Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
     }
 
     fn add(&mut self, data: &Tensor, samples: usize, first: usize, padding: Option<&Padding>) -> Result<()> {
-        let rows = self.sampler.choose(self.layer.row_count(data.shape()), samples, first, padding);
-        let values = floats(data)?;
-        let mut x = Vec::with_capacity(rows.len() * self.sum.len());
-        self.layer.input_rows(data, &values, self.group, &rows, &mut x)?;
-        for row in x.chunks_exact(self.sum.len().max(1)) {
-            for (k, &value) in row.iter().enumerate() {
-                self.sum[k] += value;
-                self.square[k] += value * value;
-                self.zeros[k] += f64::from(u8::from(value == 0.0));
-            }
-        }
-        self.rows += rows.len();
-        if let Some(full) = &mut self.full {
-            full.push(default_backend(), &x, &[]);
-        }
+        let layer = self.layer;
+        let rows = self.sampler.choose(layer.row_count(data.shape()), samples, first, padding);
+        let lines = layer.inputs_of(data, &rows)?;
+        self.groups.par_iter_mut().enumerate().for_each(|(group, gather)| {
+            gather.add(rows.len(), |rows, x, _| lines.write(group * layer.channels, rows, x));
+        });
         Ok(())
     }
 
-    #[allow(clippy::cast_precision_loss)]
     fn finish(self) -> InputStatistics {
-        let n = self.rows.max(1) as f64;
-        InputStatistics {
-            rows: self.rows,
-            mean: self.sum / n,
-            square: self.square / n,
-            zeros: self.zeros / n,
-            covariance: self.full.map(|full| full.finish(default_backend()).covariance()),
-        }
+        self.groups.into_iter().map(|gather| gather.finish().into_sums(default_backend())).collect()
     }
 }
 
-/// Statistics of the inputs of `layers` of the original model, one for each convolution group of each.
+/// Statistics of the inputs of `layers` of the original model.
 ///
 /// # Errors
 /// If reading the data or running the model fails.
@@ -112,15 +54,21 @@ pub fn input_statistics(
     data: Calibration<'_>,
     layers: &[Layer],
     detail: Detail,
-) -> Result<Vec<Vec<InputStatistics>>> {
+) -> Result<Vec<InputStatistics>> {
     let mut wanted: Vec<String> = layers.iter().map(|layer| layer.data.clone()).collect();
     wanted.sort();
     wanted.dedup();
     let mut stream = Stream::default();
     let segment = stream.segment(subject.model, &[], &wanted)?;
-    let matrices = layers.iter().flat_map(|layer| (0..layer.groups).map(move |group| (layer, group)));
-    let mut accumulators: Vec<Accumulator<'_>> =
-        matrices.map(|(layer, group)| Accumulator::new(layer, group, data, detail)).collect();
+    let mut accumulators: Vec<Accumulator<'_>> = Vec::new();
+    let mut used = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let known = accumulators.iter().position(|other| other.layer.reads_like(layer));
+        used.push(known.unwrap_or(accumulators.len()));
+        if known.is_none() {
+            accumulators.push(Accumulator::new(layer, data, detail));
+        }
+    }
     let mut first = 0;
     let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
     in_turn(data.data.batches(data.batch), run, |batch, activations| {
@@ -132,8 +80,8 @@ pub fn input_statistics(
         first += samples;
         Ok(())
     })?;
-    let mut done = accumulators.into_iter().map(Accumulator::finish);
-    Ok(layers.iter().map(|layer| done.by_ref().take(layer.groups).collect()).collect())
+    let done: Vec<InputStatistics> = accumulators.into_iter().map(Accumulator::finish).collect();
+    Ok(used.into_iter().filter_map(|at| done.get(at).cloned()).collect())
 }
 
 /// Number of samples of a batch.

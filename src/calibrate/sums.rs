@@ -156,6 +156,11 @@ impl Sums {
         }
     }
 
+    /// How much is summed up.
+    pub fn detail(&self) -> Detail {
+        if self.xx.is_some() { Detail::Covariance } else { Detail::Diagonal }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -192,9 +197,12 @@ impl Sums {
         &self.zeros / count(self.rows)
     }
 
-    /// `E[x xᵀ] − E[x] E[x]ᵀ`, K×K; `None` where only the diagonal was summed up.
-    pub fn covariance(&self) -> Option<Array2<f64>> {
-        self.xx.as_ref().map(|xx| centred(xx, &self.x.sum, &self.x.sum, self.rows))
+    /// `E[x xᵀ] − E[x] E[x]ᵀ`, K×K. Inputs whose products were not summed up count as independent.
+    pub fn covariance(&self) -> Array2<f64> {
+        match &self.xx {
+            Some(xx) => centred(xx, &self.x.sum, &self.x.sum, self.rows),
+            None => Array2::from_diag(&self.variance_x()),
+        }
     }
 
     /// `E[x yᵀ] − E[x] E[y]ᵀ`, K×N.
@@ -335,7 +343,3 @@ fn rounded(value: f64) -> f32 {
 fn count(rows: usize) -> f64 {
     rows.max(1) as f64
 }
-
-#[cfg(test)]
-#[path = "sums_tests.rs"]
-mod tests;

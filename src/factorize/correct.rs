@@ -12,18 +12,15 @@ use super::decompose::{assembled, kernel, matrices};
 use super::inputs::{MOST_INPUTS, layer};
 use super::rewrite::split_layers;
 use crate::analysis::Subject;
-use crate::calibrate::data::Batch;
-use crate::calibrate::moments::Moments;
 use crate::calibrate::stages::{Part, Stages};
-use crate::calibrate::{
-    Activations, Buffered, Calibration, Held, Layer, Padding, Sampler, Stream, floats, in_turn, run_both, samples_of,
-};
+use crate::calibrate::{Calibration, Detail, Evidence, Gather, Layer, Pair, Sampler, Sums, Visit, Wanted};
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
 use crate::lowrank::conv::ConvMode;
 use crate::lowrank::outputs::{InputMoments, OutputPca, Target};
 use crate::lowrank::{Factors, encoded};
+use crate::onnx::proto::ModelProto;
 
 /// Pull towards the old weight, as a share of the mean variance of the inputs.
 const DAMPING: f64 = 1e-2;
@@ -39,12 +36,11 @@ pub(crate) struct Chosen<'c> {
     pub(crate) energies: Vec<f64>,
 }
 
-/// Sums over rows of one group's input: as it is now (x), as it was in the original (y).
+/// Sums over rows of each group's input: as it is now (x), as it was in the original (y).
 struct Collector<'l> {
     layer: &'l Layer,
-    group: usize,
     sampler: Sampler,
-    sums: Buffered,
+    groups: Vec<Gather>,
 }
 
 /// Fits the factors of every layer behind others to what those have become, in place.
@@ -52,7 +48,7 @@ struct Collector<'l> {
 /// # Errors
 /// If reading the data or running a model fails.
 pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut [Chosen<'_>]) -> Result<()> {
-    let (mut original, mut split) = (Stream::default(), Stream::default());
+    let mut models = Pair::new(data);
     for stage in stages(subject, chosen) {
         let mut members: Vec<(usize, Layer)> = Vec::new();
         for index in stage {
@@ -67,7 +63,7 @@ pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut 
         let pairs: Vec<(&Candidate, &Factors)> = chosen.iter().map(|c| (c.candidate, &c.factors)).collect();
         let model = split_layers(subject, &pairs)?;
         let layers: Vec<&Layer> = members.iter().map(|(_, layer)| layer).collect();
-        let sums = collect((subject.model, &model), data, &layers, (&mut original, &mut split))?;
+        let sums = collect(&mut models, (subject.model, &model), data, &layers)?;
         let fitted: Vec<Factors> = members
             .par_iter()
             .zip(&sums)
@@ -95,66 +91,46 @@ fn stages(subject: Subject<'_>, chosen: &[Chosen<'_>]) -> Vec<Vec<usize>> {
     order.stages.iter().map(|stage| stage.iter().filter_map(|id| split.get(id).copied()).collect()).collect()
 }
 
-/// Runs both models as far as the layers' inputs, and lets them start there next time.
+/// Runs both models as far as the layers' inputs.
 fn collect(
-    (before, after): (&crate::onnx::proto::ModelProto, &crate::onnx::proto::ModelProto),
+    models: &mut Pair<'_>,
+    (before, after): (&ModelProto, &ModelProto),
     data: Calibration<'_>,
     layers: &[&Layer],
-    (original, split): (&mut Stream, &mut Stream),
-) -> Result<Vec<Vec<Moments>>> {
-    let mut names: Vec<String> = layers.iter().map(|layer| layer.data.clone()).collect();
-    names.sort();
-    names.dedup();
-    let sources = original.segment(before, &names, &names)?;
-    let images = split.segment(after, &names, &names)?;
-    let samples = data.data.samples();
-    let mut collectors: Vec<Collector<'_>> = layers
-        .iter()
-        .flat_map(|layer| (0..layer.groups).map(move |group| (*layer, group)))
-        .map(|(layer, group)| Collector {
-            layer,
-            group,
-            sampler: Sampler::new(layer, samples, data.seed),
-            sums: Buffered::new(layer.inputs(), layer.inputs()),
-        })
-        .collect();
-    let mut held = Held::default();
-    let mut first = 0;
-    let pair = [(&*original, &sources), (&*split, &images)];
-    let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
-    in_turn(data.data.batches(data.batch), run, |batch, (old, new)| {
-        let count = samples_of(&batch.inputs);
-        let padding = Padding::of(&batch.inputs);
-        collectors.par_iter_mut().try_for_each(|c| c.add(&new, &old, (count, first), padding.as_ref()))?;
-        first += count;
-        held.add([old.frontier, new.frontier]);
-        Ok(())
-    })?;
-    held.advance([(original, &sources), (split, &images)]);
-    let mut done = collectors.into_iter().map(|c| c.sums.finish(default_backend()));
-    Ok(layers.iter().map(|layer| done.by_ref().take(layer.groups).collect()).collect())
+) -> Result<Vec<Vec<Evidence>>> {
+    let names: Vec<&String> = layers.iter().map(|layer| &layer.data).collect();
+    let wanted = |model| Wanted::new(model, names.iter().copied(), []);
+    let mut collectors: Vec<Collector<'_>> = layers.iter().map(|layer| Collector::new(layer, data)).collect();
+    models.stage(&wanted(before), &wanted(after), |visit| collectors.par_iter_mut().try_for_each(|c| c.add(visit)))?;
+    Ok(collectors.into_iter().map(|c| c.groups.into_iter().map(Gather::finish).collect()).collect())
 }
 
-impl Collector<'_> {
-    fn add(
-        &mut self,
-        new: &Activations,
-        old: &Activations,
-        (samples, first): (usize, usize),
-        padding: Option<&Padding>,
-    ) -> Result<()> {
-        let (now, was) = (new.get(&self.layer.data)?, old.get(&self.layer.data)?);
-        let rows = self.sampler.choose(self.layer.row_count(now.shape()), samples, first, padding);
-        let (mut x, mut y) = (Vec::new(), Vec::new());
-        self.layer.input_rows(now, &floats(now)?, self.group, &rows, &mut x)?;
-        self.layer.input_rows(was, &floats(was)?, self.group, &rows, &mut y)?;
-        self.sums.push(default_backend(), &x, &y);
+impl<'l> Collector<'l> {
+    fn new(layer: &'l Layer, data: Calibration<'_>) -> Self {
+        let k = layer.inputs();
+        let sums = |_| Gather::new(k, k, Evidence::Sums(Sums::new(k, k, Detail::Covariance)));
+        let sampler = Sampler::new(layer, data.data.samples(), data.seed);
+        Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
+    }
+
+    fn add(&mut self, visit: Visit<'_>) -> Result<()> {
+        let (layer, at) = (self.layer, visit.at);
+        let (now, was) = (visit.changed.get(&layer.data)?, visit.original.get(&layer.data)?);
+        let rows = self.sampler.choose(layer.row_count(now.shape()), at.samples, at.first, at.padding);
+        let (now, was) = (layer.inputs_of(now, &rows)?, layer.inputs_of(was, &rows)?);
+        self.groups.par_iter_mut().enumerate().for_each(|(group, gather)| {
+            let first = group * layer.channels;
+            gather.add(rows.len(), |rows, x, y| {
+                now.write(first, rows.clone(), x);
+                was.write(first, rows, y);
+            });
+        });
         Ok(())
     }
 }
 
 /// The factors of a layer, from how its inputs have changed.
-fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[Moments]) -> Result<Factors> {
+fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[Evidence]) -> Result<Factors> {
     let backend = default_backend();
     let candidate = chosen.candidate;
     let weight = candidate.values(subject)?;
@@ -162,7 +138,7 @@ fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[Moments]) -> Result<Fa
     let groups = matrices.iter().zip(sums).zip(&chosen.energies);
     let located = |e: crate::Error| e.at_node(candidate.name.as_str());
     if !matches!(chosen.mode, ConvMode::Spatial | ConvMode::Tucker2) {
-        let split = |((w, sums), &energy): ((&Array2<f64>, &Moments), &f64)| {
+        let split = |((w, sums), &energy): ((&Array2<f64>, &Evidence), &f64)| {
             let change = Change::new(w, sums);
             OutputPca::corrected(backend, w.view(), change.inputs(), change.target(energy), DAMPING, &candidate.tensor)?
                 .split(backend, chosen.rank)
@@ -171,7 +147,7 @@ fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[Moments]) -> Result<Fa
         return assembled(candidate, chosen.mode, groups);
     }
     let kernel = kernel(candidate, &weight)?;
-    let split = |((w, sums), &energy): ((&Array2<f64>, &Moments), &f64)| {
+    let split = |((w, sums), &energy): ((&Array2<f64>, &Evidence), &f64)| {
         let change = Change::new(w, sums);
         let places = encoded::places(&kernel, chosen.mode);
         let ranks = encoded::ranks(&kernel, chosen.mode, chosen.rank);
@@ -197,14 +173,12 @@ struct Change {
 }
 
 impl Change {
-    #[allow(clippy::cast_precision_loss)]
-    fn new(w: &Array2<f64>, sums: &Moments) -> Self {
-        let rows = sums.rows.max(1) as f64;
+    fn new(w: &Array2<f64>, inputs: &Evidence) -> Self {
         Self {
-            covariance: sums.covariance(),
-            mean: &sums.x / rows,
-            cross: default_backend().matmul(sums.cross_covariance().view(), w.view()),
-            wanted: w.t().dot(&(&sums.y / rows)),
+            covariance: inputs.covariance(),
+            mean: inputs.mean_x(),
+            cross: default_backend().matmul(inputs.cross_covariance().view(), w.view()),
+            wanted: w.t().dot(&inputs.mean_y()),
         }
     }
 

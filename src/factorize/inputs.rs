@@ -1,10 +1,11 @@
 //! Mean and covariance of every layer's input, measured on data in the original model.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::sync::Arc;
 
-use super::candidates::{Candidate, Form};
+use super::candidates::Candidate;
 use crate::analysis::Subject;
-use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, input_statistics};
+use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, Sums, input_statistics};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::lowrank::outputs::Inputs;
@@ -26,25 +27,19 @@ pub(crate) fn input_moments(
     candidates: &[Candidate],
 ) -> Result<Vec<Option<Vec<Inputs>>>> {
     let mut layers: Vec<Layer> = Vec::new();
-    let mut known: BTreeMap<(String, usize, Option<NodeId>), usize> = BTreeMap::new();
     let mut used: Vec<Vec<usize>> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let mut own = Vec::new();
         if candidate.matrix_shape().0 <= MOST_INPUTS {
             for &id in &candidate.nodes {
                 let Some(layer) = layer(subject, candidate, id)? else { continue };
-                // Layers that read the same matrix share its moments; windows differ from kernel to kernel.
-                let window = (candidate.form != Form::Matrix).then_some(id);
-                let at = *known.entry((layer.data.clone(), candidate.linear.data_axis, window)).or_insert(layers.len());
-                if at == layers.len() {
-                    layers.push(layer);
-                }
-                own.push(at);
+                own.push(layers.len());
+                layers.push(layer);
             }
         }
         used.push(own);
     }
-    let mut measured: Vec<Vec<InputStatistics>> = Vec::with_capacity(layers.len());
+    let mut measured: Vec<InputStatistics> = Vec::with_capacity(layers.len());
     for part in passes(&layers) {
         measured.extend(input_statistics(subject, calibration, part, Detail::Covariance)?);
     }
@@ -64,17 +59,18 @@ pub(crate) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> 
     }
 }
 
-/// The layers in runs whose covariances fit in memory together.
+/// The layers in runs whose covariances fit in memory together; layers that read the same rows have one.
 fn passes(layers: &[Layer]) -> Vec<&[Layer]> {
-    let bytes = |layer: &Layer| layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>();
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (index, layer) in layers.iter().enumerate() {
-        if index > start && sum + bytes(layer) > BYTES_PER_PASS {
+        let is_known = layers[start..index].iter().any(|other| other.reads_like(layer));
+        let bytes = if is_known { 0 } else { layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>() };
+        if index > start && sum + bytes > BYTES_PER_PASS {
             runs.push(&layers[start..index]);
             (start, sum) = (index, 0);
         }
-        sum += bytes(layer);
+        sum += bytes;
     }
     if start < layers.len() {
         runs.push(&layers[start..]);
@@ -82,34 +78,26 @@ fn passes(layers: &[Layer]) -> Vec<&[Layer]> {
     runs
 }
 
-/// Moments over all rows of several measurements of the same weight's inputs.
-fn pooled(own: &[usize], measured: &[Vec<InputStatistics>]) -> Option<Vec<Inputs>> {
-    let parts: Vec<&Vec<InputStatistics>> = own.iter().filter_map(|&at| measured.get(at)).collect();
-    let groups = parts.first()?.len();
-    (0..groups).map(|group| pool(parts.iter().filter_map(|part| part.get(group)))).collect()
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn pool<'s>(parts: impl Iterator<Item = &'s InputStatistics>) -> Option<Inputs> {
-    let mut sum: Option<Inputs> = None;
-    for part in parts.filter(|part| part.rows > 0) {
-        let covariance = part.covariance.as_ref()?;
-        let rows = part.rows as f64;
-        sum = Some(match sum {
-            None => Inputs { rows: part.rows, mean: part.mean.clone(), covariance: covariance.clone() },
-            Some(held) => {
-                let share = rows / (held.rows as f64 + rows);
-                let apart = &part.mean - &held.mean;
-                let mut mixed = held.covariance * (1.0 - share) + &(covariance * share);
-                // Between-group part: share (1 − share) δ δᵀ.
-                for (i, mut row) in mixed.rows_mut().into_iter().enumerate() {
-                    row.zip_mut_with(&apart, |c, &d| *c += share * (1.0 - share) * apart[i] * d);
-                }
-                Inputs { rows: held.rows + part.rows, mean: held.mean + &(&apart * share), covariance: mixed }
-            }
-        });
+/// Moments over all rows of several measurements of the same weight's inputs; nodes that read the same rows count once.
+fn pooled(own: &[usize], measured: &[InputStatistics]) -> Option<Vec<Inputs>> {
+    let mut parts: Vec<&InputStatistics> = Vec::new();
+    for part in own.iter().filter_map(|&at| measured.get(at)) {
+        if !parts.iter().any(|known| Arc::ptr_eq(known, part)) {
+            parts.push(part);
+        }
     }
-    sum
+    let pool = |group: usize| {
+        let mut sums: Option<Cow<'_, Sums>> = None;
+        for part in parts.iter().filter_map(|part| part.get(group)) {
+            match &mut sums {
+                None => sums = Some(Cow::Borrowed(part)),
+                Some(sums) => sums.to_mut().merge(part),
+            }
+        }
+        let sums = sums.filter(|sums| sums.rows() > 0)?;
+        Some(Inputs { rows: sums.rows(), mean: sums.mean_x(), covariance: sums.covariance() })
+    };
+    (0..parts.first()?.len()).map(pool).collect()
 }
 
 /// Says which layers the samples tell less about than they have inputs: the covariance of those has directions that were

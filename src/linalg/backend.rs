@@ -104,6 +104,14 @@ pub trait Backend: Sync {
     /// When A has not as many columns as B has rows.
     fn matmul(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64>;
 
+    /// Adds A·B to `sum`: products of f32 numbers formed in single precision, sums of them in double.
+    ///
+    /// # Panics
+    /// When the shapes do not fit together.
+    fn add_product_f32(&self, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut sum: ArrayViewMut2<'_, f64>) {
+        sum.zip_mut_with(&self.matmul_f32(a, b), |sum, &product| *sum += f64::from(product));
+    }
+
     /// Adds XᵀX to the symmetric K×K `gram`, for X of n samples × K; both triangles are written.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! The embedded backend: `faer`, always sequential inside a call.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
@@ -15,7 +16,7 @@ use faer::linalg::qr::no_pivoting::factor;
 use faer::linalg::svd::{ComputeSvdVectors, SvdParams, svd, svd_scratch};
 use faer::traits::RealField;
 use faer::{Accum, Auto, Col, Conj, Mat, MatMut, MatRef, Par};
-use ndarray::{Array1, Array2, ArrayView2, ShapeBuilder};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 
 use super::backend::{
     Backend, Eigh, Qr, Svd, mirror_lower, no_convergence, not_positive_definite, require_finite, require_symmetric,
@@ -104,6 +105,30 @@ impl Backend for Faer {
         product(a, b)
     }
 
+    fn add_product_f32(&self, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut sum: ArrayViewMut2<'_, f64>) {
+        assert_eq!(
+            (a.nrows(), a.ncols(), b.ncols()),
+            (sum.nrows(), b.nrows(), sum.ncols()),
+            "sizes of a matrix product"
+        );
+        let left = Dense::new(a);
+        PRODUCT.with_borrow_mut(|product| {
+            for first in (0..b.ncols()).step_by(TILE) {
+                let columns = first..b.ncols().min(first + TILE);
+                let width = columns.len();
+                let right = b.slice(s![.., columns.clone()]);
+                let right = Dense::new(right);
+                product.resize(a.nrows() * width, 0.0);
+                let out = MatMut::from_row_major_slice_mut(product, a.nrows(), width);
+                matmul(out, Accum::Replace, left.mat(), right.mat(), 1.0, Par::Seq);
+                let mut tile = sum.slice_mut(s![.., columns]);
+                for (mut row, product) in tile.rows_mut().into_iter().zip(product.chunks_exact(width)) {
+                    row.iter_mut().zip(product).for_each(|(sum, &product)| *sum += f64::from(product));
+                }
+            }
+        });
+    }
+
     fn syrk(&self, x: ArrayView2<'_, f64>, gram: &mut Array2<f64>) {
         assert_eq!(gram.dim(), (x.ncols(), x.ncols()), "shape of the Gram matrix");
         let held = Dense::new(x);
@@ -122,6 +147,14 @@ impl Backend for Faer {
         });
         mirror_lower(gram);
     }
+}
+
+/// Columns of a product that are formed in single precision before they are added to the sums: few enough to stay in the cache.
+const TILE: usize = 512;
+
+thread_local! {
+    /// Where such columns are formed.
+    static PRODUCT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Below this size, divide and conquer hands over to the implicit QR iteration, whose rounding errors

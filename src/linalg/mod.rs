@@ -28,9 +28,9 @@ mod tests;
 pub use backend::{Backend, Eigh, Qr, Svd};
 pub(crate) use backend::{in_strips, mirror_lower};
 pub use faer::Faer;
-pub(crate) use ridge::{Ridge, strength};
 #[cfg(feature = "lapack")]
 pub use lapack::Lapack;
+pub(crate) use ridge::{Ridge, strength};
 
 /// The backend that is used unless a caller asks for another one: [`Faer`].
 pub fn default_backend() -> &'static dyn Backend {

@@ -3,45 +3,41 @@
 //! A batch normalization keeps its old statistics where the new ones do not bring its result closer to the original's
 //! on held-out samples.
 
-use ndarray::Array1;
+use ndarray::{Array1, array};
+use rayon::prelude::*;
 
-use super::reconstruct::{HELD_OUT, MANY_SAMPLES};
+use super::reader::{HELD_OUT, MANY_SAMPLES};
 use super::stages::stages;
 use super::write::{may_be_replaced, put_vector, vector};
 use crate::analysis::Subject;
 use crate::axes::Selection;
-use crate::calibrate::data::Batch;
-use crate::calibrate::{Calibration, Held, Stream, floats, in_turn, run_both, samples_of};
+use crate::calibrate::{Calibration, Detail, Evidence, Gather, Pair, Sums, Visit, Wanted, floats};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
+use crate::linalg::default_backend;
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::ModelProto;
 use crate::report::RepairReport;
-use crate::runtime::Tensor;
 
-/// A batch normalization: parameters of the kept channels, sums over its input x and its original result t.
+/// A batch normalization: parameters of the kept channels, and for each of them evidence on its input and its original
+/// result.
 struct Norm {
     name: String,
     result: String,
-    data: (String, String),
+    data: String,
     kept: Vec<usize>,
     gamma: Array1<f64>,
     beta: Array1<f64>,
     mean: Array1<f64>,
     variance: Array1<f64>,
     epsilon: f64,
-    train: Sums,
-    held_out: Sums,
+    channels: Vec<Channel>,
 }
 
-/// Sums for each channel.
-struct Sums {
-    rows: f64,
-    x: Array1<f64>,
-    xx: Array1<f64>,
-    t: Array1<f64>,
-    tt: Array1<f64>,
-    xt: Array1<f64>,
+/// One value in, one value out: rows to estimate statistics from, and rows to judge them by.
+struct Channel {
+    train: Gather,
+    held_out: Gather,
 }
 
 pub(super) fn estimate(
@@ -55,7 +51,7 @@ pub(super) fn estimate(
         node.op == "BatchNormalization" && node.domain.is_empty()
     };
     let candidates: Vec<NodeId> = subject.graph.order.iter().copied().filter(is_norm).collect();
-    let (mut original, mut repaired) = (Stream::default(), Stream::default());
+    let mut models = Pair::new(data);
     let mut reports = Vec::new();
     for stage in stages(subject, selection, &candidates).stages {
         let norms = stage.iter().map(|&id| Norm::read(subject, selection, model, id));
@@ -63,40 +59,18 @@ pub(super) fn estimate(
         if norms.is_empty() {
             continue;
         }
-        accumulate(subject, model, data, &mut norms, (&mut original, &mut repaired))?;
-        for norm in &norms {
+        accumulate(subject, model, &mut models, &mut norms)?;
+        for norm in norms {
             reports.push(norm.replace(model)?);
         }
     }
     Ok(reports)
 }
 
-fn accumulate(
-    subject: Subject<'_>,
-    model: &ModelProto,
-    data: Calibration<'_>,
-    norms: &mut [Norm],
-    (original, repaired): (&mut Stream, &mut Stream),
-) -> Result<()> {
-    let names = |name: fn(&Norm) -> &String| -> Vec<String> { norms.iter().map(name).cloned().collect() };
-    let inputs = names(|n| &n.data.1);
-    let sources = original.segment(subject.model, &names(|n| &n.data.0), &names(|n| &n.result))?;
-    let images = repaired.segment(model, &inputs, &inputs)?;
-    let by_sample = data.data.samples() >= MANY_SAMPLES;
-    let mut held = Held::default();
-    let mut first = 0;
-    let pair = [(&*original, &sources), (&*repaired, &images)];
-    let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
-    in_turn(data.data.batches(data.batch), run, |batch, (targets, found)| {
-        for norm in norms.iter_mut() {
-            norm.add(found.get(&norm.data.1)?, targets.get(&norm.result)?, first, by_sample)?;
-        }
-        first += samples_of(&batch.inputs);
-        held.add([targets.frontier, found.frontier]);
-        Ok(())
-    })?;
-    held.advance([(original, &sources), (repaired, &images)]);
-    Ok(())
+fn accumulate(subject: Subject<'_>, model: &ModelProto, models: &mut Pair<'_>, norms: &mut [Norm]) -> Result<()> {
+    let original = Wanted::new(subject.model, norms.iter().map(|norm| &norm.result), []);
+    let repaired = Wanted::new(model, norms.iter().map(|norm| &norm.data), []);
+    models.stage(&original, &repaired, |visit| norms.par_iter_mut().try_for_each(|norm| norm.add(visit)))
 }
 
 impl Norm {
@@ -119,14 +93,14 @@ impl Norm {
         else {
             return Ok(None);
         };
-        let sums = || Sums::new(kept.len());
+        let gather = || Gather::new(1, 1, Evidence::Sums(Sums::new(1, 1, Detail::Covariance)));
+        let channels = kept.iter().map(|_| Channel { train: gather(), held_out: gather() }).collect();
         Ok(Some(Self {
             name: subject.graph.node(id).name.clone(),
             result: result.clone(),
-            data: (old.input[0].clone(), node.input[0].clone()),
+            data: node.input[0].clone(),
             epsilon: f64::from(Attributes::of(node).float_or("epsilon", 1e-5)?),
-            train: sums(),
-            held_out: sums(),
+            channels,
             kept,
             gamma,
             beta,
@@ -135,37 +109,43 @@ impl Norm {
         }))
     }
 
-    fn add(&mut self, x: &Tensor, t: &Tensor, first: usize, by_sample: bool) -> Result<()> {
+    fn add(&mut self, visit: Visit<'_>) -> Result<()> {
+        let (x, t) = (visit.changed.get(&self.data)?, visit.original.get(&self.result)?);
         let (channels, plane) = (self.kept.len(), x.shape().iter().skip(2).product::<usize>());
-        let (samples, width) = (x.shape()[0], t.shape().get(1).copied().unwrap_or(0));
+        let (samples, width) = (x.shape().first().copied().unwrap_or(0), t.shape().get(1).copied().unwrap_or(0));
         let (x, t) = (floats(x)?, floats(t)?);
-        if x.len() != samples * channels * plane || t.len() != samples * width * plane {
+        let fits = x.len() == samples * channels * plane && t.len() == samples * width * plane;
+        if !fits || self.kept.iter().any(|&channel| channel >= width) {
             return Err(Error::input("activations do not fit a batch normalization").at_node(self.name.as_str()));
         }
+        let by_sample = visit.at.total >= MANY_SAMPLES;
         for sample in 0..samples {
-            for (channel, &source) in self.kept.iter().enumerate() {
-                let x = &x[(sample * channels + channel) * plane..][..plane];
+            let is_held_out = |place: &usize| {
+                let number = if by_sample { visit.at.first + sample } else { *place };
+                number % HELD_OUT == HELD_OUT - 1
+            };
+            let (held_out, train): (Vec<usize>, Vec<usize>) = (0..plane).partition(is_held_out);
+            for (number, (channel, &source)) in self.channels.iter_mut().zip(&self.kept).enumerate() {
+                let x = &x[(sample * channels + number) * plane..][..plane];
                 let t = &t[(sample * width + source) * plane..][..plane];
-                for (position, (&x, &t)) in x.iter().zip(t).enumerate() {
-                    let number = if by_sample { first + sample } else { position };
-                    let is_held_out = number % HELD_OUT == HELD_OUT - 1;
-                    let sums = if is_held_out { &mut self.held_out } else { &mut self.train };
-                    sums.add(channel, f64::from(x), f64::from(t));
-                }
+                put(&mut channel.train, x, t, &train);
+                put(&mut channel.held_out, x, t, &held_out);
             }
         }
         Ok(())
     }
 
     /// Writes the new statistics, if they are better.
-    fn replace(&self, model: &mut ModelProto) -> Result<RepairReport> {
-        let n = (self.train.rows / count(self.kept.len())).max(1.0);
-        let mean = &self.train.x / n;
-        let variance = (&self.train.xx / n - &mean * &mean).mapv(|v| v.max(0.0));
-        let spread = self.held_out.spread().max(f64::MIN_POSITIVE);
-        let before = self.error(&self.mean, &self.variance) / spread;
-        let after = self.error(&mean, &variance) / spread;
-        let is_known = self.train.rows > 0.0 && self.held_out.rows > 0.0;
+    fn replace(mut self, model: &mut ModelProto) -> Result<RepairReport> {
+        let channels = std::mem::take(&mut self.channels);
+        let finish = |channel: Channel| (channel.train.finish(), channel.held_out.finish());
+        let (train, held_out): (Vec<Evidence>, Vec<Evidence>) = channels.into_iter().map(finish).unzip();
+        let mean: Array1<f64> = train.iter().map(|channel| channel.mean_x()[0]).collect();
+        let variance: Array1<f64> = train.iter().map(|channel| channel.covariance()[[0, 0]].max(0.0)).collect();
+        let spread = held_out.iter().map(|channel| channel.spreads().sum()).sum::<f64>().max(f64::MIN_POSITIVE);
+        let before = self.error(&held_out, &self.mean, &self.variance) / spread;
+        let after = self.error(&held_out, &mean, &variance) / spread;
+        let is_known = train.iter().chain(&held_out).all(|channel| channel.rows() > 0);
         let mut report = RepairReport {
             name: self.name.clone(),
             before: Some(before),
@@ -184,40 +164,24 @@ impl Norm {
         Ok(report)
     }
 
-    /// Σ over held-out rows of the squared distance to the original's result.
-    fn error(&self, mean: &Array1<f64>, variance: &Array1<f64>) -> f64 {
+    /// Sum over channels of the mean squared distance to the original's result.
+    fn error(&self, held_out: &[Evidence], mean: &Array1<f64>, variance: &Array1<f64>) -> f64 {
         let slope = &self.gamma / &variance.mapv(|v| (v + self.epsilon).sqrt());
         let offset = &self.beta - &(&slope * mean);
-        let s = &self.held_out;
-        let n = s.rows / count(self.kept.len());
-        let quadratic = &(&slope * &slope) * &s.xx + &(&(&slope * &offset) * &s.x) * 2.0 + &(&offset * &offset) * n;
-        let cross = &(&slope * &s.xt) + &(&offset * &s.t);
-        (quadratic + &s.tt - cross * 2.0).sum().max(0.0)
+        let error = |(channel, (&slope, &offset)): (&Evidence, (&f64, &f64))| {
+            channel.errors(default_backend(), &array![[slope]], &array![offset]).sum()
+        };
+        held_out.iter().zip(slope.iter().zip(&offset)).map(error).sum()
     }
 }
 
-impl Sums {
-    fn new(channels: usize) -> Self {
-        let zeros = || Array1::zeros(channels);
-        Self { rows: 0.0, x: zeros(), xx: zeros(), t: zeros(), tt: zeros(), xt: zeros() }
-    }
-
-    fn add(&mut self, channel: usize, x: f64, t: f64) {
-        self.rows += 1.0;
-        self.x[channel] += x;
-        self.xx[channel] += x * x;
-        self.t[channel] += t;
-        self.tt[channel] += t * t;
-        self.xt[channel] += x * t;
-    }
-
-    fn spread(&self) -> f64 {
-        let n = (self.rows / count(self.t.len())).max(1.0);
-        (&self.tt - &(&self.t * &self.t / n)).sum().max(0.0)
-    }
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn count(n: usize) -> f64 {
-    n.max(1) as f64
+/// Adds the values at some places.
+fn put(gather: &mut Gather, x: &[f32], y: &[f32], places: &[usize]) {
+    let pick = |from: &[f32], places: &[usize], to: &mut [f32]| {
+        to.iter_mut().zip(places).for_each(|(to, &place)| *to = from[place]);
+    };
+    gather.add(places.len(), |rows, x_columns, y_columns| {
+        pick(x, &places[rows.clone()], x_columns.column(0));
+        pick(y, &places[rows], y_columns.column(0));
+    });
 }

@@ -9,9 +9,10 @@
 
 mod attention;
 mod batch_norm;
+mod member;
+mod reader;
 mod reconstruct;
 mod skip;
-pub mod solve;
 mod stages;
 #[cfg(test)]
 mod tests;

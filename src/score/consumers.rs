@@ -1,10 +1,10 @@
 //! The layers that contract the units of a group.
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 
 use super::{Context, magnitude};
 use crate::analysis::Subject;
-use crate::calibrate::{Detail, InputStatistics, Layer, input_statistics, layers};
+use crate::calibrate::{Detail, Layer, Sums, input_statistics, layers};
 use crate::error::{Error, Result};
 use crate::plan::Group;
 
@@ -41,11 +41,11 @@ impl Consumers {
         Ok(matrices.swap_remove(consumer.matrix))
     }
 
-    /// Scores every group with consumers by `score`, the others by `l2`.
+    /// Scores every group with consumers by the sum of what `score` gives for its rows, the others by `l2`.
     pub(super) fn sum(
         &self,
         context: &Context<'_, '_>,
-        score: impl Fn(&InputStatistics, &Array2<f64>, &[usize]) -> f64,
+        score: impl Fn(&Sums, &Array2<f64>) -> Array1<f64>,
     ) -> Result<Vec<Vec<f64>>> {
         let mut used: Vec<usize> = self.of_group.iter().flatten().map(|c| c.layer).collect();
         used.sort_unstable();
@@ -57,9 +57,9 @@ impl Consumers {
             for consumer in consumers {
                 let weight = self.weight(context.subject, consumer)?;
                 let Some(position) = used.iter().position(|&i| i == consumer.layer) else { continue };
-                let statistics = &statistics[position][consumer.matrix];
+                let of_rows = score(&statistics[position][consumer.matrix], &weight);
                 for (slot, rows) in scores.iter_mut().zip(&consumer.units) {
-                    *slot += score(statistics, &weight, rows);
+                    *slot += rows.iter().map(|&row| of_rows[row]).sum::<f64>();
                 }
             }
         }

@@ -10,37 +10,37 @@ use ndarray::{Array1, Array2, Axis};
 
 use super::Context;
 use super::consumers::Consumers;
-use crate::calibrate::InputStatistics;
+use crate::calibrate::Sums;
 use crate::error::Result;
 
 pub(super) fn activation(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    Consumers::new(context)?.sum(context, |x, _, rows| rows.iter().map(|&k| x.square[k]).sum())
+    Consumers::new(context)?.sum(context, |x, _| x.square_x())
 }
 
 pub(super) fn apoz(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    Consumers::new(context)?.sum(context, |x, _, rows| rows.iter().map(|&k| 1.0 - x.zeros[k]).sum())
+    Consumers::new(context)?.sum(context, |x, _| 1.0 - x.zeros())
 }
 
 pub(super) fn wanda(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    Consumers::new(context)?.sum(context, |x, w, rows| weighted(&x.square, w, rows))
+    Consumers::new(context)?.sum(context, |x, w| x.square_x() * norms(w))
 }
 
 pub(super) fn fluctuation(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    Consumers::new(context)?.sum(context, |x, w, rows| weighted(&x.variance(), w, rows))
+    Consumers::new(context)?.sum(context, |x, w| x.variance_x() * norms(w))
 }
 
 pub(super) fn obd(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
-    Consumers::new(context)?.sum(context, obd_share)
+    Consumers::new(context)?.sum(context, obd_shares)
 }
 
-/// `½ Σ C_kk W_k²` over the unit's rows, as a share of the sum over all rows.
-pub(super) fn obd_share(x: &InputStatistics, w: &Array2<f64>, rows: &[usize]) -> f64 {
-    let variance = x.variance();
-    let all: Vec<usize> = (0..w.nrows()).collect();
-    0.5 * weighted(&variance, w, rows) / weighted(&variance, w, &all).max(f64::MIN_POSITIVE)
+/// `½ C_kk ‖W_k‖²` for each row, as a share of its sum over all rows.
+pub(super) fn obd_shares(x: &Sums, w: &Array2<f64>) -> Array1<f64> {
+    let energies = x.variance_x() * norms(w);
+    let all = energies.sum().max(f64::MIN_POSITIVE);
+    energies * (0.5 / all)
 }
 
-/// Σ over rows k of `‖W_k‖² scale_k`.
-fn weighted(scale: &Array1<f64>, w: &Array2<f64>, rows: &[usize]) -> f64 {
-    rows.iter().map(|&k| scale[k] * w.index_axis(Axis(0), k).iter().map(|w| w * w).sum::<f64>()).sum()
+/// `‖W_k‖²` for each row.
+fn norms(w: &Array2<f64>) -> Array1<f64> {
+    w.map_axis(Axis(1), |row| row.dot(&row))
 }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::consumers::{Consumer, Consumers, fallback};
 use super::surgeon::Surgeon;
 use super::{Context, diagonal};
-use crate::calibrate::{Detail, InputStatistics, Layer, input_statistics};
+use crate::calibrate::{Detail, InputStatistics, Layer, Sums, input_statistics};
 use crate::error::Result;
 use crate::linalg::default_backend;
 
@@ -79,8 +79,8 @@ fn layers_of(consumers: &Consumers, portion: &[usize]) -> Vec<usize> {
 }
 
 /// Statistics of the layers `used`, in that order; wide ones without covariance.
-fn statistics(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Result<Vec<Vec<InputStatistics>>> {
-    let of = |wide: bool, detail: Detail| -> Result<Vec<(usize, Vec<InputStatistics>)>> {
+fn statistics(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Result<Vec<InputStatistics>> {
+    let of = |wide: bool, detail: Detail| -> Result<Vec<(usize, InputStatistics)>> {
         let chosen: Vec<usize> =
             used.iter().copied().filter(|&i| (consumers.layers[i].inputs() > WIDEST) == wide).collect();
         if chosen.is_empty() {
@@ -107,7 +107,7 @@ fn path(
     consumers: &Consumers,
     group: usize,
     used: &[usize],
-    statistics: &[Vec<InputStatistics>],
+    statistics: &[InputStatistics],
 ) -> Result<Vec<f64>> {
     let mut judges = Vec::new();
     for consumer in &consumers.of_group[group] {
@@ -120,17 +120,13 @@ fn path(
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn judge(
-    statistics: &InputStatistics,
-    weight: &Array2<f64>,
-    consumer: &Consumer,
-    name: &str,
-) -> Result<Option<Judge<'static>>> {
-    let Some(covariance) = &statistics.covariance else {
-        return Ok(Some(Judge::Fixed(
-            consumer.units.iter().map(|rows| diagonal::obd_share(statistics, weight, rows)).collect(),
-        )));
-    };
+fn judge(statistics: &Sums, weight: &Array2<f64>, consumer: &Consumer, name: &str) -> Result<Option<Judge<'static>>> {
+    if statistics.detail() == Detail::Diagonal {
+        let shares = diagonal::obd_shares(statistics, weight);
+        let cost = |rows: &Vec<usize>| rows.iter().map(|&row| shares[row]).sum();
+        return Ok(Some(Judge::Fixed(consumer.units.iter().map(cost).collect())));
+    }
+    let covariance = statistics.covariance();
     let backend = default_backend();
     let variance = (&backend.matmul(covariance.view(), weight.view()) * weight).sum();
     let mean = covariance.diag().sum() / covariance.nrows().max(1) as f64;
@@ -138,7 +134,7 @@ fn judge(
     if !(variance > 0.0 && mean > 0.0) {
         return Ok(None);
     }
-    let mut hessian = covariance.clone();
+    let mut hessian = covariance;
     hessian.diag_mut().mapv_inplace(|d| d + DAMPING * mean);
     let surgeon = Surgeon::new(backend, hessian.view(), weight.view(), consumer.units.clone(), name)?;
     Ok(Some(Judge::Surgery { surgeon: Box::new(surgeon), variance }))

@@ -9,7 +9,7 @@ use ndarray::{Array2, s};
 use rayon::prelude::*;
 
 use super::block::{Chunk, Form, State, Weights};
-use crate::calibrate::moments::Moments;
+use crate::calibrate::{Detail, Sums};
 use crate::error::Result;
 use crate::linalg::{Backend, default_backend};
 
@@ -203,17 +203,17 @@ fn values(form: Form, chunks: &[Chunk], weights: Weights, name: &str) -> Result<
 }
 
 /// Moments of all heads' `P x̃`, the constant left out, with the targets.
-fn attended(form: Form, chunks: &[Chunk], weights: &Weights, backend: &dyn Backend) -> Moments {
+fn attended(form: Form, chunks: &[Chunk], weights: &Weights, backend: &dyn Backend) -> Sums {
     let k = weights[2].nrows() - 1;
     let n = weights[3].ncols();
-    let mut sums = Moments::new(form.heads * k, n);
+    let mut sums = Sums::new(form.heads * k, n, Detail::Covariance);
     for chunk in chunks {
         let attended = form.attended(chunk, &form.forward(chunk, weights));
         let mut wide = Array2::zeros((chunk.target.nrows(), form.heads * k));
         for (head, z) in attended.iter().enumerate() {
             wide.slice_mut(s![.., head * k..(head + 1) * k]).assign(&z.slice(s![.., ..k]));
         }
-        sums.add(backend, wide.view(), chunk.target.view());
+        sums.merge(&Sums::of(backend, wide.view(), chunk.target.view()));
     }
     sums
 }
@@ -280,15 +280,13 @@ fn solve_upper(l: &Array2<f64>, b: &mut Array2<f64>) {
 }
 
 /// The weights with other values and outputs; the output's bias makes up for the means.
-#[allow(clippy::cast_precision_loss)]
-fn with_maps(form: Form, mut weights: Weights, maps: &[(Array2<f64>, Array2<f64>)], sums: &Moments) -> Weights {
-    let n = sums.rows.max(1) as f64;
+fn with_maps(form: Form, mut weights: Weights, maps: &[(Array2<f64>, Array2<f64>)], sums: &Sums) -> Weights {
     let k = weights[2].nrows() - 1;
     let width = weights[2].ncols() / form.heads;
-    let mut bias = &sums.y / n;
+    let (mut bias, means) = (sums.mean_y(), sums.mean_x());
     for (head, (v, o)) in maps.iter().enumerate() {
         let columns = head * width..(head + 1) * width;
-        let mean = &sums.x.slice(s![head * k..(head + 1) * k]) / n;
+        let mean = means.slice(s![head * k..(head + 1) * k]);
         let constant = weights[2].slice(s![k, columns.clone()]).to_owned();
         bias -= &(mean.dot(v) + constant).dot(o);
         weights[2].slice_mut(s![..k, columns.clone()]).assign(v);

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 
-use super::super::reconstruct::{HELD_OUT, MANY_SAMPLES};
+use super::super::reader::{HELD_OUT, MANY_SAMPLES};
 use super::super::write::{self, BiasPlace};
 use super::block::{Chunk, Form, Span, Weights};
 use super::fit;
 use super::pattern::Block;
 use super::whiten::Whitening;
-use crate::calibrate::{Activations, Layer, Padding, Row, floats, stored};
+use crate::calibrate::{Activations, At, Layer, Padding, Row, floats, stored};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::Tensor;
@@ -57,16 +57,6 @@ struct Sample {
 pub(in crate::repair) struct Refit {
     pub(in crate::repair) after: f64,
     pub(in crate::repair) layers: Vec<String>,
-}
-
-/// Where and when a batch's rows are.
-#[derive(Clone, Copy)]
-pub(in crate::repair) struct At<'p> {
-    pub(in crate::repair) samples: usize,
-    pub(in crate::repair) first: usize,
-    /// Samples of the whole data set.
-    pub(in crate::repair) total: usize,
-    pub(in crate::repair) padding: Option<&'p Padding>,
 }
 
 impl Gathered {

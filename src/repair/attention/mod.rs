@@ -10,5 +10,5 @@ mod gather;
 mod pattern;
 mod whiten;
 
-pub(super) use gather::{At, Gathered};
+pub(super) use gather::Gathered;
 pub(super) use pattern::Block;

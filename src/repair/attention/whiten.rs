@@ -1,7 +1,8 @@
 //! Inputs of unit variance: conjugate gradients then converge in few steps.
 
-use ndarray::{Array1, Array2, Axis, s};
+use ndarray::{Array1, Array2, s};
 
+use crate::calibrate::{Detail, Sums};
 use crate::error::Result;
 use crate::linalg::default_backend;
 
@@ -22,19 +23,14 @@ impl Whitening {
     ///
     /// # Errors
     /// If an entry is not finite.
-    #[allow(clippy::cast_precision_loss)]
     pub(super) fn of<'m>(rows: impl Iterator<Item = &'m Array2<f64>>, width: usize, name: &str) -> Result<Self> {
         let backend = default_backend();
-        let (mut count, mut sum, mut gram) = (0, Array1::<f64>::zeros(width), Array2::zeros((width, width)));
+        let mut sums = Sums::new(width, 0, Detail::Covariance);
         for x in rows {
-            count += x.nrows();
-            sum += &x.sum_axis(Axis(0));
-            backend.syrk(x.view(), &mut gram);
+            sums.merge(&Sums::of(backend, x.view(), x.slice(s![.., ..0])));
         }
-        let n = count.max(1) as f64;
-        let mean = sum / n;
-        let column = mean.view().insert_axis(Axis(1));
-        let covariance = gram / n - column.dot(&column.t());
+        let mean = sums.mean_x();
+        let covariance = sums.covariance();
         let least = (LEAST * covariance.diag().mean().unwrap_or(0.0)).max(f64::MIN_POSITIVE);
         let eigen = backend.eigh(covariance.view(), name)?;
         let root = |power: f64| {

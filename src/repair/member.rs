@@ -1,0 +1,165 @@
+//! A layer of the original and what is left of it: what is read of both, and what the rest should make.
+
+use std::ops::Range;
+
+use ndarray::{Array1, Array2};
+
+use super::attention::Block;
+use super::skip::{Skip, skip};
+use super::stages::Order;
+use super::write::{self, BiasPlace};
+use crate::analysis::Subject;
+use crate::axes::Selection;
+use crate::calibrate::{Columns, Layer, Lines, Row, Visit, stored};
+use crate::error::{Error, Result};
+use crate::onnx::proto::{GraphProto, ModelProto};
+
+/// A layer of the original and what is left of it.
+pub(super) struct Member {
+    pub(super) original: Layer,
+    pub(super) pruned: Layer,
+    /// Channels of the original's result that the pruned layer still makes.
+    kept: Vec<usize>,
+    /// One matrix for each convolution group.
+    pub(super) weights: Vec<Array2<f64>>,
+    pub(super) bias: Array1<f64>,
+    pub(super) place: BiasPlace,
+    /// The sum after it, in the original and in the pruned model.
+    skips: Option<(Skip, Skip)>,
+    /// The attention before it, if that lost heads or their dimensions.
+    pub(super) block: Option<Block>,
+}
+
+/// Rows of what a member should make, for the channels of all its groups.
+pub(super) struct Targets<'t> {
+    result: Lines<'t>,
+    /// The other branch of the sum, as it was and as it is, where it changed.
+    skip: Option<(Lines<'t>, Lines<'t>, &'t Skip)>,
+}
+
+impl Member {
+    /// What is left of a layer, or why nothing can be repaired about it.
+    pub(super) fn new(
+        subject: Subject<'_>,
+        selection: &Selection,
+        model: &ModelProto,
+        layer: &Layer,
+        when: (&Order, usize),
+    ) -> Result<std::result::Result<Self, &'static str>> {
+        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let Some(pruned) = layer.found_in(graph)? else { return Ok(Err("it is gone, or its weight is computed now")) };
+        let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == pruned.weight);
+        if readers.count() != 1 {
+            return Ok(Err("other nodes read its weight too"));
+        }
+        let Some(tensor) = stored(graph, &pruned.weight) else { return Ok(Err("its weight is not stored")) };
+        let result = subject.graph.value(&layer.result).and_then(|value| subject.network.value(value));
+        let axis = result.and_then(|axes| axes.get(layer.linear.result_axis));
+        let Some(axis) = axis else { return Ok(Err("the shape of its result is not known")) };
+        let width = layer.groups * layer.outputs;
+        let kept = subject.network.solution.kept(axis, selection).unwrap_or_else(|| (0..width).collect());
+        if kept.len() != pruned.groups * pruned.outputs || kept.iter().any(|&channel| channel >= width) {
+            return Ok(Err("its channels cannot be followed"));
+        }
+        let weights = pruned.matrices(tensor)?;
+        let (place, bias) = write::bias(model, &pruned, kept.len())?;
+        let skips = skips(subject, (graph, &pruned, kept.len()), (layer, width), when)?;
+        Ok(Ok(Self { original: layer.clone(), pruned, kept, weights, bias, place, skips, block: None }))
+    }
+
+    /// Looks for attention before the layer, if it lost inputs.
+    pub(super) fn find_attention(&mut self, graph: &GraphProto, all: &[Layer]) -> Result<()> {
+        if self.pruned.inputs() < self.original.inputs() {
+            self.block = Block::find(graph, all, &self.pruned)?;
+        }
+        Ok(())
+    }
+
+    /// Values of the original that it is held against.
+    pub(super) fn references(&self) -> impl Iterator<Item = &String> {
+        [&self.original.result].into_iter().chain(self.skips.iter().map(|(before, _)| &before.value))
+    }
+
+    /// Values of the repaired model that are final before this stage.
+    pub(super) fn final_values(&self) -> impl Iterator<Item = &String> {
+        let own = self.block.is_none().then_some(&self.pruned.data);
+        let skip = self.skips.iter().map(|(_, after)| &after.value);
+        own.into_iter().chain(self.block.iter().flat_map(Block::reads)).chain(skip)
+    }
+
+    /// Values of the repaired model that it is fitted on.
+    pub(super) fn values(&self) -> impl Iterator<Item = &String> {
+        [&self.pruned.data].into_iter().chain(self.block.iter().flat_map(Block::taps))
+    }
+
+    /// Outputs of group `matrix` among those of all groups.
+    pub(super) fn outputs(&self, matrix: usize) -> Range<usize> {
+        matrix * self.pruned.outputs..(matrix + 1) * self.pruned.outputs
+    }
+
+    /// What it should make of these rows.
+    pub(super) fn targets<'t>(&'t self, visit: Visit<'t>, rows: &[Row]) -> Result<Targets<'t>> {
+        let result = self.original.results_of(visit.original.get(&self.original.result)?, rows)?;
+        if self.kept.iter().any(|&channel| channel >= result.channels()) {
+            let problem = format!("its result has {} channels, not those that its weight makes", result.channels());
+            return Err(Error::input(problem).at_node(self.original.name.as_str()));
+        }
+        let Some((before, after)) = &self.skips else { return Ok(Targets { result, skip: None }) };
+        let (was, is) = (visit.original.get(&before.value)?, visit.changed.get(&after.value)?);
+        let axis = self.original.linear.result_axis;
+        let fits = was.shape().len() == is.shape().len()
+            && was.shape().first() == is.shape().first()
+            && was.shape().get(axis) == Some(&(self.original.groups * self.original.outputs))
+            && is.shape().get(axis) == Some(&self.kept.len());
+        let skip = if fits {
+            Some((self.original.results_of(was, rows)?, self.pruned.results_of(is, rows)?, after))
+        } else {
+            None
+        };
+        Ok(Targets { result, skip })
+    }
+
+    /// Writes some rows of what group `matrix` should make.
+    pub(super) fn write_targets(
+        &self,
+        targets: &Targets<'_>,
+        matrix: usize,
+        rows: Range<usize>,
+        into: &mut Columns<'_>,
+    ) {
+        let outputs = self.outputs(matrix);
+        targets.result.write_channels(&self.kept[outputs.clone()], rows.clone(), into);
+        let Some((was, is, skip)) = &targets.skip else { return };
+        // What the other branch of the sum lost; see `skip`.
+        for (column, output) in outputs.enumerate() {
+            let slope = skip.slope[output];
+            if slope != 0.0 {
+                was.add(self.kept[output], rows.clone(), 1.0 / slope, into.column(column));
+                is.add(output, rows.clone(), -1.0 / slope, into.column(column));
+            }
+        }
+    }
+
+    /// What its only matrix should make of these rows, row after row.
+    pub(super) fn target_rows(&self, visit: Visit<'_>, rows: &[Row]) -> Result<Vec<f64>> {
+        let width = self.pruned.outputs;
+        let targets = self.targets(visit, rows)?;
+        let mut values = vec![0.0; width * rows.len()];
+        self.write_targets(&targets, 0, 0..rows.len(), &mut Columns::over(&mut values, width));
+        let row = |number: usize| values.iter().skip(number).step_by(rows.len().max(1)).map(|&value| f64::from(value));
+        Ok((0..rows.len()).flat_map(row).collect())
+    }
+}
+
+/// The sum after the layer in both models, if its other branch is final already.
+fn skips(
+    subject: Subject<'_>,
+    (graph, pruned, kept): (&GraphProto, &Layer, usize),
+    (layer, width): (&Layer, usize),
+    (order, stage): (&Order, usize),
+) -> Result<Option<(Skip, Skip)>> {
+    let Some(original) = skip(subject.proto()?, layer, width)? else { return Ok(None) };
+    let is_final = subject.graph.value(&original.value).is_some_and(|value| order.is_changed_before(value, stage));
+    let repaired = if is_final { skip(graph, pruned, kept)? } else { None };
+    Ok(repaired.map(|repaired| (original, repaired)))
+}
