@@ -1,5 +1,7 @@
 //! Layers that read the same rows: evidence on them is gathered, and their weights are solved for, together.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
@@ -12,14 +14,14 @@ use crate::calibrate::{Activations, Calibration, Evidence, Gather, Row, Sampler,
 use crate::error::{Error, Result};
 use crate::linalg::default_backend;
 
-/// Every tenth sample (or row, where samples are few) is held out.
-pub(super) const HELD_OUT: usize = 10;
+/// Every fifth sample is held out: rows of one sample are alike, so none of them may judge what the others fitted.
+pub(super) const HELD_OUT: usize = 5;
 
-/// Samples from which on whole samples are held out.
-pub(super) const MANY_SAMPLES: usize = 20;
+/// Samples from which on whole samples are held out; of fewer, every fifth row.
+pub(super) const MANY_SAMPLES: usize = HELD_OUT;
 
-/// Shares of the inputs' mean variance that may pull towards the kept weights; held-out data chooses.
-const RIDGES: [f64; 3] = [1e-2, 1e-3, 1e-4];
+/// Shares of the inputs' mean variance that may pull towards the kept weights; held-out samples choose.
+const RIDGES: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
 
 /// Members of a stage that read the same rows.
 pub(super) struct Reader<'m> {
@@ -37,14 +39,21 @@ struct Split {
     held_out: Gather,
 }
 
-/// What became of a matrix: weights, bias, errors on held-out rows before and after, and the targets' spread.
+/// What became of a matrix.
 pub(super) struct Solved {
     pub(super) weights: Array2<f64>,
     pub(super) bias: Array1<f64>,
+    /// Errors on held-out rows with the kept weights, and with those that were fitted on the others.
     pub(super) before: f64,
     pub(super) after: f64,
+    /// Variance of the targets of held-out rows.
     pub(super) spread: f64,
+    /// All rows.
     pub(super) rows: usize,
+    /// Whether there were rows both to fit and to judge.
+    pub(super) is_judged: bool,
+    /// The chosen share of the inputs' variance, and how many parameters an output really has then.
+    pub(super) ridge: Option<(f64, f64)>,
 }
 
 impl<'m> Reader<'m> {
@@ -141,20 +150,29 @@ fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Meth
     let w0 = concatenate(Axis(1), &weights).map_err(misfit)?;
     let b0 = concatenate(Axis(0), &biases).map_err(misfit)?;
     let (before, spreads) = (held_out.errors(backend, &w0, &b0), held_out.spreads());
+    let is_judged = train.rows() > 0 && held_out.rows() > 0;
+    let name = members[0].1.pruned.name.as_str();
+    // The kept weights with a new bias, and those of each ridge.
+    let mut shares = Vec::new();
     let mut candidates = Vec::new();
-    if train.rows() > 0 && held_out.rows() > 0 && members.iter().any(|(_, member)| member.is_free()) {
+    if is_judged && members.iter().any(|(_, member)| member.is_free()) {
+        shares.push(None);
         candidates.push(w0.clone());
         if method == Method::Lstsq {
-            candidates.extend(train.weights(backend, &w0, &RIDGES, &members[0].1.pruned.name)?);
+            shares.extend(RIDGES.map(Some));
+            candidates.extend(train.weights(backend, &w0, &RIDGES, name)?);
         }
     }
-    let judged = candidates.into_par_iter().map(|weights| {
-        let bias = train.bias(&weights);
-        let errors = held_out.errors(backend, &weights, &bias);
-        (weights, bias, errors)
-    });
-    let judged: Vec<_> = judged.collect();
-    let of_member = |((_, member), part): (&(usize, &Member), Range<usize>)| {
+    let errors = candidates.into_par_iter().map(|weights| held_out.errors(backend, &weights, &train.bias(&weights)));
+    let errors: Vec<Array1<f64>> = errors.collect();
+    let rows = train.rows() + held_out.rows();
+    let mut all = train;
+    all.merge(&held_out, backend);
+    drop(held_out);
+    // Members mostly agree on the ridge.
+    let mut refitted: BTreeMap<usize, Refitted> = BTreeMap::new();
+    let mut solved = Vec::new();
+    for ((_, member), part) in members.iter().zip(parts(members)) {
         let total = |errors: &Array1<f64>| errors.slice(s![part.clone()]).sum();
         let mut best = Solved {
             weights: member.weights[matrix].clone(),
@@ -162,18 +180,43 @@ fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Meth
             before: total(&before),
             after: total(&before),
             spread: total(&spreads),
-            rows: train.rows(),
+            rows,
+            is_judged,
+            ridge: None,
         };
-        for (weights, bias, errors) in judged.iter().filter(|_| member.is_free()) {
-            let after = total(errors);
-            if after < best.after {
-                let weights = weights.slice(s![.., part.clone()]).to_owned();
-                best = Solved { weights, bias: bias.slice(s![part.clone()]).to_owned(), after, ..best };
-            }
+        let judged = errors.iter().map(total).enumerate().filter(|_| member.is_free());
+        if let Some((choice, after)) = judged.min_by(|a, b| a.1.total_cmp(&b.1))
+            && after < best.before
+        {
+            let fit = match refitted.entry(choice) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(Refitted::new(&all, &w0, shares[choice], name)?),
+            };
+            best.weights = fit.weights.slice(s![.., part.clone()]).to_owned();
+            best.bias = fit.bias.slice(s![part.clone()]).to_owned();
+            best.after = after;
+            best.ridge = shares[choice].zip(Some(fit.dimension));
         }
-        best
-    };
-    Ok(members.iter().zip(parts(members)).map(of_member).collect())
+        solved.push(best);
+    }
+    Ok(solved)
+}
+
+/// The weights of one ridge on all rows.
+struct Refitted {
+    weights: Array2<f64>,
+    bias: Array1<f64>,
+    dimension: f64,
+}
+
+impl Refitted {
+    fn new(all: &Evidence, w0: &Array2<f64>, share: Option<f64>, name: &str) -> Result<Self> {
+        let (weights, dimension) = match share {
+            Some(share) => all.weights_and_dimension(default_backend(), w0, share, name)?,
+            None => (w0.clone(), 0.0),
+        };
+        Ok(Self { bias: all.bias(&weights), weights, dimension })
+    }
 }
 
 impl Member {

@@ -125,7 +125,8 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
     let sum = |f: fn(&Solved) -> f64| solved.iter().fold(0.0, |sum, solved| sum + f(solved));
     let (before, after, spread) = (sum(|s| s.before), sum(|s| s.after), sum(|s| s.spread).max(f64::MIN_POSITIVE));
     let rows = solved.iter().map(|s| s.rows).max().unwrap_or(0);
-    let reason = if rows == 0 {
+    let is_judged = solved.iter().any(|s| s.is_judged);
+    let reason = if !is_judged {
         Some("too few samples to repair and to check".to_owned())
     } else if after < before {
         None
@@ -148,6 +149,9 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
         reason,
         warning: is_short.then(|| format!("{rows} rows of data for {inputs} inputs: more samples would help")),
         with: Vec::new(),
+        rows: Some(rows),
+        dimension: solved.iter().filter_map(|s| Some(s.ridge?.1)).reduce(f64::max),
+        ridge: solved.iter().filter_map(|s| Some(s.ridge?.0)).reduce(f64::max),
     })
 }
 

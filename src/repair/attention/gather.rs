@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 
-use super::super::reader::{HELD_OUT, MANY_SAMPLES};
 use super::super::write::{self, BiasPlace};
 use super::block::{Chunk, Form, Span, Weights};
 use super::fit;
@@ -19,6 +18,10 @@ use crate::runtime::Tensor;
 /// Positions that a block is fitted on: as many as this many values of its input allow, within bounds.
 const VALUES: usize = 1 << 21;
 const ROWS: (usize, usize) = (4096, 16_384);
+
+/// Every tenth sample is held out, of at least this many.
+const HELD_OUT: usize = 10;
+const MANY_SAMPLES: usize = 20;
 
 /// Samples whose scores and mixed values are compared with the model's own.
 const PROBES: usize = 8;
