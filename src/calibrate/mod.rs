@@ -23,7 +23,7 @@ pub use rows::Sampler;
 pub use statistics::{InputStatistics, input_statistics};
 pub use sums::{Detail, Sums};
 
-pub(crate) use block::Columns;
+pub(crate) use block::{BLOCK_ROWS, Columns};
 pub(crate) use evidence::{Evidence, Gather};
 pub(crate) use layer::{stored, stored_mut};
 pub(crate) use padding::Padding;

@@ -77,7 +77,16 @@ impl Member {
 
     /// Values of the original that it is held against.
     pub(super) fn references(&self) -> impl Iterator<Item = &String> {
-        [&self.original.result].into_iter().chain(self.skips.iter().map(|(before, _)| &before.value))
+        let data = self.may_be_untouched().then_some(&self.original.data);
+        [&self.original.result].into_iter().chain(self.skips.iter().map(|(before, _)| &before.value)).chain(data)
+    }
+
+    /// Whether a small change of its input would leave nothing to repair: it lost no input, and has nothing to put back.
+    pub(super) fn may_be_untouched(&self) -> bool {
+        self.pruned.inputs() == self.original.inputs()
+            && self.pruned.groups == self.original.groups
+            && self.skips.is_none()
+            && self.block.is_none()
     }
 
     /// Values of the repaired model that are final before this stage.

@@ -17,6 +17,7 @@ mod skip;
 mod stages;
 #[cfg(test)]
 mod tests;
+mod touch;
 mod write;
 
 use crate::analysis::Subject;

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::Method;
 use super::member::{Member, Targets};
+use super::touch::Touch;
 use super::write::BiasPlace;
 use crate::calibrate::{Activations, Calibration, Evidence, Gather, Row, Sampler, Visit};
 use crate::error::{Error, Result};
@@ -37,6 +38,15 @@ pub(super) struct Reader<'m> {
 struct Split {
     train: Gather,
     held_out: Gather,
+    /// Whether the inputs are hardly others than in the original, where that would leave nothing to repair.
+    touch: Option<Touch>,
+}
+
+impl Split {
+    /// Whether it is known that nothing is to be repaired.
+    fn is_over(&self) -> bool {
+        self.touch.as_ref().is_some_and(|touch| touch.is_known() && touch.hardly().is_some())
+    }
 }
 
 /// What became of a matrix.
@@ -52,6 +62,8 @@ pub(super) struct Solved {
     pub(super) rows: usize,
     /// Whether there were rows both to fit and to judge.
     pub(super) is_judged: bool,
+    /// How far its inputs are from those of the original, where they are too close for a repair.
+    pub(super) untouched: Option<f64>,
     /// The chosen share of the inputs' variance, and how many parameters an output really has then.
     pub(super) ridge: Option<(f64, f64)>,
 }
@@ -89,12 +101,18 @@ impl<'m> Reader<'m> {
         let inputs = layer.inputs();
         let outputs = members.iter().map(|(_, member)| member.pruned.outputs).sum();
         let gather = || Gather::new(inputs, outputs, Evidence::expecting(expected, inputs, outputs));
-        let matrices = (0..layer.groups).map(|_| Split { train: gather(), held_out: gather() }).collect();
+        let may_be_untouched = members.iter().all(|(_, member)| member.may_be_untouched());
+        let touch = || may_be_untouched.then(|| Touch::new(inputs));
+        let split = |_| Split { train: gather(), held_out: gather(), touch: touch() };
+        let matrices = (0..layer.groups).map(split).collect();
         Ok(Self { members, sampler, by_sample: total >= MANY_SAMPLES, matrices })
     }
 
     /// Adds the chosen rows of some samples.
     pub(super) fn add(&mut self, visit: Visit<'_>) -> Result<()> {
+        if self.matrices.iter().all(Split::is_over) {
+            return Ok(());
+        }
         let layer = &self.members[0].1.pruned;
         let (at, data) = (visit.at, visit.changed.get(&layer.data)?);
         let rows = self.sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
@@ -105,15 +123,26 @@ impl<'m> Reader<'m> {
             let targets = self.members.iter().map(|(_, member)| member.targets(visit, &rows));
             let targets: Vec<Targets<'_>> = targets.collect::<Result<_>>()?;
             let members = &self.members;
-            self.matrices.par_iter_mut().enumerate().for_each(|(matrix, split)| {
-                let gather = if is_held_out { &mut split.held_out } else { &mut split.train };
-                gather.add(rows.len(), |rows, x, y| {
-                    inputs.write(matrix * layer.channels, rows.clone(), x);
-                    for (((_, member), targets), columns) in members.iter().zip(&targets).zip(parts(members)) {
-                        member.write_targets(targets, matrix, rows.clone(), &mut y.part(columns));
-                    }
-                });
-            });
+            let original = &members[0].1.original;
+            let is_compared = !is_held_out
+                && self.matrices.iter().any(|split| split.touch.as_ref().is_some_and(|touch| !touch.is_known()));
+            let original = is_compared.then(|| original.inputs_of(visit.original.get(&original.data)?, &rows));
+            let original = original.transpose()?;
+            self.matrices.par_iter_mut().enumerate().filter(|(_, split)| !split.is_over()).for_each(
+                |(matrix, split)| {
+                    let gather = if is_held_out { &mut split.held_out } else { &mut split.train };
+                    let first = matrix * layer.channels;
+                    gather.add(rows.len(), |rows, x, y| {
+                        inputs.write(first, rows.clone(), x);
+                        if let (Some(touch), Some(original)) = (&mut split.touch, &original) {
+                            touch.add(x, (original, first), rows.clone());
+                        }
+                        for (((_, member), targets), columns) in members.iter().zip(&targets).zip(parts(members)) {
+                            member.write_targets(targets, matrix, rows.clone(), &mut y.part(columns));
+                        }
+                    });
+                },
+            );
         }
         Ok(())
     }
@@ -143,6 +172,7 @@ fn parts(members: &[(usize, &Member)]) -> impl Iterator<Item = Range<usize>> {
 
 fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Method) -> Result<Vec<Solved>> {
     let backend = default_backend();
+    let untouched = split.touch.as_ref().and_then(Touch::hardly);
     let (train, held_out) = (split.train.finish(), split.held_out.finish());
     let weights: Vec<_> = members.iter().map(|(_, member)| member.weights[matrix].view()).collect();
     let biases: Vec<_> = members.iter().map(|(_, member)| member.bias.slice(s![member.outputs(matrix)])).collect();
@@ -155,7 +185,7 @@ fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Meth
     // The kept weights with a new bias, and those of each ridge.
     let mut shares = Vec::new();
     let mut candidates = Vec::new();
-    if is_judged && members.iter().any(|(_, member)| member.is_free()) {
+    if is_judged && untouched.is_none() && members.iter().any(|(_, member)| member.is_free()) {
         shares.push(None);
         candidates.push(w0.clone());
         if method == Method::Lstsq {
@@ -182,6 +212,7 @@ fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Meth
             spread: total(&spreads),
             rows,
             is_judged,
+            untouched,
             ridge: None,
         };
         let judged = errors.iter().map(total).enumerate().filter(|_| member.is_free());

@@ -122,6 +122,11 @@ fn collect<'m>(
 }
 
 fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {
+    let untouched: Option<Vec<f64>> = solved.iter().map(|s| s.untouched).collect();
+    if let Some(change) = untouched.and_then(|changes| changes.into_iter().reduce(f64::max)) {
+        let why = format!("its input is within {:.1} % of the original's: its weights stay", 100.0 * change);
+        return Ok(left_alone(&member.original.name, why));
+    }
     let sum = |f: fn(&Solved) -> f64| solved.iter().fold(0.0, |sum, solved| sum + f(solved));
     let (before, after, spread) = (sum(|s| s.before), sum(|s| s.after), sum(|s| s.spread).max(f64::MIN_POSITIVE));
     let rows = solved.iter().map(|s| s.rows).max().unwrap_or(0);
