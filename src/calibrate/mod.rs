@@ -34,6 +34,12 @@ pub(crate) use window::Window;
 
 use data::Dataset;
 
+/// Values of the inputs of one run, where samples are smaller than that.
+const VALUES_AT_ONCE: usize = 1 << 14;
+
+/// Samples of one run.
+const MOST_AT_ONCE: usize = 32;
+
 /// Samples that calibration runs on.
 #[derive(Debug, Clone, Copy)]
 pub struct Calibration<'a> {
@@ -46,8 +52,11 @@ pub struct Calibration<'a> {
 }
 
 impl<'a> Calibration<'a> {
-    /// Calibration on all samples of `data`.
+    /// Calibration on all samples of `data`. Samples of many values run one by one, which is where tract is fastest; small
+    /// ones share a run.
     pub fn new(data: &'a Dataset, seed: u64) -> Self {
-        Self { data, batch: 32, seed }
+        let sample = data.batches_of(0..1, 1).next().and_then(Result::ok);
+        let values = sample.map_or(0, |batch| batch.inputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>());
+        Self { data, batch: (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE), seed }
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::bodies::nested;
 use crate::graph::{Graph, Node, Source, ValueId, View};
@@ -174,8 +176,8 @@ pub(crate) fn run_both(
     Ok((first?, second?))
 }
 
-/// Runs every batch in turn, and takes in what one gave beside the run of the next, in their order. Two batches are in
-/// memory at a time.
+/// Runs the batches, as many side by side as there are threads, and takes in what they gave beside the runs of the next ones,
+/// in their order. Twice as many batches are in memory.
 ///
 /// # Errors
 /// That of the first batch that has one.
@@ -184,16 +186,26 @@ pub(crate) fn in_turn<B: Send + Sync, R: Send>(
     run: impl Fn(usize, &B) -> Result<R> + Sync,
     mut take: impl FnMut(B, R) -> Result<()> + Send,
 ) -> Result<()> {
-    let mut ready: Option<(B, R)> = None;
-    for (index, batch) in batches.enumerate() {
-        let before = ready.take();
-        let taken = || before.map_or(Ok(()), |(batch, found)| take(batch, found));
-        let run = || batch.and_then(|batch| run(index, &batch).map(|found| (batch, found)));
-        let (taken, found) = rayon::join(taken, run);
+    let width = rayon::current_num_threads();
+    let mut batches = batches.enumerate();
+    let mut ready: Vec<(B, R)> = Vec::new();
+    loop {
+        let next: Vec<(usize, Result<B>)> = batches.by_ref().take(width).collect();
+        let is_over = next.is_empty();
+        let before = std::mem::take(&mut ready);
+        let taken = || before.into_iter().try_for_each(|(batch, found)| take(batch, found));
+        let run = |(index, batch): (usize, Result<B>)| {
+            let batch = batch?;
+            run(index, &batch).map(|found| (batch, found))
+        };
+        let found = || next.into_par_iter().with_max_len(1).map(run).collect::<Vec<Result<(B, R)>>>();
+        let (taken, found) = rayon::join(taken, found);
         taken?;
-        ready = Some(found?);
+        ready = found.into_iter().collect::<Result<_>>()?;
+        if is_over {
+            return Ok(());
+        }
     }
-    ready.map_or(Ok(()), |(batch, found)| take(batch, found))
 }
 
 /// Frontiers of `N` streams on their way to the next stage, as long as all of them fit in memory.
