@@ -5,7 +5,7 @@ use super::infer::Walk;
 use super::known::{Known, datum_type, onnx_element};
 use crate::axes::Extent;
 use crate::graph::{NodeId, ValueId};
-use crate::onnx::proto::{NodeProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::onnx::proto::{NodeProto, tensor_shape_proto, type_proto};
 use crate::onnx::tensor::ElementType;
 
 impl Walk<'_> {
@@ -86,8 +86,7 @@ impl Walk<'_> {
 
     fn declared(&self, value: ValueId) -> Option<(i32, Option<Vec<u64>>)> {
         let name = &self.graph.at(value).name;
-        let mut infos = self.proto.value_info.iter().chain(&self.proto.output);
-        let info: &ValueInfoProto = infos.find(|info| info.name() == name)?;
+        let info = self.declared.get(name.as_str())?;
         let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()? else { return None };
         let size = |dim: &tensor_shape_proto::Dimension| match dim.value.as_ref()? {
             tensor_shape_proto::dimension::Value::DimValue(size) => u64::try_from(*size).ok(),

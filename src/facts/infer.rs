@@ -13,7 +13,7 @@ use super::{Binding, Fact, Facts, Shapes};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
 use crate::graph::{Graph, NodeId, Source, ValueId, bodies};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::onnx::traits::AXIS_OF_FIRST;
 use crate::runtime::inputs::{DeclaredInput, Dim};
 
@@ -29,12 +29,15 @@ pub(super) fn infer(
     let stationary = sizes.iter().all(Binding::is_empty);
     let operators = Operators::new(model);
     let positions = positions(graph);
+    // Of several declarations the first counts.
+    let declared = proto.value_info.iter().chain(&proto.output).rev().map(|info| (info.name(), info)).collect();
     for (binding, sizes) in sizes.iter().enumerate() {
         let mut walk = Walk {
             proto,
             graph,
             operators: &operators,
             positions: &positions,
+            declared: &declared,
             sizes,
             binding,
             made_up: false,
@@ -92,6 +95,8 @@ pub(super) struct Walk<'a> {
     pub(super) graph: &'a Graph,
     operators: &'a Operators,
     positions: &'a BTreeSet<ValueId>,
+    /// Values that the file declares.
+    pub(super) declared: &'a BTreeMap<&'a str, &'a ValueInfoProto>,
     pub(super) sizes: &'a Binding,
     /// Number of the binding.
     pub(super) binding: usize,

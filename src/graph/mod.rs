@@ -97,6 +97,8 @@ pub struct Graph {
     pub values: Vec<Value>,
     /// Nodes in an order in which every value is made before it is read.
     pub order: Vec<NodeId>,
+    /// The values that are graph outputs, as the file lists them.
+    pub outputs: Vec<ValueId>,
     names: BTreeMap<String, ValueId>,
 }
 
@@ -128,7 +130,8 @@ impl Graph {
     /// # Errors
     /// If a value is defined twice or never, or nodes depend on each other in a cycle.
     pub fn new(proto: &GraphProto, ir_version: i64) -> Result<Self> {
-        let mut graph = Self { nodes: Vec::new(), values: Vec::new(), order: Vec::new(), names: BTreeMap::new() };
+        let (nodes, values, order, outputs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut graph = Self { nodes, values, order, outputs, names: BTreeMap::new() };
         graph.add_sources(proto, ir_version)?;
         for (index, node) in proto.node.iter().enumerate() {
             graph.add_node(index, node)?;
@@ -141,6 +144,7 @@ impl Graph {
                 return Err(Error::input(format!("graph output '{}' is made by no node", output.name())));
             };
             graph.values[value.0].is_output = true;
+            graph.outputs.push(value);
         }
         graph.order = graph.topological_order()?;
         Ok(graph)

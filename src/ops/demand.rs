@@ -44,7 +44,8 @@ impl Asker<'_> {
         let depth = depth.checked_sub(1)?;
         self.left.set(self.left.get().checked_sub(1)?);
         let at = self.graph.at(value);
-        let declared = self.proto.output.iter().find(|output| output.name() == at.name).and_then(declared);
+        let output = self.graph.outputs.iter().position(|&output| output == value);
+        let declared = output.and_then(|index| self.proto.output.get(index)).and_then(declared);
         let readers = at.uses.iter().filter_map(|&(node, slot)| self.reader(node, slot, depth));
         let mut all: Option<Demand> = None;
         for demand in declared.into_iter().chain(readers) {
