@@ -8,11 +8,12 @@ pub use crate::jobs::{
 };
 pub use crate::onnx::{Model, SaveOptions};
 pub use crate::plan::{Plan, PlannedGroup, Remaining, Scope, Units};
+pub use crate::price::Effort;
 pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;
 pub use crate::report::{
     BeforeAfter, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, MemberReport, ModelFigures,
-    RepairReport, Report, SearchReport, TrialReport, TuningReport,
+    PriceReport, PricingReport, RepairReport, Report, SearchReport, TrialReport, TuningReport,
 };
 pub use crate::train::{Loss, Options as Training};
 pub use crate::verify::{Accuracy, VerifyReport};

@@ -106,6 +106,7 @@ mod normalize;
 mod onnx;
 mod ops;
 mod plan;
+mod price;
 mod progress;
 mod repair;
 mod report;

@@ -29,6 +29,7 @@ const ORDER: &[&str] = &[
     "train",
     "score",
     "repair",
+    "price",
     "factorize",
     "verify",
     "report",

@@ -10,7 +10,7 @@ use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::repair::METHODS;
 use crate::score::CRITERIA;
-use crate::{PruneOptions, Remaining, Repair, Scope, Units};
+use crate::{Effort, PruneOptions, Remaining, Repair, Scope, Units};
 
 /// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Whether groups are compared with each other [default: layer for --ratio, global for budgets]
     #[arg(long, value_enum)]
     scope: Option<TypedScope>,
+    /// At how many widths each group's effect on the output is measured, where groups share a budget: one, three or seven
+    #[arg(long, value_enum, default_value = "normal")]
+    effort: TypedEffort,
     /// Which factor of a merged axis is removed: whole heads, indices inside every head, or both (also channels inside
     /// groups of a convolution and whole groups)
     #[arg(long, value_enum, default_value = "heads")]
@@ -80,6 +83,13 @@ enum TypedScope {
     Layer,
     /// The least important units of the whole network go
     Global,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TypedEffort {
+    Fast,
+    Normal,
+    Thorough,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -136,6 +146,11 @@ impl Args {
         if self.common.no_verify {
             options = options.no_verify();
         }
+        options.effort = match self.effort {
+            TypedEffort::Fast => Effort::Fast,
+            TypedEffort::Normal => Effort::Normal,
+            TypedEffort::Thorough => Effort::Thorough,
+        };
         options.criterion.clone_from(&self.criterion);
         options.repair = self.repair.as_deref().map(Repair::by_name).transpose()?;
         options.scope = self.scope.map(|scope| match scope {

@@ -15,7 +15,6 @@ pub(crate) mod inputs;
 pub mod price;
 pub mod rewrite;
 pub mod select;
-pub(crate) mod sensitivity;
 pub(crate) mod speed;
 
 pub use crate::lowrank::conv::ConvMode;

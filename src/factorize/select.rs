@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::price::{Price, PriceList};
-use super::sensitivity::Effect;
 use crate::error::{Error, Result};
 use crate::lowrank::low_rank::ErrorCurve;
 use crate::plan::knapsack::{self as ranks, Choice};
 use crate::plan::{Cost, Plan, Remaining};
+use crate::price::Effect;
 
 /// How small the layers are to become.
 #[derive(Debug, Clone, PartialEq)]

@@ -87,8 +87,13 @@ impl<'a> CostModel<'a> {
 
     /// Cost of everything that mentions `factor`.
     pub fn controlled_by(&self, factor: FactorId) -> Cost {
-        let indices = self.by_factor.get(&factor).cloned().unwrap_or_default();
-        self.sum(indices.into_iter(), &Selection::all())
+        self.mentioning(factor, &Selection::all())
+    }
+
+    /// Cost of everything that mentions `factor`, with `selection` kept.
+    pub(crate) fn mentioning(&self, factor: FactorId, selection: &Selection) -> Cost {
+        let indices = self.by_factor.get(&factor).map(Vec::as_slice).unwrap_or_default();
+        self.sum(indices.iter().copied(), selection)
     }
 
     /// What removing one unit of `factor` from the whole model saves.

@@ -16,4 +16,5 @@ pub use file::{Plan, PlannedGroup};
 pub use groups::{Filter, Group, Kind, Member, Units, groups};
 pub use patterns::Patterns;
 pub use remaining::Remaining;
+pub(crate) use select::reachable;
 pub use select::{Budget, Quota, Request, Scope, Scored, select};

@@ -92,7 +92,7 @@ pub struct Scored<'g> {
 
 impl Scored<'_> {
     /// Units, least important first; of equal ones, the last index first.
-    fn ranking(&self) -> Vec<usize> {
+    pub(crate) fn ranking(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.group.size).collect();
         order.sort_by(|&a, &b| self.scores[a].total_cmp(&self.scores[b]).then(b.cmp(&a)));
         order
@@ -170,7 +170,11 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
     }
 }
 
-fn reachable(budget: Budget, cost: &CostModel<'_>, least: &Selection) -> Result<()> {
+/// Refuses a budget that not even `least` fits.
+///
+/// # Errors
+/// [`Nothing`](crate::ErrorKind::Nothing), with the smallest reachable figure.
+pub(crate) fn reachable(budget: Budget, cost: &CostModel<'_>, least: &Selection) -> Result<()> {
     let least = budget.of(cost.cost(least));
     if least <= budget.limit() {
         return Ok(());

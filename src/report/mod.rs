@@ -35,6 +35,9 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// Proofs and measurements.
     pub verify: VerifyReport,
+    /// What a budget was shared by, for each step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pricing: Vec<PricingReport>,
     /// Calibration data and repair.
     pub calibration: Option<CalibrationReport>,
     /// Training, one entry for each time that it was done.
@@ -155,6 +158,40 @@ pub struct LayerReport {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub put_back: bool,
     /// Why.
+    pub reason: Option<String>,
+}
+
+/// What the output loses by each group, measured on samples that nothing was fitted to, and what a budget chose.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PricingReport {
+    /// What losses are measured in.
+    pub metric: String,
+    /// Held-out samples.
+    pub samples: usize,
+    /// Sum of the prices of what was chosen, and what had been lost before they were measured.
+    pub loss: f64,
+    /// What all of it together loses, repaired on the other samples.
+    pub measured: Option<f64>,
+    /// Time that it took to measure the prices.
+    pub seconds: f64,
+    /// Every group that competes for the budget.
+    pub groups: Vec<PriceReport>,
+}
+
+/// The price of a group.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PriceReport {
+    /// The group.
+    pub name: String,
+    /// Units that stay.
+    pub kept: usize,
+    /// What the output loses by that.
+    pub loss: Option<f64>,
+    /// The width that would be next to go to, and its loss.
+    pub next: Option<(usize, f64)>,
+    /// Widths that were measured, and their losses, made to rise.
+    pub measured: Vec<(usize, f64)>,
+    /// Why there is no price: all units stay then.
     pub reason: Option<String>,
 }
 
@@ -310,6 +347,7 @@ impl Report {
             frozen: frozen(analysis),
             layers: Vec::new(),
             verify: VerifyReport::default(),
+            pricing: Vec::new(),
             calibration: None,
             training: Vec::new(),
             search: None,

@@ -10,30 +10,30 @@ use crate::plan::Group;
 
 /// A matrix (of a layer, or of one convolution group of it) and the rows that each unit owns.
 #[derive(Debug, Clone)]
-pub(super) struct Consumer {
+pub(crate) struct Consumer {
     /// Position in the list of layers.
-    pub(super) layer: usize,
+    pub(crate) layer: usize,
     /// Convolution group.
-    pub(super) matrix: usize,
+    pub(crate) matrix: usize,
     /// Rows of each unit, ascending.
-    pub(super) units: Vec<Vec<usize>>,
+    pub(crate) units: Vec<Vec<usize>>,
 }
 
 /// The layers of a model, and the consumers of each group.
-pub(super) struct Consumers {
-    pub(super) layers: Vec<Layer>,
-    pub(super) of_group: Vec<Vec<Consumer>>,
+pub(crate) struct Consumers {
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) of_group: Vec<Vec<Consumer>>,
 }
 
 impl Consumers {
-    pub(super) fn new(context: &Context<'_, '_>) -> Result<Self> {
+    pub(crate) fn new(context: &Context<'_, '_>) -> Result<Self> {
         let layers = layers(context.subject)?;
         let of_group = context.groups.iter().map(|group| consumers(context.subject, &layers, group)).collect();
         Ok(Self { layers, of_group })
     }
 
     /// Weights of a consumer, K×N.
-    pub(super) fn weight(&self, subject: Subject<'_>, consumer: &Consumer) -> Result<Array2<f64>> {
+    pub(crate) fn weight(&self, subject: Subject<'_>, consumer: &Consumer) -> Result<Array2<f64>> {
         let layer = &self.layers[consumer.layer];
         let tensor = subject.graph.value(&layer.weight).and_then(|v| subject.constant(v));
         let tensor = tensor.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;

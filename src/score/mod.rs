@@ -21,6 +21,7 @@ mod taylor;
 use crate::error::{Error, Result};
 use crate::plan::Scored;
 
+pub(crate) use consumers::Consumers;
 pub use context::Context;
 pub use surgeon::{Block, Surgeon};
 

@@ -20,6 +20,7 @@ mod networks;
 mod never_silent;
 mod output_files;
 mod plans;
+mod prices;
 #[path = "../support/graph.rs"]
 mod support;
 mod train;

@@ -202,7 +202,20 @@ impl Dataset {
     #[must_use]
     pub fn without_held_out(&self) -> Self {
         let batch = self.schema.fixed_batch().ok().flatten().unwrap_or(1);
-        let stays = |sample: usize| self.range.contains(&sample) && !is_held_out(sample - self.range.start, batch);
+        self.only(|sample| !is_held_out(sample, batch))
+    }
+
+    /// Every `every`th sample apart (of whole batches, where the graph fixes its batch axis): the others, and those. The
+    /// second set is empty where there are fewer samples than that.
+    pub(crate) fn split(&self, every: usize) -> [Self; 2] {
+        let batch = self.schema.fixed_batch().ok().flatten().unwrap_or(1);
+        let is_apart = |sample: usize| sample / batch % every.max(1) == every.max(1) - 1;
+        [self.only(|sample| !is_apart(sample)), self.only(is_apart)]
+    }
+
+    /// The samples whose number in this data set qualifies.
+    fn only(&self, stays: impl Fn(usize) -> bool) -> Self {
+        let stays = |sample: usize| self.range.contains(&sample) && stays(sample - self.range.start);
         let mut first = 0;
         let mut parts = Vec::new();
         for (part, rows) in &self.parts {

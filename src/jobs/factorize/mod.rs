@@ -22,14 +22,16 @@ use crate::factorize::inputs::{input_moments, scarce};
 use crate::factorize::price::PriceList;
 use crate::factorize::rewrite::{added_by_bias, split_layers};
 use crate::factorize::select::{Decision, Decisions, Offer, Target, Why, choose, reference_ranks};
-use crate::factorize::sensitivity::{Effect, Site};
-use crate::factorize::{sensitivity, speed};
+use crate::factorize::speed;
 use crate::linalg::default_backend;
 use crate::lowrank::Factors;
 use crate::lowrank::conv::ConvMode;
 use crate::lowrank::outputs::Inputs;
 use crate::onnx::Model;
 use crate::plan::{Cost, CostModel, Patterns, Plan, Remaining};
+use crate::price::Effect;
+use crate::price::distance::Reference;
+use crate::price::effects::{self, Site};
 use crate::report::Report;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::latency::Latency;
@@ -384,7 +386,7 @@ fn weigh(
 ) -> Result<Option<String>> {
     let subject = analysis.subject();
     let batches = match data {
-        Some(data) => sensitivity::middle(data)?,
+        Some(data) => effects::middle(data)?,
         None => {
             probe_batches(subject.proto()?, &analysis.probe_sizes(&options.setting.dims), PROBES, options.setting.seed)?
         }
@@ -400,7 +402,9 @@ fn weigh(
         let layer = &prepared[site];
         split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
     };
-    let effects = match sensitivity::effects(subject.model, &sites, write, &batches) {
+    let measured = Reference::new(subject.model, &batches)
+        .and_then(|reference| effects::effects(subject.model, &reference, &sites, write, &batches));
+    let effects = match measured {
         Ok(effects) => effects,
         Err(error) => {
             return Ok(Some(format!("the effect of each layer on the output could not be measured ({error})")));

@@ -1,6 +1,8 @@
 //! Structured pruning, from a model to a pruned one.
 
 mod checkpoint;
+mod pricing;
+mod rounds;
 mod search;
 mod steps;
 mod survey;
@@ -13,6 +15,7 @@ use crate::axes::Selection;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::plan::{Budget, CostModel, Plan, Quota, Remaining, Request, Scope, Units};
+use crate::price::Effort;
 use crate::repair::Method;
 use crate::report::Report;
 use crate::train;
@@ -48,6 +51,8 @@ pub struct PruneOptions {
     pub(crate) steps: usize,
     /// Whether groups are compared; the default depends on the target.
     pub(crate) scope: Option<Scope>,
+    /// At how many widths each group's effect on the output is measured, where groups share a budget.
+    pub(crate) effort: Effort,
     /// Which factor of merged axes is removed.
     pub(crate) units: Units,
     /// Fewest units that stay in a group.
@@ -115,6 +120,7 @@ impl PruneOptions {
             repair: None,
             steps: 1,
             scope: None,
+            effort: Effort::default(),
             units: Units::default(),
             min_keep: 1,
             align: 1,
@@ -151,6 +157,13 @@ impl PruneOptions {
     /// Whether groups are compared with each other. The default is `Layer` for a ratio and `Global` for budgets.
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
+        self
+    }
+
+    /// At how many widths each group's effect on the output is measured, where groups share a budget and there is data: one,
+    /// three (the default) or seven.
+    pub fn effort(mut self, effort: Effort) -> Self {
+        self.effort = effort;
         self
     }
 

@@ -1,8 +1,12 @@
 //! `max_drop`: the largest reduction whose result is still faithful enough, found by halving.
 
-use super::{PruneOptions, Pruned, Target, steps};
+use super::steps::{Job, Samples, pricing};
+use super::survey::Survey;
+use super::{PruneOptions, Pruned, Target};
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::clock::Clock;
+use crate::jobs::setting::to_fit;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::Remaining;
@@ -36,14 +40,21 @@ pub(super) fn search<'m>(
     }
     let (calibration, held_out) = split(data)?;
     let original = Runnable::new(&model.proto, &RunOptions::default())?;
+    // Scores and prices are measured once; budgets are tried on them.
+    let survey = Survey::new(model, options)?;
+    let fitted = to_fit(&calibration, options.retrain.is_some());
+    let samples = Samples { all: Some(&calibration), fitted: Some(&fitted) };
+    let pricing = pricing(model, options, samples, &survey);
     let mut trials: Vec<TrialReport> = Vec::new();
     let mut best = None;
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..HALVINGS {
         let share = f64::midpoint(low, high);
         let options = PruneOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
-        let pruned = match steps::prune(model, &options, Some(&calibration)) {
-            Ok(pruned) => pruned,
+        let job = Job::new(model, &options, samples, (&survey, &pricing))?;
+        let mut clock = Clock::start(&options.setting.progress);
+        let done = match job.run(&mut clock) {
+            Ok(done) => done,
             Err(error) if error.kind() == ErrorKind::Nothing => {
                 trials.push(TrialReport { macs: share, ..TrialReport::default() });
                 low = share;
@@ -51,16 +62,16 @@ pub(super) fn search<'m>(
             }
             Err(error) => return Err(error),
         };
-        let found = measure(&original, &pruned.model.proto, &held_out)?;
+        let found = measure(&original, &done.model.proto, &held_out)?;
         let fits = found.share <= allowed;
         trials.push(TrialReport { macs: share, lost: Some(found.share), fits });
         if fits {
-            (high, best) = (share, Some((pruned, found)));
+            (high, best) = (share, Some((job.finish(done, clock), found)));
         } else {
             low = share;
         }
     }
-    let Some((mut pruned, found)) = best else {
+    let Some((mut finished, found)) = best else {
         let tried: Vec<String> = trials.iter().map(ToString::to_string).collect();
         return Err(Error::nothing(format!(
             "even the smallest removal loses more than {}; tried of the MACs: {}",
@@ -68,14 +79,14 @@ pub(super) fn search<'m>(
             tried.join(" · ")
         )));
     };
-    pruned.report.search = Some(SearchReport {
+    finished.report.search = Some(SearchReport {
         allowed,
         figure: found.figure.to_owned(),
         lost: found.share,
         samples: held_out.samples(),
         trials,
     });
-    Ok(pruned)
+    Ok(finished.of(survey))
 }
 
 /// What is lost, and of which figure.

@@ -1,7 +1,8 @@
 //! The job: choose, rewrite, repair, train; in one step or in several.
 
 use super::checkpoint::{Checkpoints, Finished};
-use super::survey::Survey;
+use super::pricing::Pricing;
+use super::survey::{Judges, Survey};
 use super::{PruneOptions, Pruned, Target};
 use crate::analysis::Subject;
 use crate::axes::{Role, Selection};
@@ -12,9 +13,9 @@ use crate::jobs::clock::Clock;
 use crate::jobs::setting::{calibration_report, to_fit};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{CostModel, Group, Plan, Quota, Request};
+use crate::plan::{CostModel, Group, Plan, Quota, Remaining, Request, Scope};
 use crate::repair::{Method, repair};
-use crate::report::{CalibrationReport, RepairReport, Report, TuningReport};
+use crate::report::{CalibrationReport, PricingReport, RepairReport, Report, TuningReport};
 use crate::rewrite;
 use crate::score::Criterion;
 use crate::train::{self, Guidance};
@@ -34,71 +35,102 @@ pub(super) fn prune<'m>(model: &'m Model, options: &PruneOptions, data: Option<&
     clock.lap("analyse")?;
     // What training is judged on, scores and repair must not see.
     let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
-    let job = Job::new(model, options, Samples { all: data, fitted: fitted.as_ref() }, &survey)?;
+    let samples = Samples { all: data, fitted: fitted.as_ref() };
+    let pricing = pricing(model, options, samples, &survey);
+    let job = Job::new(model, options, samples, (&survey, &pricing))?;
     let done = job.run(&mut clock)?;
-    let (before, after) = (job.cost.cost(&Selection::all()), job.cost.cost(&done.selection));
-    let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
-    report.model.after.bytes = done.model.file_bytes();
-    report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
-    report.notes.extend(shift_note(&survey.groups, &done.selection));
-    report.training = done.training;
-    let is_adjusted = options.retrain.is_some() || done.repaired.iter().any(|layer| layer.reason.is_none());
-    let uses_data = job.criterion.needs_data || job.method != Method::None || options.retrain.is_some();
-    report.calibration = job.data.filter(|_| uses_data).map(|calibration| {
-        report.notes.extend(calibration.data.warnings().iter().cloned());
-        CalibrationReport { layers: done.repaired, ..calibration_report(calibration.data, options.setting.seed) }
-    });
-    report.seconds = clock.laps;
-    let allow_shifts = shifted(&survey.groups, &done.selection).next().is_some();
-    let plan = Plan {
-        adjusted: is_adjusted,
-        thaw: options.thaw.clone(),
-        allow_shifts,
-        ..Plan::of(&survey.groups, &done.selection)
-    };
-    let (selection, model) = (done.selection, done.model);
+    let finished = job.finish(done, clock);
     drop(job);
-    Ok(Pruned { survey, selection, plan, model, report })
+    Ok(finished.of(survey))
+}
+
+/// What a shared budget goes by, or why there is no such thing.
+pub(super) fn pricing(
+    model: &Model,
+    options: &PruneOptions,
+    samples: Samples<'_>,
+    survey: &Survey<'_>,
+) -> std::result::Result<Pricing, String> {
+    let target = match &options.target {
+        Target::MaxDrop(_) => Target::Macs(Remaining::Share(1.0)),
+        target => target.clone(),
+    };
+    let cost = CostModel::new(survey.analysis.subject());
+    let request = PruneOptions { target, ..options.clone() }.request(model, &cost, 1.0);
+    if !matches!((request.quota, request.scope), (Quota::Budget(_), Scope::Global)) {
+        return Err("no budget is shared".to_owned());
+    }
+    let data = samples.fitted.map(|data| Calibration::new(data, options.setting.seed));
+    Pricing::new(survey.analysis.subject(), data, (options.effort, method(options, samples)))
+}
+
+fn method(options: &PruneOptions, samples: Samples<'_>) -> Method {
+    options.repair.unwrap_or(if samples.all.is_some() { Method::Lstsq } else { Method::None })
+}
+
+/// A finished job, without the survey that it borrowed.
+pub(super) struct Finish {
+    selection: Selection,
+    plan: Plan,
+    model: Model,
+    pub(super) report: Report,
+}
+
+impl Finish {
+    pub(super) fn of(self, survey: Survey<'_>) -> Pruned<'_> {
+        let Self { selection, plan, model, report } = self;
+        Pruned { survey, selection, plan, model, report }
+    }
 }
 
 /// The samples of a job.
 #[derive(Clone, Copy)]
-struct Samples<'j> {
+pub(super) struct Samples<'j> {
     /// What training learns from and is judged on.
-    all: Option<&'j Dataset>,
+    pub(super) all: Option<&'j Dataset>,
     /// What is scored and repaired on.
-    fitted: Option<&'j Dataset>,
+    pub(super) fitted: Option<&'j Dataset>,
 }
 
 /// What is to be done, to which model.
-struct Job<'j, 'm> {
-    model: &'m Model,
-    options: &'j PruneOptions,
+pub(super) struct Job<'j, 'm> {
+    pub(super) model: &'m Model,
+    pub(super) options: &'j PruneOptions,
     /// What training learns from and is judged on.
     samples: Option<&'j Dataset>,
     /// What is scored and repaired on.
     data: Option<Calibration<'j>>,
-    survey: &'j Survey<'m>,
+    pub(super) survey: &'j Survey<'m>,
+    /// What a shared budget goes by, or why there is no such thing.
+    pub(super) pricing: &'j std::result::Result<Pricing, String>,
     cost: CostModel<'j>,
     criterion: &'static Criterion,
-    method: Method,
+    pub(super) method: Method,
     steps: usize,
     checkpoints: Option<Checkpoints>,
 }
 
 /// What has been done so far.
-struct Done {
-    model: Model,
+pub(super) struct Done {
+    pub(super) model: Model,
     selection: Selection,
     repaired: Vec<RepairReport>,
     training: Vec<TuningReport>,
+    /// What each step was chosen by, and what is to be known about that.
+    pricing: Vec<PricingReport>,
+    notes: Vec<String>,
 }
 
 impl<'j, 'm> Job<'j, 'm> {
-    fn new(model: &'m Model, options: &'j PruneOptions, samples: Samples<'j>, survey: &'j Survey<'m>) -> Result<Self> {
+    pub(super) fn new(
+        model: &'m Model,
+        options: &'j PruneOptions,
+        samples: Samples<'j>,
+        (survey, pricing): (&'j Survey<'m>, &'j std::result::Result<Pricing, String>),
+    ) -> Result<Self> {
         let data = samples.all;
         let by_default = if data.is_some() { "obs" } else { "l2" };
-        let method = options.repair.unwrap_or(if data.is_some() { Method::Lstsq } else { Method::None });
+        let method = method(options, samples);
         if method != Method::None && data.is_none() {
             return Err(Error::usage("`repair` needs samples: give some with `data`; synthetic ones do"));
         }
@@ -116,6 +148,7 @@ impl<'j, 'm> Job<'j, 'm> {
             samples: data,
             data: samples.fitted.map(|data| Calibration::new(data, options.setting.seed)),
             survey,
+            pricing,
             cost: CostModel::new(survey.analysis.subject()),
             criterion: Criterion::by_name(options.criterion.as_deref().unwrap_or(by_default))?,
             method,
@@ -124,7 +157,41 @@ impl<'j, 'm> Job<'j, 'm> {
         })
     }
 
-    fn run(&self, clock: &mut Clock) -> Result<Done> {
+    /// What units and groups are scored and priced by.
+    pub(super) fn judges(&self) -> Judges<'j> {
+        let pricing = self.pricing.as_ref().map_err(String::as_str);
+        Judges { criterion: self.criterion, data: self.data, pricing }
+    }
+
+    /// The plan and the report of what was done.
+    pub(super) fn finish(&self, done: Done, clock: Clock) -> Finish {
+        let (survey, options) = (self.survey, self.options);
+        let (before, after) = (self.cost.cost(&Selection::all()), self.cost.cost(&done.selection));
+        let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
+        report.model.after.bytes = done.model.file_bytes();
+        report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
+        report.notes.extend(shift_note(&survey.groups, &done.selection));
+        report.training = done.training;
+        report.pricing = done.pricing;
+        report.notes.extend(done.notes);
+        let is_adjusted = options.retrain.is_some() || done.repaired.iter().any(|layer| layer.reason.is_none());
+        let uses_data = self.criterion.needs_data || self.method != Method::None || options.retrain.is_some();
+        report.calibration = self.data.filter(|_| uses_data).map(|calibration| {
+            report.notes.extend(calibration.data.warnings().iter().cloned());
+            CalibrationReport { layers: done.repaired, ..calibration_report(calibration.data, options.setting.seed) }
+        });
+        report.seconds = clock.laps;
+        let allow_shifts = shifted(&survey.groups, &done.selection).next().is_some();
+        let plan = Plan {
+            adjusted: is_adjusted,
+            thaw: options.thaw.clone(),
+            allow_shifts,
+            ..Plan::of(&survey.groups, &done.selection)
+        };
+        Finish { selection: done.selection, plan, model: done.model, report }
+    }
+
+    pub(super) fn run(&self, clock: &mut Clock) -> Result<Done> {
         let mut done = None;
         let mut first = 1;
         if let Some(finished) = self.checkpoints.as_ref().map(|c| c.last(self.steps)).transpose()?.flatten() {
@@ -132,7 +199,7 @@ impl<'j, 'm> Job<'j, 'm> {
             let selection = finished.plan.selection(&self.survey.groups, &[], &request, true)?;
             let Finished { step, model, repaired, training, .. } = finished;
             first = step + 1;
-            done = Some(Done { model, selection, repaired, training });
+            done = Some(Done { model, selection, repaired, training, pricing: Vec::new(), notes: Vec::new() });
         }
         for step in first..=self.steps {
             let next = self.step(done, step, clock)?;
@@ -154,22 +221,25 @@ impl<'j, 'm> Job<'j, 'm> {
     fn step(&self, before: Option<Done>, step: usize, clock: &mut Clock) -> Result<Done> {
         let progress = self.options.setting.progress.within(format!("step {step} of {}", self.steps));
         progress.say("scoring");
-        let choose =
-            |survey: &Survey<'_>, request: &Request| survey.choose(self.options, self.criterion, request, self.data);
         let next = before.as_ref().map(|done| Survey::new(&done.model, self.options)).transpose()?;
-        let (chosen, selection) = match (&next, &before) {
+        let (choice, selection) = match (&next, &before) {
             (Some(next), Some(done)) => {
-                let request = step_request(self.options, self.model, &self.cost, (step, self.steps));
-                let chosen = choose(next, &request)?;
-                let composed = compose(&self.survey.groups, &done.selection, &next.groups, &chosen)?;
-                (chosen, composed)
+                let choice = next.choose(self.options, &self.request(step, self.steps), self.judges())?;
+                let composed = compose(&self.survey.groups, &done.selection, &next.groups, &choice.selection)?;
+                (choice, composed)
             }
             _ => {
-                let chosen =
-                    choose(self.survey, &self.options.request(self.model, &self.cost, share(step, self.steps)))?;
-                (chosen.clone(), chosen)
+                // Training after a step shows what prices cannot.
+                let choice = if self.steps == 1 && self.options.retrain.is_none() {
+                    self.choose_in_rounds()?
+                } else {
+                    self.survey.choose(self.options, &self.request(step, self.steps), self.judges())?
+                };
+                let selection = choice.selection.clone();
+                (choice, selection)
             }
         };
+        let chosen = choice.selection;
         clock.lap("score")?;
         if selection.touched().next().is_none() {
             return Err(Error::nothing(
@@ -185,7 +255,11 @@ impl<'j, 'm> Job<'j, 'm> {
         progress.say("repairing");
         let (mut rewritten, repaired) = self.repaired(subject, kept, rewritten)?;
         clock.lap("repair")?;
-        let mut training = before.map(|done| done.training).unwrap_or_default();
+        let (mut training, mut pricing, mut notes) =
+            before.map(|done| (done.training, done.pricing, done.notes)).unwrap_or_default();
+        let known = notes.clone();
+        pricing.extend(choice.pricing);
+        notes.extend(choice.notes.into_iter().filter(|note| !known.contains(note)));
         if let (Some(retrain), Some(data)) = (&self.options.retrain, self.samples) {
             let seed = self.options.setting.seed.wrapping_add(step as u64);
             let options = train::Options { seed, progress, ..retrain.clone() };
@@ -195,7 +269,15 @@ impl<'j, 'm> Job<'j, 'm> {
             training.push(report);
             clock.lap("train")?;
         }
-        Ok(Done { model: self.model.with_proto(rewritten), selection, repaired, training })
+        Ok(Done { model: self.model.with_proto(rewritten), selection, repaired, training, pricing, notes })
+    }
+
+    /// What step `step` of `steps` asks for.
+    pub(super) fn request(&self, step: usize, steps: usize) -> Request {
+        if step == 1 {
+            return self.options.request(self.model, &self.cost, share(step, steps));
+        }
+        step_request(self.options, self.model, &self.cost, (step, steps))
     }
 
     /// `pruned`, which is `subject` with only `kept` left, repaired. Training holds the statistics of batch normalizations
@@ -237,7 +319,12 @@ fn step_request(options: &PruneOptions, model: &Model, cost: &CostModel<'_>, (st
 
 /// `next`, a selection of what `done` left over, as a selection of the original. Groups are matched by name; one of
 /// which a single unit is left has no group any more.
-fn compose(groups: &[Group], done: &Selection, next_groups: &[Group], next: &Selection) -> Result<Selection> {
+pub(super) fn compose(
+    groups: &[Group],
+    done: &Selection,
+    next_groups: &[Group],
+    next: &Selection,
+) -> Result<Selection> {
     let mut composed = Selection::all();
     for group in groups {
         let mut flags: Vec<bool> = (0..group.size).map(|unit| done.keeps(group.factor, unit)).collect();

@@ -1,23 +1,63 @@
 //! An analysed model with its groups, ready to choose from.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
+use super::pricing::Pricing;
 use super::{PruneOptions, Target};
-use crate::analysis::Analysis;
+use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::jobs::inspect::check_thawed;
 use crate::onnx::Model;
-use crate::plan::{CostModel, Filter, Group, Request, groups, select};
+use crate::plan::{Budget, CostModel, Filter, Group, Quota, Request, Scope, Scored, groups, select};
+use crate::price::Curve;
+use crate::price::allocate::allocate;
+use crate::price::groups::Prices;
+use crate::report::PricingReport;
 use crate::runtime::probes::probe_batches;
 use crate::score::{Context, Criterion};
 use crate::verify::own_fault;
 
-/// A model, its groups, and which of them are open.
+/// What stays, and how that was decided.
+pub(super) struct Choice {
+    pub(super) selection: Selection,
+    /// How a budget was shared, for each time that prices were measured.
+    pub(super) pricing: Vec<PricingReport>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Choice {
+    fn of(selection: Selection) -> Self {
+        Self { selection, pricing: Vec::new(), notes: Vec::new() }
+    }
+}
+
+/// What units and groups are worth, before anything is asked for.
+#[derive(Debug)]
+struct Worth {
+    /// Scores of the units of each open group.
+    scores: Vec<Vec<f64>>,
+    comparable: bool,
+    /// What each open group costs the output, or why that is not known; once a budget is shared.
+    prices: OnceLock<std::result::Result<Prices, String>>,
+}
+
+/// A model, its groups, and what they are worth, which is measured once, however many targets are tried.
 pub(super) struct Survey<'m> {
     pub(super) analysis: Analysis<'m>,
     pub(super) groups: Vec<Group>,
+    worth: OnceLock<Worth>,
+}
+
+/// What units and groups are scored and priced by.
+#[derive(Clone, Copy)]
+pub(super) struct Judges<'j> {
+    pub(super) criterion: &'static Criterion,
+    pub(super) data: Option<Calibration<'j>>,
+    /// What a shared budget goes by, or why there is no such thing.
+    pub(super) pricing: std::result::Result<&'j Pricing, &'j str>,
 }
 
 impl<'m> Survey<'m> {
@@ -28,17 +68,11 @@ impl<'m> Survey<'m> {
         let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?
             .aligned(options.align);
         let groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
-        Ok(Self { analysis, groups })
+        Ok(Self { analysis, groups, worth: OnceLock::new() })
     }
 
-    /// Chooses the units that stay.
-    pub(super) fn choose(
-        &self,
-        options: &PruneOptions,
-        criterion: &Criterion,
-        request: &Request,
-        data: Option<Calibration<'_>>,
-    ) -> Result<Selection> {
+    /// Chooses the units that stay. A budget that is shared among groups goes by prices, if they can be measured.
+    pub(super) fn choose(&self, options: &PruneOptions, request: &Request, judges: Judges<'_>) -> Result<Choice> {
         let open: Vec<&Group> = self.groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
         if open.is_empty() {
             let nothing = nothing_open(&self.groups, options);
@@ -47,15 +81,45 @@ impl<'m> Survey<'m> {
                 None => nothing,
             });
         }
-        let subject = self.analysis.subject();
-        let score = || criterion.score(&Context { subject, groups: &open, seed: options.setting.seed, data });
-        match &options.target {
-            Target::Plan(plan) => {
-                let scored = if plan.needs_scores() { score()? } else { Vec::new() };
-                plan.selection(&self.groups, &scored, request, options.allow_shifts)
-            }
-            _ => select(&score()?, &CostModel::new(subject), request),
+        if let Target::Plan(plan) = &options.target {
+            let scored =
+                if plan.needs_scores() { self.worth(options, &open, judges)?.scored(&open) } else { Vec::new() };
+            return Ok(Choice::of(plan.selection(&self.groups, &scored, request, options.allow_shifts)?));
         }
+        let subject = self.analysis.subject();
+        let worth = self.worth(options, &open, judges)?;
+        let scored = worth.scored(&open);
+        match (request.quota, request.scope) {
+            (Quota::Budget(budget), Scope::Global) => {
+                let prices = worth.prices.get_or_init(|| prices(subject, &scored, request, judges.pricing));
+                shared(subject, &scored, (request, budget), (prices, judges.pricing))
+            }
+            _ => Ok(Choice::of(select(&scored, &CostModel::new(subject), request)?)),
+        }
+    }
+
+    /// Scores of the open groups.
+    fn worth(&self, options: &PruneOptions, open: &[&Group], judges: Judges<'_>) -> Result<&Worth> {
+        if let Some(worth) = self.worth.get() {
+            return Ok(worth);
+        }
+        let Judges { criterion, data, .. } = judges;
+        let context = Context { subject: self.analysis.subject(), groups: open, seed: options.setting.seed, data };
+        let scored = criterion.score(&context)?;
+        let comparable = scored.iter().any(|scored| scored.comparable);
+        let scores = scored.into_iter().map(|scored| scored.scores).collect();
+        Ok(self.worth.get_or_init(|| Worth { scores, comparable, prices: OnceLock::new() }))
+    }
+}
+
+impl Worth {
+    fn scored<'g>(&self, open: &[&'g Group]) -> Vec<Scored<'g>> {
+        let scored = |(&group, scores): (&&'g Group, &Vec<f64>)| Scored {
+            group,
+            scores: scores.clone(),
+            comparable: self.comparable,
+        };
+        open.iter().zip(&self.scores).map(scored).collect()
     }
 }
 
@@ -71,6 +135,41 @@ impl Survey<'_> {
         match batches.map(|batches| batches.into_iter().next()) {
             Ok(inputs) => own_fault(&model.proto, &inputs?),
             Err(error) => Some(error),
+        }
+    }
+}
+
+/// What each group costs the output, or why that cannot be measured.
+fn prices(
+    subject: Subject<'_>,
+    scored: &[Scored<'_>],
+    request: &Request,
+    pricing: std::result::Result<&Pricing, &str>,
+) -> std::result::Result<Prices, String> {
+    let prices = pricing?.prices(subject, scored, request).map_err(|e| e.to_string())?;
+    let is_of_use = prices.curves.iter().any(std::result::Result::is_ok);
+    if is_of_use { Ok(prices) } else { Err("no group can be narrowed alone and run".to_owned()) }
+}
+
+/// Shares a budget among groups: by their prices, or without these by the scores of their units.
+fn shared(
+    subject: Subject<'_>,
+    scored: &[Scored<'_>],
+    (request, budget): (&Request, Budget),
+    (prices, pricing): (&std::result::Result<Prices, String>, std::result::Result<&Pricing, &str>),
+) -> Result<Choice> {
+    let cost = CostModel::new(subject);
+    match (prices, pricing) {
+        (Ok(prices), Ok(pricing)) => {
+            let curves: Vec<Option<&Curve>> = prices.curves.iter().map(|curve| curve.as_ref().ok()).collect();
+            let allocation = allocate(scored, &curves, &cost, (request, budget))?;
+            let report = pricing.report(scored, prices, &allocation);
+            Ok(Choice { pricing: vec![report], ..Choice::of(allocation.selection) })
+        }
+        (prices, _) => {
+            let why = prices.as_ref().err().map(String::as_str).unwrap_or_default();
+            let note = format!("groups share the budget by the scores of their units, which is a guess: {why}");
+            Ok(Choice { notes: vec![note], ..Choice::of(select(scored, &cost, request)?) })
         }
     }
 }

@@ -1,0 +1,87 @@
+//! What a budget is shared by: the price of every group, measured once.
+
+use crate::analysis::Subject;
+use crate::calibrate::Calibration;
+use crate::error::Result;
+use crate::onnx::proto::ModelProto;
+use crate::plan::{Request, Scored};
+use crate::price::Effort;
+use crate::price::allocate::Allocation;
+use crate::price::distance::Reference;
+use crate::price::groups::{Market, Prices, Samples};
+use crate::repair::Method;
+use crate::report::{PriceReport, PricingReport};
+
+/// Samples, and the original's outputs on them.
+#[derive(Debug)]
+pub(super) struct Pricing {
+    samples: Samples,
+    reference: Reference,
+    method: Method,
+    effort: Effort,
+}
+
+impl Pricing {
+    /// Prices by the distance from `original`, or why there can be none.
+    pub(super) fn new(
+        original: Subject<'_>,
+        data: Option<Calibration<'_>>,
+        (effort, method): (Effort, Method),
+    ) -> std::result::Result<Self, String> {
+        let data =
+            data.ok_or("there are no samples to measure its effect on the output with; give some with --data")?;
+        let samples = Samples::new(data).map_err(|e| e.to_string())?;
+        let samples = samples.ok_or("there are too few samples to hold some out")?;
+        let reference = Reference::new(original.model, samples.batches()).map_err(|e| e.to_string())?;
+        Ok(Self { samples, reference, method, effort })
+    }
+
+    /// What each group of a model costs at every width.
+    ///
+    /// # Errors
+    /// If a narrowed model cannot be made or run.
+    pub(super) fn prices(&self, subject: Subject<'_>, scored: &[Scored<'_>], request: &Request) -> Result<Prices> {
+        let Self { samples, reference, method, effort } = self;
+        Market { subject, reference, samples, method: *method, effort: *effort }.prices(scored, request)
+    }
+
+    /// The samples that prices are fitted on.
+    pub(super) fn fitted(&self) -> Calibration<'_> {
+        self.samples.fitted()
+    }
+
+    /// What a model loses on the samples that prices are told by.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub(super) fn distance(&self, model: &ModelProto) -> Result<f64> {
+        self.reference.distance_of(model, self.samples.batches())
+    }
+
+    /// What was chosen, and for how much.
+    pub(super) fn report(&self, scored: &[Scored<'_>], prices: &Prices, chosen: &Allocation) -> PricingReport {
+        let group = |index: usize| {
+            let (group, kept) = (scored[index].group, chosen.kept[index]);
+            let mut report = PriceReport { name: group.name.clone(), kept, ..PriceReport::default() };
+            match &prices.curves[index] {
+                Ok(curve) => {
+                    let at = |width: usize| curve.at(group.size - width);
+                    report.loss = Some(at(kept));
+                    report.next = chosen.next[index].map(|width| (width, at(width)));
+                    let points = curve.points().iter();
+                    report.measured = points.map(|&(removed, loss)| (group.size - removed, loss)).collect();
+                }
+                Err(why) => report.reason = Some(why.clone()),
+            }
+            report
+        };
+        PricingReport {
+            metric: self.reference.metric().to_owned(),
+            samples: self.samples.held_out(),
+            loss: chosen.loss,
+            measured: None,
+            seconds: prices.seconds,
+            groups: (0..scored.len()).map(group).collect(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A budget that prices share, tried out: what the whole loses is held against the sum of the prices.
+//!
+//! Prices are measured with one group narrowed alone. Where all together lose far more than that, they are measured again on
+//! the way: at a part of the budget, on the model as it is then, for the rest.
+
+use super::pricing::Pricing;
+use super::steps::{Job, compose};
+use super::survey::{Choice, Survey};
+use crate::axes::Selection;
+use crate::error::{ErrorKind, Result};
+use crate::onnx::Model;
+use crate::repair::repair;
+use crate::report::PricingReport;
+use crate::rewrite;
+
+/// Prices are measured again where the whole loses more than this many times their sum.
+const BEYOND: f64 = 2.0;
+
+/// Most times that prices are measured on the way to a budget.
+const ROUNDS: usize = 3;
+
+/// Loss that is not worth another round.
+const NEGLIGIBLE: f64 = 1e-3;
+
+/// A choice that was carried out and measured.
+struct Tried {
+    selection: Selection,
+    rounds: Vec<PricingReport>,
+    /// What the whole loses on held-out samples, repaired on the others.
+    loss: f64,
+}
+
+impl Tried {
+    /// What the prices said.
+    fn expected(&self) -> f64 {
+        self.rounds.last().map_or(0.0, |round| round.loss)
+    }
+
+    fn is_beyond(&self) -> bool {
+        self.loss > (BEYOND * self.expected()).max(NEGLIGIBLE)
+    }
+}
+
+impl Job<'_, '_> {
+    /// Chooses what stays in one step; where prices share a budget, in as many rounds as it takes to be sure of them.
+    ///
+    /// # Errors
+    /// As [`Survey::choose`], and if a model cannot be repaired or run.
+    pub(super) fn choose_in_rounds(&self) -> Result<Choice> {
+        let first = self.survey.choose(self.options, &self.request(1, 1), self.judges())?;
+        let (false, Ok(pricing)) = (first.pricing.is_empty(), self.pricing) else { return Ok(first) };
+        let mut best = self.tried(pricing, 1)?;
+        let mut notes = first.notes;
+        for rounds in 2..=ROUNDS {
+            if !best.is_beyond() {
+                break;
+            }
+            let (loss, expected) = (best.loss, best.expected());
+            let found = match self.tried(pricing, rounds) {
+                Err(error) if error.kind() == ErrorKind::Nothing => break,
+                found => found?,
+            };
+            notes.push(format!(
+                "the whole loses {loss:.3}, its groups one by one {expected:.3}: with prices measured {rounds} times on the way it loses {:.3}",
+                found.loss
+            ));
+            if found.loss >= loss {
+                break;
+            }
+            best = found;
+        }
+        Ok(Choice { selection: best.selection, pricing: best.rounds, notes })
+    }
+
+    /// Goes to the budget in this many steps, each by prices of the model as it is before; carried out on the samples that
+    /// prices are fitted on, and measured on the others.
+    fn tried(&self, pricing: &Pricing, rounds: usize) -> Result<Tried> {
+        let subject = self.survey.analysis.subject();
+        let mut reports = Vec::new();
+        let mut before: Option<(Model, Selection, f64)> = None;
+        for round in 1..=rounds {
+            let next = before.as_ref().map(|(model, ..)| Survey::new(model, self.options)).transpose()?;
+            let survey = next.as_ref().unwrap_or(self.survey);
+            let choice = survey.choose(self.options, &self.request(round, rounds), self.judges())?;
+            let selection = match &before {
+                Some((_, done, _)) => compose(&self.survey.groups, done, &survey.groups, &choice.selection)?,
+                None => choice.selection,
+            };
+            let rewritten = rewrite::prune(subject, &selection)?;
+            let (rewritten, _) = repair(subject, &selection, rewritten, pricing.fitted(), self.method)?;
+            let loss = pricing.distance(&rewritten)?;
+            let already = before.as_ref().map_or(0.0, |(.., loss)| *loss);
+            reports.extend(choice.pricing.into_iter().map(|report| PricingReport {
+                loss: already + report.loss,
+                measured: Some(loss),
+                ..report
+            }));
+            drop(next);
+            before = Some((self.model.with_proto(rewritten), selection, loss));
+        }
+        let (selection, loss) = before.map(|(_, selection, loss)| (selection, loss)).unwrap_or_default();
+        Ok(Tried { selection, rounds: reports, loss })
+    }
+}

@@ -1,0 +1,435 @@
+//! Prices of coupled groups: each group alone, narrowed to a few widths.
+//!
+//! The narrowed group is the masked original, which computes what the pruned model would, so that every run starts from the
+//! original's activations in front of the first node that changes. The layers that read the group are fitted to do without
+//! ([`refit`](super::refit)) on four fifths of the samples; the others tell the loss.
+
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::curve::Curve;
+use super::distance::Reference;
+use super::effects::{Site, effects};
+use super::refit::{Reader, put};
+use crate::analysis::Subject;
+use crate::axes::Selection;
+use crate::calibrate::data::{Batch, Dataset};
+use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, Sums, input_statistics};
+use crate::error::{Error, Result};
+use crate::onnx::proto::ModelProto;
+use crate::plan::{Group, Request, Scored};
+use crate::repair::Method;
+use crate::runtime::NamedTensor;
+use crate::score::{Consumers, Context};
+
+/// Of this many samples one is held out.
+const HELD_OUT: usize = 5;
+
+/// Most samples that are held out.
+const MOST_HELD_OUT: usize = 48;
+
+/// Samples that run at once.
+const BATCH: usize = 24;
+
+/// Inputs of the widest layer that is refitted; readers that are wider only follow the means.
+const WIDEST: usize = 6144;
+
+/// Bytes of covariances that are held at once.
+const HELD_BYTES: usize = 1 << 30;
+
+/// At how many widths a group is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Effort {
+    /// One: a half.
+    Fast,
+    /// Three: three quarters, a half, a quarter.
+    #[default]
+    Normal,
+    /// Seven: every eighth.
+    Thorough,
+}
+
+impl Effort {
+    /// Shares of the units that stay.
+    fn shares(self) -> &'static [f64] {
+        match self {
+            Self::Fast => &[0.5],
+            Self::Normal => &[0.75, 0.5, 0.25],
+            Self::Thorough => &[0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125],
+        }
+    }
+}
+
+/// Samples that a price is fitted on and samples that tell it.
+#[derive(Debug)]
+pub(crate) struct Samples {
+    fitted: Dataset,
+    held_out: Dataset,
+    batches: Vec<Vec<NamedTensor>>,
+    seed: u64,
+}
+
+impl Samples {
+    /// Every fifth sample held out, fewer where there are many; `None` if there are too few.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(crate) fn new(data: Calibration<'_>) -> Result<Option<Self>> {
+        let every = HELD_OUT.max(data.data.samples().div_ceil(MOST_HELD_OUT));
+        let [fitted, held_out] = data.data.split(every);
+        let inputs = |batch: Result<Batch>| Ok(batch?.inputs);
+        let batches: Vec<_> = held_out.batches(BATCH).map(inputs).collect::<Result<_>>()?;
+        let is_enough = !batches.is_empty() && fitted.samples() > 0;
+        Ok(is_enough.then_some(Self { fitted, held_out, batches, seed: data.seed }))
+    }
+
+    /// The samples that are fitted on.
+    pub(crate) fn fitted(&self) -> Calibration<'_> {
+        Calibration::new(&self.fitted, self.seed)
+    }
+
+    /// Inputs of the held-out samples.
+    pub(crate) fn batches(&self) -> &[Vec<NamedTensor>] {
+        &self.batches
+    }
+
+    /// Number of held-out samples.
+    pub(crate) fn held_out(&self) -> usize {
+        self.held_out.samples()
+    }
+}
+
+/// What every group costs; in the order of the scored groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Prices {
+    /// A curve, or why there is none.
+    pub(crate) curves: Vec<std::result::Result<Curve, String>>,
+    /// Time that it took to measure them.
+    pub(crate) seconds: f64,
+}
+
+/// What prices are measured with.
+pub(crate) struct Market<'a> {
+    /// The model that is priced.
+    pub(crate) subject: Subject<'a>,
+    /// What its outputs should be.
+    pub(crate) reference: &'a Reference,
+    pub(crate) samples: &'a Samples,
+    /// How readers are repaired.
+    pub(crate) method: Method,
+    pub(crate) effort: Effort,
+}
+
+/// A group on its way to a price.
+struct Part<'s, 'g> {
+    scored: &'s Scored<'g>,
+    /// Units in the order in which they go.
+    ranking: Vec<usize>,
+    /// Widths to measure, wide to narrow.
+    widths: Vec<usize>,
+    readers: Vec<Reader>,
+    /// Position of the first node that changes in graph order.
+    first: usize,
+}
+
+impl Market<'_> {
+    /// Prices all groups; `request` says which widths are of interest.
+    ///
+    /// # Errors
+    /// If a model cannot be made or run.
+    pub(crate) fn prices(&self, scored: &[Scored<'_>], request: &Request) -> Result<Prices> {
+        let started = Instant::now();
+        let groups: Vec<&Group> = scored.iter().map(|scored| scored.group).collect();
+        let context = Context { subject: self.subject, groups: &groups, seed: self.samples.seed, data: None };
+        let consumers = Consumers::new(&context)?;
+        let mut curves: Vec<std::result::Result<Curve, String>> = Vec::new();
+        let mut parts: Vec<(usize, Part<'_, '_>)> = Vec::new();
+        for (index, scored) in scored.iter().enumerate() {
+            let part = self.part(scored, &consumers, index, request)?;
+            curves.push(Err(part.as_ref().err().copied().unwrap_or("it was not measured").to_owned()));
+            parts.extend(part.ok().map(|part| (index, part)));
+        }
+        parts.sort_by_key(|(index, part)| (part.first, *index));
+        let base = self.reference.distance_of(self.subject.model, self.samples.batches())?;
+        for portion in portions(parts, &consumers.layers) {
+            for (index, curve) in self.measure(portion, &consumers.layers, base)? {
+                curves[index] = curve;
+            }
+        }
+        Ok(Prices { curves, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    /// A group with its readers, or why it cannot be priced.
+    fn part<'s, 'g>(
+        &self,
+        scored: &'s Scored<'g>,
+        consumers: &Consumers,
+        index: usize,
+        request: &Request,
+    ) -> Result<std::result::Result<Part<'s, 'g>, &'static str>> {
+        let (subject, factor) = (self.subject, scored.group.factor);
+        let widths = self.widths(scored.group, request);
+        if widths.is_empty() {
+            return Ok(Err("it cannot be narrower"));
+        }
+        let mut readers = Vec::new();
+        for consumer in &consumers.of_group[index] {
+            readers.push(Reader {
+                layer: consumer.layer,
+                matrix: consumer.matrix,
+                units: consumer.units.clone(),
+                weight: consumers.weight(subject, consumer)?,
+                ridge: None,
+            });
+        }
+        let is_read = |node: &crate::graph::NodeId| {
+            let masks = &subject.network.relations[node.0].masks;
+            let is_masked = |&(operand, axis): &(usize, usize)| {
+                let axes = subject.network.operand(subject.graph, *node, operand);
+                axes.and_then(|axes| axes.get(axis)).is_some_and(|expr| expr.mentions(factor))
+            };
+            masks.iter().any(is_masked) || readers.iter().any(|reader| consumers.layers[reader.layer].node == *node)
+        };
+        let Some(first) = subject.graph.order.iter().position(is_read) else {
+            return Ok(Err("no node sums over it, so that a removal cannot be tried by masking"));
+        };
+        Ok(Ok(Part { scored, ranking: scored.ranking(), widths, readers, first }))
+    }
+
+    /// The widths of a group that are measured, wide to narrow.
+    fn widths(&self, group: &Group, request: &Request) -> Vec<usize> {
+        let (size, all) = (group.size, group.sizes(request.min_keep));
+        let mut widths: Vec<usize> = Vec::new();
+        for share in self.effort.shares() {
+            let wanted = size as f64 * share;
+            let distance = |&&width: &&usize| ((width as f64 - wanted).abs() * 2.0) as usize;
+            widths.extend(all.iter().filter(|&&width| width < size).min_by_key(distance));
+        }
+        widths.dedup();
+        widths
+    }
+
+    fn measure(
+        &self,
+        portion: Vec<(usize, Part<'_, '_>)>,
+        layers: &[Layer],
+        base: f64,
+    ) -> Result<Vec<(usize, std::result::Result<Curve, String>)>> {
+        let (indices, mut parts): (Vec<usize>, Vec<Part<'_, '_>>) = portion.into_iter().unzip();
+        let used = layers_of(&parts);
+        let fitted = self.statistics(&self.samples.fitted, layers, &used)?;
+        if self.method == Method::Lstsq {
+            let held_out = self.statistics(&self.samples.held_out, layers, &used)?;
+            let chosen: Result<()> = parts.par_iter_mut().try_for_each(|part| {
+                let removed = part.removed(part.widths.len() / 2).to_vec();
+                for reader in &mut part.readers {
+                    let (fitted, held_out) = (of(&fitted, &used, reader)?, of(&held_out, &used, reader)?);
+                    reader.choose_ridge(&removed, fitted, held_out, &layers[reader.layer].name)?;
+                }
+                Ok(())
+            });
+            chosen?;
+        }
+        let order = &self.subject.graph.order;
+        let site = |part: &Part<'_, '_>| {
+            let node = self.subject.graph.node(order[part.first]);
+            let reads = node.inputs.iter().flatten().map(|&value| self.subject.graph.at(value).name.clone());
+            // What enters a body cannot be held.
+            Site { reads: if node.in_body { Vec::new() } else { reads.collect() }, changes: part.widths.len() }
+        };
+        let sites: Vec<Site> = parts.iter().map(site).collect();
+        let write = |site: usize, change: usize| self.narrowed(&parts[site], change, layers, (&used, &fitted));
+        let measured = effects(self.subject.model, self.reference, &sites, write, self.samples.batches())?;
+        let curve = |((index, part), losses): ((usize, &Part<'_, '_>), Vec<f64>)| {
+            let size = part.scored.group.size;
+            let points: Vec<(usize, f64)> =
+                part.widths.iter().zip(losses).map(|(width, loss)| (size - width, loss - base)).collect();
+            let scores: Vec<f64> = part.ranking.iter().map(|&unit| part.scored.scores[unit]).collect();
+            (index, Curve::new(&scores, &points).ok_or_else(|| "the outputs are not finite without it".to_owned()))
+        };
+        Ok(indices.into_iter().zip(&parts).zip(measured).map(curve).collect())
+    }
+
+    /// Statistics of the inputs of the layers `used`, in that order.
+    fn statistics(&self, data: &Dataset, layers: &[Layer], used: &[usize]) -> Result<Vec<InputStatistics>> {
+        let data = Calibration::new(data, self.samples.seed);
+        let is_wide = |index: usize| layers[index].inputs() > WIDEST || self.method != Method::Lstsq;
+        let mut all: Vec<(usize, InputStatistics)> = Vec::new();
+        for (wide, detail) in [(false, Detail::Covariance), (true, Detail::Diagonal)] {
+            let chosen: Vec<usize> = used.iter().copied().filter(|&index| is_wide(index) == wide).collect();
+            if !chosen.is_empty() {
+                let of: Vec<Layer> = chosen.iter().map(|&index| layers[index].clone()).collect();
+                all.extend(chosen.into_iter().zip(input_statistics(self.subject, data, &of, detail)?));
+            }
+        }
+        all.sort_by_key(|(index, _)| *index);
+        Ok(all.into_iter().map(|(_, statistics)| statistics).collect())
+    }
+
+    /// The model with one group narrowed to its width number `change`, its readers repaired.
+    fn narrowed(
+        &self,
+        part: &Part<'_, '_>,
+        change: usize,
+        layers: &[Layer],
+        (used, fitted): (&[usize], &[InputStatistics]),
+    ) -> Result<ModelProto> {
+        let (subject, removed) = (self.subject, part.removed(change));
+        let mut flags = vec![true; part.scored.group.size];
+        removed.iter().for_each(|&unit| flags[unit] = false);
+        let mut selection = Selection::all();
+        selection.keep(part.scored.group.factor, flags);
+        let mut model = crate::rewrite::masked(subject, &selection)?;
+        if self.method == Method::None {
+            return Ok(model);
+        }
+        for index in layers_of(std::slice::from_ref(part)) {
+            let layer = &layers[index];
+            let stored = subject.graph.value(&layer.weight).and_then(|value| subject.constant(value));
+            let stored = stored.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;
+            let mut matrices = layer.matrices(stored)?;
+            let mut shift = vec![0.0; layer.groups * layer.outputs];
+            for reader in part.readers.iter().filter(|reader| reader.layer == index) {
+                let refitted = reader.refitted(removed, of(fitted, used, reader)?, &layer.name)?;
+                let from = reader.matrix * layer.outputs;
+                shift[from..from + layer.outputs].copy_from_slice(&refitted.shift.to_vec());
+                matrices[reader.matrix] = refitted.weight;
+            }
+            put(&mut model, layer, &matrices, &shift)?;
+        }
+        Ok(model)
+    }
+}
+
+impl Part<'_, '_> {
+    /// The units that go at width number `change`.
+    fn removed(&self, change: usize) -> &[usize] {
+        let size = self.ranking.len();
+        let width = self.widths.get(change).copied().unwrap_or(size);
+        &self.ranking[..size - width.min(size)]
+    }
+}
+
+fn layers_of(parts: &[Part<'_, '_>]) -> Vec<usize> {
+    let mut used: Vec<usize> = parts.iter().flat_map(|part| &part.readers).map(|reader| reader.layer).collect();
+    used.sort_unstable();
+    used.dedup();
+    used
+}
+
+fn of<'s>(statistics: &'s [InputStatistics], used: &[usize], reader: &Reader) -> Result<&'s Sums> {
+    let position = used.binary_search(&reader.layer).ok();
+    let found = position.and_then(|position| statistics.get(position)?.get(reader.matrix));
+    found.ok_or_else(|| Error::input("a layer has no statistics"))
+}
+
+/// Groups, in order, in portions whose covariances fit in memory.
+fn portions<'s, 'g>(parts: Vec<(usize, Part<'s, 'g>)>, layers: &[Layer]) -> Vec<Vec<(usize, Part<'s, 'g>)>> {
+    let mut portions: Vec<Vec<(usize, Part<'s, 'g>)>> = Vec::new();
+    let mut held = 0;
+    for (index, part) in parts {
+        let square = |reader: &Reader| match layers[reader.layer].inputs() {
+            inputs if inputs > WIDEST => 0,
+            inputs => 2 * inputs * inputs * size_of::<f64>(),
+        };
+        let bytes: usize = part.readers.iter().map(square).sum();
+        if portions.is_empty() || held + bytes > HELD_BYTES {
+            portions.push(Vec::new());
+            held = 0;
+        }
+        held += bytes;
+        if let Some(last) = portions.last_mut() {
+            last.push((index, part));
+        }
+    }
+    portions
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::analysis::Analysis;
+    use crate::onnx::Model;
+    use crate::plan::{Budget, CostModel, Filter, Group, Quota, Scope, Units, groups};
+    use crate::rewrite;
+    use crate::score::Criterion;
+
+    /// Prices of the open groups of a network of the digits, in `l2` order; `check` gets what they were measured with.
+    fn priced(name: &str, method: Method, check: impl FnOnce(&Market<'_>, &[Scored<'_>], &Prices)) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let model = Model::load(&folder.join(name)).unwrap();
+        let data = Dataset::open(&folder.join("calib.npz"), model.proto.graph.as_ref().unwrap()).unwrap();
+        let analysis = Analysis::new(&model, &Default::default(), &Default::default()).unwrap();
+        let subject = analysis.subject();
+        let all = groups(subject, &CostModel::new(subject), &Filter::new(&[], &[], Units::default(), false).unwrap());
+        let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
+        let context = Context { subject, groups: &open, seed: 1, data: None };
+        let scored = Criterion::by_name("l2").unwrap().score(&context).unwrap();
+        let samples = Samples::new(Calibration::new(&data, 1)).unwrap().unwrap();
+        let reference = Reference::new(subject.model, samples.batches()).unwrap();
+        let market = Market { subject, reference: &reference, samples: &samples, method, effort: Effort::Normal };
+        let quota = Quota::Budget(Budget::Macs(0));
+        let request = Request { quota, scope: Scope::Global, min_keep: 1 };
+        let prices = market.prices(&scored, &request).unwrap();
+        check(&market, &scored, &prices);
+    }
+
+    /// Without a repair the price of a width is the distance of the model that is really cut to it.
+    #[test]
+    fn a_price_is_what_the_pruned_model_loses() {
+        for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
+            priced(name, Method::None, |market, scored, prices| {
+                for (scored, curve) in scored.iter().zip(&prices.curves) {
+                    let curve = curve.as_ref().unwrap();
+                    let mut losses = Vec::new();
+                    for &(removed, _) in curve.points() {
+                        let mut flags = vec![true; scored.group.size];
+                        scored.ranking()[..removed].iter().for_each(|&unit| flags[unit] = false);
+                        let mut selection = Selection::all();
+                        selection.keep(scored.group.factor, flags);
+                        let pruned = rewrite::prune(market.subject, &selection).unwrap();
+                        losses
+                            .push((removed, market.reference.distance_of(&pruned, market.samples.batches()).unwrap()));
+                    }
+                    let expected = Curve::new(&vec![1.0; scored.group.size], &losses).unwrap();
+                    for (found, expected) in curve.points().iter().zip(expected.points()) {
+                        let case = format!("{name} {}: {found:?}, {expected:?}", scored.group.name);
+                        assert!((found.1 - expected.1).abs() < 1e-4 * expected.1 + 1e-9, "{case}");
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_repaired_costs_less() {
+        for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
+            let sum = |method: Method| {
+                let mut sum = 0.0;
+                priced(name, method, |_, scored, prices| {
+                    let halves = scored.iter().zip(&prices.curves);
+                    sum = halves.map(|(s, curve)| curve.as_ref().unwrap().at(s.group.size / 2)).sum();
+                });
+                sum
+            };
+            let (bare, shifted, fitted) = (sum(Method::None), sum(Method::Bias), sum(Method::Lstsq));
+            assert!(fitted < 0.7 * bare && fitted < shifted && shifted < bare, "{name}: {bare} {shifted} {fitted}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_matter() {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut found = Vec::new();
+            pool.install(|| {
+                priced("digits_resnet.onnx", Method::Lstsq, |_, _, prices| found.clone_from(&prices.curves));
+            });
+            found
+        };
+        assert!(run(1) == run(3));
+    }
+}

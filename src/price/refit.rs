@@ -1,0 +1,148 @@
+//! The local repair that a price is measured with: the layers that read a group learn to do without the units that go.
+//!
+//! The inputs x of such a layer (K) are those of the original, of which the removal zeroes the rows R and leaves the rows S.
+//! Least squares toward the old weight W₀ (K×N) need the covariance C of the inputs alone, once for all sizes:
+//!
+//! ```text
+//! W_S = W₀_S + (C_SS + λI)⁻¹ C_SR W₀_R,   W_R = 0,   b = b₀ + (W₀ − W)ᵀ μ
+//! ```
+
+use ndarray::{Array1, Array2, Axis};
+
+use crate::calibrate::{Detail, Layer, Sums};
+use crate::error::{Error, Result};
+use crate::linalg::{Ridge, default_backend, strength};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::onnx::tensor::{TensorView, from_f64_as};
+
+/// Shares of the inputs' mean variance that may pull toward the old weights; samples that were not fitted to choose.
+const RIDGES: [f64; 4] = [1e-3, 1e-2, 0.1, 1.0];
+
+/// One matrix of a layer that reads a group.
+pub(super) struct Reader {
+    /// Position in the list of layers.
+    pub(super) layer: usize,
+    /// Convolution group.
+    pub(super) matrix: usize,
+    /// Rows of each unit.
+    pub(super) units: Vec<Vec<usize>>,
+    /// W₀, K×N.
+    pub(super) weight: Array2<f64>,
+    /// λ, once it has been chosen.
+    pub(super) ridge: Option<f64>,
+}
+
+/// What a reader becomes: its weight with the rows of removed units zero, and what its bias gains.
+pub(super) struct Refitted {
+    pub(super) weight: Array2<f64>,
+    pub(super) shift: Array1<f64>,
+}
+
+impl Reader {
+    /// Rows of the units that go, and of all others.
+    fn split(&self, removed: &[usize]) -> (Vec<usize>, Vec<usize>) {
+        let mut goes = vec![false; self.weight.nrows()];
+        let rows = removed.iter().filter_map(|&unit| self.units.get(unit)).flatten();
+        rows.for_each(|&row| goes[row] = true);
+        (0..goes.len()).partition(|&row| goes[row])
+    }
+
+    /// Lets the held-out samples choose the ridge at this removal; where the products of inputs are missing, nothing is refitted.
+    ///
+    /// # Errors
+    /// If a system cannot be solved.
+    pub(super) fn choose_ridge(&mut self, removed: &[usize], fitted: &Sums, held_out: &Sums, name: &str) -> Result<()> {
+        if held_out.detail() == Detail::Diagonal {
+            return Ok(());
+        }
+        let (backend, covariance) = (default_backend(), held_out.covariance());
+        let drift = held_out.mean_x() - fitted.mean_x();
+        let mut best: Option<(f64, f64)> = None;
+        for share in RIDGES {
+            self.ridge = Some(share);
+            let delta = &self.weight - &self.refitted(removed, fitted, name)?.weight;
+            let mean = delta.t().dot(&drift);
+            let error = (&backend.matmul(covariance.view(), delta.view()) * &delta).sum() + mean.dot(&mean);
+            if best.is_none_or(|(least, _)| error < least) {
+                best = Some((error, share));
+            }
+        }
+        self.ridge = best.map(|(_, share)| share);
+        Ok(())
+    }
+
+    /// The reader without the units `removed`.
+    ///
+    /// # Errors
+    /// If the system cannot be solved.
+    pub(super) fn refitted(&self, removed: &[usize], fitted: &Sums, name: &str) -> Result<Refitted> {
+        let (gone, kept) = self.split(removed);
+        let mut weight = self.weight.clone();
+        gone.iter().for_each(|&row| weight.row_mut(row).fill(0.0));
+        if let (Detail::Covariance, Some(share)) = (fitted.detail(), self.ridge)
+            && !gone.is_empty()
+            && !kept.is_empty()
+        {
+            let backend = default_backend();
+            let rows = fitted.covariance().select(Axis(0), &kept);
+            let square = rows.select(Axis(1), &kept);
+            let lost = backend.matmul(rows.select(Axis(1), &gone).view(), self.weight.select(Axis(0), &gone).view());
+            let (variance, mean_square) = (fitted.variance_x().sum(), fitted.square_x().sum());
+            let lambda = strength(share, variance, mean_square, self.weight.nrows());
+            let gained = Ridge::primal(backend, &square, lost.view(), None).weights(lambda, name)?;
+            for (&row, gain) in kept.iter().zip(gained.rows()) {
+                weight.row_mut(row).scaled_add(1.0, &gain);
+            }
+        }
+        let shift = (&self.weight - &weight).t().dot(&fitted.mean_x());
+        Ok(Refitted { weight, shift })
+    }
+}
+
+/// Gives `layer` of `model` these matrices, one for each convolution group, and adds `shift` (all groups one after the other) to
+/// its result.
+///
+/// # Errors
+/// If the layer is not there, or a value does not fit the element type.
+pub(super) fn put(model: &mut ModelProto, layer: &Layer, matrices: &[Array2<f64>], shift: &[f64]) -> Result<()> {
+    let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
+    let gone = || Error::input(format!("layer '{}' is gone", layer.name));
+    let index = graph.node.iter().position(|node| node.output.first() == Some(&layer.result)).ok_or_else(gone)?;
+    let old = graph.node[index].input.get(layer.linear.weight).ok_or_else(gone)?;
+    let old = crate::calibrate::stored(graph, old).ok_or_else(gone)?;
+    let (element, rank) = (TensorView::new(old)?.element_type(), old.dims.len());
+    let mut tensor = layer.tensor(matrices, old)?;
+    let is_conv = matches!(graph.node[index].op_type(), "Conv" | "ConvTranspose");
+    let behind = if is_conv { rank.saturating_sub(2) } else { layer.rank_behind_result() };
+    let [weight, bare, added] =
+        ["priced", "bare", "shift"].map(|kind| unused(graph, &format!("{}_{kind}", layer.result)));
+    tensor.name = Some(weight.clone());
+    let mut dims = vec![shift.len()];
+    dims.resize(1 + behind, 1);
+    let bias = from_f64_as(&added, &dims, shift, element)?;
+    graph.initializer.extend([tensor, bias]);
+    let node = &mut graph.node[index];
+    node.input[layer.linear.weight] = weight;
+    node.output[0].clone_from(&bare);
+    let sum = NodeProto {
+        name: Some(added.clone()),
+        op_type: Some("Add".to_owned()),
+        input: vec![bare, added],
+        output: vec![layer.result.clone()],
+        ..NodeProto::default()
+    };
+    graph.node.insert(index + 1, sum);
+    Ok(())
+}
+
+/// A name that no value has.
+fn unused(graph: &GraphProto, stem: &str) -> String {
+    let is_taken = |name: &str| {
+        let mut made = graph.node.iter().flat_map(|node| &node.output);
+        made.any(|output| output == name)
+            || graph.initializer.iter().any(|tensor| tensor.name() == name)
+            || graph.input.iter().any(|input| input.name() == name)
+    };
+    let numbered = (2..).map(|number: usize| format!("{stem}_{number}"));
+    std::iter::once(stem.to_owned()).chain(numbered).find(|name| !is_taken(name)).unwrap_or_default()
+}
