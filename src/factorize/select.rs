@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::lowrank::low_rank::ErrorCurve;
 use crate::plan::knapsack::{self as ranks, Choice};
 use crate::plan::{Cost, Plan, Remaining};
-use crate::price::Effect;
+use crate::price::Curve;
 
 /// How small the layers are to become.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +33,8 @@ pub struct Offer<'a> {
     pub curve: &'a ErrorCurve,
     /// Cost of every rank.
     pub prices: &'a PriceList,
-    /// What turns the layer's error into an error of the network's output.
-    pub effect: Effect,
+    /// What the network's output loses without this many components, the smallest ones.
+    pub loss: Option<&'a Curve>,
 }
 
 /// What becomes of a layer.
@@ -155,10 +155,10 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
     Decision::Keep(Why::Unprofitable { rank, split, dense, most })
 }
 
-/// The ranks at which a layer's effect on the output is measured, large to small: a half and a quarter of what pays.
+/// The ranks at which a layer's effect on the output is measured, large to small: three, two and one quarter of what pays.
 pub(crate) fn reference_ranks(offer: &Offer<'_>, align: usize) -> Vec<usize> {
     let (step, most) = (step(offer, align), offer.prices.paying(offer.curve.full_rank()));
-    let mut ranks: Vec<usize> = [2, 4].iter().map(|part| (most / part / step * step).max(step)).collect();
+    let mut ranks: Vec<usize> = [3, 2, 1].iter().map(|part| (most * part / 4 / step * step).max(step)).collect();
     ranks.retain(|&rank| rank <= most);
     ranks.dedup();
     ranks
@@ -231,7 +231,7 @@ fn choices(offer: &Offer<'_>, unit: Unit, align: usize) -> Vec<Choice> {
         .map(|rank| Choice {
             rank: Some(rank),
             cost: unit.of(offer.prices.split(rank)),
-            error: offer.effect.at(offer.curve.error(rank)),
+            error: offer.loss.map_or(0.0, |loss| loss.at(offer.curve.full_rank().saturating_sub(rank))),
         })
         .filter(|choice| choice.cost < unit.of(dense))
         .chain([Choice { rank: None, cost: unit.of(dense), error: 0.0 }])

@@ -73,6 +73,11 @@ impl Curve {
         Some(Self { errors, points })
     }
 
+    /// A loss in proportion to the predicted error: one with all units removed.
+    pub(crate) fn proportional(scores: &[f64]) -> Option<Self> {
+        Self::new(scores, &[(scores.len(), 1.0)])
+    }
+
     /// The loss with this many units removed.
     pub fn at(&self, removed: usize) -> f64 {
         if removed == 0 {

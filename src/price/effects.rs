@@ -3,32 +3,12 @@
 use rayon::prelude::*;
 
 use super::distance::{Reference, run_all};
-use crate::calibrate::data::{Batch, Dataset};
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Held, NamedTensor, Stream};
 
-/// Samples that each effect is measured on.
-const SAMPLES: usize = 48;
-
-/// Samples that run at once.
-const BATCH: usize = 24;
-
 /// Bytes of activations in front of layers that wait for being measured side by side.
 const MOST_PENDING: usize = 512 << 20;
-
-/// Inputs from the middle of the data, where batches of every kind are.
-///
-/// # Errors
-/// If the data cannot be read.
-pub(crate) fn middle(data: &Dataset) -> Result<Vec<Vec<NamedTensor>>> {
-    let count = data.samples();
-    let start = (count / 2).saturating_sub(SAMPLES / 2);
-    let inputs = |batch: Result<Batch>| Ok(batch?.inputs);
-    let found = data.batches_of(start..count.min(start + SAMPLES), BATCH).map(inputs).collect::<Result<Vec<_>>>()?;
-    // A fixed batch may be longer than that.
-    if found.is_empty() { data.batches(BATCH).take(1).map(inputs).collect() } else { Ok(found) }
-}
 
 /// A part that is changed alone, in one or more ways.
 #[derive(Debug)]
@@ -96,7 +76,7 @@ mod tests {
     #[test]
     fn an_effect_is_the_same_wherever_the_run_starts() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        let proto = Model::load(&folder.join("digits_vit.onnx")).unwrap().proto;
+        let proto = Model::load(folder.join("digits_vit.onnx")).unwrap().proto;
         let graph = proto.graph.clone().unwrap();
         let sizes = DimSizes::default();
         let batches = probe_batches(&graph, &sizes, 4, 1).unwrap();

@@ -203,8 +203,9 @@ impl Market<'_> {
         let mut widths: Vec<usize> = Vec::new();
         for share in self.effort.shares() {
             let wanted = size as f64 * share;
-            let distance = |&&width: &&usize| ((width as f64 - wanted).abs() * 2.0) as usize;
-            widths.extend(all.iter().filter(|&&width| width < size).min_by_key(distance));
+            let distance = |width: usize| (width as f64 - wanted).abs();
+            let narrower = all.iter().filter(|&&width| width < size);
+            widths.extend(narrower.min_by(|&&a, &&b| distance(a).total_cmp(&distance(b))));
         }
         widths.dedup();
         widths
@@ -360,7 +361,7 @@ mod tests {
     /// Prices of the open groups of a network of the digits, in `l2` order; `check` gets what they were measured with.
     fn priced(name: &str, method: Method, check: impl FnOnce(&Market<'_>, &[Scored<'_>], &Prices)) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        let model = Model::load(&folder.join(name)).unwrap();
+        let model = Model::load(folder.join(name)).unwrap();
         let data = Dataset::open(&folder.join("calib.npz"), model.proto.graph.as_ref().unwrap()).unwrap();
         let analysis = Analysis::new(&model, &Default::default(), &Default::default()).unwrap();
         let subject = analysis.subject();

@@ -12,7 +12,7 @@ use super::setting::{Setting, calibration_report, configured, to_fit};
 use crate::analysis::{Analysis, Subject};
 use crate::axes::Selection;
 use crate::calibrate::Calibration;
-use crate::calibrate::data::Dataset;
+use crate::calibrate::data::Dataset as Samples;
 use crate::defect::at_node;
 use crate::error::{Error, Result};
 use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
@@ -26,13 +26,16 @@ use crate::factorize::speed;
 use crate::linalg::default_backend;
 use crate::lowrank::Factors;
 use crate::lowrank::conv::ConvMode;
+use crate::lowrank::low_rank::ErrorCurve;
 use crate::lowrank::outputs::Inputs;
 use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
 use crate::plan::{Cost, CostModel, Patterns, Plan, Remaining};
-use crate::price::Effect;
+use crate::price::Curve;
 use crate::price::distance::Reference;
-use crate::price::effects::{self, Site};
-use crate::report::Report;
+use crate::price::effects::{Site, effects};
+use crate::price::groups::Samples as Apart;
+use crate::report::{Report, TuningReport};
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::latency::Latency;
 use crate::runtime::probes::probe_batches;
@@ -179,7 +182,8 @@ pub(crate) struct Prepared<'c> {
     mode: ConvMode,
     pub(crate) decomposition: Decomposition,
     pub(crate) prices: PriceList,
-    effect: Effect,
+    /// What the network's output loses without this many components.
+    loss: Option<Curve>,
 }
 
 /// Chooses ranks and rewrites the model.
@@ -203,24 +207,18 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let mut found = candidates(subject);
     exclude(&mut found, options)?;
     clock.lap("analyse")?;
-    let moments = match data {
-        Some(data) => input_moments(subject, Calibration::new(data, seed), &found.open)?,
-        None => vec![None; found.open.len()],
-    };
+    let calibration = data.map(|data| Calibration::new(data, seed));
+    // What a split costs the output is told by samples that it was not fitted to.
+    let is_shared = matches!(options.target, Target::Params(_) | Target::Macs(_));
+    let apart = calibration.filter(|_| is_shared).map(Apart::new).transpose()?.flatten();
+    let moments = moments(subject, apart.as_ref().map(Apart::fitted).or(calibration), &found.open)?;
     let mut notes: Vec<String> = scarce(&found.open, &moments).into_iter().collect();
     clock.lap("calibrate")?;
     progress.enter("splitting layers")?;
-    // The error, if any, is that of the first layer that has one, not of the first that is done.
-    let prepared: Vec<Result<Prepared<'_>>> = found
-        .open
-        .par_iter()
-        .zip(moments)
-        .map(|(candidate, inputs)| at_node(&candidate.name, || prepare(subject, candidate, options, inputs)))
-        .collect();
-    let mut prepared = prepared.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut prepared = prepare_all(subject, &found.open, options, moments)?;
     clock.lap("decompose")?;
-    if matches!(options.target, Target::Params(_) | Target::Macs(_)) {
-        notes.extend(weigh(&analysis, &mut prepared, options, data)?);
+    if is_shared {
+        notes.extend(weigh(&analysis, &mut prepared, options, (apart.as_ref(), calibration))?);
         clock.lap("weigh")?;
     }
     let cost = CostModel::new(subject);
@@ -232,6 +230,10 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
         choose(&offers, &options.target, whole, options.align)?
     };
     clock.lap("select")?;
+    if let (Some(data), Some(_)) = (calibration, &apart) {
+        refit(subject, &mut prepared, &decisions, options, data)?;
+        clock.lap("decompose")?;
+    }
     let mut chosen = chosen(&prepared, &decisions)?;
     let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
     if options.keep_faster {
@@ -241,19 +243,13 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
         return Err(nothing(&prepared, &decisions, &found.refused));
     }
     clock.lap("split")?;
-    if let (Some(data), true) = (data, options.sequential) {
-        correct(subject, Calibration::new(data, seed), &mut chosen)?;
+    if let (Some(data), true) = (calibration, options.sequential) {
+        correct(subject, data, &mut chosen)?;
         clock.lap("correct")?;
     }
-    let mut rewritten = split_layers(subject, &pairs(&chosen))?;
-    let mut training = Vec::new();
-    if let Some(retrain) = &options.retrain {
-        let data = samples.data.as_ref();
-        let data = data.ok_or_else(|| Error::usage("`retrain` needs samples: give some with `data`"))?;
-        let guidance = Guidance { labels: data.has_labels(), teacher: Some(&model.proto) };
-        let retrain = train::Options { seed, progress: progress.clone(), ..retrain.clone() };
-        let (trained, report) = train::tune(&rewritten, data, guidance, &retrain)?;
-        (rewritten, training) = (trained, vec![report]);
+    let rewritten = split_layers(subject, &pairs(&chosen))?;
+    let (rewritten, training) = trained(model, rewritten, options, samples.data.as_ref())?;
+    if !training.is_empty() {
         clock.lap("train")?;
     }
     let rewritten = model.with_proto(rewritten);
@@ -261,12 +257,7 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
     report.model.after.bytes = rewritten.file_bytes();
     report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
-    let mut outcomes: BTreeMap<&str, Measured> =
-        latencies.iter().map(|(name, &latency)| (*name, Measured { latency: Some(latency), error: None })).collect();
-    for layer in &chosen {
-        outcomes.entry(layer.candidate.name.as_str()).or_default().error = Some(layer.factors.error());
-    }
-    report.layers = layer_reports(&prepared, &decisions, &outcomes, (&found.refused, &cost));
+    report.layers = layer_reports(&prepared, &decisions, &measured(&chosen, &latencies), (&found.refused, &cost));
     report.notes.extend(notes);
     report.training = training;
     report.allocation_gap = gap;
@@ -279,6 +270,41 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let analysis = analysis.into_owned();
     let evidence = Evidence { analysis, groups: None, selection: Selection::all(), thaw: Vec::new() };
     Ok(Outcome { model: rewritten, plan, report, evidence, setting: options.setting.clone(), samples })
+}
+
+/// The moments of every layer's inputs, where there is data.
+fn moments(
+    subject: Subject<'_>,
+    data: Option<Calibration<'_>>,
+    candidates: &[Candidate],
+) -> Result<Vec<Option<Vec<Inputs>>>> {
+    data.map_or_else(|| Ok(vec![None; candidates.len()]), |data| input_moments(subject, data, candidates))
+}
+
+/// The error and the time of each layer that is split.
+fn measured<'c>(chosen: &[Chosen<'c>], latencies: &BTreeMap<&'c str, Latency>) -> BTreeMap<&'c str, Measured> {
+    let timed = |(&name, &latency): (&&'c str, &Latency)| (name, Measured { latency: Some(latency), error: None });
+    let mut measured: BTreeMap<&str, Measured> = latencies.iter().map(timed).collect();
+    for layer in chosen {
+        measured.entry(layer.candidate.name.as_str()).or_default().error = Some(layer.factors.error());
+    }
+    measured
+}
+
+/// `rewritten`, trained towards `model` if that is asked for, with a report of it.
+fn trained(
+    model: &Model,
+    rewritten: ModelProto,
+    options: &FactorizeOptions,
+    data: Option<&Samples>,
+) -> Result<(ModelProto, Vec<TuningReport>)> {
+    let Some(retrain) = &options.retrain else { return Ok((rewritten, Vec::new())) };
+    let data = data.ok_or_else(|| Error::usage("`retrain` needs samples: give some with `data`"))?;
+    let guidance = Guidance { labels: data.has_labels(), teacher: Some(&model.proto) };
+    let Setting { seed, progress, .. } = &options.setting;
+    let retrain = train::Options { seed: *seed, progress: progress.clone(), ..retrain.clone() };
+    let (trained, report) = train::tune(&rewritten, data, guidance, &retrain)?;
+    Ok((trained, vec![report]))
 }
 
 /// The layers that are split, with their factors.
@@ -331,7 +357,7 @@ impl<'c> Prepared<'c> {
             name: &self.candidate.name,
             curve: self.decomposition.curve(),
             prices: &self.prices,
-            effect: self.effect,
+            loss: self.loss.as_ref(),
         }
     }
 
@@ -351,6 +377,20 @@ impl<'c> Prepared<'c> {
     }
 }
 
+/// Decomposes all layers. The error, if any, is that of the first layer that has one, not of the first that is done.
+fn prepare_all<'c>(
+    subject: Subject<'_>,
+    candidates: &'c [Candidate],
+    options: &FactorizeOptions,
+    moments: Vec<Option<Vec<Inputs>>>,
+) -> Result<Vec<Prepared<'c>>> {
+    let layers = candidates.par_iter().zip(moments);
+    let prepared: Vec<Result<Prepared<'c>>> = layers
+        .map(|(candidate, inputs)| at_node(&candidate.name, || prepare(subject, candidate, options, inputs)))
+        .collect();
+    prepared.into_iter().collect()
+}
+
 /// Decomposes one layer.
 fn prepare<'c>(
     subject: Subject<'_>,
@@ -365,29 +405,56 @@ fn prepare<'c>(
     let weight = candidate.values(subject)?;
     let decomposition = Decomposition::new(default_backend(), candidate, weight, (options.method, mode), inputs)
         .map_err(|e| e.at_node(candidate.name.as_str()))?;
-    let total = decomposition.curve().total();
     let added = if decomposition.is_of_outputs() { added_by_bias(subject, candidate) } else { 0 };
     Ok(Prepared {
         candidate,
         mode,
         prices: PriceList::new(subject, candidate, mode, added),
-        effect: Effect::linear(if total > 0.0 { 1.0 / total } else { 0.0 }),
+        loss: Curve::proportional(&components(decomposition.curve())),
         decomposition,
     })
 }
 
-/// Measures what each layer's error does to the model's output, with that layer alone split, at two ranks. Returns a
-/// note where that is not possible; errors then weigh by their share of the layer's energy.
+/// Decomposes the layers that are split again, on all samples.
+fn refit(
+    subject: Subject<'_>,
+    prepared: &mut [Prepared<'_>],
+    decisions: &[Decision],
+    options: &FactorizeOptions,
+    data: Calibration<'_>,
+) -> Result<()> {
+    let split = prepared.iter_mut().zip(decisions).filter(|(_, decision)| matches!(decision, Decision::Split(_)));
+    let mut split: Vec<&mut Prepared<'_>> = split.map(|(layer, _)| layer).collect();
+    let candidates: Vec<Candidate> = split.iter().map(|layer| layer.candidate.clone()).collect();
+    let moments = input_moments(subject, data, &candidates)?;
+    split.par_iter_mut().zip(moments).try_for_each(|(layer, inputs)| {
+        let loss = layer.loss.take();
+        **layer = at_node(&layer.candidate.name, || prepare(subject, layer.candidate, options, inputs))?;
+        layer.loss = loss;
+        Ok(())
+    })
+}
+
+/// What each component of a layer explains, the smallest one first.
+fn components(curve: &ErrorCurve) -> Vec<f64> {
+    (0..curve.full_rank()).rev().map(|rank| curve.error(rank) - curve.error(rank + 1)).collect()
+}
+
+/// Measures what each layer's split does to the model's output, with that layer alone split, at three ranks: on samples that it
+/// was not fitted to, if there are any. Returns a note where that is not possible; errors then weigh by their share of the
+/// layer's energy.
 fn weigh(
     analysis: &Analysis<'_>,
     prepared: &mut [Prepared<'_>],
     options: &FactorizeOptions,
-    data: Option<&Dataset>,
+    (apart, data): (Option<&Apart>, Option<Calibration<'_>>),
 ) -> Result<Option<String>> {
     let subject = analysis.subject();
-    let batches = match data {
-        Some(data) => effects::middle(data)?,
-        None => {
+    let batches = match (apart, data) {
+        (Some(apart), _) => apart.batches().to_vec(),
+        // Too few to hold some out.
+        (None, Some(data)) => data.data.batches(data.batch).map(|batch| Ok(batch?.inputs)).collect::<Result<_>>()?,
+        (None, None) => {
             probe_batches(subject.proto()?, &analysis.probe_sizes(&options.setting.dims), PROBES, options.setting.seed)?
         }
     };
@@ -403,7 +470,7 @@ fn weigh(
         split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
     };
     let measured = Reference::new(subject.model, &batches)
-        .and_then(|reference| effects::effects(subject.model, &reference, &sites, write, &batches));
+        .and_then(|reference| effects(subject.model, &reference, &sites, write, &batches));
     let effects = match measured {
         Ok(effects) => effects,
         Err(error) => {
@@ -411,9 +478,9 @@ fn weigh(
         }
     };
     for ((layer, ranks), effects) in prepared.iter_mut().zip(&ranks).zip(effects) {
-        let errors = ranks.iter().map(|&rank| layer.decomposition.curve().error(rank));
-        let points: Vec<(f64, f64)> = errors.zip(effects).collect();
-        layer.effect = Effect::through(&points).unwrap_or(layer.effect);
+        let curve = layer.decomposition.curve();
+        let points: Vec<(usize, f64)> = ranks.iter().map(|rank| curve.full_rank() - rank).zip(effects).collect();
+        layer.loss = Curve::new(&components(curve), &points).or(layer.loss.take());
     }
     Ok(None)
 }
