@@ -53,7 +53,7 @@ const CIRCLES: &[&[&str]] = &[
     &["cli", "cli::factorize", "cli::flags", "cli::inspect", "cli::job", "cli::prune", "cli::tune", "cli::verify"],
     &["jobs::factorize", "jobs::factorize::table"],
     &["jobs::prune", "jobs::prune::checkpoint", "jobs::prune::search", "jobs::prune::steps", "jobs::prune::survey"],
-    &["repair", "repair::attention::gather", "repair::attention::pattern", "repair::batch_norm", "repair::reconstruct"],
+    &["train::ops::elementwise", "train::ops::scalars"],
 ];
 
 /// A file's path as modules.
@@ -113,6 +113,11 @@ fn code(text: &str) -> String {
             }
         }
         code.push('\n');
+    }
+    // Who may see an item is no use of it.
+    while let Some(start) = code.find("(in crate::") {
+        let end = code[start..].find(')').unwrap();
+        code.replace_range(start..=start + end, "");
     }
     code
 }
