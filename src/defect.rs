@@ -21,6 +21,9 @@ thread_local! {
 /// Where the last panic of any thread began: it may reach a job from one of its workers.
 static ANYWHERE: Mutex<Option<Place>> = Mutex::new(None);
 
+/// How the message of a defect begins.
+const HEAD: &str = "a defect in paredown";
+
 static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// A line of source code.
@@ -99,10 +102,14 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
 pub(crate) fn contained<T>(progress: &Progress, job: impl FnOnce() -> Result<T>) -> Result<T> {
     let outcome = caught(job).unwrap_or_else(|panic| Err(panic.into_error()));
     outcome.map_err(|error| match error.kind() {
+        // One that an inner boundary has told already stays as it is.
         ErrorKind::Defect => error.restated(|message| {
+            if message.starts_with(HEAD) {
+                return message.to_owned();
+            }
             let phase = progress.phase();
             let during = if phase.is_empty() { String::new() } else { format!(" while {phase}") };
-            format!("a defect in paredown{during}: {message}; no file was written; please report it")
+            format!("{HEAD}{during}: {message}; no file was written; please report it")
         }),
         _ => error,
     })
@@ -138,6 +145,14 @@ mod tests {
         });
         let error = error.unwrap_err();
         assert!(error.to_string().contains("a defect in paredown: worker 40"), "{error}");
+    }
+
+    #[test]
+    fn a_defect_is_told_once() {
+        let (outer, inner) = (Progress::default(), Progress::default());
+        inner.say("scoring");
+        let error = contained::<()>(&outer, || contained(&inner, || panic!("odd"))).unwrap_err();
+        assert_eq!(error.to_string().matches(HEAD).count(), 1, "{error}");
     }
 
     #[test]

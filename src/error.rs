@@ -143,3 +143,19 @@ impl std::error::Error for Error {
         self.source.as_deref().map(|source| source as _)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn an_error_says_where_and_keeps_what_was_underneath() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = Error::input("cannot be read").at_node("Gemm_1").in_file(Path::new("m.onnx")).caused_by(missing);
+        assert_eq!(error.to_string(), "m.onnx: node 'Gemm_1': cannot be read");
+        let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+        assert_eq!(source.map(std::io::Error::kind), Some(std::io::ErrorKind::NotFound));
+        assert!(Error::usage("no").source().is_none());
+    }
+}

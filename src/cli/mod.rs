@@ -19,7 +19,9 @@ use clap::{Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::defect::{contained, print_no_panics};
 use crate::error::{Error, ErrorKind, Result};
+use crate::progress::Progress;
 
 /// Makes a trained ONNX model smaller and faster, file in, file out.
 #[derive(Debug, Parser)]
@@ -42,7 +44,7 @@ enum Command {
 /// reach · 5 verification failed · 6 output could not be written · 70 a defect of paredown · 130 interrupted.
 pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     exit_on_interrupt();
-    crate::defect::print_no_panics();
+    print_no_panics();
     let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(error) => {
@@ -52,13 +54,14 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let outcome = match args.command {
+    // A panic of a job is an error of the job already; loading and saving a file are no jobs.
+    let outcome = contained(&Progress::default(), || match args.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Factorize(args) => factorize::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Verify(args) => verify::run(&args),
-    };
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

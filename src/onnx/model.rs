@@ -22,6 +22,7 @@ const MEMORY_PER_BYTE: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Model {
     /// The decoded file. External data is in place as `raw_data`, so that every tensor has its elements.
+    #[doc(hidden)]
     pub proto: ModelProto,
     /// What the user should know about the file, for instance fields that the schema does not know and that a
     /// saved model therefore lacks.
@@ -58,6 +59,7 @@ impl Model {
     }
 
     /// A model that was made in memory.
+    #[doc(hidden)]
     pub fn from_proto(proto: ModelProto) -> Self {
         let file_bytes = proto.encoded_len() as u64;
         Self { proto, warnings: Vec::new(), file_bytes, sources: Vec::new(), external_data: false }
@@ -65,6 +67,7 @@ impl Model {
 
     /// The same origin with other content: a rewritten model, whose [`Model::save`] still refuses to overwrite the
     /// files that the original came from.
+    #[doc(hidden)]
     #[must_use]
     pub fn with_proto(&self, proto: ModelProto) -> Self {
         let file_bytes = proto.encoded_len() as u64;

@@ -1,6 +1,6 @@
 //! Facts about operators that hold wherever they stand: which ones move elements, draw random numbers, make sequences, …
 //!
-//! One row an operator, one column a fact. `RULES` in [`ops`](crate::ops) says how an operator's axes relate; this table says
+//! One row an operator, one column a fact. `RULES` in `ops` says how an operator's axes relate; this table says
 //! what else other modules ask about it. It stands beside the file format because the runtime and the inference of shapes
 //! read it too, and both come before the rules. A test holds the two tables against each other: every operator with a rule
 //! has a row here, and the few rows without a rule are named there.
