@@ -41,6 +41,7 @@ impl Place {
 }
 
 /// Keeps panics from being printed by Rust, for a program that prints the errors they become.
+#[cfg(feature = "cli")]
 pub(crate) fn print_no_panics() {
     SILENT.store(true, Ordering::Relaxed);
     watch();

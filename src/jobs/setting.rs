@@ -23,7 +23,8 @@ pub(crate) struct Setting {
     pub(crate) progress: Progress,
 }
 
-/// Options that hold a [`Setting`].
+/// Options that hold a [`Setting`], which the command line fills in as a whole.
+#[cfg(feature = "cli")]
 pub(crate) trait Configured {
     /// The setting.
     fn setting_mut(&mut self) -> &mut Setting;
@@ -71,6 +72,7 @@ macro_rules! configured {
             }
         }
 
+        #[cfg(feature = "cli")]
         impl crate::jobs::setting::Configured for $options {
             fn setting_mut(&mut self) -> &mut crate::jobs::setting::Setting {
                 &mut self.setting

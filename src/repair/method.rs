@@ -21,6 +21,7 @@ pub(crate) struct Row {
     /// Name on the command line.
     pub(crate) name: &'static str,
     /// One line of help.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code))] // the command line's help shows it
     pub(crate) about: &'static str,
     method: Method,
 }

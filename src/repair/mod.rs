@@ -28,6 +28,7 @@ use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::report::RepairReport;
 
+#[cfg(feature = "cli")]
 pub(crate) use method::METHODS;
 pub use method::Method;
 
