@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{CalibrationReport, EpochReport, GroupReport, RepairReport, Report, SearchReport, TuningReport, percent};
+use super::{
+    CalibrationReport, EpochReport, GroupReport, PricingReport, RepairReport, Report, SearchReport, TuningReport,
+    percent,
+};
 
 /// Layers that are named in one line.
 const MOST_NAMES: usize = 3;
@@ -55,6 +58,7 @@ pub fn result(report: &Report) -> String {
     if !report.layers.is_empty() {
         text += &format!("{}\n", layers_table(report));
     }
+    report.pricing.iter().for_each(|pricing| text += &pricing_lines(pricing));
     if let Some(calibration) = &report.calibration {
         text += &format!("{}\n", calibration_line(calibration));
     }
@@ -126,6 +130,18 @@ fn allocation_lines(report: &Report) -> String {
 fn remarks(report: &Report) -> String {
     let frozen = report.frozen.iter().map(|f| format!("frozen: {} ({}): {}\n", f.node, f.op, f.reason));
     frozen.chain(report.notes.iter().map(|note| format!("note: {note}\n"))).collect()
+}
+
+/// How a budget was shared: the sum of the prices, what all of it costs together, and the groups without a price.
+fn pricing_lines(pricing: &PricingReport) -> String {
+    let PricingReport { metric, samples, loss, measured, .. } = pricing;
+    let mut text = format!("the budget is shared by {metric} on {samples} held-out samples: {loss:.4} expected");
+    measured.iter().for_each(|measured| text += &format!(", {measured:.4} measured"));
+    text += "\n";
+    for group in &pricing.groups {
+        group.reason.iter().for_each(|why| text += &format!("kept whole: {}: {why}\n", group.name));
+    }
+    text
 }
 
 fn calibration_line(calibration: &CalibrationReport) -> String {
