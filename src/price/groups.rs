@@ -29,9 +29,6 @@ const HELD_OUT: usize = 5;
 /// Most samples that are held out.
 const MOST_HELD_OUT: usize = 48;
 
-/// Samples that run at once.
-const BATCH: usize = 24;
-
 /// Inputs of the widest layer that is refitted; readers that are wider only follow the means.
 const WIDEST: usize = 6144;
 
@@ -79,7 +76,8 @@ impl Samples {
         let every = HELD_OUT.max(data.data.samples().div_ceil(MOST_HELD_OUT));
         let [fitted, held_out] = data.data.split(every);
         let inputs = |batch: Result<Batch>| Ok(batch?.inputs);
-        let batches: Vec<_> = held_out.batches(BATCH).map(inputs).collect::<Result<_>>()?;
+        let at_once = Calibration::new(&held_out, data.seed).batch;
+        let batches: Vec<_> = held_out.batches(at_once).map(inputs).collect::<Result<_>>()?;
         let is_enough = !batches.is_empty() && fitted.samples() > 0;
         Ok(is_enough.then_some(Self { fitted, held_out, batches, seed: data.seed }))
     }
