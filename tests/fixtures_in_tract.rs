@@ -17,7 +17,7 @@ fn fixture(name: &str) -> PathBuf {
 fn accuracy_on_the_test_images_is_that_of_training() {
     // Right answers out of 597, from the table in fixtures/README.md.
     for (name, right) in [("digits_mlp", 585), ("digits_resnet", 596), ("digits_vit", 590), ("digits_nonneg", 581)] {
-        let model = Model::load(&fixture(&format!("{name}.onnx"))).unwrap();
+        let model = Model::load(fixture(&format!("{name}.onnx"))).unwrap();
         let graph = model.proto.graph.as_ref().unwrap();
         let data = Dataset::open(&fixture("eval.npz"), graph).unwrap();
         let runnable = Runnable::new(&model.proto, &RunOptions::default()).unwrap();
@@ -30,7 +30,7 @@ fn accuracy_on_the_test_images_is_that_of_training() {
 #[test]
 fn made_up_inputs_move_every_fixture_enough_to_prove_something() {
     for name in ["digits_mlp", "digits_resnet", "digits_vit", "digits_nonneg", "digits_overfit"] {
-        let model = Model::load(&fixture(&format!("{name}.onnx"))).unwrap();
+        let model = Model::load(fixture(&format!("{name}.onnx"))).unwrap();
         let probes = probe_batches(model.proto.graph.as_ref().unwrap(), &DimSizes::default(), 8, 0).unwrap();
         let runnable = Runnable::new(&model.proto, &RunOptions::default()).unwrap();
         let found = exactness(&runnable, &runnable, &probes).unwrap();

@@ -15,7 +15,7 @@ use crate::score::{Context, Criterion};
 /// The fixture pruned by half, repaired on `samples`.
 fn repaired(name: &str, method: Method) -> (Vec<RepairReport>, crate::onnx::proto::ModelProto) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    let model = Model::load(&fixtures.join(name)).unwrap();
+    let model = Model::load(fixtures.join(name)).unwrap();
     let data = Dataset::open(&fixtures.join("calib.npz"), model.proto.graph.as_ref().unwrap()).unwrap();
     let analysis = Analysis::new(&model, &Default::default(), &Default::default()).unwrap();
     let subject = analysis.subject();

@@ -30,7 +30,7 @@ fn one_unit(report: &Report, option: &str) -> u64 {
 #[test]
 fn the_result_is_at_or_below_the_target_and_near_it() {
     for name in FIXTURES {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         let original = inspect(&model, &InspectOptions::new()).unwrap();
         for (option, figure, budget) in FIGURES {
             let whole = figure(&original.model.before);
@@ -58,7 +58,7 @@ fn the_result_is_at_or_below_the_target_and_near_it() {
 /// Half of all heads and half of all neurons, wherever they are: heads do not compete with neurons.
 #[test]
 fn a_global_share_is_one_of_each_kind_of_unit() {
-    let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
+    let model = Model::load(fixture("digits_vit.onnx")).unwrap();
     for ratio in [0.25, 0.5] {
         let pruned = prune(&model, &PruneOptions::ratio(ratio).scope(Scope::Global)).unwrap();
         for kind in ["heads", "neurons"] {
@@ -119,7 +119,7 @@ fn out_of_reach_exits_with_4_and_says_what_is_in_reach() {
 
 #[test]
 fn a_target_that_is_met_already_is_nothing_to_do() {
-    let model = Model::load(&fixture("digits_mlp.onnx")).unwrap();
+    let model = Model::load(fixture("digits_mlp.onnx")).unwrap();
     for options in [PruneOptions::params(1.0), PruneOptions::macs(84_480_u64), PruneOptions::ratio(0.0)] {
         let error = prune(&model, &options).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Nothing, "{error}");
@@ -128,7 +128,7 @@ fn a_target_that_is_met_already_is_nothing_to_do() {
 
 #[test]
 fn kept_units_are_aligned_and_at_least_min_keep() {
-    let model = Model::load(&fixture("digits_resnet.onnx")).unwrap();
+    let model = Model::load(fixture("digits_resnet.onnx")).unwrap();
     for options in [PruneOptions::ratio(0.7), PruneOptions::macs(0.5), PruneOptions::params(0.5)] {
         let pruned = prune(&model, &options.align(4).min_keep(6)).unwrap();
         for group in pruned.report.groups.iter().filter(|group| is_open(group)) {

@@ -22,7 +22,7 @@ fn half(size: usize) -> Vec<bool> {
 #[test]
 fn dead_weight_goes_for_free() {
     for name in FIXTURES {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         let report = inspect(&model, &InspectOptions::new()).unwrap();
         let dead: BTreeMap<String, Vec<bool>> =
             report.groups.iter().filter(|group| is_open(group)).map(|g| (g.name.clone(), half(g.size))).collect();

@@ -75,7 +75,7 @@ fn options(ratio: f64, scope: Scope) -> PruneOptions {
 }
 
 fn prove_everywhere(name: &str) {
-    let model = Model::load(&fixture(name)).unwrap();
+    let model = Model::load(fixture(name)).unwrap();
     for scope in [Scope::Layer, Scope::Global] {
         for ratio in [0.25, 0.5, 0.75] {
             let case = format!("{name} {scope:?} {ratio}");
@@ -113,7 +113,7 @@ fn the_vision_transformer_is_exact() {
 #[test]
 fn a_ratio_removes_that_share_of_every_group() {
     for name in FIXTURES {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         for ratio in [0.25, 0.5, 0.75] {
             let pruned = prune(&model, &options(ratio, Scope::Layer)).unwrap();
             let open: Vec<_> = pruned.report.groups.iter().filter(|group| is_open(group)).collect();
@@ -129,7 +129,7 @@ fn a_ratio_removes_that_share_of_every_group() {
 #[test]
 fn a_global_ratio_removes_that_share_of_all_units() {
     for name in FIXTURES {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         for ratio in [0.25, 0.5, 0.75] {
             let pruned = prune(&model, &options(ratio, Scope::Global)).unwrap();
             let open: Vec<_> = pruned.report.groups.iter().filter(|group| is_open(group)).collect();
@@ -143,7 +143,7 @@ fn a_global_ratio_removes_that_share_of_all_units() {
 
 #[test]
 fn head_dimensions_and_both_are_exact_too() {
-    let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
+    let model = Model::load(fixture("digits_vit.onnx")).unwrap();
     for units in [Units::Dims, Units::Both] {
         let (pruned, found) = proved(prune(&model, &options(0.5, Scope::Layer).units(units)).unwrap());
         assert!(found <= TOLERANCE, "{units:?}");
@@ -159,7 +159,7 @@ fn head_dimensions_and_both_are_exact_too() {
 /// The width that every LayerNormalization sees: valid and faithful, the exact part proved by itself.
 #[test]
 fn shifting_removals_are_valid_and_marked() {
-    let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
+    let model = Model::load(fixture("digits_vit.onnx")).unwrap();
     let (pruned, found) = proved(prune(&model, &options(0.25, Scope::Layer).allow_shifts(true)).unwrap());
     assert!(found <= TOLERANCE);
     assert_eq!(pruned.report.verify.valid, Some(true));

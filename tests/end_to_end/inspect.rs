@@ -53,7 +53,7 @@ fn every_axis_of_every_weight_is_in_a_group() {
             .flat_map(|group| group["members"].as_array().unwrap())
             .map(|member| (member["tensor"].as_str().unwrap(), member["axis"].as_u64().unwrap()))
             .collect();
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         for tensor in &model.proto.graph.as_ref().unwrap().initializer {
             let view = TensorView::new(tensor).unwrap();
             for (axis, &size) in view.dims().iter().enumerate() {
@@ -68,7 +68,7 @@ fn every_axis_of_every_weight_is_in_a_group() {
 #[test]
 fn parameters_are_the_stored_floats_each_counted_once() {
     for name in FIXTURES {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         let graph = model.proto.graph.as_ref().unwrap();
         let constants = graph.node.iter().filter(|node| node.op_type() == "Constant");
         let constants = constants.flat_map(|node| &node.attribute).filter_map(|attribute| attribute.t.as_ref());

@@ -7,7 +7,7 @@ use crate::command::fixture;
 #[test]
 fn a_report_has_the_price_of_every_group_and_what_all_of_it_costs() {
     for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         let pruned = prune(&model, &PruneOptions::macs(0.6).data(fixture("calib.npz"))).unwrap();
         let report = &pruned.report;
         let pricing = report.pricing.last().unwrap();
@@ -28,7 +28,7 @@ fn a_report_has_the_price_of_every_group_and_what_all_of_it_costs() {
 /// Without samples scores are shared by, and the report says what that is.
 #[test]
 fn without_samples_the_report_says_that_the_shares_are_a_guess() {
-    let model = Model::load(&fixture("digits_resnet.onnx")).unwrap();
+    let model = Model::load(fixture("digits_resnet.onnx")).unwrap();
     let pruned = prune(&model, &PruneOptions::macs(0.6)).unwrap();
     assert!(pruned.report.pricing.is_empty());
     assert!(pruned.report.notes.iter().any(|note| note.contains("a guess")), "{:?}", pruned.report.notes);

@@ -38,7 +38,7 @@ fn tuning_changes_weights_and_nothing_else() {
 fn weights_in_constant_nodes_are_trained_alike() {
     let folder = Folder::new();
     let (model, out, report) = (folder.at("model.onnx"), folder.at("out.onnx"), folder.at("report.json"));
-    let mut written = Model::load(&fixture("digits_mlp.onnx")).unwrap();
+    let mut written = Model::load(fixture("digits_mlp.onnx")).unwrap();
     let graph = written.proto.graph.as_mut().unwrap();
     let constants = std::mem::take(&mut graph.initializer).into_iter().map(constant).collect::<Vec<_>>();
     graph.node.splice(0..0, constants);

@@ -14,7 +14,7 @@ fn accuracy(model: &Model, options: &FactorizeOptions) -> (f64, f64) {
 
 #[test]
 fn half_of_the_macs_of_the_residual_network_cost_little_accuracy() {
-    let model = Model::load(&fixture("digits_resnet.onnx")).unwrap();
+    let model = Model::load(fixture("digits_resnet.onnx")).unwrap();
     for conv in [ConvMode::Channel, ConvMode::Spatial] {
         let options = FactorizeOptions::macs(0.5).conv(conv).data(fixture("calib.npz")).eval(fixture("eval.npz"));
         let split = factorize(&model, &options).unwrap().prove().unwrap();
@@ -28,7 +28,7 @@ fn half_of_the_macs_of_the_residual_network_cost_little_accuracy() {
 
 #[test]
 fn a_budget_of_parameters_is_met_and_the_table_adds_up() {
-    let model = Model::load(&fixture("digits_mlp.onnx")).unwrap();
+    let model = Model::load(fixture("digits_mlp.onnx")).unwrap();
     for with_data in [false, true] {
         let given = |options: FactorizeOptions| if with_data { options.data(fixture("calib.npz")) } else { options };
         let split = factorize(&model, &given(FactorizeOptions::params(0.5))).unwrap();
@@ -45,7 +45,7 @@ fn a_budget_of_parameters_is_met_and_the_table_adds_up() {
 
 #[test]
 fn calibration_beats_the_plain_split() {
-    let model = Model::load(&fixture("digits_mlp.onnx")).unwrap();
+    let model = Model::load(fixture("digits_mlp.onnx")).unwrap();
     let plain = FactorizeOptions::params(0.2).align(1);
     let aware = plain.clone().data(fixture("calib.npz"));
     let ((_, plain), (_, aware)) = (accuracy(&model, &plain), accuracy(&model, &aware));
@@ -54,7 +54,7 @@ fn calibration_beats_the_plain_split() {
 
 #[test]
 fn nonnegative_weights_are_split_nonnegatively() {
-    let model = Model::load(&fixture("digits_nonneg.onnx")).unwrap();
+    let model = Model::load(fixture("digits_nonneg.onnx")).unwrap();
     let options = FactorizeOptions::rank(8).method(Factorization::Nmf);
     let split = factorize(&model, &options).unwrap();
     let graph = split.model.proto.graph.as_ref().unwrap();
@@ -65,7 +65,7 @@ fn nonnegative_weights_are_split_nonnegatively() {
         let values = paredown::internals::onnx::tensor::TensorView::new(factor).unwrap().to_f64().unwrap();
         assert!(values.iter().all(|&x| x >= 0.0), "{}", factor.name());
     }
-    let signed = Model::load(&fixture("digits_mlp.onnx")).unwrap();
+    let signed = Model::load(fixture("digits_mlp.onnx")).unwrap();
     let error = factorize(&signed, &options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().contains("`method` semi-nmf"), "{error}");
@@ -80,7 +80,7 @@ fn nonnegative_weights_are_split_nonnegatively() {
 
 #[test]
 fn the_original_is_analysed_like_the_result() {
-    let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
+    let model = Model::load(fixture("digits_vit.onnx")).unwrap();
     let split = factorize(&model, &FactorizeOptions::energy(0.9)).unwrap();
     let again = Analysis::new(&split.model, &Default::default(), &Default::default()).unwrap();
     assert!(again.facts.gaps.is_empty());

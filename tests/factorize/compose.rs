@@ -7,7 +7,7 @@ use crate::graphs::fixture;
 #[test]
 fn what_was_pruned_can_be_factorized() {
     for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         let pruned = prune(&model, &PruneOptions::ratio(0.25)).unwrap();
         let options = FactorizeOptions::params(0.8).data(fixture("calib.npz"));
         let split = factorize(&pruned.model, &options).unwrap();
@@ -18,7 +18,7 @@ fn what_was_pruned_can_be_factorized() {
 #[test]
 fn the_inner_rank_of_a_split_layer_can_be_pruned() {
     for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
-        let model = Model::load(&fixture(name)).unwrap();
+        let model = Model::load(fixture(name)).unwrap();
         let split = factorize(&model, &FactorizeOptions::energy(0.9)).unwrap();
         let pruned = prune(&split.model, &PruneOptions::ratio(0.25)).unwrap();
         let inner = pruned.report.groups.iter().find(|group| {

@@ -118,7 +118,7 @@ fn links_may_not_leave_the_folder() {
 
     fs::write(store.join("model_blob"), proto.encode_to_vec()).unwrap();
     symlink("../store/model_blob", folder.join("linked.onnx")).unwrap();
-    assert!(Model::load(&folder.join("linked.onnx")).is_ok());
+    assert!(Model::load(folder.join("linked.onnx")).is_ok());
 
     fs::write(folder.join("inside"), [0; 16]).unwrap();
     symlink("inside", folder.join("link")).unwrap();
@@ -135,7 +135,7 @@ fn external_data_out_and_in_again() {
     let sizes = fs::metadata(at("m.onnx")).unwrap().len() + fs::metadata(at("m.onnx.data")).unwrap().len();
     assert_eq!(written, sizes);
 
-    let loaded = Model::load(&at("m.onnx")).unwrap();
+    let loaded = Model::load(at("m.onnx")).unwrap();
     assert!(loaded.used_external_data());
     assert_eq!(loaded.file_bytes(), sizes);
     assert!(loaded.proto == original.proto);

@@ -62,7 +62,7 @@ fn inputs_are_never_overwritten() {
     let at = |name: &str| folder.path().join(name);
     Model::from_proto(linear(64, 64)).save(&at("in.onnx"), &EXTERNAL).unwrap();
     let before = (fs::read(at("in.onnx")).unwrap(), fs::read(at("in.onnx.data")).unwrap());
-    let model = Model::load(&at("in.onnx")).unwrap();
+    let model = Model::load(at("in.onnx")).unwrap();
     let rewritten = model.with_proto(linear(8, 8));
     fs::create_dir(at("sub")).unwrap();
     refuse(&rewritten, &at("in.onnx"), FORCE, ErrorKind::Usage, "is the input");
