@@ -10,9 +10,12 @@ pub(crate) fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Writes a text file through a temporary one beside it.
+/// Writes a text file through a temporary one beside it. A device or a pipe (`/dev/stdout`) is written to, not replaced.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     let fail = |error: std::io::Error| Error::output(error.to_string()).in_file(path);
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return std::fs::write(path, text).map_err(fail);
+    }
     let mut file = tempfile::NamedTempFile::new_in(folder(path)).map_err(fail)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(fail)?;
     file.persist(path).map(drop).map_err(|e| fail(e.error))
@@ -25,4 +28,28 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_is_written_to_and_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        write_text(&link, "text").unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert!(link.metadata().unwrap().file_type().is_char_device());
+    }
+
+    #[test]
+    fn a_folder_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = write_text(folder.path(), "text").unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Output);
+    }
 }
