@@ -295,3 +295,76 @@ impl<T: Real> Kernel<T> for Reshape {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaf(tape: &Arc<Tape<f64>>, values: &[f64]) -> Tensor<f64> {
+        tape.leaf(&Tensor::new([values.len()], values.to_vec()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn gradients_of_all_readers_are_summed() {
+        let tape = Tape::new();
+        let x = leaf(&tape, &[2.0, -1.0]);
+        let y = x.squared().unwrap().plus(&x.scaled(3.0).unwrap()).unwrap();
+        let gradients = y.sum().unwrap().backward().unwrap();
+        assert_eq!(gradients.of(&x).unwrap(), [7.0, 1.0]);
+    }
+
+    #[test]
+    fn a_leaf_that_does_not_matter_has_no_gradient() {
+        let tape = Tape::new();
+        let (x, y) = (leaf(&tape, &[2.0]), leaf(&tape, &[3.0]));
+        let gradients = x.exp().unwrap().sum().unwrap().backward().unwrap();
+        assert!(gradients.of(&x).is_some() && gradients.of(&y).is_none());
+        assert!(Tensor::filled([], 1.0).backward().unwrap().of(&x).is_none());
+    }
+
+    /// An exponential keeps its result until it is played, an addition nothing.
+    #[test]
+    fn elements_are_kept_as_long_as_a_gradient_reads_them() {
+        let tape = Tape::new();
+        let x = leaf(&tape, &[0.5, 1.5]);
+        let (y, z) = (x.exp().unwrap(), x.affine(2.0, 1.0).unwrap());
+        let (of_y, of_z) = (Arc::downgrade(&y.data), Arc::downgrade(&z.data));
+        let sum = y.plus(&z).unwrap().sum().unwrap();
+        drop((y, z));
+        assert!(of_y.upgrade().is_some() && of_z.upgrade().is_none());
+        sum.backward().unwrap();
+        assert!(of_y.upgrade().is_none());
+    }
+
+    #[test]
+    fn a_tape_is_played_once() {
+        let tape = Tape::new();
+        let x = leaf(&tape, &[1.0]);
+        let (first, second) = (x.exp().unwrap(), x.exp().unwrap());
+        first.backward().unwrap();
+        assert!(second.backward().err().unwrap().to_string().contains("taken before"));
+        assert!(x.exp().err().unwrap().to_string().contains("taken before"));
+    }
+
+    #[test]
+    fn tapes_do_not_mix() {
+        let (x, y) = (leaf(&Tape::new(), &[1.0]), leaf(&Tape::new(), &[2.0]));
+        assert!(x.plus(&y).err().unwrap().to_string().contains("different runs"));
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_the_number_of_threads() {
+        let gradient = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let tape = Tape::new();
+                let x = tape.leaf(&Tensor::new([1, 300], (0..300).map(|i| f64::from(i).sin()).collect()).unwrap());
+                let w = Tensor::new([500, 1], (0..500).map(|i| f64::from(i).cos()).collect()).unwrap();
+                let x = x.unwrap();
+                let y = x.times(&w).unwrap().exp().unwrap().permute(&[1, 0]).unwrap();
+                y.sum().unwrap().backward().unwrap().of(&x).unwrap().to_vec()
+            })
+        };
+        assert_eq!(gradient(1), gradient(3));
+    }
+}

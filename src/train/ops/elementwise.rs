@@ -158,56 +158,88 @@ impl<T: Real> Kernel<T> for Elementwise {
     ) -> Result<()> {
         let walk = Walk::broadcast(result.dims, operands.iter().map(|operand| operand.dims));
         let constant = self.constant_slopes();
-        // The gradients of `operand` at `count` elements from `first` on, block by block.
-        let each = |operand: usize, first: usize, count: usize, visit: &mut dyn FnMut(usize, &[f64])| {
-            let (mut arguments, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
-            let (mut slopes, mut gradients) = ([constant.unwrap_or_default(); BLOCK], [0.0; BLOCK]);
-            for start in (first..first + count).step_by(BLOCK) {
-                let length = BLOCK.min(first + count - start);
-                if constant.is_none() {
-                    gather(&walk, operands, start, &mut arguments[..length]);
-                    let y = result.data.get(start..start + length).unwrap_or_default();
-                    values.iter_mut().zip(y).for_each(|(value, y)| *value = y.to_f64());
-                    (self.slopes)(&arguments[..length], &values[..length], &self.parameters, &mut slopes[..length]);
-                }
-                let products = slopes.iter().zip(&gradient[start..][..length]);
-                gradients.iter_mut().zip(products).for_each(|(into, (s, g))| *into = s[operand] * g.to_f64());
-                visit(start, &gradients[..length]);
-            }
-        };
+        let chain = Chain { function: self, walk, constant, operands, values: result.data, gradient: &gradient };
         for operand in 0..operands.len() {
-            if constant.is_some_and(|slopes| slopes[operand] == 0.0) {
+            let slope = constant.map(|slopes| slopes[operand]);
+            if slope == Some(0.0) {
                 continue;
             }
             let Some(into) = into.of(operand) else { continue };
-            if into.len() == gradient.len() {
-                into.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
-                    let first = chunk * CHUNK;
-                    each(operand, first, out.len(), &mut |start, gradients| {
-                        let out = out[start - first..].iter_mut().zip(gradients);
-                        out.for_each(|(out, gradient)| *out += T::from_f64(*gradient));
-                    });
-                });
-                continue;
-            }
-            let part = gradient.len().div_ceil(if into.len() <= LARGEST_PARTIAL { PARTS } else { 1 }).max(1);
-            let firsts: Vec<usize> = (0..gradient.len()).step_by(part).collect();
-            let sums: Vec<Vec<f64>> = firsts
-                .into_par_iter()
-                .map(|first| {
-                    let mut sums = vec![0.0; into.len()];
-                    let count = part.min(gradient.len() - first);
-                    each(operand, first, count, &mut |start, gradients| {
-                        scatter(&walk, operand, start, gradients, &mut sums);
-                    });
-                    sums
-                })
-                .collect();
-            // Parts are added in order, so that the sum does not depend on the number of threads.
-            for (at, out) in into.iter_mut().enumerate() {
-                *out += T::from_f64(sums.iter().map(|sums| sums[at]).sum());
+            match slope {
+                _ if into.len() != gradient.len() => chain.add_to_repeated(operand, into),
+                Some(slope) => add_scaled(slope, &gradient, into),
+                None => chain.add_to(operand, into),
             }
         }
         Ok(())
+    }
+}
+
+/// `into += scale · gradient`.
+fn add_scaled<T: Real>(scale: f64, gradient: &[T], into: &mut [T]) {
+    let scale = T::from_f64(scale);
+    let pairs = into.par_iter_mut().zip(gradient).with_min_len(CHUNK);
+    pairs.for_each(|(into, &gradient)| *into += scale * gradient);
+}
+
+/// The chain rule: slopes times the gradient of the result, element by element.
+struct Chain<'a, T: Real> {
+    function: &'a Elementwise,
+    walk: Walk,
+    constant: Option<[f64; 3]>,
+    operands: &'a [Array<'a, T>],
+    /// The elements of the result, if the slopes are computed from them.
+    values: &'a [T],
+    gradient: &'a [T],
+}
+
+impl<T: Real> Chain<'_, T> {
+    /// Visits, block by block, the products for operand `operand` at `count` elements of the result from `first` on.
+    fn each(&self, operand: usize, first: usize, count: usize, mut visit: impl FnMut(usize, &[f64])) {
+        let (mut arguments, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+        let (mut slopes, mut products) = ([self.constant.unwrap_or_default(); BLOCK], [0.0; BLOCK]);
+        for start in (first..first + count).step_by(BLOCK) {
+            let length = BLOCK.min(first + count - start);
+            if self.constant.is_none() {
+                gather(&self.walk, self.operands, start, &mut arguments[..length]);
+                let y = self.values.get(start..start + length).unwrap_or_default();
+                values.iter_mut().zip(y).for_each(|(value, y)| *value = y.to_f64());
+                let (function, slopes) = (self.function, &mut slopes[..length]);
+                (function.slopes)(&arguments[..length], &values[..length], &function.parameters, slopes);
+            }
+            let pairs = slopes.iter().zip(&self.gradient[start..][..length]);
+            products.iter_mut().zip(pairs).for_each(|(into, (s, g))| *into = s[operand] * g.to_f64());
+            visit(start, &products[..length]);
+        }
+    }
+
+    /// Adds the gradient of an operand that has the shape of the result.
+    fn add_to(&self, operand: usize, into: &mut [T]) {
+        into.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, into)| {
+            let first = chunk * CHUNK;
+            self.each(operand, first, into.len(), |start, products| {
+                let into = into[start - first..].iter_mut().zip(products);
+                into.for_each(|(into, product)| *into += T::from_f64(*product));
+            });
+        });
+    }
+
+    /// Adds the gradient of an operand that is repeated. Parts are added in order, so that the sum does not depend on the
+    /// number of threads.
+    fn add_to_repeated(&self, operand: usize, into: &mut [T]) {
+        let (size, whole) = (into.len(), self.gradient.len());
+        let part = whole.div_ceil(if size <= LARGEST_PARTIAL { PARTS } else { 1 }).max(1);
+        let firsts: Vec<usize> = (0..whole).step_by(part).collect();
+        let sums = firsts.into_par_iter().map(|first| {
+            let mut sums = vec![0.0; size];
+            self.each(operand, first, part.min(whole - first), |start, products| {
+                scatter(&self.walk, operand, start, products, &mut sums);
+            });
+            sums
+        });
+        let sums: Vec<Vec<f64>> = sums.collect();
+        for (at, into) in into.iter_mut().enumerate() {
+            *into += T::from_f64(sums.iter().map(|sums| sums[at]).sum());
+        }
     }
 }
