@@ -99,6 +99,11 @@ impl Block {
         Columns { values: &mut self.values, width: self.width, stride: self.capacity, rows }
     }
 
+    /// The filled part of one column.
+    pub(crate) fn column(&self, number: usize) -> &[f32] {
+        self.values.get(number * self.capacity..).and_then(|rest| rest.get(..self.filled)).unwrap_or_default()
+    }
+
     /// The filled part of each column.
     pub(crate) fn columns(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.capacity).map(|column| &column[..self.filled])

@@ -23,13 +23,13 @@ pub use rows::Sampler;
 pub use statistics::{InputStatistics, input_statistics};
 pub use sums::{Detail, Sums};
 
-pub(crate) use block::{BLOCK_ROWS, Columns};
+pub(crate) use block::{BLOCK_ROWS, Block, Columns};
 pub(crate) use evidence::{Evidence, Gather};
 pub(crate) use layer::{stored, stored_mut};
 pub(crate) use padding::Padding;
 pub(crate) use pair::{At, Pair, Visit, Wanted};
 pub(crate) use rows::{Lines, Row, floats};
-pub(crate) use statistics::samples_of;
+pub(crate) use statistics::{Accumulator, pass, samples_of};
 pub(crate) use window::Window;
 
 use data::Dataset;

@@ -40,7 +40,12 @@ pub(crate) struct Row {
 impl Sampler {
     /// About 20·K rows (at least 4096) of a layer, spread over `samples` samples.
     pub fn new(layer: &Layer, samples: usize, seed: u64) -> Self {
-        let wanted = (layer.inputs() * ROWS_PER_INPUT).max(LEAST_ROWS);
+        Self::of_rows(layer, layer.inputs() * ROWS_PER_INPUT, samples, seed)
+    }
+
+    /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples.
+    pub fn of_rows(layer: &Layer, rows: usize, samples: usize, seed: u64) -> Self {
+        let wanted = rows.max(LEAST_ROWS);
         Self { seed, stream: layer.node.0 as u64, per_sample: wanted.div_ceil(samples.max(1)).max(1) }
     }
 

@@ -1,12 +1,13 @@
 //! Statistics of layers' inputs in the original model, for criteria and for splits.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::data::Batch;
 use super::sums::{Detail, Sums};
-use super::{Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn};
+use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn};
 use crate::analysis::Subject;
 use crate::error::Result;
 use crate::linalg::default_backend;
@@ -16,23 +17,28 @@ use crate::runtime::Tensor;
 pub type InputStatistics = Arc<[Sums]>;
 
 /// What layers that read the same rows have in common.
-struct Accumulator<'l> {
+pub(crate) struct Accumulator<'l> {
     layer: &'l Layer,
     sampler: Sampler,
     groups: Vec<Gather>,
 }
 
 impl<'l> Accumulator<'l> {
-    fn new(layer: &'l Layer, data: Calibration<'_>, detail: Detail) -> Self {
+    pub(crate) fn new(layer: &'l Layer, sampler: Sampler, detail: Detail) -> Self {
         let k = layer.inputs();
         let sums = |_| Gather::new(k, 0, Evidence::Sums(Sums::new(k, 0, detail)));
-        let sampler = Sampler::new(layer, data.data.samples(), data.seed);
         Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
     }
 
-    fn add(&mut self, data: &Tensor, samples: usize, first: usize, padding: Option<&Padding>) -> Result<()> {
+    /// The layer that is read.
+    pub(crate) fn layer(&self) -> &'l Layer {
+        self.layer
+    }
+
+    /// Adds the chosen rows of some samples; `data` is what the layer reads.
+    pub(crate) fn add(&mut self, data: &Tensor, at: At<'_>) -> Result<()> {
         let layer = self.layer;
-        let rows = self.sampler.choose(layer.row_count(data.shape()), samples, first, padding);
+        let rows = self.sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
         let lines = layer.inputs_of(data, &rows)?;
         self.groups.par_iter_mut().enumerate().for_each(|(group, gather)| {
             gather.add(rows.len(), |rows, x, _| lines.write(group * layer.channels, rows, x));
@@ -40,7 +46,7 @@ impl<'l> Accumulator<'l> {
         Ok(())
     }
 
-    fn finish(self) -> InputStatistics {
+    pub(crate) fn finish(self) -> InputStatistics {
         self.groups.into_iter().map(|gather| gather.finish().into_sums(default_backend())).collect()
     }
 }
@@ -55,33 +61,47 @@ pub fn input_statistics(
     layers: &[Layer],
     detail: Detail,
 ) -> Result<Vec<InputStatistics>> {
-    let mut wanted: Vec<String> = layers.iter().map(|layer| layer.data.clone()).collect();
-    wanted.sort();
-    wanted.dedup();
-    let mut stream = Stream::default();
-    let segment = stream.segment(subject.model, &[], &wanted)?;
     let mut accumulators: Vec<Accumulator<'_>> = Vec::new();
     let mut used = Vec::with_capacity(layers.len());
     for layer in layers {
         let known = accumulators.iter().position(|other| other.layer.reads_like(layer));
         used.push(known.unwrap_or(accumulators.len()));
         if known.is_none() {
-            accumulators.push(Accumulator::new(layer, data, detail));
+            let sampler = Sampler::new(layer, data.data.samples(), data.seed);
+            accumulators.push(Accumulator::new(layer, sampler, detail));
         }
     }
-    let mut first = 0;
-    let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
-    in_turn(data.data.batches(data.batch), run, |batch, activations| {
-        let samples = samples_of(&batch.inputs);
-        let padding = Padding::of(&batch.inputs);
-        accumulators
-            .par_iter_mut()
-            .try_for_each(|a| a.add(activations.get(&a.layer.data)?, samples, first, padding.as_ref()))?;
-        first += samples;
-        Ok(())
+    pass(subject, data, layers.iter().map(|layer| &layer.data), |found, at| {
+        accumulators.par_iter_mut().try_for_each(|a| a.add(found.get(&a.layer.data)?, at))
     })?;
     let done: Vec<InputStatistics> = accumulators.into_iter().map(Accumulator::finish).collect();
     Ok(used.into_iter().filter_map(|at| done.get(at).cloned()).collect())
+}
+
+/// Runs the original over all samples, and calls `visit` with some of its values for all samples, in their order.
+///
+/// # Errors
+/// If reading the data or running the model fails; that of `visit`.
+pub(crate) fn pass<'n>(
+    subject: Subject<'_>,
+    data: Calibration<'_>,
+    values: impl IntoIterator<Item = &'n String>,
+    mut visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
+) -> Result<()> {
+    let values: BTreeSet<&String> = values.into_iter().collect();
+    let values: Vec<String> = values.into_iter().cloned().collect();
+    let mut stream = Stream::default();
+    let segment = stream.segment(subject.model, &[], &values)?;
+    let total = data.data.samples();
+    let mut first = 0;
+    let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
+    in_turn(data.data.batches(data.batch), run, |batch, found| {
+        let samples = samples_of(&batch.inputs);
+        let padding = Padding::of(&batch.inputs);
+        visit(&found, At { samples, first, total, padding: padding.as_ref() })?;
+        first += samples;
+        Ok(())
+    })
 }
 
 /// Number of samples of a batch.

@@ -156,6 +156,11 @@ impl Sums {
         }
     }
 
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.zeros.len()
+    }
+
     /// How much is summed up.
     pub fn detail(&self) -> Detail {
         if self.xx.is_some() { Detail::Covariance } else { Detail::Diagonal }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
@@ -103,6 +103,20 @@ pub trait Backend: Sync {
     /// # Panics
     /// When A has not as many columns as B has rows.
     fn matmul(&self, a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64>;
+
+    /// Adds `factor`·A·B to the first columns of `sum`.
+    ///
+    /// # Panics
+    /// When the shapes do not fit together.
+    fn add_product(
+        &self,
+        factor: f64,
+        a: ArrayView2<'_, f64>,
+        b: ArrayView2<'_, f64>,
+        mut sum: ArrayViewMut2<'_, f64>,
+    ) {
+        sum.slice_mut(s![.., ..b.ncols()]).scaled_add(factor, &self.matmul(a, b));
+    }
 
     /// Adds A·B to `sum`: products of f32 numbers formed in single precision, sums of them in double.
     ///

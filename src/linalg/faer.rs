@@ -105,6 +105,24 @@ impl Backend for Faer {
         product(a, b)
     }
 
+    fn add_product(
+        &self,
+        factor: f64,
+        a: ArrayView2<'_, f64>,
+        b: ArrayView2<'_, f64>,
+        mut sum: ArrayViewMut2<'_, f64>,
+    ) {
+        assert_eq!((a.nrows(), a.ncols()), (sum.nrows(), b.nrows()), "sizes of a matrix product");
+        let (rows, width) = sum.dim();
+        match sum.as_slice_mut() {
+            Some(slice) => {
+                let into = MatMut::from_row_major_slice_mut(slice, rows, width).subcols_mut(0, b.ncols());
+                matmul(into, Accum::Add, Dense::new(a).mat(), Dense::new(b).mat(), factor, Par::Seq);
+            }
+            None => sum.slice_mut(s![.., ..b.ncols()]).scaled_add(factor, &product(a, b)),
+        }
+    }
+
     fn add_product_f32(&self, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut sum: ArrayViewMut2<'_, f64>) {
         assert_eq!(
             (a.nrows(), a.ncols(), b.ncols()),

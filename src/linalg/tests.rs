@@ -261,3 +261,30 @@ fn faer_and_lapack_agree() {
         close(&solve(&ours), &solve(&theirs), 1e-10);
     }
 }
+
+#[test]
+fn a_product_is_added_to_the_first_columns_only() {
+    for backend in backends() {
+        let (a, b, start) = (random(7, 40, 11), random(40, 5, 12), random(7, 9, 13));
+        let mut wide = random(7, 20, 14);
+        wide.slice_mut(s![.., ..9]).assign(&start);
+        let mut sum = start.clone();
+        backend.add_product(-2.0, a.view(), b.view(), sum.view_mut());
+        backend.add_product(-2.0, a.view(), b.view(), wide.slice_mut(s![.., ..9]));
+        let mut expected = start;
+        expected.slice_mut(s![.., ..5]).scaled_add(-2.0, &a.dot(&b));
+        close(&sum, &expected, 1e-12);
+        close(&wide.slice(s![.., ..9]).to_owned(), &expected, 1e-12);
+    }
+}
+
+#[test]
+fn a_product_in_single_precision_is_added_in_double() {
+    for backend in backends() {
+        let (a, b) = (random(30, 64, 15).mapv(|x| x as f32), random(64, 700, 16).mapv(|x| x as f32));
+        let mut sum = Array2::from_elem((30, 700), 1e9);
+        backend.add_product_f32(a.view(), b.view(), sum.view_mut());
+        let exact = a.mapv(f64::from).dot(&b.mapv(f64::from));
+        close(&(sum - 1e9), &exact, 1e-5);
+    }
+}

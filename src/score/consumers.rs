@@ -34,11 +34,14 @@ impl Consumers {
 
     /// Weights of a consumer, K×N.
     pub(crate) fn weight(&self, subject: Subject<'_>, consumer: &Consumer) -> Result<Array2<f64>> {
-        let layer = &self.layers[consumer.layer];
+        Ok(self.matrices(subject, &self.layers[consumer.layer])?.swap_remove(consumer.matrix))
+    }
+
+    /// Weights of a layer, K×N for each convolution group.
+    pub(super) fn matrices(&self, subject: Subject<'_>, layer: &Layer) -> Result<Vec<Array2<f64>>> {
         let tensor = subject.graph.value(&layer.weight).and_then(|v| subject.constant(v));
         let tensor = tensor.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;
-        let mut matrices = layer.matrices(tensor)?;
-        Ok(matrices.swap_remove(consumer.matrix))
+        layer.matrices(tensor)
     }
 
     /// Scores every group with consumers by the sum of what `score` gives for its rows, the others by `l2`.

@@ -16,6 +16,7 @@ mod random;
 pub mod surgeon;
 #[cfg(test)]
 mod surgeon_tests;
+mod taps;
 mod taylor;
 
 use crate::error::{Error, Result};

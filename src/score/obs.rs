@@ -2,26 +2,41 @@
 //! 1993, "Second Order Derivatives for Network Pruning"; in blocks and on layers' outputs: Frantar & Alistarh 2022,
 //! "Optimal Brain Compression").
 //!
-//! With `H = C + λI`, λ = 1e-2 · mean diag C, a unit costs `½ tr(W_uᵀ ([H⁻¹]_uu)⁻¹ W_u) / tr(W₀ᵀ C W₀)`, summed over the
-//! consumers of its group: a share of their outputs' variance. Units go greedily, cheapest first, W and H⁻¹ following
-//! each removal; the score is the path's running maximum. A matrix of more than 6144 inputs (a Gram of 300 MB) is
-//! judged by `obd` instead.
+//! With `H = C + λI`, λ a share of mean diag C, a unit costs `½ tr(W_uᵀ ([H⁻¹]_uu)⁻¹ W_u) / tr(W₀ᵀ C W₀)`, summed over the
+//! consumers of its group: a share of their outputs' variance. λ is a hundredth, or a tenth where rows are fewer than ten an
+//! input. Units go greedily, cheapest first, W and H⁻¹ following each removal; the score is the path's running maximum.
+//!
+//! A convolution of more than 1152 inputs is judged on two filtered taps a channel ([`taps`](super::taps)). A matrix of more
+//! than 6144 inputs (a Gram of 300 MB) is judged by `obd` instead.
+
+use std::collections::BTreeSet;
 
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::consumers::{Consumer, Consumers, fallback};
 use super::surgeon::Surgeon;
+use super::taps::{FILTERS, Filtered, Heard};
 use super::{Context, diagonal};
-use crate::calibrate::{Detail, InputStatistics, Layer, Sums, input_statistics};
+use crate::calibrate::{Accumulator, At, Detail, InputStatistics, Layer, Sampler, Sums, pass};
 use crate::error::Result;
 use crate::linalg::default_backend;
+use crate::runtime::Tensor;
 
 /// Widest matrix whose inverse Hessian is formed.
 const WIDEST: usize = 6144;
 
-/// Share of the mean variance that dampens the Hessian.
-const DAMPING: f64 = 1e-2;
+/// Widest convolution that is judged on all its taps.
+const ALL_TAPS: usize = 1152;
+
+/// Rows for each input of a Hessian, and for each input of the layer where these are more.
+const ROWS: (usize, usize) = (10, 5);
+
+/// Shares of the mean variance that dampen the Hessian: of few rows for each input, and of enough.
+const DAMPING: (f64, f64) = (1e-1, 1e-2);
+
+/// Rows for each input that are enough.
+const ENOUGH_ROWS: usize = 10;
 
 /// Bytes of covariances that are held at once; the data is run again for each such portion of the groups.
 const HELD_BYTES: usize = 1 << 30;
@@ -34,11 +49,9 @@ pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     let mut scores = fallback(context, &consumers.of_group)?;
     for portion in portions(&consumers) {
         let used = layers_of(&consumers, &portion);
-        let statistics = statistics(context, &consumers, &used)?;
-        let paths: Vec<Vec<f64>> = portion
-            .par_iter()
-            .map(|&group| path(context, &consumers, group, &used, &statistics))
-            .collect::<Result<_>>()?;
+        let known = known(context, &consumers, &used)?;
+        let paths: Vec<Vec<f64>> =
+            portion.par_iter().map(|&group| path(context, &consumers, group, &used, &known)).collect::<Result<_>>()?;
         for (group, path) in portion.into_iter().zip(paths) {
             scores[group] = path;
         }
@@ -54,7 +67,7 @@ fn portions(consumers: &Consumers) -> Vec<Vec<usize>> {
         if of_group.is_empty() {
             continue;
         }
-        let bytes: usize = of_group.iter().map(|c| square(consumers.layers[c.layer].inputs())).sum();
+        let bytes: usize = of_group.iter().map(|c| square(width(&consumers.layers[c.layer]))).sum();
         if portions.is_empty() || held + bytes > HELD_BYTES {
             portions.push(Vec::new());
             held = 0;
@@ -67,33 +80,97 @@ fn portions(consumers: &Consumers) -> Vec<Vec<usize>> {
     portions
 }
 
-fn square(inputs: usize) -> usize {
-    if inputs > WIDEST { 0 } else { inputs * inputs * size_of::<f64>() }
+fn square(width: usize) -> usize {
+    if width > WIDEST { 0 } else { width * width * size_of::<f64>() }
+}
+
+fn is_filtered(layer: &Layer) -> bool {
+    layer.inputs() > ALL_TAPS && layer.taps > FILTERS
+}
+
+/// Rows of a layer's Hessian.
+fn width(layer: &Layer) -> usize {
+    if is_filtered(layer) { layer.channels * FILTERS } else { layer.inputs() }
 }
 
 fn layers_of(consumers: &Consumers, portion: &[usize]) -> Vec<usize> {
-    let mut used: Vec<usize> = portion.iter().flat_map(|&g| &consumers.of_group[g]).map(|c| c.layer).collect();
-    used.sort_unstable();
-    used.dedup();
-    used
+    let used: BTreeSet<usize> = portion.iter().flat_map(|&g| &consumers.of_group[g]).map(|c| c.layer).collect();
+    used.into_iter().collect()
 }
 
-/// Statistics of the layers `used`, in that order; wide ones without covariance.
-fn statistics(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Result<Vec<InputStatistics>> {
-    let of = |wide: bool, detail: Detail| -> Result<Vec<(usize, InputStatistics)>> {
-        let chosen: Vec<usize> =
-            used.iter().copied().filter(|&i| (consumers.layers[i].inputs() > WIDEST) == wide).collect();
-        if chosen.is_empty() {
-            return Ok(Vec::new());
+/// What is summed up about the inputs of a layer, while data comes.
+enum Reader<'l> {
+    Plain(Accumulator<'l>),
+    Filtered { layer: &'l Layer, sampler: Sampler, groups: Vec<Filtered> },
+}
+
+/// What is known of the inputs of a layer.
+enum Known {
+    Plain(InputStatistics),
+    /// For each convolution group; `None` without a row.
+    Filtered(Vec<Option<Heard>>),
+}
+
+/// Statistics of the layers `used`, in that order.
+fn known(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Result<Vec<Known>> {
+    let data = context.calibration()?;
+    let reader = |&index: &usize| {
+        let layer = &consumers.layers[index];
+        let rows = (width(layer) * ROWS.0).max(layer.inputs() * ROWS.1);
+        let sampler = Sampler::of_rows(layer, rows, data.data.samples(), data.seed);
+        if !is_filtered(layer) {
+            let detail = if width(layer) > WIDEST { Detail::Diagonal } else { Detail::Covariance };
+            return Ok(Reader::Plain(Accumulator::new(layer, sampler, detail)));
         }
-        let layers: Vec<Layer> = chosen.iter().map(|&i| consumers.layers[i].clone()).collect();
-        let statistics = input_statistics(context.subject, context.calibration()?, &layers, detail)?;
-        Ok(chosen.into_iter().zip(statistics).collect())
+        let matrices = consumers.matrices(context.subject, layer)?;
+        let groups =
+            matrices.into_iter().map(|weight| Filtered::new(weight, (layer.taps, FILTERS), &layer.name)).collect();
+        Ok(Reader::Filtered { layer, sampler, groups })
     };
-    let mut all = of(false, Detail::Covariance)?;
-    all.extend(of(true, Detail::Diagonal)?);
-    all.sort_by_key(|(layer, _)| *layer);
-    Ok(all.into_iter().map(|(_, statistics)| statistics).collect())
+    let mut readers: Vec<Reader<'_>> = used.iter().map(reader).collect::<Result<_>>()?;
+    let values = used.iter().map(|&index| &consumers.layers[index].data);
+    pass(context.subject, data, values, |found, at| {
+        readers.par_iter_mut().try_for_each(|reader| {
+            let value = match reader {
+                Reader::Plain(accumulator) => &accumulator.layer().data,
+                Reader::Filtered { layer, .. } => &layer.data,
+            };
+            reader.add(found.get(value)?, at)
+        })
+    })?;
+    readers.into_par_iter().map(Reader::finish).collect()
+}
+
+impl Reader<'_> {
+    fn add(&mut self, data: &Tensor, at: At<'_>) -> Result<()> {
+        let (layer, sampler, groups) = match self {
+            Self::Plain(accumulator) => return accumulator.add(data, at),
+            Self::Filtered { layer, sampler, groups } => (layer, sampler, groups),
+        };
+        let rows = sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
+        let lines = layer.inputs_of(data, &rows)?;
+        groups.par_iter_mut().enumerate().try_for_each(|(number, group)| {
+            let mut done = 0;
+            while done < rows.len() {
+                let next = rows.len().min(done + group.raw().room());
+                lines.write(number * layer.channels, done..next, &mut group.raw().next(next - done));
+                done = next;
+                if group.raw().room() == 0 {
+                    group.flush()?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn finish(self) -> Result<Known> {
+        Ok(match self {
+            Self::Plain(accumulator) => Known::Plain(accumulator.finish()),
+            Self::Filtered { groups, .. } => {
+                Known::Filtered(groups.into_par_iter().map(Filtered::finish).collect::<Result<_>>()?)
+            }
+        })
+    }
 }
 
 /// One consumer on the path: surgery on it, or scores that stay as they are.
@@ -107,36 +184,58 @@ fn path(
     consumers: &Consumers,
     group: usize,
     used: &[usize],
-    statistics: &[InputStatistics],
+    known: &[Known],
 ) -> Result<Vec<f64>> {
     let mut judges = Vec::new();
     for consumer in &consumers.of_group[group] {
         let Ok(position) = used.binary_search(&consumer.layer) else { continue };
-        let weight = consumers.weight(context.subject, consumer)?;
-        let name = &consumers.layers[consumer.layer].name;
-        judges.extend(judge(&statistics[position][consumer.matrix], &weight, consumer, name)?);
+        let layer = &consumers.layers[consumer.layer];
+        judges.extend(match &known[position] {
+            Known::Plain(statistics) => {
+                let weight = consumers.weight(context.subject, consumer)?;
+                judge(&statistics[consumer.matrix], &weight, consumer.units.clone(), &layer.name)?
+            }
+            Known::Filtered(groups) => match &groups[consumer.matrix] {
+                Some(heard) => judge(&heard.sums, &heard.weight, filtered_units(consumer, layer.taps), &layer.name)?,
+                None => None,
+            },
+        });
     }
     Ok(greedy(&mut judges, context.groups[group].size))
 }
 
+/// The rows of each unit among filtered taps: a unit owns whole channels.
+fn filtered_units(consumer: &Consumer, taps: usize) -> Vec<Vec<usize>> {
+    let channels =
+        |rows: &Vec<usize>| rows.iter().step_by(taps.max(1)).map(|row| row / taps.max(1)).collect::<Vec<_>>();
+    let rows = |channel: usize| channel * FILTERS..(channel + 1) * FILTERS;
+    consumer.units.iter().map(|unit| channels(unit).into_iter().flat_map(rows).collect()).collect()
+}
+
 #[allow(clippy::cast_precision_loss)]
-fn judge(statistics: &Sums, weight: &Array2<f64>, consumer: &Consumer, name: &str) -> Result<Option<Judge<'static>>> {
+fn judge(
+    statistics: &Sums,
+    weight: &Array2<f64>,
+    units: Vec<Vec<usize>>,
+    name: &str,
+) -> Result<Option<Judge<'static>>> {
     if statistics.detail() == Detail::Diagonal {
         let shares = diagonal::obd_shares(statistics, weight);
         let cost = |rows: &Vec<usize>| rows.iter().map(|&row| shares[row]).sum();
-        return Ok(Some(Judge::Fixed(consumer.units.iter().map(cost).collect())));
+        return Ok(Some(Judge::Fixed(units.iter().map(cost).collect())));
     }
-    let covariance = statistics.covariance();
+    let mut hessian = statistics.covariance();
     let backend = default_backend();
-    let variance = (&backend.matmul(covariance.view(), weight.view()) * weight).sum();
-    let mean = covariance.diag().sum() / covariance.nrows().max(1) as f64;
+    let variance = (&backend.matmul(hessian.view(), weight.view()) * weight).sum();
+    let inputs = hessian.nrows();
+    let mean = hessian.diag().sum() / inputs.max(1) as f64;
     // A constant input needs no unit: its mean goes into the bias.
     if !(variance > 0.0 && mean > 0.0) {
         return Ok(None);
     }
-    let mut hessian = covariance;
-    hessian.diag_mut().mapv_inplace(|d| d + DAMPING * mean);
-    let surgeon = Surgeon::new(backend, hessian.view(), weight.view(), consumer.units.clone(), name)?;
+    let damping = if statistics.rows() < ENOUGH_ROWS * inputs { DAMPING.0 } else { DAMPING.1 };
+    hessian.diag_mut().mapv_inplace(|d| d + damping * mean);
+    let surgeon = Surgeon::new(backend, hessian.view(), weight.view(), units, name)?;
     Ok(Some(Judge::Surgery { surgeon: Box::new(surgeon), variance }))
 }
 

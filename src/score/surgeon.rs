@@ -12,7 +12,7 @@
 //! Downdates are gathered in panels and applied together, which makes them products of matrices. Both matrices are
 //! symmetric: only what lies on and below the diagonal is kept up to date.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, s};
 
 use crate::error::Result;
 use crate::linalg::{Backend, in_strips};
@@ -146,20 +146,19 @@ impl<'b> Surgeon<'b> {
         if self.filled == 0 {
             return;
         }
-        let filled = self.filled;
-        let panel = |m: &Array2<f64>| m.slice(s![.., ..filled]).to_owned();
+        let panel = |m: &Array2<f64>| m.slice(s![.., ..self.filled]).to_owned();
         let (a, pc, b) = (panel(&self.a), panel(&self.pc), panel(&self.b));
         let backend = self.backend;
-        let update = |target: &mut Array2<f64>, left: &Array2<f64>, right: &Array2<f64>| {
+        let update = |target: &mut Array2<f64>, products: &[(&Array2<f64>, &Array2<f64>)]| {
             in_strips(target, STRIP, |rows, mut strip| {
-                let up_to = right.slice(s![..rows.end, ..]);
-                let mut below = strip.slice_mut(s![.., ..rows.end]);
-                below -= &backend.matmul(left.slice(s![rows, ..]), up_to.t());
+                for (left, right) in products {
+                    let up_to = right.slice(s![..rows.end, ..]);
+                    backend.add_product(-1.0, left.slice(s![rows.clone(), ..]), up_to.t(), strip.view_mut());
+                }
             });
         };
-        update(&mut self.p, &a, &pc);
-        let both = |x: &Array2<f64>, y: &Array2<f64>| ndarray::concatenate![Axis(1), x.view(), y.view()];
-        update(&mut self.t, &both(&a, &b), &both(&b, &a));
+        update(&mut self.p, &[(&a, &pc)]);
+        update(&mut self.t, &[(&a, &b), (&b, &a)]);
         self.filled = 0;
     }
 
@@ -182,23 +181,33 @@ impl<'b> Surgeon<'b> {
     }
 }
 
+/// `P −= A_u P_u:ᵀ` and `T −= A_u B_uᵀ + B_u A_uᵀ` for the rows of one unit.
 fn downdate(block: &mut Block, rows: &[usize], a: &Array2<f64>, pc: &Array2<f64>, b: &Array2<f64>) {
-    if let &[row] = rows {
-        let (a, pc, b) = (a.row(row), pc.row(row), b.row(row));
-        block.p[[0, 0]] -= a.dot(&pc);
-        block.t[[0, 0]] -= 2.0 * a.dot(&b);
-        return;
+    let dot = |x: &Array2<f64>, i: usize, y: &Array2<f64>, j: usize| -> f64 {
+        x.row(i).iter().zip(y.row(j)).map(|(x, y)| x * y).sum()
+    };
+    for (i, &row) in rows.iter().enumerate() {
+        for (j, &column) in rows.iter().enumerate() {
+            block.p[[i, j]] -= dot(a, row, pc, column);
+            block.t[[i, j]] -= dot(a, row, b, column) + dot(b, row, a, column);
+        }
     }
-    let (a, pc, b) = (a.select(Axis(0), rows), pc.select(Axis(0), rows), b.select(Axis(0), rows));
-    block.p -= &a.dot(&pc.t());
-    let cross = a.dot(&b.t());
-    block.t -= &(&cross + &cross.t());
 }
 
 /// `½ tr(P⁻¹ T)` of a block.
 fn saliency(block: &Block) -> f64 {
-    if block.p.nrows() == 1 {
-        return 0.5 * block.t[[0, 0]] / block.p[[0, 0]];
+    let (p, t) = (&block.p, &block.t);
+    match p.nrows() {
+        1 => return 0.5 * t[[0, 0]] / p[[0, 0]],
+        2 => {
+            let determinant = p[[0, 0]] * p[[1, 1]] - p[[0, 1]] * p[[1, 0]];
+            // A pair that is as good as one goes the long way.
+            if determinant > 1e-12 * p[[0, 0]] * p[[1, 1]] {
+                let cross = p[[0, 1]] * t[[1, 0]] + p[[1, 0]] * t[[0, 1]];
+                return 0.5 * (p[[1, 1]] * t[[0, 0]] + p[[0, 0]] * t[[1, 1]] - cross) / determinant;
+            }
+        }
+        _ => {}
     }
     0.5 * (&inverse(&block.p) * &block.t.t()).sum()
 }
@@ -250,13 +259,17 @@ fn subtract_products(
 }
 
 /// Moves the rows and columns `kept` of a lower triangle, which ascend, to its front and forgets the others.
+#[allow(clippy::expect_used)] // the length is the product of the sizes, a line above
 fn keep(m: &mut Array2<f64>, kept: &[usize]) {
+    let (old, new) = (m.ncols(), kept.len());
+    let (mut values, _) = std::mem::take(m).into_raw_vec_and_offset();
     for (i, &row) in kept.iter().enumerate() {
         for (j, &column) in kept[..=i].iter().enumerate() {
-            m[[i, j]] = m[[row, column]];
+            values[i * new + j] = values[row * old + column];
         }
     }
-    m.slice_collapse(s![..kept.len(), ..kept.len()]);
+    values.truncate(new * new);
+    *m = Array2::from_shape_vec((new, new), values).expect("values holds the square");
 }
 
 fn rowwise(m: Array2<f64>) -> Array2<f64> {
