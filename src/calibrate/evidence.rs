@@ -13,7 +13,7 @@ use crate::linalg::{Backend, Ridge, default_backend, strength};
 #[derive(Debug, Clone)]
 pub enum Evidence {
     /// Sums over rows, products included.
-    Sums(Sums),
+    Sums(Box<Sums>),
     /// The rows themselves, where they are fewer than inputs: x (n×K), y (n×N).
     Rows(Array2<f64>, Array2<f64>),
 }
@@ -24,8 +24,13 @@ impl Evidence {
         if rows < inputs {
             Self::Rows(Array2::zeros((0, inputs)), Array2::zeros((0, outputs)))
         } else {
-            Self::Sums(Sums::new(inputs, outputs, Detail::Covariance))
+            Self::sums(inputs, outputs, Detail::Covariance)
         }
+    }
+
+    /// Sums over no rows yet of `inputs` and `outputs` values.
+    pub(crate) fn sums(inputs: usize, outputs: usize, detail: Detail) -> Self {
+        Self::Sums(Box::new(Sums::new(inputs, outputs, detail)))
     }
 
     /// Number of rows.
@@ -136,7 +141,7 @@ impl Evidence {
             (Self::Rows(x, y), Self::Sums(other)) => {
                 let mut sums = Sums::of(backend, x.view(), y.view());
                 sums.merge(other);
-                *self = Self::Sums(sums);
+                *self = Self::Sums(Box::new(sums));
             }
         }
     }
@@ -179,7 +184,7 @@ impl Evidence {
     /// The same as sums.
     pub(crate) fn into_sums(self, backend: &dyn Backend) -> Sums {
         match self {
-            Self::Sums(sums) => sums,
+            Self::Sums(sums) => *sums,
             Self::Rows(x, y) => Sums::of(backend, x.view(), y.view()),
         }
     }
@@ -226,7 +231,7 @@ impl Gather {
     pub(crate) fn finish(mut self) -> Evidence {
         self.flush();
         match self.evidence {
-            Evidence::Sums(sums) => Evidence::Sums(sums.finish()),
+            Evidence::Sums(sums) => Evidence::Sums(Box::new(sums.finish())),
             rows @ Evidence::Rows(..) => rows,
         }
     }

@@ -26,7 +26,7 @@ pub(crate) struct Accumulator<'l> {
 impl<'l> Accumulator<'l> {
     pub(crate) fn new(layer: &'l Layer, sampler: Sampler, detail: Detail) -> Self {
         let k = layer.inputs();
-        let sums = |_| Gather::new(k, 0, Evidence::Sums(Sums::new(k, 0, detail)));
+        let sums = |_| Gather::new(k, 0, Evidence::sums(k, 0, detail));
         Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
     }
 

@@ -13,7 +13,7 @@ use super::inputs::{MOST_INPUTS, layer};
 use super::rewrite::split_layers;
 use crate::analysis::Subject;
 use crate::calibrate::stages::{Part, Stages};
-use crate::calibrate::{Calibration, Detail, Evidence, Gather, Layer, Pair, Sampler, Sums, Visit, Wanted};
+use crate::calibrate::{Calibration, Detail, Evidence, Gather, Layer, Pair, Sampler, Visit, Wanted};
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
@@ -108,7 +108,7 @@ fn collect(
 impl<'l> Collector<'l> {
     fn new(layer: &'l Layer, data: Calibration<'_>) -> Self {
         let k = layer.inputs();
-        let sums = |_| Gather::new(k, k, Evidence::Sums(Sums::new(k, k, Detail::Covariance)));
+        let sums = |_| Gather::new(k, k, Evidence::sums(k, k, Detail::Covariance));
         let sampler = Sampler::new(layer, data.data.samples(), data.seed);
         Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
     }

@@ -11,7 +11,7 @@ use super::stages::stages;
 use super::write::{may_be_replaced, put_vector, vector};
 use crate::analysis::Subject;
 use crate::axes::Selection;
-use crate::calibrate::{Calibration, Detail, Evidence, Gather, Pair, Sums, Visit, Wanted, floats};
+use crate::calibrate::{Calibration, Detail, Evidence, Gather, Pair, Visit, Wanted, floats};
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
@@ -93,7 +93,7 @@ impl Norm {
         else {
             return Ok(None);
         };
-        let gather = || Gather::new(1, 1, Evidence::Sums(Sums::new(1, 1, Detail::Covariance)));
+        let gather = || Gather::new(1, 1, Evidence::sums(1, 1, Detail::Covariance));
         let channels = kept.iter().map(|_| Channel { train: gather(), held_out: gather() }).collect();
         Ok(Some(Self {
             name: subject.graph.node(id).name.clone(),
