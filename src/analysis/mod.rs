@@ -1,5 +1,6 @@
 //! Everything that is known about a model before anything is decided.
 
+pub mod attention;
 mod subject;
 
 use std::borrow::Cow;

@@ -1,12 +1,12 @@
 //! A model and what it has become, run over the same data stage by stage.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::data::Batch;
 use super::{Calibration, Padding, samples_of};
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{Activations, Held, Stream, in_turn, run_both};
+use crate::runtime::{Activations, Held, NamedTensor, Stream, in_turn, run_both};
 
 /// Two models on their way through the data; each stage starts where the last one ended.
 #[derive(Debug)]
@@ -96,5 +96,36 @@ impl<'d> Pair<'d> {
         })?;
         held.advance([(&mut self.original, &sources), (&mut self.changed, &images)]);
         Ok(())
+    }
+    /// Runs the original, up to `wanted`, on what the changed model has in place of some of its values: `values` gives each by
+    /// its name in the original and in the changed model. Where the models are on their way does not change.
+    ///
+    /// # Errors
+    /// As [`stage`](Self::stage).
+    pub(crate) fn original_on_changed(
+        &self,
+        (original, wanted): (&ModelProto, &[String]),
+        (changed, values): (&ModelProto, &BTreeMap<String, String>),
+        mut visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
+    ) -> Result<()> {
+        let total = self.data.data.samples();
+        let Some(batch) = self.data.data.batches(self.data.batch).next() else { return Ok(()) };
+        let names: Vec<String> = values.values().cloned().collect();
+        let image = self.changed.rest(changed, &names)?;
+        let feed = |index: usize, batch: &Batch| -> Result<Vec<NamedTensor>> {
+            let found = self.changed.run(&image, index, &batch.inputs)?;
+            values.iter().map(|(original, changed)| Ok((original.clone(), found.get(changed)?.clone()))).collect()
+        };
+        let source = self.original.rest_from(original, wanted, &feed(0, &batch?)?)?;
+        let run =
+            |index: usize, batch: &Batch| self.original.run_from(&source, index, &batch.inputs, &feed(index, batch)?);
+        let mut first = 0;
+        in_turn(self.data.data.batches(self.data.batch), run, |batch, found| {
+            let samples = samples_of(&batch.inputs);
+            let padding = Padding::of(&batch.inputs);
+            visit(&found, At { samples, first, total, padding: padding.as_ref() })?;
+            first += samples;
+            Ok(())
+        })
     }
 }

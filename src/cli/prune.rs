@@ -45,8 +45,8 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "normal")]
     effort: TypedEffort,
     /// Which factor of a merged axis is removed: whole heads, indices inside every head, or both (also channels inside
-    /// groups of a convolution and whole groups)
-    #[arg(long, value_enum, default_value = "heads")]
+    /// groups of a convolution and whole groups); auto: dimensions of heads, where samples put them in order, else heads
+    #[arg(long, value_enum, default_value = "auto")]
     unit: TypedUnit,
     /// Fewest units that stay in a group
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -94,6 +94,7 @@ enum TypedEffort {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum TypedUnit {
+    Auto,
     Heads,
     Dims,
     Both,
@@ -132,6 +133,7 @@ impl Args {
 
     fn options(&self) -> Result<PruneOptions> {
         let units = match self.unit {
+            TypedUnit::Auto => Units::Auto,
             TypedUnit::Heads => Units::Heads,
             TypedUnit::Dims => Units::Dims,
             TypedUnit::Both => Units::Both,

@@ -51,6 +51,9 @@ pub struct PlannedGroup {
     /// Share of the indices that goes; the least important ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
+    /// Whether the indices are dimensions of heads in the basis that the data gives them, the most important first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebased: bool,
 }
 
 impl Plan {
@@ -59,7 +62,8 @@ impl Plan {
         let planned = groups.iter().filter_map(|group| {
             let flags = selection.flags(group.factor)?;
             let kept = flags.iter().enumerate().filter_map(|(i, &keep)| keep.then_some(i)).collect();
-            Some(PlannedGroup { name: group.name.clone(), size: Some(group.size), kept: Some(kept), ratio: None })
+            let size = Some(group.size);
+            Some(PlannedGroup { name: group.name.clone(), size, kept: Some(kept), ratio: None, rebased: false })
         });
         Self { version: VERSION, groups: planned.collect(), ranks: BTreeMap::new(), ..Self::empty() }
     }
@@ -74,6 +78,13 @@ impl Plan {
             thaw: Vec::new(),
             allow_shifts: false,
         }
+    }
+
+    /// The same plan, with the groups that `is_rebased` counted in new bases of heads.
+    #[must_use]
+    pub fn rebased(mut self, is_rebased: impl Fn(&str) -> bool) -> Self {
+        self.groups.iter_mut().for_each(|group| group.rebased = is_rebased(&group.name));
+        self
     }
 
     /// A plan of ranks alone.

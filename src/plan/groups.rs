@@ -95,8 +95,10 @@ impl Group {
 /// Which factor of a merged axis `(heads dims)` is pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Units {
-    /// Whole heads.
+    /// Dimensions, where the basis of all heads that share them puts them in order; else whole heads.
     #[default]
+    Auto,
+    /// Whole heads.
     Heads,
     /// Indices inside each head.
     Dims,
@@ -114,6 +116,8 @@ pub struct Filter {
     pub allow_shifts: bool,
     /// Units that stay are a multiple of this.
     align: usize,
+    /// Widths of heads whose dimensions are in order of what they do.
+    ordered: BTreeSet<FactorId>,
 }
 
 impl Filter {
@@ -122,12 +126,18 @@ impl Filter {
     /// # Errors
     /// If a pattern is malformed.
     pub fn new(include: &[String], exclude: &[String], units: Units, allow_shifts: bool) -> Result<Self> {
-        Ok(Self { patterns: Patterns::new(include, exclude)?, units, allow_shifts, align: 1 })
+        let patterns = Patterns::new(include, exclude)?;
+        Ok(Self { patterns, units, allow_shifts, align: 1, ordered: BTreeSet::new() })
     }
 
     /// The same filter for groups of which multiples of `align` stay.
     pub fn aligned(self, align: usize) -> Self {
         Self { align, ..self }
+    }
+
+    /// The same filter for heads whose dimensions are in order of what they do, if their width is one of these.
+    pub fn ordered(self, widths: BTreeSet<FactorId>) -> Self {
+        Self { ordered: widths, ..self }
     }
 
     fn verdict(&self, group: &Group) -> Option<String> {
@@ -323,13 +333,15 @@ impl<'a> Survey<'a> {
         }
         let mut products = Vec::new();
         self.axes.iter().for_each(|(_, expr)| products_in(expr, &mut products));
+        let ordered = self.ordered(&products, filter);
         products.retain(|pair| pair.iter().all(|factor| open.contains_key(factor)));
         let mut candidates: Vec<&Group> = products.iter().flatten().filter_map(|f| open.get(f).copied()).collect();
         let merged = |group: &Group| -> Vec<&Group> {
             let others = products.iter().filter(|pair| pair.contains(&group.factor)).flatten();
             others.filter(|&&other| other != group.factor).filter_map(|other| open.get(other).copied()).collect()
         };
-        candidates.sort_by_cached_key(|group| preference(group, &merged(group), filter.units));
+        let units = |group: &Group| if ordered.contains(&group.factor) { Units::Dims } else { filter.units };
+        candidates.sort_by_cached_key(|group| preference(group, &merged(group), units(group)));
         let mut chosen = BTreeSet::new();
         for group in candidates {
             match merged(group).into_iter().find(|other| chosen.contains(&other.factor)) {
@@ -344,13 +356,35 @@ impl<'a> Survey<'a> {
     }
 }
 
+impl Survey<'_> {
+    /// Head widths, and heads, that lose dimensions by default: of heads of which all widths are in order.
+    fn ordered(&self, products: &[[FactorId; 2]], filter: &Filter) -> BTreeSet<FactorId> {
+        let is_heads = |factor: &FactorId| self.kinds.get(factor) == Some(&Kind::Heads);
+        let heads: BTreeSet<FactorId> = products.iter().flatten().copied().filter(is_heads).collect();
+        let others = |heads: FactorId| {
+            let pairs = products.iter().filter(move |pair| pair.contains(&heads)).flatten();
+            pairs.copied().filter(move |&other| other != heads)
+        };
+        let mut ordered = BTreeSet::new();
+        for heads in heads.into_iter().filter(|_| filter.units == Units::Auto) {
+            let is_width = |factor: &FactorId| self.kinds.get(factor) == Some(&Kind::HeadDims);
+            let widths: Vec<FactorId> = others(heads).filter(is_width).collect();
+            if !widths.is_empty() && widths.iter().all(|width| filter.ordered.contains(width)) {
+                ordered.extend(widths);
+                ordered.insert(heads);
+            }
+        }
+        ordered
+    }
+}
+
 /// Which factor of a merged axis is pruned, the smallest number first: heads before their dims, channels inside convolution
 /// groups before the groups, unless half of these takes far more. Among equals it is the outermost one.
 fn preference(group: &Group, merged: &[&Group], units: Units) -> u8 {
     let gain = |group: &Group| group.controls.params / group.size.max(1) as u64 * (group.size / 2) as u64;
     let is_minor = merged.iter().any(|other| other.kind == Kind::ConvGroups && gain(other) > 2 * gain(group));
     match (group.kind, units) {
-        (Kind::Heads, Units::Heads) | (Kind::HeadDims, Units::Dims) => 0,
+        (Kind::Heads, Units::Heads | Units::Auto) | (Kind::HeadDims, Units::Dims) => 0,
         (Kind::ConvGroups, _) => 3,
         (Kind::HeadDims, _) | (Kind::Heads, Units::Dims) => 2,
         _ if is_minor => 4,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{Array1, Array2};
 
-use super::attention::Block;
+use super::attention::{Block, Blocks};
 use super::skip::{Skip, skip};
 use super::stages::Order;
 use super::write::{self, BiasPlace};
@@ -28,6 +28,8 @@ pub(super) struct Member {
     skips: Option<(Skip, Skip)>,
     /// The attention before it, if that lost heads or their dimensions.
     pub(super) block: Option<Block>,
+    /// The basis that its results are in, if it is not the original's.
+    pub(super) basis: Option<Blocks>,
 }
 
 /// Rows of what a member should make, for the channels of all its groups.
@@ -64,7 +66,7 @@ impl Member {
         let weights = pruned.matrices(tensor)?;
         let (place, bias) = write::bias(model, &pruned, kept.len())?;
         let skips = skips(subject, (graph, &pruned, kept.len()), (layer, width), when)?;
-        Ok(Ok(Self { original: layer.clone(), pruned, kept, weights, bias, place, skips, block: None }))
+        Ok(Ok(Self { original: layer.clone(), pruned, kept, weights, bias, place, skips, block: None, basis: None }))
     }
 
     /// Looks for attention before the layer, if it lost inputs.
@@ -138,6 +140,12 @@ impl Member {
     ) {
         let outputs = self.outputs(matrix);
         targets.result.write_channels(&self.kept[outputs.clone()], rows.clone(), into);
+        for (column, &channel) in self.kept[outputs.clone()].iter().enumerate() {
+            let Some(parts) = self.basis.as_ref().and_then(|basis| basis.of_channel(channel)) else { continue };
+            let column = into.column(column);
+            column.fill(0.0);
+            parts.for_each(|(channel, factor)| targets.result.add(channel, rows.clone(), factor, column));
+        }
         let Some((was, is, skip)) = &targets.skip else { return };
         // What the other branch of the sum lost; see `skip`.
         for (column, output) in outputs.enumerate() {

@@ -28,12 +28,14 @@ use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::report::RepairReport;
 
+pub use attention::Bases;
 #[cfg(feature = "cli")]
 pub(crate) use method::METHODS;
 pub use method::Method;
 
 /// `pruned`, which is `subject` with only `selection` kept, repaired so that its layers' results are those of `subject`
-/// again, as well as their inputs allow. One report for each layer that was looked at.
+/// again, as well as their inputs allow. Heads of which dimensions are gone are in the new `bases` already. One report for each
+/// layer that was looked at.
 ///
 /// # Errors
 /// If reading the data, running a model or writing a weight fails.
@@ -42,12 +44,14 @@ pub fn repair(
     selection: &Selection,
     pruned: ModelProto,
     data: Calibration<'_>,
-    method: Method,
+    (method, bases): (Method, &Bases),
 ) -> Result<(ModelProto, Vec<RepairReport>)> {
     let mut model = pruned;
     let reports = match method {
         Method::None => Vec::new(),
-        Method::Bias | Method::Lstsq => reconstruct::reconstruct(subject, selection, &mut model, data, method)?,
+        Method::Bias | Method::Lstsq => {
+            reconstruct::reconstruct(subject, selection, &mut model, data, (method, bases))?
+        }
         Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, data)?,
     };
     Ok((model, reports))

@@ -4,7 +4,7 @@ use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
 use super::Method;
-use super::attention::Gathered;
+use super::attention::{Bases, Gathered};
 use super::member::Member;
 use super::reader::{Reader, Solved};
 use super::stages::stages;
@@ -29,8 +29,9 @@ pub(super) fn reconstruct(
     selection: &Selection,
     model: &mut ModelProto,
     data: Calibration<'_>,
-    method: Method,
+    (method, bases): (Method, &Bases),
 ) -> Result<Vec<RepairReport>> {
+    let mut bases = bases.clone();
     let all = layers(subject)?;
     let nodes: Vec<NodeId> = all.iter().map(|layer| layer.node).collect();
     let mut models = Pair::new(data);
@@ -41,10 +42,14 @@ pub(super) fn reconstruct(
         unread.filter_map(|&node| Some(left_alone(&subject.graph.node(node).name, why_unread(subject, node)?))),
     );
     for (number, stage) in order.stages.iter().enumerate() {
+        bases.renew(subject, (selection, stage), model, (data, &models))?;
         let mut members = Vec::new();
         for layer in all.iter().filter(|layer| stage.contains(&layer.node)) {
             match Member::new(subject, selection, model, layer, (&order, number))? {
-                Ok(member) => members.push(member),
+                Ok(mut member) => {
+                    member.basis = bases.of_results(layer.node, selection);
+                    members.push(member);
+                }
                 Err(why) => reports.push(left_alone(&layer.name, why)),
             }
         }
@@ -53,7 +58,9 @@ pub(super) fn reconstruct(
         }
         if method == Method::Lstsq {
             let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-            members.iter_mut().try_for_each(|member| member.find_attention(graph, &all))?;
+            // What reads heads in a new basis is fitted as any other layer.
+            let is_other = |member: &&mut Member| !bases.has_inputs(member.original.node, selection);
+            members.iter_mut().filter(is_other).try_for_each(|member| member.find_attention(graph, &all))?;
         }
         let gathering = collect(subject, model, data, &members, &mut models)?;
         let solved: Vec<_> =

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Method, repair};
+use super::{Bases, Method, repair};
 use crate::analysis::Analysis;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
@@ -28,7 +28,8 @@ fn repaired(name: &str, method: Method) -> (Vec<RepairReport>, crate::onnx::prot
     let request = Request { quota: Quota::Ratio(0.5), scope: Scope::Layer, min_keep: 1 };
     let selection = select(&scored, &cost, &request).unwrap();
     let pruned = rewrite::prune(subject, &selection).unwrap();
-    let (model, reports) = repair(subject, &selection, pruned, Calibration::new(&data, 1), method).unwrap();
+    let (model, reports) =
+        repair(subject, &selection, pruned, Calibration::new(&data, 1), (method, &Bases::default())).unwrap();
     (reports, model)
 }
 

@@ -78,7 +78,7 @@ impl Stream {
         let mut outputs: BTreeSet<String> = wanted.iter().cloned().collect();
         outputs.extend(frontier.iter().cloned());
         let outputs: Vec<String> = outputs.into_iter().collect();
-        let runnable = if outputs.is_empty() { None } else { Some(self.runnable(&view, &outputs)?) };
+        let runnable = if outputs.is_empty() { None } else { Some(self.runnable(&view, &outputs, &[])?) };
         Ok(Segment { runnable, frontier })
     }
 
@@ -87,14 +87,23 @@ impl Stream {
     /// # Errors
     /// As [`segment`](Self::segment).
     pub fn rest(&self, model: &ModelProto, wanted: &[String]) -> Result<Segment> {
+        self.rest_from(model, wanted, &[])
+    }
+
+    /// As [`rest`](Self::rest), with values `fed` in place of computed; they show the types.
+    ///
+    /// # Errors
+    /// As [`segment`](Self::segment).
+    pub fn rest_from(&self, model: &ModelProto, wanted: &[String], fed: &[NamedTensor]) -> Result<Segment> {
         let model = &*nested(model);
-        let runnable = Some(self.runnable(&View::of(model)?, wanted)?);
+        let runnable = Some(self.runnable(&View::of(model)?, wanted, fed)?);
         Ok(Segment { runnable, frontier: Vec::new() })
     }
 
-    fn runnable(&self, view: &View<'_>, outputs: &[String]) -> Result<Runnable> {
+    fn runnable(&self, view: &View<'_>, outputs: &[String], fed: &[NamedTensor]) -> Result<Runnable> {
         let graph = &view.graph;
-        let is_held = |value: ValueId| self.checkpoint.names.contains(&graph.at(value).name);
+        let is_known = |name: &str| self.checkpoint.names.contains(name) || is_among(name, fed);
+        let is_held = |value: ValueId| is_known(&graph.at(value).name);
         let part = graph.ancestry(outputs.iter().filter_map(|name| graph.value(name)), is_held);
         let is_used = |name: &str| graph.value(name).is_some_and(|value| part.values.contains(&value));
         // What a node of the segment makes anew, next to something else that is not held, is not fed.
@@ -102,10 +111,10 @@ impl Stream {
             let maker = graph.value(name).and_then(|value| graph.producer(value));
             maker.is_some_and(|node| part.nodes.contains(&node))
         };
-        let held = self.checkpoint.batches.first().into_iter().flatten();
+        let held = self.checkpoint.of(0).iter().filter(|(name, _)| !is_among(name, fed)).chain(fed);
         let held = held.filter(|(name, _)| is_used(name) && !is_made(name));
         let mut inputs = held.map(|(name, tensor)| input(name, tensor)).collect::<Result<Vec<_>>>()?;
-        let is_fed = |input: &&ValueInfoProto| is_used(input.name()) && !self.checkpoint.names.contains(input.name());
+        let is_fed = |input: &&ValueInfoProto| is_used(input.name()) && !is_known(input.name());
         inputs.extend(view.proto.input.iter().filter(is_fed).cloned());
         let segment = view.extract(&part, inputs, Vec::new());
         Runnable::new(&segment, &RunOptions::with_taps(outputs.iter().cloned()))
@@ -131,8 +140,24 @@ impl Stream {
     /// # Errors
     /// If tract fails.
     pub fn run(&self, segment: &Segment, batch: usize, inputs: &[NamedTensor]) -> Result<Activations> {
-        let mut feed = self.checkpoint.of(batch).to_vec();
-        feed.extend(inputs.iter().filter(|(name, _)| !self.checkpoint.names.contains(name)).cloned());
+        self.run_from(segment, batch, inputs, &[])
+    }
+
+    /// Runs a segment of [`rest_from`](Self::rest_from).
+    ///
+    /// # Errors
+    /// If tract fails.
+    pub fn run_from(
+        &self,
+        segment: &Segment,
+        batch: usize,
+        inputs: &[NamedTensor],
+        fed: &[NamedTensor],
+    ) -> Result<Activations> {
+        let held = self.checkpoint.of(batch).iter().filter(|(name, _)| !is_among(name, fed));
+        let mut feed: Vec<NamedTensor> = held.chain(fed).cloned().collect();
+        let is_known = |name: &str| self.checkpoint.names.contains(name) || is_among(name, fed);
+        feed.extend(inputs.iter().filter(|(name, _)| !is_known(name)).cloned());
         let outputs = match &segment.runnable {
             Some(runnable) => runnable.run(&feed).map_err(of_samples)?,
             None => Vec::new(),
@@ -152,6 +177,10 @@ impl Stream {
     fn advance(&mut self, segment: &Segment, batches: Vec<Vec<NamedTensor>>) {
         self.checkpoint = Checkpoint { names: segment.frontier.iter().cloned().collect(), batches };
     }
+}
+
+fn is_among(name: &str, tensors: &[NamedTensor]) -> bool {
+    tensors.iter().any(|(other, _)| other == name)
 }
 
 /// A model that runs, but not on these samples: token numbers beyond a table, for instance.

@@ -31,7 +31,7 @@ fn prune(name: &str, folder: &Folder, data: &Path) -> Run {
 fn attention_that_lost_heads_is_fitted_whole() {
     let folder = Folder::new();
     let run = prune("digits_vit.onnx", &folder, &fixture("calib.npz"));
-    let report = report(run.args("--ratio 0.5 --eval").arg(fixture("eval.npz")), &folder);
+    let report = report(run.args("--ratio 0.5 --unit heads --eval").arg(fixture("eval.npz")), &folder);
     let layers = report.calibration.unwrap().layers;
     let blocks: Vec<_> = layers.iter().filter(|layer| !layer.with.is_empty()).collect();
     assert_eq!(blocks.len(), 2, "{layers:?}");
@@ -42,6 +42,39 @@ fn attention_that_lost_heads_is_fitted_whole() {
     }
     let accuracy = report.verify.accuracy;
     assert!(accuracy.after.unwrap() > accuracy.before.unwrap() - 0.025, "{accuracy:?}");
+}
+
+/// Half of all dimensions of heads, ordered by a change of basis, and half of all neurons.
+#[test]
+fn dimensions_go_from_all_heads_at_next_to_no_cost() {
+    let folder = Folder::new();
+    let run = prune("digits_vit.onnx", &folder, &fixture("calib.npz"));
+    let report = report(run.args("--ratio 0.5 --eval").arg(fixture("eval.npz")), &folder);
+    for group in &report.groups {
+        match group.axis.as_str() {
+            "heads" => assert_eq!((group.kept, group.size), (4, 4), "{group:?}"),
+            "head dims" => assert_eq!((group.kept, group.size), (8, 16), "{group:?}"),
+            _ => {}
+        }
+    }
+    assert!(report.calibration.unwrap().layers.iter().all(|layer| layer.with.is_empty()));
+    let accuracy = report.verify.accuracy;
+    assert!(accuracy.after.unwrap() > accuracy.before.unwrap() - 0.006, "{accuracy:?}");
+    assert!(report.verify.exact_max_rel.unwrap() <= 1e-4, "{:?}", report.verify);
+}
+
+/// A plan counts dimensions in the basis that the samples gave: with the same samples it gives the same file, without them none.
+#[test]
+fn a_plan_of_dimensions_needs_the_samples_that_ordered_them() {
+    let folder = Folder::new();
+    let (plan, first, second) = (folder.at("plan.json"), folder.at("first.onnx"), folder.at("second.onnx"));
+    let vit = fixture("digits_vit.onnx");
+    let run = |out: &Path| Run::prune(&vit, out).args("--force --quiet --data").arg(fixture("calib.npz"));
+    run(&first).args("--ratio 0.5 --plan-out").arg(&plan).exits(0);
+    run(&second).arg("--plan").arg(&plan).env("RAYON_NUM_THREADS", "1").exits(0);
+    assert!(std::fs::read(&first).unwrap() == std::fs::read(&second).unwrap());
+    Run::prune(&vit, &second).args("--force --plan").arg(&plan).exits(2).complains(&["basis", "--data"]);
+    Run::new("verify").arg(&vit).arg(&first).arg("--plan").arg(&plan).exits(0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Structured pruning, from a model to a pruned one.
 
 mod checkpoint;
+mod heads;
 mod pricing;
 mod rounds;
 mod search;

@@ -79,15 +79,17 @@ impl Job<'_, '_> {
         let mut reports = Vec::new();
         let mut before: Option<(Model, Selection, f64)> = None;
         for round in 1..=rounds {
-            let next = before.as_ref().map(|(model, ..)| Survey::new(model, self.options)).transpose()?;
+            let next = before.as_ref().map(|(model, ..)| Survey::new(model, self.options, self.data)).transpose()?;
             let survey = next.as_ref().unwrap_or(self.survey);
             let choice = survey.choose(self.options, &self.request(round, rounds), self.judges())?;
             let selection = match &before {
                 Some((_, done, _)) => compose(&self.survey.groups, done, &survey.groups, &choice.selection)?,
                 None => choice.selection,
             };
-            let rewritten = rewrite::prune(subject, &selection)?;
-            let (rewritten, _) = repair(subject, &selection, rewritten, pricing.fitted(), self.method)?;
+            let bases = &self.survey.bases;
+            let mut rewritten = rewrite::prune(subject, &selection)?;
+            bases.write(subject, &selection, &mut rewritten)?;
+            let (rewritten, _) = repair(subject, &selection, rewritten, pricing.fitted(), (self.method, bases))?;
             let loss = pricing.distance(&rewritten)?;
             let already = before.as_ref().map_or(0.0, |(.., loss)| *loss);
             reports.extend(choice.pricing.into_iter().map(|report| PricingReport {

@@ -3,6 +3,7 @@
 use super::steps::{Job, Samples, pricing};
 use super::survey::Survey;
 use super::{PruneOptions, Pruned, Target};
+use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::clock::Clock;
@@ -41,8 +42,8 @@ pub(super) fn search<'m>(
     let (calibration, held_out) = split(data)?;
     let original = Runnable::new(&model.proto, &RunOptions::default())?;
     // Scores and prices are measured once; budgets are tried on them.
-    let survey = Survey::new(model, options)?;
     let fitted = to_fit(&calibration, options.retrain.is_some());
+    let survey = Survey::new(model, options, Some(Calibration::new(&fitted, options.setting.seed)))?;
     let samples = Samples { all: Some(&calibration), fitted: Some(&fitted) };
     let pricing = pricing(model, options, samples, &survey);
     let mut trials: Vec<TrialReport> = Vec::new();

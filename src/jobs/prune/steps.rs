@@ -1,9 +1,11 @@
 //! The job: choose, rewrite, repair, train; in one step or in several.
 
+use std::collections::BTreeSet;
+
 use super::checkpoint::{Checkpoints, Finished};
 use super::pricing::Pricing;
 use super::survey::{Judges, Survey};
-use super::{PruneOptions, Pruned, Target};
+use super::{PruneOptions, Pruned, Target, heads};
 use crate::analysis::Subject;
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
@@ -14,7 +16,7 @@ use crate::jobs::setting::{calibration_report, to_fit};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{CostModel, Group, Plan, Quota, Remaining, Request, Scope};
-use crate::repair::{Method, repair};
+use crate::repair::{Bases, Method, repair};
 use crate::report::{CalibrationReport, PricingReport, RepairReport, Report, TuningReport};
 use crate::rewrite;
 use crate::score::Criterion;
@@ -31,10 +33,11 @@ use crate::train::{self, Guidance};
 pub(super) fn prune<'m>(model: &'m Model, options: &PruneOptions, data: Option<&Dataset>) -> Result<Pruned<'m>> {
     let mut clock = Clock::start(&options.setting.progress);
     options.setting.progress.enter("analysing")?;
-    let survey = Survey::new(model, options)?;
-    clock.lap("analyse")?;
     // What training is judged on, scores and repair must not see.
     let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
+    let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
+    let survey = Survey::new(model, options, calibration)?;
+    clock.lap("analyse")?;
     let samples = Samples { all: data, fitted: fitted.as_ref() };
     let pricing = pricing(model, options, samples, &survey);
     let job = Job::new(model, options, samples, (&survey, &pricing))?;
@@ -99,7 +102,7 @@ pub(super) struct Job<'j, 'm> {
     /// What training learns from and is judged on.
     samples: Option<&'j Dataset>,
     /// What is scored and repaired on.
-    data: Option<Calibration<'j>>,
+    pub(super) data: Option<Calibration<'j>>,
     pub(super) survey: &'j Survey<'m>,
     /// What a shared budget goes by, or why there is no such thing.
     pub(super) pricing: &'j std::result::Result<Pricing, String>,
@@ -171,10 +174,15 @@ impl<'j, 'm> Job<'j, 'm> {
         report.model.after.bytes = done.model.file_bytes();
         report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
         report.notes.extend(shift_note(&survey.groups, &done.selection));
+        report.notes.extend(heads::notes(&survey.bases));
         report.training = done.training;
         report.pricing = done.pricing;
         report.notes.extend(done.notes);
-        let is_adjusted = options.retrain.is_some() || done.repaired.iter().any(|layer| layer.reason.is_none());
+        let is_rebased = |group: &&Group| survey.bases.is_written(group.factor, &done.selection);
+        let rebased: BTreeSet<&str> =
+            survey.groups.iter().filter(is_rebased).map(|group| group.name.as_str()).collect();
+        let is_repaired = done.repaired.iter().any(|layer| layer.reason.is_none());
+        let is_adjusted = options.retrain.is_some() || is_repaired || !rebased.is_empty();
         let uses_data = self.criterion.needs_data || self.method != Method::None || options.retrain.is_some();
         report.calibration = self.data.filter(|_| uses_data).map(|calibration| {
             report.notes.extend(calibration.data.warnings().iter().cloned());
@@ -186,7 +194,7 @@ impl<'j, 'm> Job<'j, 'm> {
             adjusted: is_adjusted,
             thaw: options.thaw.clone(),
             allow_shifts,
-            ..Plan::of(&survey.groups, &done.selection)
+            ..Plan::of(&survey.groups, &done.selection).rebased(|name| rebased.contains(name))
         };
         Finish { selection: done.selection, plan, model: done.model, report }
     }
@@ -221,7 +229,7 @@ impl<'j, 'm> Job<'j, 'm> {
     fn step(&self, before: Option<Done>, step: usize, clock: &mut Clock) -> Result<Done> {
         let progress = self.options.setting.progress.within(format!("step {step} of {}", self.steps));
         progress.say("scoring");
-        let next = before.as_ref().map(|done| Survey::new(&done.model, self.options)).transpose()?;
+        let next = before.as_ref().map(|done| Survey::new(&done.model, self.options, self.data)).transpose()?;
         let (choice, selection) = match (&next, &before) {
             (Some(next), Some(done)) => {
                 let choice = next.choose(self.options, &self.request(step, self.steps), self.judges())?;
@@ -246,14 +254,16 @@ impl<'j, 'm> Job<'j, 'm> {
                 "nothing would be removed: every group keeps all its units at this target; ask for more, or lower `min_keep` and `align`",
             ));
         }
-        let (subject, kept) = match (&next, &self.options.retrain) {
-            (Some(next), Some(_)) => (next.analysis.subject(), &chosen),
-            _ => (self.survey.analysis.subject(), &selection),
+        let (survey, kept) = match (&next, &self.options.retrain) {
+            (Some(next), Some(_)) => (next, &chosen),
+            _ => (self.survey, &selection),
         };
-        let rewritten = rewrite::prune(subject, kept)?;
+        let subject = survey.analysis.subject();
+        let mut rewritten = rewrite::prune(subject, kept)?;
+        survey.bases.write(subject, kept, &mut rewritten)?;
         clock.lap("rewrite")?;
         progress.say("repairing");
-        let (mut rewritten, repaired) = self.repaired(subject, kept, rewritten)?;
+        let (mut rewritten, repaired) = self.repaired((subject, &survey.bases), kept, rewritten)?;
         clock.lap("repair")?;
         let (mut training, mut pricing, mut notes) =
             before.map(|done| (done.training, done.pricing, done.notes)).unwrap_or_default();
@@ -284,16 +294,16 @@ impl<'j, 'm> Job<'j, 'm> {
     /// fixed, so they are estimated again before it.
     fn repaired(
         &self,
-        subject: Subject<'_>,
+        (subject, bases): (Subject<'_>, &Bases),
         kept: &Selection,
         pruned: ModelProto,
     ) -> Result<(ModelProto, Vec<RepairReport>)> {
         let Some(data) = self.data else { return Ok((pruned, Vec::new())) };
-        let (pruned, mut reports) = repair(subject, kept, pruned, data, self.method)?;
+        let (pruned, mut reports) = repair(subject, kept, pruned, data, (self.method, bases))?;
         if self.options.retrain.is_none() || matches!(self.method, Method::None | Method::BatchNorm) {
             return Ok((pruned, reports));
         }
-        let (pruned, norms) = repair(subject, kept, pruned, data, Method::BatchNorm)?;
+        let (pruned, norms) = repair(subject, kept, pruned, data, (Method::BatchNorm, bases))?;
         reports.extend(norms.into_iter().filter(|norm| norm.reason.is_none()));
         Ok((pruned, reports))
     }

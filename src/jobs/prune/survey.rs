@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use super::pricing::Pricing;
-use super::{PruneOptions, Target};
+use super::{PruneOptions, Target, heads};
 use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::jobs::inspect::check_thawed;
 use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
 use crate::plan::{Budget, CostModel, Filter, Group, Quota, Request, Scope, Scored, groups, select};
 use crate::price::Curve;
 use crate::price::allocate::allocate;
 use crate::price::groups::Prices;
+use crate::repair::Bases;
 use crate::report::PricingReport;
 use crate::runtime::probes::probe_batches;
 use crate::score::{Context, Criterion};
@@ -48,6 +50,10 @@ struct Worth {
 pub(super) struct Survey<'m> {
     pub(super) analysis: Analysis<'m>,
     pub(super) groups: Vec<Group>,
+    /// Bases of heads in which their dimensions are in order.
+    pub(super) bases: Bases,
+    /// The model in these bases, if it is another one of the same graph.
+    rebased: Option<ModelProto>,
     worth: OnceLock<Worth>,
 }
 
@@ -61,14 +67,21 @@ pub(super) struct Judges<'j> {
 }
 
 impl<'m> Survey<'m> {
-    pub(super) fn new(model: &'m Model, options: &PruneOptions) -> Result<Self> {
+    pub(super) fn new(model: &'m Model, options: &PruneOptions, data: Option<Calibration<'_>>) -> Result<Self> {
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
         let analysis = Analysis::new(model, &options.setting.dims, &thaw)?;
         check_thawed(&analysis, &options.thaw)?;
         let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?
             .aligned(options.align);
-        let groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
-        Ok(Self { analysis, groups, worth: OnceLock::new() })
+        let mut bases = heads::bases(analysis.subject(), options, data)?;
+        let filter = filter.ordered(bases.shares().into_keys().collect());
+        let mut groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
+        heads::align(&bases, options, &mut groups);
+        if let Target::Plan(plan) = &options.target {
+            heads::follow(plan, &groups, &mut bases)?;
+        }
+        let rebased = heads::rebased(analysis.subject(), &bases)?;
+        Ok(Self { analysis, groups, bases, rebased, worth: OnceLock::new() })
     }
 
     /// Chooses the units that stay. A budget that is shared among groups goes by prices, if they can be measured.
@@ -91,11 +104,28 @@ impl<'m> Survey<'m> {
         let scored = worth.scored(&open);
         match (request.quota, request.scope) {
             (Quota::Budget(budget), Scope::Global) => {
-                let prices = worth.prices.get_or_init(|| prices(subject, &scored, request, judges.pricing));
+                // What goes of heads goes in their new bases.
+                let priced = Subject { model: self.rebased.as_ref().unwrap_or(subject.model), ..subject };
+                let prices = worth.prices.get_or_init(|| prices(priced, &scored, request, judges.pricing));
                 shared(subject, &scored, (request, budget), (prices, judges.pricing))
             }
             _ => Ok(Choice::of(select(&scored, &CostModel::new(subject), request)?)),
         }
+    }
+
+    /// Scores of all units: of dimensions of heads in a new basis by what each does there, of all others by the criterion.
+    fn score<'g>(&self, context: &Context<'_, 'g>, criterion: &Criterion) -> Result<Vec<Scored<'g>>> {
+        let shares = self.bases.shares();
+        let (ordered, others): (Vec<&Group>, Vec<&Group>) =
+            context.groups.iter().partition(|group| shares.contains_key(&group.factor));
+        let mut scored = criterion.score(&Context { groups: &others, ..*context })?;
+        scored.extend(ordered.into_iter().filter_map(|group| {
+            // Half of the squared error, as `obs` counts it.
+            let scores = shares.get(&group.factor)?.iter().map(|share| 0.5 * share).collect();
+            Some(Scored { group, scores, comparable: criterion.is_error })
+        }));
+        scored.sort_by_key(|scored| context.groups.iter().position(|group| group.factor == scored.group.factor));
+        Ok(scored)
     }
 
     /// Scores of the open groups.
@@ -105,7 +135,7 @@ impl<'m> Survey<'m> {
         }
         let Judges { criterion, data, .. } = judges;
         let context = Context { subject: self.analysis.subject(), groups: open, seed: options.setting.seed, data };
-        let scored = criterion.score(&context)?;
+        let scored = self.score(&context, criterion)?;
         let comparable = scored.iter().any(|scored| scored.comparable);
         let scores = scored.into_iter().map(|scored| scored.scores).collect();
         Ok(self.worth.get_or_init(|| Worth { scores, comparable, prices: OnceLock::new() }))
