@@ -17,6 +17,11 @@ struct Sketch {
     stored: Vec<TensorProto>,
 }
 
+/// Weights of full rank; `seed` tells the tensors apart.
+fn noise(i: usize, seed: usize) -> f32 {
+    wavy((7 * i * i + 13 * i + 101 * seed) % 1009)
+}
+
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
     let kind = Some(crate::onnx::proto::attribute_proto::AttributeType::Ints as i32);
     AttributeProto { name: Some(name.into()), ints: values.to_vec(), r#type: kind, ..AttributeProto::default() }
@@ -29,7 +34,7 @@ impl Sketch {
             integers("groups", &[4], &[0, 0, 2, 4]),
             integers("whole", &[3], &[0, 0, 16]),
             weight("half", &[], |_| 0.5),
-            weight("wo", &[16, 16], |i| wavy(3 * i + 1) / 4.0),
+            weight("wo", &[16, 16], |i| noise(i, 9) / 4.0),
         ];
         Self { nodes: Vec::new(), stored }
     }
@@ -42,8 +47,8 @@ impl Sketch {
     /// `x W + b`, of `width` channels.
     fn project(&mut self, name: &str, width: i64, seed: usize) -> String {
         let (w, b, product) = (format!("w{name}"), format!("b{name}"), format!("{name}_product"));
-        self.stored.push(weight(&w, &[16, width], move |i| wavy(5 * i + seed) / 3.0));
-        self.stored.push(weight(&b, &[width], move |i| wavy(i + seed)));
+        self.stored.push(weight(&w, &[16, width], move |i| noise(i, seed) / 3.0));
+        self.stored.push(weight(&b, &[width], move |i| noise(i, seed + 20)));
         self.add("MatMul", &["x", &w], &product, vec![]);
         self.add("Add", &[&product, &b], &format!("{name}_projected"), vec![])
     }
