@@ -12,7 +12,7 @@ pub(crate) fn folder(path: &Path) -> &Path {
 
 /// Writes a text file through a temporary one beside it. A device or a pipe (`/dev/stdout`) is written to, not replaced.
 pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
-    let fail = |error: std::io::Error| Error::output(error.to_string()).in_file(path);
+    let fail = |error: std::io::Error| Error::output(error.to_string()).in_file(path).caused_by(error);
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         return std::fs::write(path, text).map_err(fail);
     }

@@ -31,13 +31,30 @@ struct Args {
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Inspect(inspect::Args),
-    Prune(prune::Args),
-    Factorize(factorize::Args),
-    Tune(tune::Args),
-    Verify(verify::Args),
+/// The subcommands: each is a file with its `Args` and a function `run`.
+macro_rules! commands {
+    ($($name:ident in $file:ident),*) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($name($file::Args),)*
+        }
+
+        impl Command {
+            fn run(&self) -> Result<()> {
+                match self {
+                    $(Self::$name(args) => $file::run(args),)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    Inspect in inspect,
+    Prune in prune,
+    Factorize in factorize,
+    Tune in tune,
+    Verify in verify
 }
 
 /// Runs the command line and returns the exit code: 0 done · 2 usage · 3 bad input · 4 nothing to do or budget out of
@@ -54,15 +71,7 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    // A panic of a job is an error of the job already; loading and saving a file are no jobs.
-    let outcome = contained(&Progress::default(), || match args.command {
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Prune(args) => prune::run(&args),
-        Command::Factorize(args) => factorize::run(&args),
-        Command::Tune(args) => tune::run(&args),
-        Command::Verify(args) => verify::run(&args),
-    });
-    match outcome {
+    match contained(&Progress::default(), || args.command.run()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "paredown: error: {}", flags::as_typed(&error.to_string()));
@@ -108,8 +117,18 @@ fn print(text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Args;
+    use super::{Args, exit_code};
+    use crate::ErrorKind;
     use clap::CommandFactory;
+
+    /// The codes that README promises.
+    #[test]
+    fn every_kind_of_error_has_its_exit_code() {
+        let kinds = [ErrorKind::Usage, ErrorKind::Input, ErrorKind::Nothing, ErrorKind::Runtime, ErrorKind::Proof];
+        assert_eq!(kinds.map(exit_code), [2, 3, 4, 5, 5]);
+        let kinds = [ErrorKind::Output, ErrorKind::Defect, ErrorKind::Interrupted];
+        assert_eq!(kinds.map(exit_code), [6, 70, 130]);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -157,10 +157,17 @@ pub(super) fn spinner(quiet: bool, message: &'static str) -> ProgressBar {
     bar
 }
 
+/// A variable of the environment for the test of what a defect does: the phase in which the job panics.
+const PANIC_WHILE: &str = "PAREDOWN_PANIC_WHILE";
+
 /// What is told to the user of a job: on the spinner.
 pub(super) fn listener(bar: &ProgressBar) -> Progress {
     let bar = bar.clone();
-    Progress::to(move |what| bar.set_message(what.to_owned()))
+    let fatal = std::env::var(PANIC_WHILE).ok();
+    Progress::to(move |what| {
+        assert!(fatal.as_ref().is_none_or(|fatal| !what.ends_with(fatal)), "injected by {PANIC_WHILE}");
+        bar.set_message(what.to_owned());
+    })
 }
 
 #[cfg(test)]

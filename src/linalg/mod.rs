@@ -1,7 +1,7 @@
 //! Dense linear algebra on `ndarray` arrays, behind one small trait.
 //!
-//! [`Faer`] is the embedded default, pure Rust; `Lapack` (feature `lapack`) calls the system's
-//! OpenBLAS. Both are sequential inside a call, so a result never depends on how many threads run:
+//! [`Faer`] is embedded, pure Rust; `Lapack` (feature `lapack`) calls the system's OpenBLAS and
+//! takes its place. Both are sequential inside a call, so a result never depends on how many threads run:
 //! callers run in parallel over layers instead.
 //!
 //! Conventions: singular values and eigenvalues are sorted from large to small; an array that is
@@ -32,7 +32,14 @@ pub use faer::Faer;
 pub use lapack::Lapack;
 pub(crate) use ridge::{Ridge, strength};
 
-/// The backend that is used unless a caller asks for another one: [`Faer`].
+/// The backend that the program computes with: the system's LAPACK with the feature `lapack`, else [`Faer`].
+#[cfg(feature = "lapack")]
+pub fn default_backend() -> &'static dyn Backend {
+    &Lapack
+}
+
+/// The backend that the program computes with: the system's LAPACK with the feature `lapack`, else [`Faer`].
+#[cfg(not(feature = "lapack"))]
 pub fn default_backend() -> &'static dyn Backend {
     &Faer
 }
@@ -40,8 +47,8 @@ pub fn default_backend() -> &'static dyn Backend {
 /// Every backend that this build holds, the default first.
 pub fn backends() -> Vec<&'static dyn Backend> {
     vec![
-        &Faer,
         #[cfg(feature = "lapack")]
         &Lapack,
+        &Faer,
     ]
 }

@@ -288,3 +288,10 @@ fn a_product_in_single_precision_is_added_in_double() {
         close(&(sum - 1e9), &exact, 1e-5);
     }
 }
+
+/// What the feature promises: the program computes with the system's LAPACK.
+#[test]
+fn the_default_backend_is_that_of_the_feature() {
+    let expected = if cfg!(feature = "lapack") { "lapack" } else { "faer" };
+    assert_eq!((super::default_backend().name(), backends()[0].name()), (expected, expected));
+}

@@ -99,9 +99,8 @@ impl Plan {
     /// [`Input`](crate::ErrorKind::Input) if it cannot be read or is not a plan of this version.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).in_file(path))?;
-        let plan: Self =
-            serde_json::from_str(&text).map_err(|e| Error::input(format!("this is not a plan: {e}")).in_file(path))?;
+        let text = std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).in_file(path).caused_by(e))?;
+        let plan: Self = serde_json::from_str(&text).map_err(|e| not_a_plan(e).in_file(path))?;
         if plan.version != VERSION {
             let message =
                 format!("plan version {} is not supported; this program reads version {VERSION}", plan.version);
@@ -186,6 +185,10 @@ impl Plan {
         }
         Ok(selection)
     }
+}
+
+fn not_a_plan(error: serde_json::Error) -> Error {
+    Error::input(format!("this is not a plan: {error}")).caused_by(error)
 }
 
 fn flags_of(kept: &[usize], size: usize) -> Result<Vec<bool>, String> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::Analysis;
 use crate::axes::Selection;
+use crate::linalg::default_backend;
 use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
@@ -25,6 +26,8 @@ pub const SCHEMA_VERSION: u32 = 2;
 pub struct Report {
     /// Version of this structure.
     pub schema_version: u32,
+    /// The library that decomposes matrices and solves least squares: `faer` or `lapack`.
+    pub linear_algebra: String,
     /// Figures of the whole model.
     pub model: BeforeAfter,
     /// Every coupled group.
@@ -342,6 +345,7 @@ impl Report {
         };
         Self {
             schema_version: SCHEMA_VERSION,
+            linear_algebra: default_backend().name().to_owned(),
             model: BeforeAfter { before: figures(before), after: figures(after) },
             groups: groups.iter().map(|group| GroupReport::new(group, selection)).collect(),
             frozen: frozen(analysis),

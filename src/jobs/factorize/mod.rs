@@ -386,7 +386,10 @@ fn prepare_all<'c>(
 ) -> Result<Vec<Prepared<'c>>> {
     let layers = candidates.par_iter().zip(moments);
     let prepared: Vec<Result<Prepared<'c>>> = layers
-        .map(|(candidate, inputs)| at_node(&candidate.name, || prepare(subject, candidate, options, inputs)))
+        .map(|(candidate, inputs)| {
+            options.setting.progress.check()?;
+            at_node(&candidate.name, || prepare(subject, candidate, options, inputs))
+        })
         .collect();
     prepared.into_iter().collect()
 }

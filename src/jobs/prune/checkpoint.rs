@@ -49,7 +49,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if it cannot be made.
     pub(super) fn open(folder: &Path, model: &Model, options: &PruneOptions, data: &Dataset) -> Result<Self> {
-        std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder))?;
+        std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
         let mut hasher = Sha256::new();
         hasher.update(prost::Message::encode_to_vec(&model.proto));
         // Where it is kept and who listens makes no difference to what comes out.
@@ -111,12 +111,13 @@ impl Checkpoints {
             repaired: finished.repaired.clone(),
             training: finished.training.clone(),
         };
-        let text = serde_json::to_string_pretty(&record).map_err(|e| Error::output(e.to_string()).in_file(&path))?;
+        let text = serde_json::to_string_pretty(&record)
+            .map_err(|e| Error::output(e.to_string()).in_file(&path).caused_by(e))?;
         write_text(&path, &text)
     }
 }
 
 fn file_hash(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::input(e.to_string()).in_file(path))?;
+    let bytes = std::fs::read(path).map_err(|e| Error::input(e.to_string()).in_file(path).caused_by(e))?;
     Ok(hexadecimal(&Sha256::digest(bytes)))
 }
