@@ -5,9 +5,9 @@ use ndarray::Array2;
 use super::window::Window;
 use crate::analysis::Subject;
 use crate::error::Result;
-use crate::graph::NodeId;
+use crate::graph::{NodeId, View};
 use crate::onnx::attributes::Attributes;
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
 use crate::ops::Linear;
 
@@ -109,10 +109,9 @@ impl Layer {
     ///
     /// # Errors
     /// If an attribute or the weight is malformed.
-    pub fn found_in(&self, graph: &GraphProto) -> Result<Option<Self>> {
-        let node = graph.node.iter().find(|node| node.output.first() == Some(&self.result));
-        let Some(node) = node else { return Ok(None) };
-        let weight = node.input.get(self.linear.weight).and_then(|name| stored(graph, name));
+    pub fn found_in(&self, view: &View<'_>) -> Result<Option<Self>> {
+        let Some((id, node)) = view.maker(&self.result) else { return Ok(None) };
+        let weight = view.operand(id, self.linear.weight).and_then(|value| view.tensor(value));
         let Some(weight) = weight else { return Ok(None) };
         let layer = Self::read(node, weight, self.linear, self.node)?;
         Ok(layer.map(|layer| Self { name: self.name.clone(), ..layer }))
@@ -177,25 +176,4 @@ impl Layer {
         }
         from_f64_as(view.name(), view.dims(), &values, view.element_type())
     }
-}
-
-/// The initializer or `Constant` called `name`.
-pub(crate) fn stored<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g TensorProto> {
-    let initializer = graph.initializer.iter().find(|tensor| tensor.name() == name);
-    initializer.or_else(|| {
-        let node =
-            graph.node.iter().find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == name))?;
-        node.attribute.iter().find(|a| a.name() == "value")?.t.as_ref()
-    })
-}
-
-/// [`stored`], to be written.
-pub(crate) fn stored_mut<'g>(graph: &'g mut GraphProto, name: &str) -> Option<&'g mut TensorProto> {
-    let GraphProto { initializer, node: nodes, .. } = graph;
-    let initializer = initializer.iter_mut().find(|tensor| tensor.name() == name);
-    initializer.or_else(|| {
-        let node =
-            nodes.iter_mut().find(|n| n.op_type() == "Constant" && n.output.first().is_some_and(|o| o == name))?;
-        node.attribute.iter_mut().find(|a| a.name() == "value")?.t.as_mut()
-    })
 }

@@ -25,7 +25,6 @@ pub use sums::{Detail, Sums};
 
 pub(crate) use block::{BLOCK_ROWS, Block, Columns};
 pub(crate) use evidence::{Evidence, Gather};
-pub(crate) use layer::{stored, stored_mut};
 pub(crate) use padding::Padding;
 pub(crate) use pair::{At, Pair, Visit, Wanted};
 pub(crate) use rows::{Lines, Row, floats};

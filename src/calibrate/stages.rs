@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::analysis::Subject;
+use crate::axes::{Expr, Selection};
 use crate::graph::{Graph, NodeId, ValueId};
 
 /// What a node is to the order.
@@ -9,6 +11,8 @@ use crate::graph::{Graph, NodeId, ValueId};
 pub(crate) enum Part {
     /// Its results change if what it reads does.
     Follows,
+    /// Its results change whatever it reads.
+    Changes,
     /// A layer that later ones wait for; it is fitted itself unless nothing that it reads can have changed.
     Layer {
         /// Whether it is fitted.
@@ -36,6 +40,7 @@ impl Stages {
             let stage = reached.unwrap_or(0);
             let after = match part(id, reached) {
                 Part::Follows => reached,
+                Part::Changes => Some(stage),
                 Part::Layer { fitted } => {
                     if fitted {
                         if found.stages.len() <= stage {
@@ -52,6 +57,37 @@ impl Stages {
         }
         found
     }
+
+    /// Whether a value changed, and is final once `stage` begins.
+    pub(crate) fn is_changed_before(&self, value: ValueId, stage: usize) -> bool {
+        self.depth.get(&value).is_some_and(|&depth| depth <= stage)
+    }
+}
+
+/// The order in which layers are repaired after a removal.
+#[derive(Debug)]
+pub(crate) struct AfterRemoval {
+    /// When each layer is repaired.
+    pub(crate) order: Stages,
+    /// Nodes whose data changed, in graph order.
+    pub(crate) changed: Vec<NodeId>,
+}
+
+/// The nodes of `candidates` whose data a removal changes, by stage.
+pub(crate) fn after_removal(subject: Subject<'_>, selection: &Selection, candidates: &[NodeId]) -> AfterRemoval {
+    let is_touched = |axes: &[Expr]| axes.iter().any(|axis| subject.network.solution.is_touched(axis, selection));
+    let mut changed = Vec::new();
+    let order = Stages::of(subject.graph, |id, reached| {
+        let node = subject.graph.node(id);
+        let mut operands = (0..node.inputs.len()).filter_map(|slot| subject.network.operand(subject.graph, id, slot));
+        let data = node.inputs.first().copied().flatten().and_then(|value| subject.network.value(value));
+        if reached.is_some() || data.is_some_and(is_touched) {
+            changed.push(id);
+            return if candidates.contains(&id) { Part::Layer { fitted: true } } else { Part::Changes };
+        }
+        if operands.any(is_touched) { Part::Changes } else { Part::Follows }
+    });
+    AfterRemoval { order, changed }
 }
 
 #[cfg(test)]
@@ -89,5 +125,7 @@ mod tests {
             if is_layer { Part::Layer { fitted: reached.is_some() } } else { Part::Follows }
         });
         assert_eq!(found.stages, vec![vec![], vec![node("b")], vec![node("c"), node("d")]]);
+        assert!(found.is_changed_before(result("i"), 2) && !found.is_changed_before(result("i"), 1));
+        assert!(!found.is_changed_before(result("x"), 9));
     }
 }

@@ -11,8 +11,9 @@ use ndarray::{Array1, Array2, Axis};
 
 use crate::calibrate::{Detail, Layer, Sums};
 use crate::error::{Error, Result};
+use crate::graph::{Editor, View, operator};
 use crate::linalg::{Ridge, default_backend, strength};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
 
 /// Shares of the inputs' mean variance that may pull toward the old weights; samples that were not fitted to choose.
@@ -105,44 +106,24 @@ impl Reader {
 /// # Errors
 /// If the layer is not there, or a value does not fit the element type.
 pub(super) fn put(model: &mut ModelProto, layer: &Layer, matrices: &[Array2<f64>], shift: &[f64]) -> Result<()> {
-    let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
     let gone = || Error::input(format!("layer '{}' is gone", layer.name));
-    let index = graph.node.iter().position(|node| node.output.first() == Some(&layer.result)).ok_or_else(gone)?;
-    let old = graph.node[index].input.get(layer.linear.weight).ok_or_else(gone)?;
-    let old = crate::calibrate::stored(graph, old).ok_or_else(gone)?;
+    let view = View::of(model)?;
+    let (id, node) = view.maker(&layer.result).ok_or_else(gone)?;
+    let old = view.operand(id, layer.linear.weight).and_then(|value| view.tensor(value)).ok_or_else(gone)?;
     let (element, rank) = (TensorView::new(old)?.element_type(), old.dims.len());
-    let mut tensor = layer.tensor(matrices, old)?;
-    let is_conv = matches!(graph.node[index].op_type(), "Conv" | "ConvTranspose");
+    let is_conv = matches!(node.op_type(), "Conv" | "ConvTranspose");
     let behind = if is_conv { rank.saturating_sub(2) } else { layer.rank_behind_result() };
-    let [weight, bare, added] =
-        ["priced", "bare", "shift"].map(|kind| unused(graph, &format!("{}_{kind}", layer.result)));
-    tensor.name = Some(weight.clone());
     let mut dims = vec![shift.len()];
     dims.resize(1 + behind, 1);
-    let bias = from_f64_as(&added, &dims, shift, element)?;
-    graph.initializer.extend([tensor, bias]);
-    let node = &mut graph.node[index];
-    node.input[layer.linear.weight] = weight;
-    node.output[0].clone_from(&bare);
-    let sum = NodeProto {
-        name: Some(added.clone()),
-        op_type: Some("Add".to_owned()),
-        input: vec![bare, added],
-        output: vec![layer.result.clone()],
-        ..NodeProto::default()
-    };
-    graph.node.insert(index + 1, sum);
+    let mut editor = Editor::new(model.clone(), &view.graph)?;
+    let name = |kind: &str| format!("{}_{kind}", layer.result);
+    let weight = editor.add(&name("priced"), layer.tensor(matrices, old)?);
+    let bare = editor.fresh(&name("bare"));
+    let added = editor.add(&name("shift"), from_f64_as("", &dims, shift, element)?);
+    editor.redirect(id, layer.linear.weight, weight)?;
+    editor.node_mut(id)?.output[0].clone_from(&bare);
+    let sum = operator("Add", [bare, added.clone()]);
+    editor.insert_after(id, NodeProto { name: Some(added), output: vec![layer.result.clone()], ..sum });
+    *model = editor.finish_flat();
     Ok(())
-}
-
-/// A name that no value has.
-fn unused(graph: &GraphProto, stem: &str) -> String {
-    let is_taken = |name: &str| {
-        let mut made = graph.node.iter().flat_map(|node| &node.output);
-        made.any(|output| output == name)
-            || graph.initializer.iter().any(|tensor| tensor.name() == name)
-            || graph.input.iter().any(|input| input.name() == name)
-    };
-    let numbered = (2..).map(|number: usize| format!("{stem}_{number}"));
-    std::iter::once(stem.to_owned()).chain(numbered).find(|name| !is_taken(name)).unwrap_or_default()
 }

@@ -7,13 +7,13 @@ use ndarray::{Array1, array};
 use rayon::prelude::*;
 
 use super::reader::{HELD_OUT, MANY_SAMPLES};
-use super::stages::stages;
-use super::write::{may_be_replaced, put_vector, vector};
+use super::write::{own_vector, put_vector};
 use crate::analysis::Subject;
 use crate::axes::Selection;
+use crate::calibrate::stages::after_removal;
 use crate::calibrate::{Calibration, Detail, Evidence, Gather, Pair, Visit, Wanted, floats};
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
+use crate::graph::{NodeId, View};
 use crate::linalg::default_backend;
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::ModelProto;
@@ -53,8 +53,9 @@ pub(super) fn estimate(
     let candidates: Vec<NodeId> = subject.graph.order.iter().copied().filter(is_norm).collect();
     let mut models = Pair::new(data);
     let mut reports = Vec::new();
-    for stage in stages(subject, selection, &candidates).stages {
-        let norms = stage.iter().map(|&id| Norm::read(subject, selection, model, id));
+    for stage in after_removal(subject, selection, &candidates).order.stages {
+        let view = View::of(model)?;
+        let norms = stage.iter().map(|&id| Norm::read(subject, selection, &view, id));
         let mut norms: Vec<Norm> = norms.filter_map(Result::transpose).collect::<Result<_>>()?;
         if norms.is_empty() {
             continue;
@@ -74,20 +75,17 @@ fn accumulate(subject: Subject<'_>, model: &ModelProto, models: &mut Pair<'_>, n
 }
 
 impl Norm {
-    fn read(subject: Subject<'_>, selection: &Selection, model: &ModelProto, id: NodeId) -> Result<Option<Self>> {
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+    fn read(subject: Subject<'_>, selection: &Selection, view: &View<'_>, id: NodeId) -> Result<Option<Self>> {
         let old = &subject.proto()?.node[id.0];
         let Some(result) = old.output.first() else { return Ok(None) };
-        let Some(node) = graph.node.iter().find(|node| node.output.first() == Some(result)) else { return Ok(None) };
+        let Some((rewritten, node)) = view.maker(result) else { return Ok(None) };
         let value = subject.graph.value(result);
         let Some(axis) = value.and_then(|v| subject.network.value(v)?.get(1)) else { return Ok(None) };
         let width = subject.network.solution.extent(axis, &Selection::all()).and_then(crate::axes::Extent::as_fixed);
         let Some(width) = width else { return Ok(None) };
         let kept = subject.network.solution.kept(axis, selection).unwrap_or_else(|| (0..width).collect());
-        let parameter = |slot: usize| match node.input.get(slot) {
-            Some(name) if !may_be_replaced(model, name) => vector(graph, name, kept.len()),
-            _ => Ok(None),
-        };
+        let parameter =
+            |slot: usize| view.operand(rewritten, slot).map_or(Ok(None), |value| own_vector(view, value, kept.len()));
         let (Some(gamma), Some(beta), Some(mean), Some(variance)) =
             (parameter(1)?, parameter(2)?, parameter(3)?, parameter(4)?)
         else {

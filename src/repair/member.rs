@@ -6,13 +6,13 @@ use ndarray::{Array1, Array2};
 
 use super::attention::{Block, Blocks};
 use super::skip::{Skip, skip};
-use super::stages::Order;
 use super::write::{self, BiasPlace};
 use crate::analysis::Subject;
 use crate::axes::Selection;
-use crate::calibrate::{Columns, Layer, Lines, Row, Visit, stored};
+use crate::calibrate::stages::Stages;
+use crate::calibrate::{Columns, Layer, Lines, Row, Visit};
 use crate::error::{Error, Result};
-use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::graph::View;
 
 /// A layer of the original and what is left of it.
 pub(super) struct Member {
@@ -44,17 +44,16 @@ impl Member {
     pub(super) fn new(
         subject: Subject<'_>,
         selection: &Selection,
-        model: &ModelProto,
+        (before, view): (&View<'_>, &View<'_>),
         layer: &Layer,
-        when: (&Order, usize),
+        when: (&Stages, usize),
     ) -> Result<std::result::Result<Self, &'static str>> {
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let Some(pruned) = layer.found_in(graph)? else { return Ok(Err("it is gone, or its weight is computed now")) };
-        let readers = graph.node.iter().flat_map(|node| &node.input).filter(|input| **input == pruned.weight);
-        if readers.count() != 1 {
+        let Some(pruned) = layer.found_in(view)? else { return Ok(Err("it is gone, or its weight is computed now")) };
+        let Some(weight) = view.graph.value(&pruned.weight) else { return Ok(Err("its weight is not stored")) };
+        if view.graph.at(weight).uses.len() != 1 {
             return Ok(Err("other nodes read its weight too"));
         }
-        let Some(tensor) = stored(graph, &pruned.weight) else { return Ok(Err("its weight is not stored")) };
+        let Some(tensor) = view.tensor(weight) else { return Ok(Err("its weight is not stored")) };
         let result = subject.graph.value(&layer.result).and_then(|value| subject.network.value(value));
         let axis = result.and_then(|axes| axes.get(layer.linear.result_axis));
         let Some(axis) = axis else { return Ok(Err("the shape of its result is not known")) };
@@ -64,15 +63,15 @@ impl Member {
             return Ok(Err("its channels cannot be followed"));
         }
         let weights = pruned.matrices(tensor)?;
-        let (place, bias) = write::bias(model, &pruned, kept.len())?;
-        let skips = skips(subject, (graph, &pruned, kept.len()), (layer, width), when)?;
+        let (place, bias) = write::bias(view, &pruned, kept.len())?;
+        let skips = skips(subject, (before, view), (&pruned, kept.len()), (layer, width), when)?;
         Ok(Ok(Self { original: layer.clone(), pruned, kept, weights, bias, place, skips, block: None, basis: None }))
     }
 
     /// Looks for attention before the layer, if it lost inputs.
-    pub(super) fn find_attention(&mut self, graph: &GraphProto, all: &[Layer]) -> Result<()> {
+    pub(super) fn find_attention(&mut self, view: &View<'_>, all: &[Layer]) -> Result<()> {
         if self.pruned.inputs() < self.original.inputs() {
-            self.block = Block::find(graph, all, &self.pruned)?;
+            self.block = Block::find(view, all, &self.pruned)?;
         }
         Ok(())
     }
@@ -171,12 +170,13 @@ impl Member {
 /// The sum after the layer in both models, if its other branch is final already.
 fn skips(
     subject: Subject<'_>,
-    (graph, pruned, kept): (&GraphProto, &Layer, usize),
+    (before, after): (&View<'_>, &View<'_>),
+    (pruned, kept): (&Layer, usize),
     (layer, width): (&Layer, usize),
-    (order, stage): (&Order, usize),
+    (order, stage): (&Stages, usize),
 ) -> Result<Option<(Skip, Skip)>> {
-    let Some(original) = skip(subject.proto()?, layer, width)? else { return Ok(None) };
+    let Some(original) = skip(before, layer, width)? else { return Ok(None) };
     let is_final = subject.graph.value(&original.value).is_some_and(|value| order.is_changed_before(value, stage));
-    let repaired = if is_final { skip(graph, pruned, kept)? } else { None };
+    let repaired = if is_final { skip(after, pruned, kept)? } else { None };
     Ok(repaired.map(|repaired| (original, repaired)))
 }

@@ -15,7 +15,6 @@ mod method;
 mod reader;
 mod reconstruct;
 mod skip;
-mod stages;
 #[cfg(test)]
 mod tests;
 mod touch;

@@ -7,13 +7,13 @@ use super::Method;
 use super::attention::{Bases, Gathered};
 use super::member::Member;
 use super::reader::{Reader, Solved};
-use super::stages::stages;
 use super::write;
 use crate::analysis::Subject;
 use crate::axes::Selection;
+use crate::calibrate::stages::{AfterRemoval, after_removal};
 use crate::calibrate::{Calibration, Pair, Wanted, layers};
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, Source};
+use crate::graph::{NodeId, Source, View};
 use crate::onnx::proto::ModelProto;
 use crate::report::RepairReport;
 
@@ -33,19 +33,21 @@ pub(super) fn reconstruct(
 ) -> Result<Vec<RepairReport>> {
     let mut bases = bases.clone();
     let all = layers(subject)?;
+    let before = View::of(subject.model)?;
     let nodes: Vec<NodeId> = all.iter().map(|layer| layer.node).collect();
     let mut models = Pair::new(data);
     let mut reports = Vec::new();
-    let order = stages(subject, selection, &nodes);
-    let unread = order.behind.iter().filter(|node| !nodes.contains(node));
+    let AfterRemoval { order, changed } = after_removal(subject, selection, &nodes);
+    let unread = changed.iter().filter(|node| !nodes.contains(node));
     reports.extend(
         unread.filter_map(|&node| Some(left_alone(&subject.graph.node(node).name, why_unread(subject, node)?))),
     );
     for (number, stage) in order.stages.iter().enumerate() {
         bases.renew(subject, (selection, stage), model, (data, &models))?;
         let mut members = Vec::new();
+        let view = View::of(model)?;
         for layer in all.iter().filter(|layer| stage.contains(&layer.node)) {
-            match Member::new(subject, selection, model, layer, (&order, number))? {
+            match Member::new(subject, selection, (&before, &view), layer, (&order, number))? {
                 Ok(mut member) => {
                     member.basis = bases.of_results(layer.node, selection);
                     members.push(member);
@@ -57,10 +59,9 @@ pub(super) fn reconstruct(
             continue;
         }
         if method == Method::Lstsq {
-            let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             // What reads heads in a new basis is fitted as any other layer.
             let is_other = |member: &&mut Member| !bases.has_inputs(member.original.node, selection);
-            members.iter_mut().filter(is_other).try_for_each(|member| member.find_attention(graph, &all))?;
+            members.iter_mut().filter(is_other).try_for_each(|member| member.find_attention(&view, &all))?;
         }
         let gathering = collect(subject, model, data, &members, &mut models)?;
         let solved: Vec<_> =
@@ -152,7 +153,7 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
         let biases: Vec<_> = solved.iter().map(|s| s.bias.view()).collect();
         let bias = ndarray::concatenate(Axis(0), &biases).map_err(|e| Error::input(e.to_string()))?;
         let weights = (method == Method::Lstsq).then_some(&weights[..]);
-        write::replace(model, &member.pruned, weights, (&member.place, &bias))?;
+        write::replace(model, &member.pruned, weights, &bias)?;
     }
     Ok(RepairReport {
         name: member.original.name.clone(),

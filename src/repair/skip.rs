@@ -6,11 +6,11 @@
 
 use ndarray::Array1;
 
-use super::write::vector;
+use super::write::{stored, vector};
 use crate::calibrate::Layer;
 use crate::error::Result;
+use crate::graph::{NodeId, View};
 use crate::onnx::attributes::Attributes;
-use crate::onnx::proto::{GraphProto, NodeProto};
 
 /// Least slope, as a share of the largest, that is divided by.
 const LEAST_SLOPE: f64 = 1e-3;
@@ -25,39 +25,41 @@ pub(super) struct Skip {
 }
 
 /// The sum behind `layer`, if its result goes there and nowhere else.
-pub(super) fn skip(graph: &GraphProto, layer: &Layer, width: usize) -> Result<Option<Skip>> {
+pub(super) fn skip(view: &View<'_>, layer: &Layer, width: usize) -> Result<Option<Skip>> {
     let mut slope = Array1::ones(width);
-    let mut name = &layer.result;
+    let Some(mut value) = view.graph.value(&layer.result) else { return Ok(None) };
     loop {
-        let mut readers = graph.node.iter().filter(|node| node.input.contains(name));
-        let (Some(node), None) = (readers.next(), readers.next()) else { return Ok(None) };
-        match (node.op_type(), node.input.as_slice()) {
+        let at = view.graph.at(value);
+        let &[(id, slot)] = at.uses.as_slice() else { return Ok(None) };
+        if !at.captured_by.is_empty() {
+            return Ok(None);
+        }
+        let node = view.graph.node(id);
+        match (node.op.as_str(), node.inputs.as_slice()) {
             ("Identity" | "Dropout", _) => {}
-            ("BatchNormalization", [data, ..]) if data == name => match slopes(graph, node, width)? {
+            ("BatchNormalization", _) if slot == 0 => match slopes(view, id, width)? {
                 Some(slopes) => slope *= &slopes,
                 None => return Ok(None),
             },
-            ("Add", [a, b]) if a != b => {
-                let other = if a == name { b } else { a };
-                if !is_constant(graph, other) {
-                    return Ok(Some(Skip { value: other.clone(), slope: without_tiny(slope) }));
+            ("Add", &[Some(a), Some(b)]) => {
+                let other = if slot == 0 { b } else { a };
+                if stored(view, other).is_none() {
+                    let value = view.graph.at(other).name.clone();
+                    return Ok(Some(Skip { value, slope: without_tiny(slope) }));
                 }
             }
             _ => return Ok(None),
         }
-        let Some(output) = node.output.first() else { return Ok(None) };
-        name = output;
+        let Some(output) = node.outputs.first().copied().flatten() else { return Ok(None) };
+        value = output;
     }
 }
 
-fn is_constant(graph: &GraphProto, name: &str) -> bool {
-    super::write::stored_behind_identity(graph, name).is_some()
-}
-
 /// `γ / √(σ² + ε)` of a batch normalization.
-fn slopes(graph: &GraphProto, node: &NodeProto, width: usize) -> Result<Option<Array1<f64>>> {
+fn slopes(view: &View<'_>, id: NodeId, width: usize) -> Result<Option<Array1<f64>>> {
+    let Some(node) = view.proto.node.get(id.0) else { return Ok(None) };
     let epsilon = f64::from(Attributes::of(node).float_or("epsilon", 1e-5)?);
-    let parameter = |slot: usize| node.input.get(slot).map_or(Ok(None), |name| vector(graph, name, width));
+    let parameter = |slot: usize| view.operand(id, slot).map_or(Ok(None), |value| vector(view, value, width));
     Ok(match (parameter(1)?, parameter(4)?) {
         (Some(gamma), Some(variance)) => Some(gamma / variance.mapv(|v| (v + epsilon).sqrt())),
         _ => None,

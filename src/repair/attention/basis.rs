@@ -18,7 +18,7 @@ use crate::analysis::attention::Obstacle;
 use crate::axes::{FactorId, Selection};
 use crate::calibrate::{Calibration, Layer, Pair as Models, layers};
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
+use crate::graph::{NodeId, View};
 use crate::onnx::proto::ModelProto;
 
 /// Bases of all heads of a model, by the factor that is their width.
@@ -168,9 +168,9 @@ impl Bases {
         let layers = due.iter().flat_map(|traced| &traced.pairs).flat_map(Pair::projections);
         // The value that feeds a projection, by its name in the original; in the repaired model it may have another one.
         let mut names: BTreeMap<String, String> = BTreeMap::new();
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+        let view = View::of(model)?;
         for layer in layers {
-            let Some(found) = layer.found_in(graph)?.filter(|found| found.inputs() == layer.inputs()) else {
+            let Some(found) = layer.found_in(&view)?.filter(|found| found.inputs() == layer.inputs()) else {
                 return Ok(());
             };
             names.insert(layer.data.clone(), found.data);
@@ -204,8 +204,8 @@ impl Bases {
         model: &mut ModelProto,
     ) -> Result<()> {
         let missing = || Error::input("a layer of attention is gone").at_node(layer.name.as_str());
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let pruned = layer.found_in(graph)?.ok_or_else(missing)?;
+        let view = View::of(model)?;
+        let pruned = layer.found_in(&view)?.ok_or_else(missing)?;
         let Part { mut weights, own, added } = Part::of(subject, layer)?.ok_or_else(missing)?;
         let mut biases = ndarray::stack![Axis(0), own, added];
         let results = self.of_results(layer.node, selection);
@@ -227,22 +227,22 @@ impl Bases {
         }
         let weights = weights.select(Axis(0), &rows).select(Axis(1), &columns);
         let biases = biases.select(Axis(1), &columns);
-        let (place, _) = write::bias(model, &pruned, columns.len())?;
+        let (place, _) = write::bias(&view, &pruned, columns.len())?;
         if results.is_none() || biases.iter().all(|&bias| bias == 0.0) {
             return put_weights(model, &pruned, &weights);
         }
-        let graph = model.graph.as_ref().ok_or_else(missing)?;
         let (node, slot, values, held) = match place {
             BiasPlace::Operand { slot, scale } => {
-                let node = graph.node.iter().position(|node| node.output.first() == Some(&pruned.result));
+                let node = view.maker(&pruned.result).map(|(node, _)| node);
                 (node, slot, biases.row(0).to_owned() / scale, Array1::zeros(columns.len()))
             }
             BiasPlace::Addition { node, slot } => {
-                (Some(node), slot, biases.row(1).to_owned(), addition(graph, &place, columns.len())?)
+                (Some(node), slot, biases.row(1).to_owned(), addition(&view, &place, columns.len())?)
             }
             BiasPlace::Missing | BiasPlace::Computed => return put_weights(model, &pruned, &weights),
         };
-        let name = node.and_then(|node| graph.node.get(node)?.input.get(slot)).cloned().unwrap_or_default();
+        let value = node.and_then(|node| view.operand(node, slot));
+        let name = value.map(|value| view.graph.at(value).name.clone()).unwrap_or_default();
         let original = subject.graph.value(&name).map(|value| subject.graph.at(value));
         let is_private = original.is_none_or(|value| value.captured_by.is_empty() && !value.is_output);
         if is_private && put_vector(model, &name, &values)? {
@@ -253,7 +253,7 @@ impl Bases {
             BiasPlace::Operand { scale, .. } => values * scale,
             _ => values - held,
         };
-        write::replace(model, &pruned, Some(&[weights]), (&place, &bias))
+        write::replace(model, &pruned, Some(&[weights]), &bias)
     }
 }
 

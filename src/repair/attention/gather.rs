@@ -10,8 +10,9 @@ use super::block::{Chunk, Form, Span, Weights};
 use super::fit;
 use super::pattern::Block;
 use super::whiten::Whitening;
-use crate::calibrate::{Activations, At, Layer, Padding, Row, floats, stored};
+use crate::calibrate::{Activations, At, Layer, Padding, Row, floats};
 use crate::error::{Error, Result};
+use crate::graph::View;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::Tensor;
 
@@ -162,15 +163,15 @@ impl Gathered {
     /// # Errors
     /// If a weight cannot be read or written.
     pub(in crate::repair) fn refit(self, model: &mut ModelProto, output: &Layer) -> Result<Option<Refit>> {
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         if self.misfit || self.samples.len() < MANY_SAMPLES {
             return Ok(None);
         }
-        let Some(output) = output.found_in(graph)? else { return Ok(None) };
+        let view = View::of(model)?;
+        let Some(output) = output.found_in(&view)? else { return Ok(None) };
         let layers = [&self.block.query, &self.block.key, &self.block.value, &output];
         let mut parts = Vec::new();
         for layer in layers {
-            let Some(part) = Part::read(model, layer)? else { return Ok(None) };
+            let Some(part) = Part::read(&view, layer)? else { return Ok(None) };
             parts.push(part);
         }
         let Some(form) = self.form(&parts) else { return Ok(None) };
@@ -202,7 +203,7 @@ impl Gathered {
             let split = (fitted[3].slice(s![..last, ..]).to_owned(), fitted[3].row(last).to_owned());
             let solved = [white(0).leave(&fitted[0]), white(1).leave(&fitted[1]), white(2).leave(&fitted[2]), split];
             for ((layer, part), (weights, bias)) in layers.into_iter().zip(&parts).zip(solved) {
-                write::replace(model, layer, Some(&[weights]), (&part.place, &(bias - &part.added)))?;
+                write::replace(model, layer, Some(&[weights]), &(bias - &part.added))?;
             }
         }
         Ok((after < before).then(|| Refit { after: after / fit::spread(&held_out), layers: names }))
@@ -279,28 +280,27 @@ impl Gathered {
 struct Part {
     weights: Array2<f64>,
     bias: Array1<f64>,
-    place: BiasPlace,
     /// What of the bias the addition behind the layer holds.
     added: Array1<f64>,
 }
 
 impl Part {
     /// `None` if the layer cannot have other weights or another bias.
-    fn read(model: &ModelProto, layer: &Layer) -> Result<Option<Self>> {
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let Some(tensor) = stored(graph, &layer.weight) else { return Ok(None) };
-        let (place, own) = write::bias(model, layer, layer.outputs)?;
+    fn read(view: &View<'_>, layer: &Layer) -> Result<Option<Self>> {
+        let weight = view.graph.value(&layer.weight).and_then(|value| view.tensor(value));
+        let Some(tensor) = weight else { return Ok(None) };
+        let (place, own) = write::bias(view, layer, layer.outputs)?;
         let added = match place {
             BiasPlace::Computed => return Ok(None),
             BiasPlace::Addition { node, slot } => {
-                let name = graph.node.get(node).and_then(|node| node.input.get(slot));
-                let vector = name.map(|name| write::vector(graph, name, layer.outputs)).transpose()?.flatten();
+                let value = view.operand(node, slot);
+                let vector = value.map(|value| write::vector(view, value, layer.outputs)).transpose()?.flatten();
                 vector.unwrap_or_else(|| Array1::zeros(layer.outputs))
             }
             _ => Array1::zeros(layer.outputs),
         };
         let mut weights = layer.matrices(tensor)?;
-        Ok(Some(Self { weights: weights.swap_remove(0), bias: own + &added, place, added }))
+        Ok(Some(Self { weights: weights.swap_remove(0), bias: own + &added, added }))
     }
 }
 

@@ -4,38 +4,49 @@ use ndarray::{Array1, Array2};
 
 use super::super::write::{self, BiasPlace};
 use crate::analysis::Subject;
-use crate::calibrate::{Layer, stored, stored_mut};
+use crate::calibrate::Layer;
 use crate::error::{Error, Result};
-use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::graph::{Place, View};
+use crate::onnx::proto::{ModelProto, TensorProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
 
 /// What an addition after a layer holds; zeros, if the bias is elsewhere.
-pub(super) fn addition(graph: &GraphProto, place: &BiasPlace, width: usize) -> Result<Array1<f64>> {
+pub(super) fn addition(view: &View<'_>, place: &BiasPlace, width: usize) -> Result<Array1<f64>> {
     let BiasPlace::Addition { node, slot } = *place else { return Ok(Array1::zeros(width)) };
-    let name = graph.node.get(node).and_then(|node| node.input.get(slot));
-    let vector = name.map(|name| write::vector(graph, name, width)).transpose()?.flatten();
+    let vector = view.operand(node, slot).map(|value| write::vector(view, value, width)).transpose()?.flatten();
     Ok(vector.unwrap_or_else(|| Array1::zeros(width)))
 }
 
 /// Replaces the weights of a layer of a model.
 pub(super) fn put_weights(model: &mut ModelProto, layer: &Layer, weights: &Array2<f64>) -> Result<()> {
-    let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
-    let place = stored_mut(graph, &layer.weight);
-    let place = place.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;
-    *place = layer.tensor(std::slice::from_ref(weights), place)?;
-    Ok(())
+    let view = View::of(model)?;
+    let stored = stored(&view, &layer.weight);
+    let (place, old) = stored.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;
+    let new = layer.tensor(std::slice::from_ref(weights), old)?;
+    put(model, place, new)
 }
 
 /// Replaces the values of a stored vector that one operand reads; whether it is one.
 pub(super) fn put_vector(model: &mut ModelProto, name: &str, values: &Array1<f64>) -> Result<bool> {
-    let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
-    if graph.node.iter().flat_map(|node| &node.input).filter(|input| *input == name).count() != 1 {
-        return Ok(false);
-    }
-    let Some(place) = stored_mut(graph, name) else { return Ok(false) };
-    let view = TensorView::new(place)?;
-    *place = from_f64_as(view.name(), view.dims(), &values.to_vec(), view.element_type())?;
+    let view = View::of(model)?;
+    let readers = view.graph.value(name).map_or(0, |value| view.graph.at(value).uses.len());
+    let Some((place, old)) = stored(&view, name).filter(|_| readers == 1) else { return Ok(false) };
+    let old = TensorView::new(old)?;
+    let new = from_f64_as(old.name(), old.dims(), &values.to_vec(), old.element_type())?;
+    put(model, place, new)?;
     Ok(true)
+}
+
+/// The stored tensor called `name`, and where it is.
+fn stored<'m>(view: &View<'m>, name: &str) -> Option<(Place, &'m TensorProto)> {
+    let place = view.graph.place(view.graph.value(name)?)?;
+    Some((place, place.tensor(view.proto)?))
+}
+
+fn put(model: &mut ModelProto, place: Place, tensor: TensorProto) -> Result<()> {
+    let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
+    place.write(graph, tensor);
+    Ok(())
 }
 
 /// Weights of a layer of the original, K×N.
@@ -50,13 +61,13 @@ pub(super) struct Part {
 impl Part {
     /// `None` if the layer cannot have other weights.
     pub(super) fn of(subject: Subject<'_>, layer: &Layer) -> Result<Option<Self>> {
-        let graph = subject.proto()?;
-        let Some(tensor) = stored(graph, &layer.weight) else { return Ok(None) };
-        let (place, own) = write::bias(subject.model, layer, layer.outputs)?;
+        let view = View::of(subject.model)?;
+        let Some((_, tensor)) = stored(&view, &layer.weight) else { return Ok(None) };
+        let (place, own) = write::bias(&view, layer, layer.outputs)?;
         if place == BiasPlace::Computed {
             return Ok(None);
         }
-        let added = addition(graph, &place, layer.outputs)?;
+        let added = addition(&view, &place, layer.outputs)?;
         Ok(Some(Self { weights: layer.matrices(tensor)?.swap_remove(0), own, added }))
     }
 }
