@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2};
 
 use crate::calibrate::Layer;
 use crate::error::{Error, Result};
-use crate::graph::{Editor, NodeId, ValueId, View, operator, set_operand};
+use crate::graph::{Editor, NodeId, ValueId, View, operator};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
@@ -104,13 +104,13 @@ pub(super) fn replace(
         BiasPlace::Operand { slot, scale } => {
             let (node, _) = view.maker(&layer.result).ok_or_else(|| Error::input("a layer is gone"))?;
             let name = editor.add(&stem, vector(&(bias / scale))?);
-            set_operand(editor.node_mut(node)?, slot, name);
+            editor.redirect(node, slot, name)?;
         }
         BiasPlace::Addition { node, slot } => {
             let added = view.operand(node, slot).map(|value| self::vector(&view, value, bias.len())).transpose()?;
             let old = added.flatten().unwrap_or_else(|| Array1::zeros(bias.len()));
             let name = editor.add(&stem, vector(&(old + bias))?);
-            set_operand(editor.node_mut(node)?, slot, name);
+            editor.redirect(node, slot, name)?;
         }
         BiasPlace::Missing => {
             let mut dims = vec![bias.len()];
@@ -151,7 +151,7 @@ pub(super) fn put_vector(model: &mut ModelProto, result: &str, slot: usize, valu
     let mut editor = Editor::new(model.clone(), &view.graph)?;
     let tensor = from_f64_as("", &[values.len()], &values.to_vec(), element)?;
     let name = editor.add(&format!("{old}_estimated"), tensor);
-    set_operand(editor.node_mut(node)?, slot, name);
+    editor.redirect(node, slot, name)?;
     *model = editor.finish();
     Ok(())
 }
@@ -195,6 +195,8 @@ mod tests {
         for layer in &layers {
             replace(&mut changed, layer, None, &Array1::from_vec(vec![1.0, -2.0])).unwrap();
         }
+        let names: Vec<&str> = changed.graph.iter().flat_map(|graph| &graph.initializer).map(|t| t.name()).collect();
+        assert_eq!(names, ["wq", "wk", "wv", "wq_bias", "wk_bias", "wv_bias"], "the old biases are gone");
         let x = Tensor::new(&[1, 3], &[0.5_f32, -1.0, 2.0]).unwrap();
         let run = |proto: &ModelProto| -> Vec<f32> {
             let runnable = Runnable::new(proto, &RunOptions::default()).unwrap();
