@@ -52,7 +52,14 @@ const CIRCLES: &[&[&str]] = &[
     ],
     &["cli", "cli::factorize", "cli::flags", "cli::inspect", "cli::job", "cli::prune", "cli::tune", "cli::verify"],
     &["jobs::factorize", "jobs::factorize::table"],
-    &["jobs::prune", "jobs::prune::checkpoint", "jobs::prune::search", "jobs::prune::steps", "jobs::prune::survey"],
+    &[
+        "jobs::prune",
+        "jobs::prune::checkpoint",
+        "jobs::prune::heads",
+        "jobs::prune::search",
+        "jobs::prune::steps",
+        "jobs::prune::survey",
+    ],
     &["train::ops::elementwise", "train::ops::scalars"],
 ];
 

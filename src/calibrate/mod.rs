@@ -27,8 +27,8 @@ pub(crate) use block::{BLOCK_ROWS, Block, Columns};
 pub(crate) use evidence::{Evidence, Gather};
 pub(crate) use padding::Padding;
 pub(crate) use pair::{At, Pair, Visit, Wanted};
-pub(crate) use rows::{Lines, Row, floats};
-pub(crate) use statistics::{Accumulator, pass, samples_of};
+pub(crate) use rows::{Lines, Row, floats, samples_of};
+pub(crate) use statistics::{Accumulator, pass};
 pub(crate) use window::Window;
 
 use data::Dataset;

@@ -247,3 +247,8 @@ pub(crate) fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>> {
 fn misfit(shape: &[usize], width: usize) -> Error {
     Error::input(format!("activations of shape {shape:?} where {width} channels are expected"))
 }
+
+/// Number of samples of a batch.
+pub(crate) fn samples_of(inputs: &[(String, Tensor)]) -> usize {
+    inputs.first().and_then(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1)
+}

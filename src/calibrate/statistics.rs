@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::data::Batch;
 use super::sums::{Detail, Sums};
-use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn};
+use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn, samples_of};
 use crate::analysis::Subject;
 use crate::error::Result;
 use crate::linalg::default_backend;
@@ -102,9 +102,4 @@ pub(crate) fn pass<'n>(
         first += samples;
         Ok(())
     })
-}
-
-/// Number of samples of a batch.
-pub(crate) fn samples_of(inputs: &[(String, Tensor)]) -> usize {
-    inputs.first().and_then(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1)
 }
