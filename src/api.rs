@@ -7,7 +7,7 @@ pub use crate::jobs::{
     Array, Dataset, FactorizeOptions, InspectOptions, Outcome, PruneOptions, TuneOptions, Values, VerifyOptions,
 };
 pub use crate::onnx::{Model, SaveOptions};
-pub use crate::plan::{Plan, PlannedGroup, Remaining, Scope, Units};
+pub use crate::plan::{Hardware, Plan, PlannedGroup, Remaining, Scope, Units};
 pub use crate::price::Effort;
 pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::job::{Common, Plans};
-use super::options::remaining;
+use super::options::{Sizes, remaining};
 use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::{ConvMode, Factorization, FactorizeOptions, Remaining};
@@ -30,9 +30,8 @@ pub(super) struct Args {
     /// How convolutions are split
     #[arg(long, value_enum, default_value = "channel")]
     conv: TypedConv,
-    /// Ranks that are not typed are multiples of this, unless the layer is small
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    align: usize,
+    #[command(flatten)]
+    sizes: Sizes,
     /// Split only layers that match, by name or tensor (* and ? match anything); may be repeated
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
@@ -97,8 +96,9 @@ impl Args {
             TypedConv::None => ConvMode::None,
         };
         let measured = !self.common.no_verify;
-        let mut options = self.target()?.method(method).conv(conv).align(self.align).time_layers(measured);
+        let mut options = self.target()?.method(method).conv(conv).time_layers(measured);
         options = options.keep_faster(self.keep_faster);
+        options.align = self.sizes.align();
         options.include.clone_from(&self.include);
         options.exclude.clone_from(&self.exclude);
         options.retrain = self.retrain.options()?;

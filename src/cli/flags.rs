@@ -5,8 +5,13 @@ use std::collections::BTreeSet;
 use clap::CommandFactory;
 
 /// Fields that the command line calls something else.
-const RENAMED: [(&str, &str); 4] =
-    [("checkpoints", "checkpoint-dir"), ("decay", "weight-decay"), ("rate", "lr"), ("units", "unit")];
+const RENAMED: [(&str, &str); 5] = [
+    ("checkpoints", "checkpoint-dir"),
+    ("decay", "weight-decay"),
+    ("hardware", "target"),
+    ("rate", "lr"),
+    ("units", "unit"),
+];
 
 /// `text`, in which every option is named as it is typed: `` `max_drop` `` becomes `--max-drop`.
 pub(super) fn as_typed(text: &str) -> String {

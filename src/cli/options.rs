@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
+use crate::plan::Align;
 use crate::progress::Progress;
 use crate::runtime::inputs::DimSizes;
-use crate::{Dataset, ImageOptions, Layout, Remaining};
+use crate::{Dataset, Hardware, ImageOptions, Layout, Remaining};
 
 /// Number of synthetic samples.
 const SYNTHETIC: usize = 256;
@@ -96,6 +97,39 @@ impl Dims {
             return Err(Error::usage(format!("--dim {name}=0: a size is at least one")));
         }
         Ok(sizes)
+    }
+}
+
+/// What the sizes that stay are multiples of.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Sizes {
+    /// What the result is to run on: kept channels and ranks are multiples of what it computes in, and a group or layer that is
+    /// too small for that keeps a part of it. `cpu` is this machine, `none` leaves all sizes open
+    #[arg(long = "target", value_name = "HARDWARE", value_parser = hardware, default_value = "cpu")]
+    hardware: Align,
+    /// Kept channels and ranks are multiples of N instead, whatever they run on; 1 leaves all sizes open
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    align: Option<u32>,
+}
+
+impl Sizes {
+    pub(super) fn align(&self) -> Align {
+        self.align.map_or(self.hardware, |align| Align::Multiple(align as usize))
+    }
+}
+
+/// `cpu`, `none` or the name of a [`Hardware`].
+fn hardware(typed: &str) -> Result<Align, String> {
+    match typed {
+        "cpu" => Ok(Align::default()),
+        "none" => Ok(Align::Multiple(1)),
+        _ => match Hardware::ALL.into_iter().find(|hardware| hardware.name() == typed) {
+            Some(hardware) => Ok(Align::For(hardware)),
+            None => {
+                let names: Vec<&str> = Hardware::ALL.iter().map(|hardware| hardware.name()).collect();
+                Err(format!("choose one of cpu, {}, none", names.join(", ")))
+            }
+        },
     }
 }
 

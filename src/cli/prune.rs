@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::job::{Common, Plans};
-use super::options::{ratio, remaining};
+use super::options::{Sizes, ratio, remaining};
 use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::repair::METHODS;
@@ -51,9 +51,8 @@ pub(super) struct Args {
     /// Fewest units that stay in a group
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_keep: usize,
-    /// Kept units are a multiple of this, unless the group is smaller
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    align: usize,
+    #[command(flatten)]
+    sizes: Sizes,
     /// Also remove where a statistic (LayerNorm, Softmax, …) shifts: valid, but not exact
     #[arg(long)]
     allow_shifts: bool,
@@ -138,13 +137,8 @@ impl Args {
             TypedUnit::Dims => Units::Dims,
             TypedUnit::Both => Units::Both,
         };
-        let mut options = self
-            .target()?
-            .steps(self.steps)
-            .units(units)
-            .min_keep(self.min_keep)
-            .align(self.align)
-            .allow_shifts(self.allow_shifts);
+        let mut options =
+            self.target()?.steps(self.steps).units(units).min_keep(self.min_keep).allow_shifts(self.allow_shifts);
         if self.common.no_verify {
             options = options.no_verify();
         }
@@ -153,6 +147,7 @@ impl Args {
             TypedEffort::Normal => Effort::Normal,
             TypedEffort::Thorough => Effort::Thorough,
         };
+        options.align = self.sizes.align();
         options.criterion.clone_from(&self.criterion);
         options.repair = self.repair.as_deref().map(Repair::by_name).transpose()?;
         options.scope = self.scope.map(|scope| match scope {

@@ -45,6 +45,11 @@ impl PriceList {
         }
     }
 
+    /// Whether the layer is a convolution.
+    pub fn is_conv(&self) -> bool {
+        self.mode.is_some()
+    }
+
     /// The layer as it is.
     pub fn dense(&self) -> Price {
         let params: u64 = self.weight.iter().product();

@@ -6,7 +6,7 @@ use super::price::{Price, PriceList};
 use crate::error::{Error, Result};
 use crate::lowrank::low_rank::ErrorCurve;
 use crate::plan::knapsack::{self as ranks, Choice};
-use crate::plan::{Cost, Plan, Remaining};
+use crate::plan::{Align, Cost, Plan, Remaining};
 use crate::price::Curve;
 
 /// How small the layers are to become.
@@ -115,7 +115,7 @@ pub struct Decisions {
 /// [`Usage`](crate::ErrorKind::Usage) for a rank of 0 or above that of every layer, and for an energy outside (0, 1];
 /// [`Input`](crate::ErrorKind::Input) for a plan that does not fit the model; [`Nothing`](crate::ErrorKind::Nothing)
 /// when the budget is out of reach.
-pub fn choose(offers: &[Offer<'_>], target: &Target, whole: Cost, align: usize) -> Result<Decisions> {
+pub fn choose(offers: &[Offer<'_>], target: &Target, whole: Cost, align: Align) -> Result<Decisions> {
     let layers = match target {
         Target::Rank(rank) => by_rank(offers, *rank)?,
         Target::Energy(share) => offers.iter().map(|offer| by_energy(offer, *share, align)).collect::<Result<_>>()?,
@@ -140,7 +140,7 @@ fn by_rank(offers: &[Offer<'_>], rank: usize) -> Result<Vec<Decision>> {
     Ok(offers.iter().map(decide).collect())
 }
 
-fn by_energy(offer: &Offer<'_>, share: f64, align: usize) -> Result<Decision> {
+fn by_energy(offer: &Offer<'_>, share: f64, align: Align) -> Result<Decision> {
     let rank = offer.curve.rank_for_energy(share)?;
     let step = step(offer, align);
     Ok(if_paying(offer, rank.div_ceil(step).saturating_mul(step).min(offer.curve.full_rank())))
@@ -156,7 +156,7 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
 }
 
 /// The ranks at which a layer's effect on the output is measured, large to small: three, two and one quarter of what pays.
-pub(crate) fn reference_ranks(offer: &Offer<'_>, align: usize) -> Vec<usize> {
+pub(crate) fn reference_ranks(offer: &Offer<'_>, align: Align) -> Vec<usize> {
     let (step, most) = (step(offer, align), offer.prices.paying(offer.curve.full_rank()));
     let mut ranks: Vec<usize> = [3, 2, 1].iter().map(|part| (most * part / 4 / step * step).max(step)).collect();
     ranks.retain(|&rank| rank <= most);
@@ -164,10 +164,10 @@ pub(crate) fn reference_ranks(offer: &Offer<'_>, align: usize) -> Vec<usize> {
     ranks
 }
 
-/// Ranks are multiples of this: of `align`, or of less where a layer pays only up to a few multiples of it.
-fn step(offer: &Offer<'_>, align: usize) -> usize {
+/// Ranks are multiples of this: of what `align` asks of the layer, or of less where it pays only up to a few multiples of it.
+fn step(offer: &Offer<'_>, align: Align) -> usize {
     let paying = offer.prices.paying(offer.curve.full_rank());
-    let mut step = align.max(1);
+    let mut step = align.of_ranks(offer.prices.is_conv());
     while step > 1 && step * 4 > paying {
         step = step.div_ceil(2);
     }
@@ -196,7 +196,7 @@ impl Unit {
     }
 }
 
-fn by_budget(offers: &[Offer<'_>], unit: Unit, whole: u64, remaining: Remaining, align: usize) -> Result<Decisions> {
+fn by_budget(offers: &[Offer<'_>], unit: Unit, whole: u64, remaining: Remaining, align: Align) -> Result<Decisions> {
     let limit = remaining.of(whole);
     let dense: u64 = offers.iter().map(|offer| unit.of(offer.prices.dense())).sum();
     let rest = whole.saturating_sub(dense);
@@ -222,7 +222,7 @@ fn by_budget(offers: &[Offer<'_>], unit: Unit, whole: u64, remaining: Remaining,
     Ok(Decisions { layers: layers.iter().zip(&allocation.chosen).zip(offers).map(decide).collect(), gap })
 }
 
-fn choices(offer: &Offer<'_>, unit: Unit, align: usize) -> Vec<Choice> {
+fn choices(offer: &Offer<'_>, unit: Unit, align: Align) -> Vec<Choice> {
     let dense = offer.prices.dense();
     let step = step(offer, align);
     let most = offer.prices.paying(offer.curve.full_rank());

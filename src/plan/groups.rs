@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::align::{Align, Misaligned, Seen};
 use super::cost::{Cost, CostModel};
 use super::patterns::Patterns;
 use crate::analysis::Subject;
-use crate::axes::{Expr, FactorId, Role};
+use crate::axes::{Expr, FactorId, Role, Selection};
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId};
 use crate::onnx::traits::RECURRENT;
@@ -71,6 +72,8 @@ pub struct Group {
     pub members: Vec<Member>,
     /// Units that stay are a multiple of this, unless all stay.
     pub step: usize,
+    /// Why such sizes are not what the hardware computes in.
+    pub misaligned: Option<Misaligned>,
     /// Parameters and multiply–accumulates of everything that mentions it.
     pub controls: Cost,
     /// Why it is left alone although its role would allow removal.
@@ -81,6 +84,17 @@ impl Group {
     /// Whether units of it may be removed.
     pub fn is_open(&self, allow_shifts: bool) -> bool {
         self.excluded.is_none() && is_prunable(&self.role, self.size, allow_shifts)
+    }
+
+    /// Whether `selection` leaves a number of its units that the hardware does not compute in whole blocks.
+    pub fn kept_partly(&self, selection: &Selection) -> bool {
+        let kept = selection.count(self.factor, self.size);
+        kept < self.size
+            && match &self.misaligned {
+                Some(Misaligned::Small { block, .. }) => !kept.is_multiple_of(*block),
+                Some(Misaligned::Joined { .. }) => true,
+                None => false,
+            }
     }
 
     /// Sizes that may be left of it, ascending: multiples of [`step`](Self::step) from `min_keep` on, and last its size as
@@ -107,17 +121,28 @@ pub enum Units {
 }
 
 /// Which groups the user wants pruned, by name or by the names of their members.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Filter {
     patterns: Patterns,
     /// Which factor of merged axes is pruned.
     pub units: Units,
     /// Whether factors whose removal shifts a statistic may be pruned.
     pub allow_shifts: bool,
-    /// Units that stay are a multiple of this.
-    align: usize,
+    align: Align,
     /// Widths of heads whose dimensions are in order of what they do.
     ordered: BTreeSet<FactorId>,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            patterns: Patterns::default(),
+            units: Units::default(),
+            allow_shifts: false,
+            align: Align::Multiple(1),
+            ordered: BTreeSet::new(),
+        }
+    }
 }
 
 impl Filter {
@@ -126,12 +151,11 @@ impl Filter {
     /// # Errors
     /// If a pattern is malformed.
     pub fn new(include: &[String], exclude: &[String], units: Units, allow_shifts: bool) -> Result<Self> {
-        let patterns = Patterns::new(include, exclude)?;
-        Ok(Self { patterns, units, allow_shifts, align: 1, ordered: BTreeSet::new() })
+        Ok(Self { patterns: Patterns::new(include, exclude)?, units, allow_shifts, ..Self::default() })
     }
 
-    /// The same filter for groups of which multiples of `align` stay.
-    pub fn aligned(self, align: usize) -> Self {
+    /// The same filter for groups of which multiples of this stay; otherwise every size is open.
+    pub fn aligned(self, align: Align) -> Self {
         Self { align, ..self }
     }
 
@@ -149,6 +173,7 @@ impl Filter {
 /// All groups of a model that slice a stored tensor, in graph order.
 pub fn groups(subject: Subject<'_>, cost: &CostModel<'_>, filter: &Filter) -> Vec<Group> {
     let survey = Survey::new(subject);
+    let seen = Seen::new(subject, filter.align);
     let mut groups: Vec<Group> = Vec::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
     for factor in &survey.order {
@@ -160,6 +185,7 @@ pub fn groups(subject: Subject<'_>, cost: &CostModel<'_>, filter: &Filter) -> Ve
         let stem = format!("{} {}", maker.trim_start_matches('/'), kind.name());
         let count = names.entry(stem.clone()).or_insert(0);
         *count += 1;
+        let step = seen.step(*factor, kind == Kind::Heads);
         groups.push(Group {
             factor: *factor,
             name: if *count == 1 { stem } else { format!("{stem} {count}") },
@@ -167,7 +193,8 @@ pub fn groups(subject: Subject<'_>, cost: &CostModel<'_>, filter: &Filter) -> Ve
             role: solved.role.clone(),
             size,
             members: members.iter().cloned().collect(),
-            step: filter.align.max(1),
+            step: step.units,
+            misaligned: step.misaligned,
             controls: cost.controlled_by(*factor),
             excluded: None,
         });

@@ -3,6 +3,7 @@
 //! A *unit* is a factor and one of its indices. A [`Plan`] is the kept indices of each group, by stable names; it can
 //! be saved, edited by hand and replayed on another file of the same architecture.
 
+mod align;
 mod cost;
 mod file;
 mod groups;
@@ -11,6 +12,7 @@ mod patterns;
 mod remaining;
 mod select;
 
+pub use align::{Align, Hardware, Misaligned};
 pub use cost::{Cost, CostModel};
 pub use file::{Plan, PlannedGroup};
 pub use groups::{Filter, Group, Kind, Member, Units, groups};

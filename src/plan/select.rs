@@ -111,11 +111,11 @@ fn rest(size: usize, ratio: f64) -> usize {
     (size as f64 * (1.0 - ratio)).round() as usize
 }
 
-/// How many units of `group` stay when `ratio` of them are to go.
+/// How many units of `group` stay when `ratio` of them are to go: the nearest of its sizes, of two the larger.
 fn kept_of(group: &Group, ratio: f64, request: &Request) -> usize {
-    let sizes = group.sizes(request.min_keep);
     let wanted = rest(group.size, ratio);
-    sizes.into_iter().find(|&size| size >= wanted).unwrap_or(group.size)
+    let sizes = group.sizes(request.min_keep).into_iter().rev();
+    sizes.min_by_key(|size| size.abs_diff(wanted)).unwrap_or(group.size)
 }
 
 /// A block of units of one group that go together.

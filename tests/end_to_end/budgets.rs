@@ -40,7 +40,7 @@ fn the_result_is_at_or_below_the_target_and_near_it() {
                     (0.7, Remaining::Absolute((whole as f64 * 0.7) as u64)),
                     (0.55, Remaining::Share(0.55)),
                 ] {
-                    let pruned = prune(&model, &budget(remaining).scope(scope)).unwrap();
+                    let pruned = prune(&model, &budget(remaining).align(1).scope(scope)).unwrap();
                     let limit = (whole as f64 * share) as u64;
                     let found = figure(&pruned.report.model.after);
                     let case = format!("{name} {option} {share} {scope:?}: {found} of {limit}");
@@ -60,7 +60,7 @@ fn the_result_is_at_or_below_the_target_and_near_it() {
 fn a_global_share_is_one_of_each_kind_of_unit() {
     let model = Model::load(fixture("digits_vit.onnx")).unwrap();
     for ratio in [0.25, 0.5] {
-        let pruned = prune(&model, &PruneOptions::ratio(ratio).scope(Scope::Global)).unwrap();
+        let pruned = prune(&model, &PruneOptions::ratio(ratio).align(1).scope(Scope::Global)).unwrap();
         for kind in ["heads", "neurons"] {
             let groups: Vec<_> =
                 pruned.report.groups.iter().filter(|group| is_open(group) && group.axis == kind).collect();

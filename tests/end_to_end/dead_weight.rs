@@ -28,7 +28,7 @@ fn dead_weight_goes_for_free() {
             report.groups.iter().filter(|group| is_open(group)).map(|g| (g.name.clone(), half(g.size))).collect();
         assert!(!dead.is_empty());
         let half_dead = Model::from_proto(zeroed(&model.proto, &report, &dead));
-        let pruned = prune(&half_dead, &PruneOptions::ratio(0.5)).unwrap();
+        let pruned = prune(&half_dead, &PruneOptions::ratio(0.5).align(1)).unwrap();
         assert_eq!(removed(&pruned.plan), dead, "{name}: what is dead goes, what lives stays");
         let found = compare(&half_dead.proto, &pruned.model.proto);
         assert!(found.proves() && found.max_rel() <= TOLERANCE, "{name}: {found:?}");

@@ -71,7 +71,7 @@ fn deviation_of_rten(model: &ModelProto) -> f64 {
 }
 
 fn options(ratio: f64, scope: Scope) -> PruneOptions {
-    PruneOptions::ratio(ratio).scope(scope)
+    PruneOptions::ratio(ratio).align(1).scope(scope)
 }
 
 fn prove_everywhere(name: &str) {

@@ -5,6 +5,7 @@
 #![allow(clippy::cast_possible_wrap, clippy::float_cmp)]
 
 mod accuracy;
+mod align;
 mod api;
 mod bad_files;
 mod bad_graphs;

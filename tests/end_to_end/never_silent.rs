@@ -115,7 +115,7 @@ fn convolutions_behind_an_unknown_operator_are_pruned() {
     };
     let pruned = |proto: ModelProto, exclude: &str| {
         let model = Model::from_proto(proto);
-        let options = PruneOptions::ratio(0.5).exclude(exclude);
+        let options = PruneOptions::ratio(0.5).align(1).exclude(exclude);
         let initializers = prune(&model, &options).unwrap().model.proto.graph.unwrap().initializer;
         initializers
             .into_iter()
@@ -220,6 +220,6 @@ fn where_nothing_can_go_the_nodes_are_named() {
 fn one_unit_stays() {
     let proto = with_middle(vec![node("Relu", &["before"], "after")]);
     let model = Model::from_proto(proto);
-    let pruned = prune(&model, &PruneOptions::ratio(0.999)).unwrap();
+    let pruned = prune(&model, &PruneOptions::ratio(0.999).align(1)).unwrap();
     assert!(pruned.plan.groups.iter().all(|group| group.kept.as_ref().unwrap().len() == 1), "{:?}", pruned.plan);
 }

@@ -26,7 +26,7 @@ fn what_follows_from_few_channels_in_a_group_gives_way_to_the_groups() {
 #[test]
 fn an_excluded_factor_leaves_the_other_one_to_prune() {
     let model = Model::from_proto(multiplied(3, 24, 4));
-    let pruned = prune(&model, &PruneOptions::ratio(0.5).exclude("*channels")).unwrap();
+    let pruned = prune(&model, &PruneOptions::ratio(0.5).align(1).exclude("*channels")).unwrap();
     assert_eq!(dims(&pruned.model.proto, "v"), [48, 1, 3, 3]);
     assert_eq!(dims(&pruned.model.proto, "w"), [12, 3, 1, 1]);
 }

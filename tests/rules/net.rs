@@ -127,7 +127,7 @@ impl Solved {
 /// The model with half of every group removed, proved as the command line does it.
 pub(crate) fn halved(model: ModelProto, thaw: &[&str]) -> Result<(ModelProto, Report)> {
     let model = Model::from_proto(model);
-    let options = thaw.iter().fold(PruneOptions::ratio(0.5), |options, &name| options.thaw(name));
+    let options = thaw.iter().fold(PruneOptions::ratio(0.5).align(1), |options, &name| options.thaw(name));
     let outcome = paredown::prune(&model, &options)?.prove()?;
     Ok((outcome.model.proto, outcome.report))
 }

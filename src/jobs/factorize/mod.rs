@@ -30,7 +30,7 @@ use crate::lowrank::low_rank::ErrorCurve;
 use crate::lowrank::outputs::Inputs;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{Cost, CostModel, Patterns, Plan, Remaining};
+use crate::plan::{Align, Cost, CostModel, Hardware, Patterns, Plan, Remaining};
 use crate::price::Curve;
 use crate::price::distance::Reference;
 use crate::price::effects::{Site, effects};
@@ -55,8 +55,8 @@ pub struct FactorizeOptions {
     pub(crate) method: Method,
     /// How kernels are split.
     pub(crate) conv: ConvMode,
-    /// Chosen ranks are multiples of this, unless a layer is small.
-    pub(crate) align: usize,
+    /// What chosen ranks are multiples of, unless a layer is small.
+    pub(crate) align: Align,
     /// Patterns of layers or tensors to split; all if empty.
     pub(crate) include: Vec<String>,
     /// Patterns of layers or tensors to leave alone.
@@ -108,7 +108,7 @@ impl FactorizeOptions {
             target,
             method: Method::default(),
             conv: ConvMode::default(),
-            align: 8,
+            align: Align::default(),
             include: Vec::new(),
             exclude: Vec::new(),
             sequential: true,
@@ -138,9 +138,16 @@ impl FactorizeOptions {
         self
     }
 
-    /// Chooses ranks that are a multiple of this, unless the layer is small; 8 by default.
+    /// Chooses ranks that are a multiple of this, unless the layer is small, whatever the result runs on.
     pub fn align(mut self, ranks: usize) -> Self {
-        self.align = ranks;
+        self.align = Align::Multiple(ranks);
+        self
+    }
+
+    /// Chooses ranks that are a multiple of what this hardware computes in, unless the layer is small; by default it is this
+    /// machine.
+    pub fn hardware(mut self, hardware: Hardware) -> Self {
+        self.align = Align::For(hardware);
         self
     }
 
@@ -194,7 +201,7 @@ pub(crate) struct Prepared<'c> {
 pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
     let Setting { dims, seed, progress, .. } = &options.setting;
     let seed = *seed;
-    if options.align == 0 {
+    if options.align == Align::Multiple(0) {
         return Err(Error::usage("`align` is at least one"));
     }
     let mut clock = Clock::start(progress);

@@ -15,7 +15,7 @@ use super::setting::{Opened, Setting, configured};
 use crate::axes::Selection;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::plan::{Budget, CostModel, Plan, Quota, Remaining, Request, Scope, Units};
+use crate::plan::{Align, Budget, CostModel, Hardware, Plan, Quota, Remaining, Request, Scope, Units};
 use crate::price::Effort;
 use crate::repair::Method;
 use crate::report::Report;
@@ -58,8 +58,8 @@ pub struct PruneOptions {
     pub(crate) units: Units,
     /// Fewest units that stay in a group.
     pub(crate) min_keep: usize,
-    /// Kept units are a multiple of this.
-    pub(crate) align: usize,
+    /// What kept units are multiples of.
+    pub(crate) align: Align,
     /// Whether removals that shift a statistic are allowed.
     pub(crate) allow_shifts: bool,
     /// Patterns of groups or tensors to prune; all if empty.
@@ -124,7 +124,7 @@ impl PruneOptions {
             effort: Effort::default(),
             units: Units::default(),
             min_keep: 1,
-            align: 1,
+            align: Align::default(),
             allow_shifts: false,
             include: Vec::new(),
             exclude: Vec::new(),
@@ -180,9 +180,16 @@ impl PruneOptions {
         self
     }
 
-    /// Keeps a multiple of this many units, unless the group is smaller; 1 by default.
+    /// Keeps a multiple of this many units, unless the group is smaller, whatever the result runs on; 1 leaves every size open.
     pub fn align(mut self, units: usize) -> Self {
-        self.align = units;
+        self.align = Align::Multiple(units);
+        self
+    }
+
+    /// Keeps as many units as this hardware computes in whole blocks, as far as the group is large enough; by default it is
+    /// this machine.
+    pub fn hardware(mut self, hardware: Hardware) -> Self {
+        self.align = Align::For(hardware);
         self
     }
 
@@ -242,7 +249,7 @@ impl PruneOptions {
 
     /// Refuses numbers out of range.
     fn check(&self) -> Result<()> {
-        if self.min_keep == 0 || self.align == 0 || self.steps == 0 {
+        if self.min_keep == 0 || self.align == Align::Multiple(0) || self.steps == 0 {
             return Err(Error::usage("`min_keep`, `align` and `steps` are at least one"));
         }
         match self.target {

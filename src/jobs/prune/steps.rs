@@ -15,7 +15,7 @@ use crate::jobs::clock::Clock;
 use crate::jobs::setting::{calibration_report, to_fit};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{CostModel, Group, Plan, Quota, Remaining, Request, Scope};
+use crate::plan::{Align, CostModel, Group, Plan, Quota, Remaining, Request, Scope};
 use crate::repair::{Bases, Method, repair};
 use crate::report::{CalibrationReport, PricingReport, RepairReport, Report, TuningReport};
 use crate::rewrite;
@@ -175,6 +175,7 @@ impl<'j, 'm> Job<'j, 'm> {
         report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
         report.notes.extend(shift_note(&survey.groups, &done.selection));
         report.notes.extend(heads::notes(&survey.bases));
+        report.notes.extend(alignment_notes(&survey.groups, &done.selection, self.options));
         report.training = done.training;
         report.pricing = done.pricing;
         report.notes.extend(done.notes);
@@ -251,7 +252,7 @@ impl<'j, 'm> Job<'j, 'm> {
         clock.lap("score")?;
         if selection.touched().next().is_none() {
             return Err(Error::nothing(
-                "nothing would be removed: every group keeps all its units at this target; ask for more, or lower `min_keep` and `align`",
+                "nothing would be removed: every group keeps all its units at this target; ask for more, lower `min_keep`, or open all sizes with `align` 1",
             ));
         }
         let (survey, kept) = match (&next, &self.options.retrain) {
@@ -356,6 +357,35 @@ pub(super) fn compose(
 /// The groups whose removal shifts a statistic, as far as they lose units.
 fn shifted<'g>(groups: &'g [Group], selection: &'g Selection) -> impl Iterator<Item = &'g Group> {
     groups.iter().filter(|group| matches!(group.role, Role::Shifts(_)) && !selection.keeps_all(group.factor))
+}
+
+/// Groups whose sizes are not those that the hardware computes in.
+fn alignment_notes(groups: &[Group], selection: &Selection, options: &PruneOptions) -> Vec<String> {
+    let Align::For(hardware) = options.align else { return Vec::new() };
+    let mut notes = Vec::new();
+    let partly: Vec<&Group> = groups.iter().filter(|group| group.kept_partly(selection)).collect();
+    if let Some((first, why)) = partly.iter().find_map(|group| Some((group, group.misaligned.as_ref()?))) {
+        notes.push(format!(
+            "{} groups are no multiple of what {} computes in (first: {}: {why})",
+            partly.len(),
+            hardware.name(),
+            first.name
+        ));
+    }
+    let is_whole = |group: &&Group| group.is_open(options.allow_shifts) && group.sizes(options.min_keep).len() == 1;
+    let whole: Vec<&Group> = groups.iter().filter(is_whole).collect();
+    if let Some(first) = whole.first() {
+        notes.push(format!(
+            "{} groups are too small to be narrowed to a multiple of what {} computes in, and stay whole (first: {}, {} {}); \
+             `align` 1 opens them",
+            whole.len(),
+            hardware.name(),
+            first.name,
+            first.size,
+            first.kind.name()
+        ));
+    }
+    notes
 }
 
 fn shift_note(groups: &[Group], selection: &Selection) -> Option<String> {
