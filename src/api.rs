@@ -6,6 +6,7 @@ pub use crate::factorize::{ConvMode, Method as Factorization};
 pub use crate::jobs::{
     Array, Dataset, FactorizeOptions, InspectOptions, Outcome, PruneOptions, TuneOptions, Values, VerifyOptions,
 };
+pub use crate::latency::{RuntimeLatency, RuntimeOptions, Runtimes, Timing};
 pub use crate::onnx::{Model, SaveOptions};
 pub use crate::plan::{Hardware, Plan, PlannedGroup, Remaining, Scope, Units};
 pub use crate::price::Effort;

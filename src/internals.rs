@@ -15,6 +15,6 @@ macro_rules! reachable {
 }
 
 reachable! {
-    analysis axes calibrate factorize facts graph jobs linalg lowrank onnx ops plan price repair report rewrite
+    analysis axes calibrate factorize facts graph jobs latency linalg lowrank onnx ops plan price repair report rewrite
     runtime score train verify
 }

@@ -100,6 +100,7 @@ mod graph;
 #[doc(hidden)]
 pub mod internals;
 mod jobs;
+mod latency;
 mod linalg;
 mod lowrank;
 mod normalize;

@@ -19,6 +19,7 @@ const ORDER: &[&str] = &[
     "lowrank",
     "graph",
     "runtime",
+    "latency",
     "facts",
     "ops",
     "normalize",

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use super::bench::Bench;
 use super::job::{Common, Plans};
 use super::options::{Sizes, remaining};
 use super::training::Retraining;
@@ -43,6 +44,8 @@ pub(super) struct Args {
     keep_faster: bool,
     #[command(flatten)]
     retrain: Retraining,
+    #[command(flatten)]
+    bench: Bench,
     #[command(flatten)]
     plans: Plans,
     #[command(flatten)]
@@ -110,5 +113,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = args.options()?;
     let job = args.common.open(Some(&args.plans), None, "analysing and splitting")?;
     let options = job.configure(options)?;
-    job.finish(|model| crate::factorize(model, &options))
+    job.finish_timed(Some(&args.bench), |model| crate::factorize(model, &options))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 
+use super::bench::Bench;
 use super::flags::as_typed;
 use super::options::{Data, Dims, listener, spinner};
 use super::paths::check_paths;
@@ -122,10 +123,25 @@ impl Job<'_> {
     /// Proves what `rewrite` makes of the model, unless `--no-verify` was typed, writes the model, then the plan and the
     /// report, and prints what was done.
     pub(super) fn finish(self, rewrite: impl FnOnce(&Model) -> Result<Outcome>) -> Result<()> {
+        self.finish_timed(None, rewrite)
+    }
+
+    /// As [`finish`](Self::finish); the result is timed in the runtimes of `bench` once it is proved.
+    pub(super) fn finish_timed(
+        self,
+        bench: Option<&Bench>,
+        rewrite: impl FnOnce(&Model) -> Result<Outcome>,
+    ) -> Result<()> {
+        let original = &self.common.model;
+        let bench = bench.filter(|_| !self.common.no_verify);
+        let runtimes = bench.map(|bench| bench.open(original)).transpose()?;
         let located = |error: Error| error.in_file(&self.common.model);
         let mut outcome = rewrite(&self.model).map_err(located)?;
         if !self.common.no_verify {
             outcome = outcome.prove().map_err(located)?;
+        }
+        if let Some(runtimes) = &runtimes {
+            outcome = outcome.time(original, runtimes)?;
         }
         if let Some(output) = self.output {
             let Common { external_data, force, .. } = *self.common;

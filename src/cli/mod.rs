@@ -1,5 +1,6 @@
 //! The command line: what was typed → resolved options → library call. One place turns errors into exit codes.
 
+mod bench;
 mod factorize;
 mod flags;
 mod inspect;

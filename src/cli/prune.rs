@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use super::bench::Bench;
 use super::job::{Common, Plans};
 use super::options::{Sizes, ratio, remaining};
 use super::training::Retraining;
@@ -70,6 +71,8 @@ pub(super) struct Args {
     /// With --retrain: keep finished steps here, so that an interrupted job goes on where it was
     #[arg(long, value_name = "DIR", requires = "retrain")]
     checkpoint_dir: Option<PathBuf>,
+    #[command(flatten)]
+    bench: Bench,
     #[command(flatten)]
     plans: Plans,
     #[command(flatten)]
@@ -167,5 +170,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let options = args.options()?;
     let job = args.common.open(Some(&args.plans), None, "analysing and rewriting")?;
     let options = job.configure(options)?;
-    job.finish(|model| crate::prune(model, &options))
+    job.finish_timed(Some(&args.bench), |model| crate::prune(model, &options))
 }

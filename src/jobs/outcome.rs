@@ -7,9 +7,11 @@ use crate::analysis::Analysis;
 use crate::axes::Selection;
 use crate::defect::contained;
 use crate::error::Result;
+use crate::latency::Runtimes;
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Group, Plan};
 use crate::report::Report;
+use crate::runtime::probes::probes;
 use crate::verify::{Proof, Proved, Removed, VerifyReport};
 
 /// A rewritten model, which plan made it, and what is known about it.
@@ -56,6 +58,29 @@ impl Outcome {
         progress.enter("proving")?;
         let proved = contained(&progress, || Ok(self.proof().prove()?))?;
         enter(&mut self.report, &proved);
+        Ok(self)
+    }
+
+    /// Measures how long one run takes in `runtimes`, of the original in the file `original` and of the rewritten model by turns,
+    /// and enters that into the report. Where inputs may have shrunk, the two take different ones, and nothing is measured.
+    ///
+    /// # Errors
+    /// [`Input`](crate::ErrorKind::Input) if a command of the user fails, [`Output`](crate::ErrorKind::Output) if there is no
+    /// room for a copy of the model in the folder for temporary files.
+    pub fn time(mut self, original: &Path, runtimes: &Runtimes) -> Result<Self> {
+        if !self.evidence.thaw.is_empty() {
+            let note = "latency was measured in tract alone: with `thaw` the two models take different inputs";
+            self.report.notes.push(note.to_owned());
+            return Ok(self);
+        }
+        self.setting.progress.enter("timing")?;
+        let analysis = &self.evidence.analysis;
+        let sizes = analysis.probe_sizes(&self.setting.dims);
+        // The first batch is a pair where the batch is open, the next one a single sample.
+        let inputs = probes(analysis.subject().proto()?, &sizes, 3, self.setting.seed)?.pop().unwrap_or_default();
+        let measured = runtimes.measure(original, &self.model, &inputs)?;
+        self.report.latencies = measured.latencies;
+        self.report.notes.extend(measured.notes);
         Ok(self)
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::Analysis;
 use crate::axes::Selection;
+use crate::latency::RuntimeLatency;
 use crate::linalg::default_backend;
 use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
@@ -46,6 +47,9 @@ pub struct Report {
     /// Training, one entry for each time that it was done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training: Vec<TuningReport>,
+    /// Latency in other runtimes than tract.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latencies: Vec<RuntimeLatency>,
     /// What the search for the largest reduction within a loss tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
@@ -107,6 +111,12 @@ pub struct GroupReport {
     pub macs: u64,
     /// Why it is left alone or limited: node and reason.
     pub reason: Option<String>,
+    /// What the units that stay are a multiple of, unless all stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiple_of: Option<usize>,
+    /// Why that is not what the hardware computes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub misaligned: Option<String>,
 }
 
 /// An axis of a stored tensor.
@@ -354,6 +364,7 @@ impl Report {
             pricing: Vec::new(),
             calibration: None,
             training: Vec::new(),
+            latencies: Vec::new(),
             search: None,
             allocation_gap: None,
             seconds: BTreeMap::new(),
@@ -389,6 +400,8 @@ impl GroupReport {
             params: group.controls.params,
             macs: group.controls.macs,
             reason,
+            multiple_of: (group.step > 1).then_some(group.step),
+            misaligned: group.misaligned.as_ref().map(ToString::to_string),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 
 use super::{
     CalibrationReport, EpochReport, GroupReport, PricingReport, RepairReport, Report, SearchReport, TuningReport,
     percent,
 };
+use crate::latency::{RuntimeLatency, Timing};
 
 /// Layers that are named in one line.
 const MOST_NAMES: usize = 3;
@@ -252,6 +253,9 @@ fn summary_table(report: &Report) -> Table {
         let speed = format!("{:.2}× as fast", old / new.max(1e-9));
         table.add_row(vec!["latency (tract)".to_owned(), format!("{old:.3} ms"), format!("{new:.3} ms"), speed]);
     }
+    for latency in &report.latencies {
+        table.add_row(latency_row(latency));
+    }
     let accuracy = &report.verify.accuracy;
     if let (Some(old), Some(new)) = (accuracy.before, accuracy.after) {
         let points = format!("{:+.2} points", 100.0 * (new - old));
@@ -277,6 +281,26 @@ fn summary_table(report: &Report) -> Table {
     single("cosine", verify.cosine.map(|x| format!("{x:.4}")), "");
     single("top-1 agreement", verify.top1_agreement.map(percent), "");
     table
+}
+
+/// One runtime: medians with half of the distance between their quartiles, red where the result is slower.
+fn latency_row(latency: &RuntimeLatency) -> Vec<Cell> {
+    let threads = latency.threads.map(|threads| format!(", {threads} thread{}", if threads == 1 { "" } else { "s" }));
+    let shown = |timing: &Timing| format!("{:.3} ± {:.3} ms", timing.median_ms, (timing.high_ms - timing.low_ms) / 2.0);
+    let mut speed = Cell::new(if latency.is_slower() {
+        format!("slower: {:.2}× as fast", latency.speedup())
+    } else {
+        format!("{:.2}× as fast", latency.speedup())
+    });
+    if latency.is_slower() {
+        speed = speed.fg(Color::Red);
+    }
+    vec![
+        Cell::new(format!("latency ({}{})", latency.runtime, threads.unwrap_or_default())),
+        Cell::new(shown(&latency.before)),
+        Cell::new(shown(&latency.after)),
+        speed,
+    ]
 }
 
 #[allow(clippy::cast_precision_loss)]

@@ -17,6 +17,7 @@ mod exact;
 mod factorize;
 mod inspect;
 mod interrupt;
+mod latency;
 mod mask;
 mod networks;
 mod never_silent;

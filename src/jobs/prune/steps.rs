@@ -175,7 +175,7 @@ impl<'j, 'm> Job<'j, 'm> {
         report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
         report.notes.extend(shift_note(&survey.groups, &done.selection));
         report.notes.extend(heads::notes(&survey.bases));
-        report.notes.extend(alignment_notes(&survey.groups, &done.selection, self.options));
+        report.notes.extend(alignment_notes(&survey.groups, &done.selection, options));
         report.training = done.training;
         report.pricing = done.pricing;
         report.notes.extend(done.notes);
