@@ -1,7 +1,8 @@
 //! Reductions, softmax and normalizations: what a statistic is taken over.
 
-use super::site::{Outcome, Refusal, Site};
+use super::site::{Edit, Outcome, Refusal, Site};
 use crate::axes::{Extent, Var};
+use crate::graph::ValueId;
 use crate::runtime::takes_own_statistics;
 
 /// Axes of a reduction and whether they are kept with size one.
@@ -49,15 +50,47 @@ pub(super) fn sum(site: &mut Site<'_>) -> Outcome {
     Ok(())
 }
 
-/// Other reductions: the statistic moves.
+/// Other reductions: the statistic moves. A mean that only divides what it is the mean of can be exact: scaled by `k / n`, the
+/// mean over the `k` channels that stay is that over all `n` with zeros for the others.
 pub(super) fn statistic(site: &mut Site<'_>) -> Outcome {
     let rank = site.input(0)?.len();
     let axes = reduced_axes(site, rank)?;
-    for axis in tie_reduced(site, &axes)? {
+    let reduced = tie_reduced(site, &axes)?;
+    if divides_its_operand(site) {
+        site.relation.masks.extend(axes.into_iter().map(|axis| (0, axis)));
+        site.relation.edits.push(Edit::Mean { axes: reduced });
+        return Ok(());
+    }
+    for axis in reduced {
         let why = format!("{} over this axis", site.node.op);
         site.shift(axis, &why);
     }
     Ok(())
+}
+
+/// Whether the node is the mean of `g / (mean(g) + ε)`, which compares channels with each other: the global response
+/// normalization of ConvNeXt V2 (Woo et al. 2023), where `g` is the norm of each channel.
+fn divides_its_operand(site: &Site<'_>) -> bool {
+    let (Some(operand), Some(Some(mean))) = (site.value(0), site.node.outputs.first().copied()) else { return false };
+    let only_use = |value: ValueId| match site.graph.at(value).uses[..] {
+        [(node, slot)] if !site.graph.at(value).is_output && site.graph.at(value).captured_by.is_empty() => {
+            Some((site.graph.node(node), slot)).filter(|(node, _)| node.domain.is_empty())
+        }
+        _ => None,
+    };
+    let (mut reader, mut slot) = match only_use(mean) {
+        Some(found) if site.node.op == "ReduceMean" => found,
+        _ => return false,
+    };
+    if reader.op == "Add" {
+        let is_constant = |value: &ValueId| *value != mean && site.constants.contains(value);
+        let shifted = reader.outputs.first().copied().flatten();
+        match shifted.filter(|_| reader.inputs.iter().flatten().any(is_constant)).and_then(only_use) {
+            Some(found) => (reader, slot) = found,
+            None => return false,
+        }
+    }
+    reader.op == "Div" && slot == 1 && reader.inputs.first().copied().flatten() == Some(operand)
 }
 
 /// `ArgMax`, `ArgMin`: positions along the axis change their meaning.

@@ -102,6 +102,11 @@ pub enum Edit<A> {
         /// The cut axes.
         cuts: Vec<Cut<A>>,
     },
+    /// A mean over these axes counts what was removed as zeros.
+    Mean {
+        /// The axes.
+        axes: Vec<A>,
+    },
     /// Constant indices into an axis.
     Indices {
         /// Position of the operand that holds them.
@@ -178,6 +183,7 @@ impl<A> Edit<A> {
             },
             Edit::Attributes { name, axes } => Edit::Attributes { name, axes: axes.iter().map(f).collect() },
             Edit::Parts { axes } => Edit::Parts { axes: axes.iter().map(f).collect() },
+            Edit::Mean { axes } => Edit::Mean { axes: axes.iter().map(f).collect() },
             Edit::Bounds { cuts } => Edit::Bounds {
                 cuts: cuts
                     .iter()

@@ -4,6 +4,7 @@ use crate::axes::{BINDINGS, Expr, Extent, Selection};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, operator};
 use crate::onnx::attributes::{position, remove, set_int, set_ints};
+use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::ops::{Cut, Edit};
 
 use super::Patch;
@@ -32,6 +33,7 @@ impl Patch<'_> {
                 }
                 Edit::Attributes { name, axes } => self.edit_attributes(node, name, axes, selection),
                 Edit::Parts { axes } => self.edit_parts(node, axes, selection),
+                Edit::Mean { axes } => self.edit_mean(node, axes, selection),
                 Edit::Bounds { cuts } => self.edit_bounds(node, cuts, selection),
                 Edit::Indices { operand, axis, result } => self.edit_indices(node, *operand, (axis, result), selection),
             };
@@ -202,6 +204,26 @@ impl Patch<'_> {
         let stem = format!("{}_split", self.subject.graph.node(node).name);
         let name = self.editor.add_ints(&stem, &sizes);
         self.editor.redirect(node, 1, name)
+    }
+
+    /// Scales what a mean is taken of by the share of it that stays.
+    #[allow(clippy::cast_precision_loss)]
+    fn edit_mean(&mut self, node: NodeId, axes: &[Expr], selection: &Selection) -> Result<()> {
+        let mut share = 1.0;
+        for axis in axes.iter().filter(|axis| self.is_touched(std::slice::from_ref(axis), selection)) {
+            share *= self.fixed(axis, selection)? as f64 / self.fixed(axis, &Selection::all())? as f64;
+        }
+        if share == 1.0 {
+            return Ok(());
+        }
+        let view = self.subject.graph.node(node);
+        let element = view.inputs.first().copied().flatten().and_then(|value| self.subject.facts.at(value).element);
+        let element = element.map_or(Ok(ElementType::Float), ElementType::from_code)?;
+        let stem = format!("{}_share", view.name);
+        let factor = self.editor.add(&stem, from_f64_as("", &[], &[share], element)?);
+        let data = self.editor.node_mut(node)?.input.first().cloned().unwrap_or_default();
+        let scaled = self.editor.wire(node, operator("Mul", [data, factor]), &format!("{}_scaled", view.name));
+        self.editor.redirect(node, 0, scaled)
     }
 
     /// New bounds for the cut axes; the other entries stay as they are.

@@ -118,3 +118,26 @@ fn a_running_sum_of_cast_integers_runs() {
     assert_eq!(dims(&pruned, "w"), [5, 4]);
     assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
 }
+
+/// The global response normalization of ConvNeXt V2 divides the norm of each channel by the mean of all: a mean over fewer
+/// channels is scaled to be that over all, with zeros for those that were removed.
+#[test]
+fn a_norm_that_is_divided_by_its_mean_over_channels_is_exact() {
+    let grn = |mean: &str| {
+        let net = Net::new(&[("x", 1, &["n", "3", "5", "5"])]).weight("w", &[16, 3, 1, 1]).weight("u", &[4, 16, 1, 1]);
+        let net =
+            net.weight("gamma", &[16, 1, 1]).weight("beta", &[16, 1, 1]).ints("plane", &[2, 3]).ints("channels", &[1]);
+        let mut net = net.node("Conv", &["x", "w"], "a", "").node("Relu", &["a"], "r", "");
+        net.0.initializer.push(from_f32("eps", &[], &[0.01]).unwrap());
+        let net = net.node("ReduceL2", &["r", "plane"], "g", "").node(mean, &["g", "channels"], "m", "");
+        let net = net.node("Add", &["m", "eps"], "e", "").node("Div", &["g", "e"], "d", "");
+        let net = net.node("Mul", &["r", "d"], "s", "").node("Mul", &["s", "gamma"], "t", "");
+        let net = net.node("Add", &["t", "beta"], "b", "").node("Add", &["b", "r"], "z", "");
+        net.node("Conv", &["z", "u"], "y", "").model("y")
+    };
+    let (pruned, report) = halved(grn("ReduceMean"), &[]).unwrap();
+    assert_eq!((dims(&pruned, "w"), dims(&pruned, "u")), (vec![8, 3, 1, 1], vec![4, 8, 1, 1]));
+    assert!(report.verify.exact_max_rel.unwrap() < 1e-5, "{:?}", report.verify);
+    let error = halved(grn("ReduceMax"), &[]).unwrap_err().to_string();
+    assert!(error.contains("ReduceMax over this axis"), "{error}");
+}
