@@ -9,7 +9,7 @@ use crate::axes::{FactorId, Selection};
 use crate::calibrate::Calibration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::ModelProto;
-use crate::plan::{Group, Plan, Units};
+use crate::plan::{Align, Group, Plan, Units};
 use crate::repair::Bases;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
 use crate::verify::Exactness;
@@ -90,7 +90,7 @@ fn proved(subject: Subject<'_>, mut bases: Bases, data: Calibration<'_>) -> Resu
 pub(super) fn align(bases: &Bases, options: &PruneOptions, groups: &mut [Group]) {
     let shares = bases.shares();
     let is_wide = |group: &&mut Group| shares.contains_key(&group.factor) && group.size >= 2 * BLOCK;
-    for group in groups.iter_mut().filter(is_wide).filter(|_| options.align == 1) {
+    for group in groups.iter_mut().filter(is_wide).filter(|_| matches!(options.align, Align::For(_))) {
         group.step = group.step.max(BLOCK);
     }
 }
