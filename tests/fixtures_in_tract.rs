@@ -6,7 +6,7 @@ use paredown::internals::calibrate::data::Dataset;
 use paredown::internals::onnx::Model;
 use paredown::internals::runtime::inputs::DimSizes;
 use paredown::internals::runtime::probes::probe_batches;
-use paredown::internals::runtime::{RunOptions, Runnable};
+use paredown::internals::runtime::{Limits, RunOptions, Runnable};
 use paredown::internals::verify::{exactness, faithful};
 
 fn fixture(name: &str) -> PathBuf {
@@ -21,7 +21,7 @@ fn accuracy_on_the_test_images_is_that_of_training() {
         let graph = model.proto.graph.as_ref().unwrap();
         let data = Dataset::open(&fixture("eval.npz"), graph).unwrap();
         let runnable = Runnable::new(&model.proto, &RunOptions::default()).unwrap();
-        let found = faithful(&runnable, &runnable, data.batches(100)).unwrap();
+        let found = faithful(&runnable, &runnable, &data, Limits::default()).unwrap();
         assert_eq!((found.samples, found.accuracy.after), (597, Some(f64::from(right) / 597.0)), "{name}");
         assert_eq!((found.rel_l2, found.top1_agreement), (0.0, Some(1.0)), "{name}");
     }

@@ -83,7 +83,10 @@ impl Layer {
         if is_conv && window.is_none() {
             return Ok(None);
         }
-        let (mut channels, mut outputs) = (dims[linear.weight_in], dims[linear.weight_out]);
+        let (Some(&rows), Some(&columns)) = (dims.get(linear.weight_in), dims.get(linear.weight_out)) else {
+            return Ok(None);
+        };
+        let (mut channels, mut outputs) = (rows, columns);
         if node.op_type() == "ConvTranspose" {
             channels /= groups;
         } else {

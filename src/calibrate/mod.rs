@@ -7,6 +7,7 @@
 mod block;
 pub mod data;
 pub mod evidence;
+mod feeding;
 mod layer;
 mod padding;
 pub(crate) mod pair;
@@ -18,6 +19,7 @@ mod window;
 
 pub(crate) use crate::runtime::in_turn;
 pub use crate::runtime::{Activations, Checkpoint, Held, Segment, Stream};
+pub use feeding::{Feeding, OutputAxes};
 pub use layer::{Layer, layers};
 pub use rows::Sampler;
 pub use statistics::{InputStatistics, input_statistics};
@@ -27,10 +29,13 @@ pub(crate) use block::{BLOCK_ROWS, Block, Columns};
 pub(crate) use evidence::{Evidence, Gather};
 pub(crate) use padding::Padding;
 pub(crate) use pair::{At, Pair, Visit, Wanted};
-pub(crate) use rows::{Lines, Row, floats, samples_of};
+pub(crate) use rows::{Lines, Row, floats};
 pub(crate) use statistics::{Accumulator, pass};
 pub(crate) use window::Window;
 
+use crate::error::Result;
+use crate::onnx::proto::ModelProto;
+use crate::runtime::Limits;
 use data::Dataset;
 
 /// Values of the inputs of one run, where samples are smaller than that.
@@ -48,6 +53,8 @@ pub struct Calibration<'a> {
     pub batch: usize,
     /// Seed of the choice of positions.
     pub seed: u64,
+    /// The memory that it may take.
+    pub limits: Limits,
 }
 
 impl<'a> Calibration<'a> {
@@ -56,6 +63,16 @@ impl<'a> Calibration<'a> {
     pub fn new(data: &'a Dataset, seed: u64) -> Self {
         let sample = data.batches_of(0..1, 1).next().and_then(Result::ok);
         let values = sample.map_or(0, |batch| batch.inputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>());
-        Self { data, batch: (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE), seed }
+        Self { data, batch: (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE), seed, limits: Limits::default() }
+    }
+
+    /// [`new`](Self::new) for `model`, with no more samples at once than `limits` allow: one batch is run while all values of
+    /// the one before are summed up.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when one sample alone takes more memory than that.
+    pub fn within(model: &ModelProto, data: &'a Dataset, seed: u64, limits: Limits) -> Result<Self> {
+        let all = Self { limits, ..Self::new(data, seed) };
+        Ok(Self { batch: Feeding::of(model, data).keeping(limits, 2, all.batch)?, ..all })
     }
 }

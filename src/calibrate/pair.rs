@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::data::Batch;
-use super::{Calibration, Padding, samples_of};
+use super::{Calibration, Padding};
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Activations, Held, NamedTensor, Stream, in_turn, run_both};
@@ -81,12 +81,12 @@ impl<'d> Pair<'d> {
         let sources = self.original.segment(original.model, &original.complete, &original.values)?;
         let images = self.changed.segment(changed.model, &changed.complete, &changed.values)?;
         let total = self.data.data.samples();
-        let mut held = Held::default();
+        let mut held = Held::within(self.data.limits.held());
         let mut first = 0;
         let pair = [(&self.original, &sources), (&self.changed, &images)];
         let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
         in_turn(self.data.data.batches(self.data.batch), run, |batch, (original, changed)| {
-            let samples = samples_of(&batch.inputs);
+            let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             let at = At { samples, first, total, padding: padding.as_ref() };
             visit(Visit { original: &original, changed: &changed, at })?;
@@ -121,7 +121,7 @@ impl<'d> Pair<'d> {
             |index: usize, batch: &Batch| self.original.run_from(&source, index, &batch.inputs, &feed(index, batch)?);
         let mut first = 0;
         in_turn(self.data.data.batches(self.data.batch), run, |batch, found| {
-            let samples = samples_of(&batch.inputs);
+            let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             visit(&found, At { samples, first, total, padding: padding.as_ref() })?;
             first += samples;

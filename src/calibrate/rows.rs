@@ -84,7 +84,9 @@ impl Layer {
     /// Rows of data of this shape.
     pub(crate) fn row_count(&self, data: &[usize]) -> usize {
         match &self.window {
-            Some(window) if data.len() >= 2 => data[0] * window.place(&data[2..]).outputs.iter().product::<usize>(),
+            Some(window) if data.len() == window.rank() + 2 => {
+                data[0] * window.place(&data[2..]).outputs.iter().product::<usize>()
+            }
             Some(_) => 0,
             None => data.iter().product::<usize>() / data.get(self.linear.data_axis).copied().unwrap_or(1).max(1),
         }
@@ -153,11 +155,11 @@ impl<'t> Lines<'t> {
     /// What a sliding window reads, numbered by its positions, sample after sample.
     fn under_window(data: &'t Tensor, (window, width): (&Window, usize), rows: &[Row]) -> Result<Self> {
         let shape = data.shape();
-        if shape.len() < 3 || shape[1] != width {
+        if shape.len() != window.rank() + 2 || shape[1] != width {
             return Err(misfit(shape, width));
         }
         let placed = window.place(&shape[2..]);
-        let each: usize = placed.outputs.iter().product::<usize>().max(1);
+        let each: usize = placed.outputs.iter().product();
         let plane: usize = shape[2..].iter().product();
         let taps = window.taps();
         let mut offsets = vec![PADDING; taps * rows.len()];
@@ -248,7 +250,20 @@ fn misfit(shape: &[usize], width: usize) -> Error {
     Error::input(format!("activations of shape {shape:?} where {width} channels are expected"))
 }
 
-/// Number of samples of a batch.
-pub(crate) fn samples_of(inputs: &[(String, Tensor)]) -> usize {
-    inputs.first().and_then(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bias of shape `[1, C, 1, 1]` was read as if it had a row for each sample: index 32 of 32.
+    #[test]
+    fn a_row_that_is_not_there_is_an_error() {
+        let values: Vec<f32> = (0..32_u8).map(f32::from).collect();
+        let lines = |shape: &[usize], index: usize| {
+            let tensor = Tensor::new(shape, &values).unwrap();
+            Lines::new(&tensor, (1, shape[1]), &[Row { sample: 0, index }]).map(|lines| lines.channels())
+        };
+        assert_eq!(lines(&[1, 32, 1, 1], 0).unwrap(), 32);
+        assert_eq!(lines(&[2, 4, 2, 2], 7).unwrap(), 4);
+        assert!(lines(&[1, 32, 1, 1], 1).is_err() && lines(&[2, 4, 2, 2], 8).is_err());
+    }
 }

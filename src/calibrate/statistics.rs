@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::data::Batch;
 use super::sums::{Detail, Sums};
-use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn, samples_of};
+use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn};
 use crate::analysis::Subject;
 use crate::error::Result;
 use crate::linalg::default_backend;
@@ -96,7 +96,7 @@ pub(crate) fn pass<'n>(
     let mut first = 0;
     let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
     in_turn(data.data.batches(data.batch), run, |batch, found| {
-        let samples = samples_of(&batch.inputs);
+        let samples = batch.samples();
         let padding = Padding::of(&batch.inputs);
         visit(&found, At { samples, first, total, padding: padding.as_ref() })?;
         first += samples;

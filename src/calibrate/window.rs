@@ -70,17 +70,22 @@ impl Window {
         }))
     }
 
+    /// Number of spatial axes.
+    pub(crate) fn rank(&self) -> usize {
+        self.kernel.len()
+    }
+
     /// Positions of the kernel.
     pub(crate) fn taps(&self) -> usize {
         self.kernel.iter().product()
     }
 
-    /// The window over inputs of these spatial sizes.
+    /// The window over inputs of these spatial sizes, [`rank`](Self::rank) of them.
     pub(crate) fn place(&self, inputs: &[usize]) -> Placed<'_> {
         let int = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let (mut outputs, mut before) = (Vec::new(), Vec::new());
         for (axis, &input) in inputs.iter().enumerate() {
-            let span = self.dilations[axis] * (int(self.kernel[axis]) - 1) + 1;
+            let span = self.dilations[axis].saturating_mul(int(self.kernel[axis]) - 1).saturating_add(1);
             let (stride, input) = (self.strides[axis].max(1), int(input));
             let (size, first) = match (&self.padding, &self.transposed) {
                 (Padding::Explicit(b, a), None) => {

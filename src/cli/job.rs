@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 
 use super::bench::Bench;
 use super::flags::as_typed;
-use super::options::{Data, Dims, listener, spinner};
+use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
 use crate::error::{Error, Result};
 use crate::jobs::setting::{Configured, Setting};
@@ -28,6 +28,8 @@ pub(super) struct Common {
     data: Data,
     #[command(flatten)]
     dims: Dims,
+    #[command(flatten)]
+    memory: Memory,
     /// Show the table, write no model
     #[arg(long)]
     dry_run: bool,
@@ -109,11 +111,13 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// `options` with the samples, sizes and seed that were typed.
     pub(super) fn configure<O: Configured>(&self, mut options: O) -> Result<O> {
-        let Common { data, dims, seed, .. } = self.common;
+        let Common { data, dims, memory, seed, .. } = self.common;
         *options.setting_mut() = Setting {
             data: data.calibration(),
             eval: data.eval(),
             dims: dims.sizes()?,
+            batch_axes: data.batch_axes()?,
+            limits: memory.limits(),
             seed: *seed,
             progress: listener(&self.bar),
         };

@@ -4,11 +4,16 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::calibrate::data::BatchAxes;
 use crate::error::{Error, Result};
 use crate::plan::Align;
 use crate::progress::Progress;
+use crate::runtime::Limits;
 use crate::runtime::inputs::DimSizes;
 use crate::{Dataset, Hardware, ImageOptions, Layout, Remaining};
+
+/// Least budget of memory, in bytes: the program itself takes some of it.
+const LEAST_MEMORY: u64 = 64_000_000;
 
 /// Number of synthetic samples.
 const SYNTHETIC: usize = 256;
@@ -23,6 +28,9 @@ pub(super) struct Data {
     /// Samples kept out of all decisions, on which fidelity and accuracy are measured [default: those of --data]
     #[arg(long, value_name = "PATH")]
     eval: Option<PathBuf>,
+    /// The axis of an input that counts samples, or `none`, where the model does not tell; may be repeated
+    #[arg(long, value_name = "NAME=AXIS")]
+    batch_axis: Vec<String>,
     /// A directory of images instead of --data
     #[arg(long, value_name = "DIR", conflicts_with = "data")]
     images: Option<PathBuf>,
@@ -64,6 +72,13 @@ impl Data {
     /// The samples to measure on.
     pub(super) fn eval(&self) -> Option<Dataset> {
         self.eval.as_deref().map(at)
+    }
+
+    /// The axes of samples.
+    pub(super) fn batch_axes(&self) -> Result<BatchAxes> {
+        let mut axes = BatchAxes::default();
+        self.batch_axis.iter().try_for_each(|typed| axes.add(typed))?;
+        Ok(axes)
     }
 
     fn image_options(&self) -> ImageOptions {
@@ -130,6 +145,29 @@ fn hardware(typed: &str) -> Result<Align, String> {
                 Err(format!("choose one of cpu, {}, none", names.join(", ")))
             }
         },
+    }
+}
+
+/// How much memory a job may take.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Memory {
+    /// Memory that the job may take, such as 4GB [default: half of what is available]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<Limits>,
+}
+
+impl Memory {
+    /// The budget that was typed, or the default.
+    pub(super) fn limits(&self) -> Limits {
+        self.memory.unwrap_or_default()
+    }
+}
+
+fn memory(typed: &str) -> Result<Limits, String> {
+    match remaining(typed) {
+        Ok(Remaining::Absolute(bytes)) if bytes >= LEAST_MEMORY => Ok(Limits::new(bytes)),
+        Ok(Remaining::Absolute(bytes)) => Err(format!("{bytes} bytes are too few: at least 64MB are needed")),
+        _ => Err(format!("'{typed}' is not an amount of memory such as 4GB or 500MB")),
     }
 }
 
@@ -216,6 +254,14 @@ mod tests {
         assert_eq!(remaining("123"), Ok(Remaining::Absolute(123)));
         for wrong in ["", "M", "-3", "40MiB", "110%", "nan", "1e400"] {
             assert!(remaining(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn memory_is_an_amount_of_bytes() {
+        assert_eq!(memory("1.5GB"), Ok(Limits::new(1_500_000_000)));
+        for wrong in ["50%", "x", "1MB", "0"] {
+            assert!(memory(wrong).is_err(), "{wrong}");
         }
     }
 

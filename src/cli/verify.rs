@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::flags::as_typed;
-use super::options::{Data, Dims, listener, spinner};
+use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
 use crate::error::{Error, Result};
 use crate::jobs::setting::Setting;
@@ -25,6 +25,8 @@ pub(super) struct Args {
     data: Data,
     #[command(flatten)]
     dims: Dims,
+    #[command(flatten)]
+    memory: Memory,
     /// Fail if the relative L2 distance of the outputs is larger
     #[arg(long, value_name = "X")]
     max_rel_l2: Option<f64>,
@@ -48,6 +50,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
         data: args.data.calibration(),
         eval: args.data.eval(),
         dims: args.dims.sizes()?,
+        batch_axes: args.data.batch_axes()?,
+        limits: args.memory.limits(),
         seed: args.seed,
         progress: listener(&bar),
     };

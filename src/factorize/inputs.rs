@@ -10,9 +10,7 @@ use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::lowrank::outputs::Inputs;
 use crate::onnx::tensor::from_f32;
-
-/// Bytes of covariances that one pass over the data accumulates.
-const BYTES_PER_PASS: usize = 1 << 30;
+use crate::runtime::Limits;
 
 /// A layer with more inputs than this is decomposed without data: its covariance would take over half a gigabyte.
 pub(crate) const MOST_INPUTS: usize = 8192;
@@ -40,7 +38,7 @@ pub(crate) fn input_moments(
         used.push(own);
     }
     let mut measured: Vec<InputStatistics> = Vec::with_capacity(layers.len());
-    for part in passes(&layers) {
+    for part in passes(&layers, calibration.limits) {
         measured.extend(input_statistics(subject, calibration, part, Detail::Covariance)?);
     }
     Ok(used.iter().map(|own| pooled(own, &measured)).collect())
@@ -60,13 +58,13 @@ pub(crate) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> 
 }
 
 /// The layers in runs whose covariances fit in memory together; layers that read the same rows have one.
-fn passes(layers: &[Layer]) -> Vec<&[Layer]> {
+fn passes(layers: &[Layer], limits: Limits) -> Vec<&[Layer]> {
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (index, layer) in layers.iter().enumerate() {
         let is_known = layers[start..index].iter().any(|other| other.reads_like(layer));
         let bytes = if is_known { 0 } else { layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>() };
-        if index > start && sum + bytes > BYTES_PER_PASS {
+        if index > start && (sum + bytes) as u64 > limits.sums() {
             runs.push(&layers[start..index]);
             (start, sum) = (index, 0);
         }

@@ -25,7 +25,7 @@ impl Operators {
             .find(|import| matches!(import.domain(), "" | "ai.onnx"))
             .map_or(0, |import| import.version());
         let header = pb::ModelProto { ir_version: model.ir_version(), ..pb::ModelProto::default() };
-        Self { framework: tract_onnx::onnx(), header, opset, functions: Functions::of(model) }
+        Self { framework: crate::runtime::framework(), header, opset, functions: Functions::of(model) }
     }
 
     fn context(&self) -> ParsingContext<'_> {
@@ -41,11 +41,11 @@ impl Operators {
 
     /// The operator of a node, and the names that its subgraphs capture.
     pub(super) fn build(&self, node: &NodeProto) -> Result<(Box<dyn InferenceOp>, Vec<String>), String> {
-        let builder = self.framework.op_register.0.get(stand_in(node));
-        let builder = builder.ok_or_else(|| format!("unknown operator {}", node.op_type()))?;
         let mut node = node.clone();
         node.op_type = Some(stand_in(&node).to_owned());
         crate::runtime::spell_out_default(&mut node);
+        let builder = self.framework.op_register.0.get(node.op_type());
+        let builder = builder.ok_or_else(|| format!("unknown operator {}", node.op_type()))?;
         let node = pb::NodeProto::decode(&*node.encode_to_vec()).map_err(|e| e.to_string())?;
         builder(&self.context(), &node).map_err(|e| format!("{e:#}"))
     }

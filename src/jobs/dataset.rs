@@ -8,8 +8,8 @@ use ndarray::{ArrayD, IxDyn};
 use ndarray_npy::NpzWriter;
 use tempfile::TempDir;
 
-use crate::calibrate::data::Dataset as Samples;
 use crate::calibrate::data::images::ImageOptions;
+use crate::calibrate::data::{BatchAxes, Dataset as Samples};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::runtime::inputs::DimSizes;
@@ -17,7 +17,8 @@ use crate::runtime::inputs::DimSizes;
 /// Samples to calibrate, train and judge a model on.
 ///
 /// A data set is read when a job starts, and checked against the model then: names, shapes and types of the arrays must
-/// be those of the graph's inputs, and axis 0 counts samples. An array called `labels` holds what is right for each
+/// be those of the graph's inputs, and axis 0 counts samples, or the axis that the inputs have in common. Where a sample is one
+/// run of the model, an array has one axis more, in front, or each file holds one run. An array called `labels` holds what is right for each
 /// sample: integers are classes, real numbers are what an output should be.
 #[derive(Debug, Clone)]
 pub struct Dataset(Source);
@@ -76,13 +77,13 @@ impl Dataset {
     }
 
     /// Opens the samples for `model`.
-    pub(crate) fn open(&self, model: &Model, sizes: &DimSizes, seed: u64) -> Result<Samples> {
+    pub(crate) fn open(&self, model: &Model, sizes: &DimSizes, axes: &BatchAxes, seed: u64) -> Result<Samples> {
         let graph = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         match &self.0 {
-            Source::Path(path) => Samples::open(path, graph),
+            Source::Path(path) => Samples::open_along(path, graph, axes),
             Source::Images(path, options) => Samples::images(path, graph, options),
             Source::Synthetic(samples) => Samples::synthetic(graph, sizes, *samples, seed),
-            Source::Written(folder) => Samples::open(folder.path(), graph),
+            Source::Written(folder) => Samples::open_along(folder.path(), graph, axes),
         }
     }
 }
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn arrays_and_batches_are_read_like_files() {
         let model = Model::from_proto(mlp());
-        let open = |data: Dataset| data.open(&model, &DimSizes::default(), 0).unwrap();
+        let open = |data: Dataset| data.open(&model, &DimSizes::default(), &BatchAxes::default(), 0).unwrap();
         let whole = open(Dataset::from_arrays(batch(5)).unwrap());
         assert_eq!((whole.samples(), whole.has_labels()), (5, true));
         let parts = Dataset::from_batches((0..12).map(|_| batch(2))).unwrap();

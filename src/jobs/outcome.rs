@@ -10,8 +10,9 @@ use crate::error::Result;
 use crate::latency::Runtimes;
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Group, Plan};
-use crate::report::Report;
+use crate::report::{MemoryReport, Report};
 use crate::runtime::probes::probes;
+use crate::runtime::{Limits, peak_bytes};
 use crate::verify::{Proof, Proved, Removed, VerifyReport};
 
 /// A rewritten model, which plan made it, and what is known about it.
@@ -57,7 +58,7 @@ impl Outcome {
         let progress = self.setting.progress.clone();
         progress.enter("proving")?;
         let proved = contained(&progress, || Ok(self.proof().prove()?))?;
-        enter(&mut self.report, &proved);
+        enter(&mut self.report, &proved, self.setting.limits);
         Ok(self)
     }
 
@@ -94,6 +95,7 @@ impl Outcome {
             thaw,
             data: self.samples.to_measure(),
             dims: &self.setting.dims,
+            limits: self.setting.limits,
             seed: self.setting.seed,
         }
     }
@@ -121,7 +123,8 @@ impl Outcome {
 }
 
 /// Enters what a proof measured into the report.
-pub(super) fn enter(report: &mut Report, proved: &Proved) {
+pub(super) fn enter(report: &mut Report, proved: &Proved, limits: Limits) {
+    report.memory = Some(MemoryReport { budget: limits.bytes(), peak: peak_bytes() });
     report.verify = VerifyReport::of(proved);
     report.model.before.latency_ms = Some(proved.latency.before_ms);
     report.model.after.latency_ms = Some(proved.latency.after_ms);

@@ -1,11 +1,12 @@
 //! What every job is told besides its own options, and the samples that it opens.
 
 use super::dataset::Dataset;
-use crate::calibrate::data::Dataset as Samples;
+use crate::calibrate::data::{BatchAxes, Dataset as Samples};
 use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::CalibrationReport;
+use crate::runtime::Limits;
 use crate::runtime::inputs::DimSizes;
 
 /// What every job is told besides its own options.
@@ -17,6 +18,10 @@ pub(crate) struct Setting {
     pub(crate) eval: Option<Dataset>,
     /// Sizes of dynamic dimensions.
     pub(crate) dims: DimSizes,
+    /// Axes of inputs that count samples, where the model does not tell.
+    pub(crate) batch_axes: BatchAxes,
+    /// Memory that the job may take.
+    pub(crate) limits: Limits,
     /// Seed of every random choice.
     pub(crate) seed: u64,
     /// Who is told what goes on, and may end it.
@@ -49,6 +54,18 @@ macro_rules! configured {
             /// Size of a dynamic dimension, by name (`sequence_length`) or by place (`input_ids:1`).
             pub fn dim(mut self, name: impl Into<String>, size: usize) -> Self {
                 self.setting.dims.named.insert(name.into(), size);
+                self
+            }
+
+            /// The axis of an input that counts samples, where the model does not tell; `None` where it has none.
+            pub fn batch_axis(mut self, input: impl Into<String>, axis: Option<usize>) -> Self {
+                self.setting.batch_axes.set(input, axis);
+                self
+            }
+
+            /// Bytes of memory that the job may take; by default half of what is available.
+            pub fn memory(mut self, bytes: u64) -> Self {
+                self.setting.limits = crate::runtime::Limits::new(bytes);
                 self
             }
 
@@ -128,7 +145,7 @@ impl Setting {
         }
         let open = |data: &Option<Dataset>| -> Result<Option<Samples>> {
             let Some(data) = data else { return Ok(None) };
-            let samples = data.open(model, &self.dims, self.seed)?;
+            let samples = data.open(model, &self.dims, &self.batch_axes, self.seed)?;
             Ok(Some(samples.within(&self.progress)))
         };
         Ok(Opened {

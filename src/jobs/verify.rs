@@ -44,7 +44,7 @@ impl VerifyOptions {
 /// [`Runtime`](crate::ErrorKind::Runtime) if tract cannot run a model; [`Input`](crate::ErrorKind::Input) if a model or the
 /// plan is malformed.
 pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOptions) -> Result<Report> {
-    let Setting { dims, seed, progress, .. } = &options.setting;
+    let Setting { dims, limits, seed, progress, .. } = &options.setting;
     let samples = options.setting.open(original)?;
     let plan = options.plan.as_ref();
     let thaw = plan.map(|plan| plan.thaw.clone()).unwrap_or_default();
@@ -75,7 +75,8 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
     let removed = Some(Removed { groups: &groups, selection: &selection, adjusted });
     let (rewritten, data) = (&after.model.proto, samples.to_measure());
     progress.enter("proving")?;
-    let proof = Proof { analysis: &analysis, rewritten, removed, thaw: &thaw, data, dims, seed: *seed };
+    let proof =
+        Proof { analysis: &analysis, rewritten, removed, thaw: &thaw, data, dims, limits: *limits, seed: *seed };
     let proved = proof.prove().map_err(|failure| match failure {
         Failure::Inexact(found) if !adjusted => Error::proof(format!(
             "the file differs from the masked original by {found:.1e} (allowed: {:.0e}): another plan than this one was \
@@ -84,7 +85,7 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
         )),
         failure => failure.into(),
     })?;
-    enter(&mut report, &proved);
+    enter(&mut report, &proved, *limits);
     Ok(report)
 }
 

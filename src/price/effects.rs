@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::distance::{Reference, run_all};
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{Held, NamedTensor, Stream};
+use crate::runtime::{Held, Limits, NamedTensor, Stream};
 
 /// Bytes of activations in front of layers that wait for being measured side by side.
 const MOST_PENDING: usize = 512 << 20;
@@ -30,6 +30,7 @@ pub(crate) fn effects(
     sites: &[Site],
     write: impl Fn(usize, usize) -> Result<ModelProto> + Sync,
     batches: &[Vec<NamedTensor>],
+    limits: Limits,
 ) -> Result<Vec<Vec<f64>>> {
     let mut stream = Stream::default();
     let measure = |(site, change, stream): &(usize, usize, Stream)| {
@@ -44,7 +45,7 @@ pub(crate) fn effects(
     let (mut pending, mut pending_bytes) = (Vec::new(), 0);
     for (index, site) in sites.iter().enumerate() {
         let segment = stream.segment(model, &site.reads, &[])?;
-        let mut held = Held::default();
+        let mut held = Held::within(limits.held());
         for (index, inputs) in batches.iter().enumerate() {
             held.add([stream.run(&segment, index, inputs)?.frontier]);
         }
@@ -98,7 +99,8 @@ mod tests {
         };
         let measured = |reads: fn(&NodeProto) -> Vec<String>| {
             let sites: Vec<Site> = layers.iter().map(|(node, _)| Site { reads: reads(node), changes: 2 }).collect();
-            effects(&proto, &Reference::new(&proto, &batches).unwrap(), &sites, write, &batches).unwrap()
+            effects(&proto, &Reference::new(&proto, &batches).unwrap(), &sites, write, &batches, Limits::default())
+                .unwrap()
         };
         let (near, far) = (measured(|node| node.input.clone()), measured(|_| Vec::new()));
         for ((near, far), (node, _)) in near.iter().zip(&far).zip(&layers) {

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Group, Request, Scored};
 use crate::repair::Method;
-use crate::runtime::NamedTensor;
+use crate::runtime::{Limits, NamedTensor};
 use crate::score::{Consumers, Context};
 
 /// Of this many samples one is held out.
@@ -64,7 +64,9 @@ pub(crate) struct Samples {
     fitted: Dataset,
     held_out: Dataset,
     batches: Vec<Vec<NamedTensor>>,
+    at_once: usize,
     seed: u64,
+    limits: Limits,
 }
 
 impl Samples {
@@ -76,15 +78,31 @@ impl Samples {
         let every = HELD_OUT.max(data.data.samples().div_ceil(MOST_HELD_OUT));
         let [fitted, held_out] = data.data.split(every);
         let inputs = |batch: Result<Batch>| Ok(batch?.inputs);
-        let at_once = Calibration::new(&held_out, data.seed).batch;
-        let batches: Vec<_> = held_out.batches(at_once).map(inputs).collect::<Result<_>>()?;
+        let batches: Vec<_> = held_out.batches(data.batch).map(inputs).collect::<Result<_>>()?;
         let is_enough = !batches.is_empty() && fitted.samples() > 0;
-        Ok(is_enough.then_some(Self { fitted, held_out, batches, seed: data.seed }))
+        Ok(is_enough.then_some(Self {
+            fitted,
+            held_out,
+            batches,
+            at_once: data.batch,
+            seed: data.seed,
+            limits: data.limits,
+        }))
     }
 
     /// The samples that are fitted on.
     pub(crate) fn fitted(&self) -> Calibration<'_> {
-        Calibration::new(&self.fitted, self.seed)
+        self.over(&self.fitted)
+    }
+
+    /// Calibration on some of the samples.
+    fn over<'d>(&self, data: &'d Dataset) -> Calibration<'d> {
+        Calibration { data, batch: self.at_once, seed: self.seed, limits: self.limits }
+    }
+
+    /// The memory that pricing may take.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Inputs of the held-out samples.
@@ -239,7 +257,8 @@ impl Market<'_> {
         };
         let sites: Vec<Site> = parts.iter().map(site).collect();
         let write = |site: usize, change: usize| self.narrowed(&parts[site], change, layers, (&used, &fitted));
-        let measured = effects(self.subject.model, self.reference, &sites, write, self.samples.batches())?;
+        let measured =
+            effects(self.subject.model, self.reference, &sites, write, self.samples.batches(), self.samples.limits())?;
         let curve = |((index, part), losses): ((usize, &Part<'_, '_>), Vec<f64>)| {
             let size = part.scored.group.size;
             let points: Vec<(usize, f64)> =
@@ -252,7 +271,7 @@ impl Market<'_> {
 
     /// Statistics of the inputs of the layers `used`, in that order.
     fn statistics(&self, data: &Dataset, layers: &[Layer], used: &[usize]) -> Result<Vec<InputStatistics>> {
-        let data = Calibration::new(data, self.samples.seed);
+        let data = self.samples.over(data);
         let is_wide = |index: usize| layers[index].inputs() > WIDEST || self.method != Method::Lstsq;
         let mut all: Vec<(usize, InputStatistics)> = Vec::new();
         for (wide, detail) in [(false, Detail::Covariance), (true, Detail::Diagonal)] {

@@ -109,7 +109,8 @@ impl Member {
 
     /// What it should make of these rows.
     pub(super) fn targets<'t>(&'t self, visit: Visit<'t>, rows: &[Row]) -> Result<Targets<'t>> {
-        let result = self.original.results_of(visit.original.get(&self.original.result)?, rows)?;
+        let y = visit.original.get(&self.original.result)?;
+        let result = self.original.results_of(y, rows)?;
         if self.kept.iter().any(|&channel| channel >= result.channels()) {
             let problem = format!("its result has {} channels, not those that its weight makes", result.channels());
             return Err(Error::input(problem).at_node(self.original.name.as_str()));
@@ -117,9 +118,10 @@ impl Member {
         let Some((before, after)) = &self.skips else { return Ok(Targets { result, skip: None }) };
         let (was, is) = (visit.original.get(&before.value)?, visit.changed.get(&after.value)?);
         let axis = self.original.linear.result_axis;
-        let fits = was.shape().len() == is.shape().len()
+        // A branch that is broadcast has no row for each row of the result.
+        let fits = was.shape() == y.shape()
+            && was.shape().len() == is.shape().len()
             && was.shape().first() == is.shape().first()
-            && was.shape().get(axis) == Some(&(self.original.groups * self.original.outputs))
             && is.shape().get(axis) == Some(&self.kept.len());
         let skip = if fits {
             Some((self.original.results_of(was, rows)?, self.pruned.results_of(is, rows)?, after))

@@ -11,6 +11,7 @@ use crate::calibrate::Layer;
 use crate::error::Result;
 use crate::graph::{NodeId, View};
 use crate::onnx::attributes::Attributes;
+use crate::ops::constant_values;
 
 /// Least slope, as a share of the largest, that is divided by.
 const LEAST_SLOPE: f64 = 1e-3;
@@ -43,7 +44,8 @@ pub(super) fn skip(view: &View<'_>, layer: &Layer, width: usize) -> Result<Optio
             },
             ("Add", &[Some(a), Some(b)]) => {
                 let other = if slot == 0 { b } else { a };
-                if stored(view, other).is_none() {
+                // Paddle's exporter reshapes every bias: what is computed from constants is one too.
+                if stored(view, other).is_none() && !constant_values(&view.graph).contains(&other) {
                     let value = view.graph.at(other).name.clone();
                     return Ok(Some(Skip { value, slope: without_tiny(slope) }));
                 }

@@ -57,10 +57,22 @@ pub struct Report {
     /// proved to be the least. `null` if no budget was shared out among layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation_gap: Option<f64>,
+    /// Memory that the job might take, and took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryReport>,
     /// Where the time went, in seconds, by phase.
     pub seconds: BTreeMap<String, f64>,
     /// What the user should know.
     pub notes: Vec<String>,
+}
+
+/// Memory of a job, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// What it was allowed.
+    pub budget: u64,
+    /// Most that it had at one time; `None` where the system does not tell.
+    pub peak: Option<u64>,
 }
 
 /// The model before and after.
@@ -365,6 +377,7 @@ impl Report {
             calibration: None,
             training: Vec::new(),
             latencies: Vec::new(),
+            memory: None,
             search: None,
             allocation_gap: None,
             seconds: BTreeMap::new(),

@@ -77,10 +77,17 @@ fn check_size(fact: &InferenceFact, limit: u64) -> TractResult<()> {
     }
 }
 
-/// Most bytes that computed values take at one time when `model` runs in its natural order; constants are not counted.
-///
-/// `None` when some size is still unknown.
-pub(super) fn peak_bytes(model: &TypedModel) -> TractResult<Option<u64>> {
+/// Bytes of the values that a model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Most that are alive at one time when the model runs in its natural order.
+    pub(super) peak: u64,
+    /// All of them.
+    pub(super) total: u64,
+}
+
+/// Bytes of the values that `model` computes; constants are not counted. `None` when some size is still unknown.
+pub(super) fn sizes(model: &TypedModel) -> TractResult<Option<Sizes>> {
     let order = model.eval_order()?;
     let mut last_use: BTreeMap<OutletId, usize> = BTreeMap::new();
     for (step, &id) in order.iter().enumerate() {
@@ -92,7 +99,7 @@ pub(super) fn peak_bytes(model: &TypedModel) -> TractResult<Option<u64>> {
         last_use.insert(output, order.len());
     }
     let mut freed_at: BTreeMap<usize, u64> = BTreeMap::new();
-    let (mut live, mut peak) = (0_u64, 0_u64);
+    let (mut live, mut peak, mut total) = (0_u64, 0_u64, 0_u64);
     for (step, &id) in order.iter().enumerate() {
         for (slot, outlet) in model.node(id).outputs.iter().enumerate() {
             if outlet.fact.konst.is_some() {
@@ -105,10 +112,11 @@ pub(super) fn peak_bytes(model: &TypedModel) -> TractResult<Option<u64>> {
                 .checked_mul(outlet.fact.datum_type.size_of() as u64)
                 .ok_or_else(|| anyhow!("a value's size overflows"))?;
             live = live.saturating_add(bytes);
+            total = total.saturating_add(bytes);
             *freed_at.entry(last_use.get(&OutletId::new(id, slot)).copied().unwrap_or(step)).or_default() += bytes;
         }
         peak = peak.max(live);
         live -= freed_at.remove(&step).unwrap_or(0);
     }
-    Ok(Some(peak))
+    Ok(Some(Sizes { peak, total }))
 }

@@ -22,6 +22,16 @@ pub enum Dim {
     Unknown,
 }
 
+impl Dim {
+    /// The size that the file fixes.
+    pub fn fixed(&self) -> Option<usize> {
+        match self {
+            Self::Fixed(size) => Some(*size),
+            Self::Symbol(_) | Self::Unknown => None,
+        }
+    }
+}
+
 /// An input that a caller must give: not one that an initializer already gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeclaredInput {
@@ -45,10 +55,7 @@ impl DeclaredInput {
 
     /// Size of axis 0 where the file fixes it: samples must be fed in batches of exactly that many.
     pub fn fixed_batch(&self) -> Option<usize> {
-        match self.dims.as_ref()?.first()? {
-            Dim::Fixed(size) => Some(*size),
-            Dim::Symbol(_) | Dim::Unknown => None,
-        }
+        self.dims.as_ref()?.first()?.fixed()
     }
 }
 

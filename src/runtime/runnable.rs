@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::model::TypedSimplePlan;
 
-use super::bounds::{analyse_within, peak_bytes};
+use super::bounds::{analyse_within, sizes};
+use super::promote::Precision;
 use super::skeleton::{Parsed, parse};
 use super::stack::on_deep_stack;
 use super::support::unsupported_nodes;
@@ -31,8 +32,8 @@ const ORDERED_NODES: usize = 4000;
 pub struct RunOptions {
     /// Values inside the graph that [`Runnable::run`] returns beside the graph's outputs.
     pub taps: Vec<String>,
-    /// Run float16 as float32. bfloat16, which tract lacks, is always run as float32.
-    pub promote_halves: bool,
+    /// The float types to run in.
+    pub precision: Precision,
     /// No value may be larger, in bytes.
     pub max_value_bytes: u64,
     /// Nor may all values that are alive at one time, in bytes.
@@ -41,11 +42,16 @@ pub struct RunOptions {
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { taps: Vec::new(), promote_halves: true, max_value_bytes: 1 << 30, max_live_bytes: 4 << 30 }
+        Self { taps: Vec::new(), precision: Precision::Single, max_value_bytes: 1 << 30, max_live_bytes: 4 << 30 }
     }
 }
 
 impl RunOptions {
+    /// The default options, in float64.
+    pub fn double() -> Self {
+        Self { precision: Precision::Double, max_value_bytes: 2 << 30, max_live_bytes: 8 << 30, ..Self::default() }
+    }
+
     /// The default options with these taps.
     pub fn with_taps(taps: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { taps: taps.into_iter().map(Into::into).collect(), ..Self::default() }
@@ -92,7 +98,7 @@ impl Runnable {
             let message = format!("tract {what} {}; pass `no_verify` to write the file without running it", missing.op);
             return Err(Error::runtime(message).at_node(missing.node));
         }
-        let parsed = on_deep_stack(|| parse(model, &options.taps, options.promote_halves))?;
+        let parsed = on_deep_stack(|| parse(model, &options.taps, options.precision))?;
         Ok(Self { parsed, options: options.clone(), plans: Mutex::new(Vec::new()) })
     }
 
@@ -108,8 +114,8 @@ impl Runnable {
 
     /// Runs the model on `inputs` and returns its outputs, then its taps, by name.
     ///
-    /// Elements are cast to the declared input type. Declared output types are kept, except that promoted halves
-    /// stay float32.
+    /// Elements are cast to the declared input type. Declared output types are kept, except that promoted floats
+    /// stay as wide as they ran.
     ///
     /// # Errors
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) when an input is missing; `Runtime` when tract cannot plan or run the
@@ -123,12 +129,39 @@ impl Runnable {
         })
     }
 
+    /// What a run on `inputs` would give and take, without running or optimizing anything.
+    ///
+    /// # Errors
+    /// As [`Runnable::run`], but for failures of the run itself.
+    pub fn footprint(&self, inputs: &[NamedTensor]) -> Result<Footprint> {
+        let inputs = self.ordered(inputs)?;
+        on_deep_stack(|| {
+            let none = vec![None; inputs.len()];
+            let typed = self.typed(&inputs, &none).or_else(|_| self.typed(&inputs, &shapes_among(&inputs)));
+            let typed = typed.map_err(|e| self.parsed.names.explain("plan", &e))?;
+            let measured = sizes(&typed).map_err(|e| self.parsed.names.explain("plan", &e))?;
+            let (live, total) = measured.map_or((0, 0), |sizes| (sizes.peak, sizes.total));
+            let shape = |outlet: &OutletId| -> Option<Vec<usize>> {
+                typed.outlet_fact(*outlet).ok()?.shape.as_concrete().map(<[usize]>::to_vec)
+            };
+            let outlets = typed.output_outlets().map_err(|e| self.parsed.names.explain("plan", &e))?;
+            let named = self.parsed.outputs.iter().zip(outlets);
+            let outputs = named.map(|((name, _), outlet)| (name.clone(), shape(outlet))).collect();
+            Ok(Footprint { outputs, live, total })
+        })
+    }
+
     /// Makes the plan for the shapes of `inputs`, so that runs need not wait for it.
     ///
     /// # Errors
     /// As [`Runnable::run`], but for failures of the run itself.
     pub fn plan_for(&self, inputs: &[NamedTensor]) -> Result<()> {
         self.prepare(inputs).map(drop)
+    }
+
+    /// Drops all plans, each of which holds the weights once more.
+    pub fn forget_plans(&self) {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Everything needed to run again and again on the same inputs; to be used on a deep stack.
@@ -178,9 +211,7 @@ impl Runnable {
         if let Some(cached) = plans.iter().find(|cached| cached.is_for(inputs)) {
             return Ok(cached.plan.clone());
         }
-        let is_shape = |tensor: &&Tensor| tensor.datum_type().is_integer() && tensor.len() <= SHAPE_ELEMENTS;
-        let shape_inputs: Vec<Option<Tensor>> =
-            inputs.iter().map(|tensor| Some(tensor).filter(is_shape).cloned()).collect();
+        let shape_inputs = shapes_among(inputs);
         let none = vec![None; inputs.len()];
         let (constants, plan) = match self.compile(inputs, &none) {
             Ok(plan) => (none, plan),
@@ -198,8 +229,8 @@ impl Runnable {
         Ok(plan)
     }
 
-    /// A plan for the shapes of `inputs`, some of which are `constants`.
-    fn compile(&self, inputs: &[Tensor], constants: &[Option<Tensor>]) -> TractResult<Arc<TypedSimplePlan>> {
+    /// The model at the shapes of `inputs`, some of which are `constants`.
+    fn typed(&self, inputs: &[Tensor], constants: &[Option<Tensor>]) -> TractResult<TypedModel> {
         let mut model = self.parsed.model.clone();
         for (index, (input, constant)) in inputs.iter().zip(constants).enumerate() {
             let fact = match constant {
@@ -209,8 +240,13 @@ impl Runnable {
             model.set_input_fact(index, fact)?;
         }
         analyse_within(&mut model, self.options.max_value_bytes)?;
-        let typed = model.into_typed()?;
-        let peak = peak_bytes(&typed)?.unwrap_or(0);
+        model.into_typed()
+    }
+
+    /// A plan for the shapes of `inputs`, some of which are `constants`.
+    fn compile(&self, inputs: &[Tensor], constants: &[Option<Tensor>]) -> TractResult<Arc<TypedSimplePlan>> {
+        let typed = self.typed(inputs, constants)?;
+        let peak = sizes(&typed)?.map_or(0, |sizes| sizes.peak);
         if peak > self.options.max_live_bytes {
             let limit = self.options.max_live_bytes / 1_000_000;
             tract_onnx::tract_hir::internal::bail!("running it takes {} MB, the limit is {limit} MB", peak / 1_000_000);
@@ -222,6 +258,23 @@ impl Runnable {
         };
         TypedSimplePlan::new_with_options(optimized, &options)
     }
+}
+
+/// Inputs that may be shapes: small ones of integers.
+fn shapes_among(inputs: &[Tensor]) -> Vec<Option<Tensor>> {
+    let is_shape = |tensor: &&Tensor| tensor.datum_type().is_integer() && tensor.len() <= SHAPE_ELEMENTS;
+    inputs.iter().map(|tensor| Some(tensor).filter(is_shape).cloned()).collect()
+}
+
+/// What a run of a model gives and takes at some shapes of its inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// Shape of each output, then of each tap, by name; `None` where it depends on values.
+    pub outputs: Vec<(String, Option<Vec<usize>>)>,
+    /// Most bytes of computed values that are alive at one time; 0 where some size is unknown.
+    pub live: u64,
+    /// Bytes of all computed values; 0 where some size is unknown.
+    pub total: u64,
 }
 
 /// A plan and the inputs to run it on.

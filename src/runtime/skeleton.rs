@@ -8,13 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
-use tract_onnx::Onnx;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::failure::{NodeNames, unique_name};
-use super::promote::{promote_node, promoted_type};
-use super::support::{lowered, set_results_apart, spell_out_default};
+use super::promote::{Precision, promote_node, promoted_type};
+use super::support::{framework, lowered, set_results_apart, spell_out_default};
 use super::weights::{datum_type, tract_tensor};
 use crate::graph::constant_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};
@@ -34,28 +33,27 @@ pub(super) struct Parsed {
     pub(super) names: NodeNames,
 }
 
-/// Hands `model` to tract. `taps` become further outputs; with `promote`, half-precision floats become float32.
-pub(super) fn parse(model: &ModelProto, taps: &[String], promote: bool) -> Result<Parsed> {
+/// Hands `model` to tract. `taps` become further outputs; floats run in `precision`.
+pub(super) fn parse(model: &ModelProto, taps: &[String], precision: Precision) -> Result<Parsed> {
     let model = &*super::single_channel::widened(model)?;
     let graph = model.graph.as_ref().ok_or_else(|| Error::input("the model has no graph"))?;
     let names = NodeNames::of(graph);
     let output_names = output_names(graph, taps)?;
     let weights = Weights::of(graph, &output_names);
-    let inputs = input_types(graph, &weights, promote)?;
-    let skeleton = skeleton(model, graph, &weights, &output_names, promote);
+    let inputs = input_types(graph, &weights, precision)?;
+    let skeleton = skeleton(model, graph, &weights, &output_names, precision);
     let bytes = skeleton.encode_to_vec();
     drop(skeleton);
     let proto =
         tract_onnx::pb::ModelProto::decode(&*bytes).map_err(|e| Error::input(format!("not a valid model: {e}")))?;
     drop(bytes);
 
-    let mut framework: Onnx =
-        tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_output_types(true).with_ignore_value_info(true);
-    super::running_sum::register(&mut framework.op_register);
+    let framework =
+        framework().with_ignore_output_shapes(true).with_ignore_output_types(true).with_ignore_value_info(true);
     let mut parsed = framework.parse(&proto, None).map_err(|e| names.explain("read", &e))?;
     for name in &parsed.unresolved_inputs {
         let weight = weights.by_name.get(name.as_str()).ok_or_else(|| undefined(graph, name))?;
-        let tensor = tract_tensor(weight, promote).map_err(|e| e.at_node(name.clone()))?;
+        let tensor = tract_tensor(weight, precision).map_err(|e| e.at_node(name.clone()))?;
         let outlet = parsed.outlets_by_name.get(name).copied().ok_or_else(|| undefined(graph, name))?;
         make_constant(&mut parsed.model, outlet, tensor).map_err(|e| names.explain("read", &e))?;
     }
@@ -64,7 +62,7 @@ pub(super) fn parse(model: &ModelProto, taps: &[String], promote: bool) -> Resul
     parsed.model.set_input_outlets(&sources).map_err(|e| names.explain("read", &e))?;
     let declared: BTreeMap<&str, &ValueInfoProto> = graph.output.iter().map(|info| (info.name(), info)).collect();
     let code = |name: &String| declared.get(name.as_str()).and_then(|info| element_code(info));
-    let declared_type = |name: &String| code(name).and_then(|code| datum_type(promoted_type(code, promote)));
+    let declared_type = |name: &String| code(name).and_then(|code| datum_type(promoted_type(code, precision)));
     let outputs = output_names.iter().map(|name| (name.clone(), declared_type(name))).collect();
     Ok(Parsed { model: parsed.model, inputs, outputs, names })
 }
@@ -121,7 +119,7 @@ fn output_names(graph: &GraphProto, taps: &[String]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn input_types(graph: &GraphProto, weights: &Weights<'_>, promote: bool) -> Result<Vec<(String, DatumType)>> {
+fn input_types(graph: &GraphProto, weights: &Weights<'_>, precision: Precision) -> Result<Vec<(String, DatumType)>> {
     let declared = graph.input.iter().filter(|input| !weights.holds(input.name()));
     declared
         .map(|input| {
@@ -131,7 +129,7 @@ fn input_types(graph: &GraphProto, weights: &Weights<'_>, promote: bool) -> Resu
                     input.name()
                 ))
             })?;
-            let datum_type = datum_type(promoted_type(code, promote)).ok_or_else(|| {
+            let datum_type = datum_type(promoted_type(code, precision)).ok_or_else(|| {
                 Error::runtime(format!("input '{}' has element type {code}, which tract lacks", input.name()))
             })?;
             Ok((input.name().to_owned(), datum_type))
@@ -153,17 +151,17 @@ fn skeleton(
     graph: &GraphProto,
     weights: &Weights<'_>,
     outputs: &[String],
-    promote: bool,
+    precision: Precision,
 ) -> ModelProto {
     let is_hoisted =
         |node: &NodeProto| node.output.first().is_some_and(|output| weights.hoisted.contains(output.as_str()));
     let numbered = graph.node.iter().enumerate().filter(|(_, node)| !is_hoisted(node));
     let nodes = numbered.flat_map(|(index, node)| {
         let mut node = NodeProto { name: Some(unique_name(index, node)), doc_string: None, ..node.clone() };
-        promote_node(&mut node, promote);
         spell_out_default(&mut node);
+        promote_node(&mut node, precision);
         set_results_apart(&mut node);
-        lowered(node)
+        lowered(node, precision)
     });
     let graph = GraphProto {
         node: nodes.collect(),
@@ -173,7 +171,7 @@ fn skeleton(
             .input
             .iter()
             .filter(|input| !weights.holds(input.name()))
-            .map(|input| bare_input(input, promote))
+            .map(|input| bare_input(input, precision))
             .collect(),
         output: outputs
             .iter()
@@ -190,8 +188,8 @@ fn skeleton(
 }
 
 /// An input of which only name and element type are declared.
-fn bare_input(input: &ValueInfoProto, promote: bool) -> ValueInfoProto {
-    let elem_type = element_code(input).map(|code| promoted_type(code, promote));
+fn bare_input(input: &ValueInfoProto, precision: Precision) -> ValueInfoProto {
+    let elem_type = element_code(input).map(|code| promoted_type(code, precision));
     let tensor = type_proto::Tensor { elem_type, ..type_proto::Tensor::default() };
     let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: input.name.clone(), r#type: Some(r#type), ..ValueInfoProto::default() }

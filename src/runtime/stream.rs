@@ -13,9 +13,6 @@ use crate::graph::{Graph, Node, Source, ValueId, View};
 use crate::onnx::proto::{ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
 
-/// Bytes of activations that are held between stages.
-const HELD_BYTES: usize = 1 << 30;
-
 /// Values of a frontier, held for every batch.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpoint {
@@ -242,20 +239,21 @@ pub(crate) fn in_turn<B: Send + Sync, R: Send>(
 pub struct Held<const N: usize> {
     frontiers: [Vec<Vec<NamedTensor>>; N],
     bytes: usize,
-}
-
-impl<const N: usize> Default for Held<N> {
-    fn default() -> Self {
-        Self { frontiers: std::array::from_fn(|_| Vec::new()), bytes: 0 }
-    }
+    most: usize,
 }
 
 impl<const N: usize> Held<N> {
+    /// Nothing yet, and never more than this many bytes.
+    pub fn within(bytes: u64) -> Self {
+        let frontiers = std::array::from_fn(|_| Vec::new());
+        Self { frontiers, bytes: 0, most: usize::try_from(bytes).unwrap_or(usize::MAX) }
+    }
+
     /// Adds the frontiers of the next batch.
     pub fn add(&mut self, batch: [Vec<NamedTensor>; N]) {
         self.bytes += batch.iter().map(|frontier| bytes(frontier)).sum::<usize>();
         for (frontiers, frontier) in self.frontiers.iter_mut().zip(batch) {
-            if self.bytes <= HELD_BYTES {
+            if self.bytes <= self.most {
                 frontiers.push(frontier);
             } else {
                 *frontiers = Vec::new();
@@ -265,7 +263,7 @@ impl<const N: usize> Held<N> {
 
     /// The streams start from here, if everything fitted. Returns how many bytes are held by that.
     pub fn advance(self, streams: [(&mut Stream, &Segment); N]) -> usize {
-        if self.bytes > HELD_BYTES {
+        if self.bytes > self.most {
             return 0;
         }
         for ((stream, segment), frontiers) in streams.into_iter().zip(self.frontiers) {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use tract_onnx::model::OnnxOpRegister;
 
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use super::promote::Precision;
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::onnx::tensor::{ElementType, from_f32, from_f64_as};
 
 /// Operators that tract implements by the specification of `com.microsoft`.
 const MICROSOFT: &[&str] = &[
@@ -45,12 +47,20 @@ pub struct UnsupportedNode {
     pub is_function: bool,
 }
 
+/// tract's reader of ONNX, with the operators that paredown adds or replaces.
+pub(crate) fn framework() -> tract_onnx::Onnx {
+    let mut framework = tract_onnx::onnx();
+    super::running_sum::register(&mut framework.op_register);
+    super::squeeze::register(&mut framework.op_register);
+    framework
+}
+
 /// The nodes of `model`, those of subgraphs included, whose operator tract lacks, in graph order.
 ///
 /// tract looks operators up by name alone: a `Attention` of another domain would run as the standard one.
 /// Here the domain counts.
 pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
-    let registry = tract_onnx::onnx().op_register;
+    let registry = framework().op_register;
     let local: BTreeSet<(&str, &str)> = model.functions.iter().map(|f| (f.domain(), f.name())).collect();
     let mut missing = Vec::new();
     let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
@@ -112,38 +122,80 @@ fn qualified_name(node: &NodeProto) -> String {
     }
 }
 
-/// What tract runs in the place of a node: `Scaler` is `(x - offset) * scale`, features last.
-pub(super) fn lowered(node: NodeProto) -> Vec<NodeProto> {
-    if node.domain() != "ai.onnx.ml" || node.op_type() != "Scaler" {
-        return vec![node];
-    }
+/// What tract runs in the place of a node: `Scaler` is `(x - offset) * scale`, features last; in float64, which tract's own
+/// lacks, `Sigmoid` is `tanh(x / 2) / 2 + 1/2`.
+pub(super) fn lowered(node: NodeProto, precision: Precision) -> Vec<NodeProto> {
+    let is_standard = matches!(node.domain(), "" | "ai.onnx");
+    let steps: Vec<(&str, f64)> = if is_standard && node.op_type() == "Sigmoid" && precision == Precision::Double {
+        vec![("Mul", 0.5), ("Tanh", 0.0), ("Mul", 0.5), ("Add", 0.5)]
+    } else {
+        return if node.domain() == "ai.onnx.ml" && node.op_type() == "Scaler" { scaled(node) } else { vec![node] };
+    };
     let (Some(data), Some(result)) = (node.input.first(), node.output.first()) else { return vec![node] };
-    let named = |op: &str, inputs: &[&str], output: &str| NodeProto {
+    let mut chain = Chain::new(data, result);
+    for (number, (op, operand)) in steps.into_iter().enumerate() {
+        let operand = (op != "Tanh").then(|| from_f64_as("", &[], &[operand], ElementType::Double).ok()).flatten();
+        chain.step(op, &number.to_string(), operand);
+    }
+    chain.end()
+}
+
+/// Nodes that are put in the place of one, each reading the result of the one before.
+struct Chain {
+    nodes: Vec<NodeProto>,
+    value: String,
+    result: String,
+}
+
+impl Chain {
+    fn new(data: &str, result: &str) -> Self {
+        Self { nodes: Vec::new(), value: data.to_owned(), result: result.to_owned() }
+    }
+
+    /// `op` of what there is so far, and of a stored operand.
+    fn step(&mut self, op: &str, suffix: &str, operand: Option<TensorProto>) {
+        let next = format!("{} {op} {suffix}", self.result);
+        let mut inputs = vec![self.value.clone()];
+        if let Some(tensor) = operand {
+            let constant = format!("{next} operand");
+            let mut stored = plain("Constant", &[], &constant);
+            crate::onnx::attributes::set_tensor(&mut stored, "value", tensor);
+            self.nodes.push(stored);
+            inputs.push(constant);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        self.nodes.push(plain(op, &inputs, &next));
+        self.value = next;
+    }
+
+    fn end(mut self) -> Vec<NodeProto> {
+        self.nodes.push(plain("Identity", &[&self.value], &self.result));
+        self.nodes
+    }
+}
+
+fn plain(op: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
         name: Some(output.to_owned()),
         op_type: Some(op.to_owned()),
         input: inputs.iter().map(|&input| input.to_owned()).collect(),
         output: vec![output.to_owned()],
         ..NodeProto::default()
-    };
-    let mut nodes = Vec::new();
-    let mut value = format!("{result} real");
-    let mut cast = named("Cast", &[data], &value);
-    crate::onnx::attributes::set_int(&mut cast, "to", 1);
-    nodes.push(cast);
+    }
+}
+
+fn scaled(node: NodeProto) -> Vec<NodeProto> {
+    let (Some(data), Some(result)) = (node.input.first(), node.output.first()) else { return vec![node] };
+    let mut chain = Chain::new(data, result);
+    chain.step("Cast", "real", None);
+    chain.nodes.iter_mut().for_each(|cast| crate::onnx::attributes::set_int(cast, "to", 1));
     for (op, attribute) in [("Sub", "offset"), ("Mul", "scale")] {
         let numbers = node.attribute.iter().find(|a| a.name() == attribute).map_or(&[][..], |a| &a.floats);
-        let Ok(tensor) = crate::onnx::tensor::from_f32("", &[numbers.len()], numbers) else { continue };
-        if numbers.is_empty() {
-            continue;
+        if let (false, Ok(tensor)) = (numbers.is_empty(), from_f32("", &[numbers.len()], numbers)) {
+            chain.step(op, attribute, Some(tensor));
         }
-        let (constant, next) = (format!("{result} {attribute}"), format!("{result} {op}"));
-        let mut stored = named("Constant", &[], &constant);
-        crate::onnx::attributes::set_tensor(&mut stored, "value", tensor);
-        nodes.extend([stored, named(op, &[&value, &constant], &next)]);
-        value = next;
     }
-    nodes.push(named("Identity", &[&value], result));
-    nodes
+    chain.end()
 }
 
 /// Gives every result of a `Scan`'s body a name that nothing in the body reads: tract adds the scanned axis to the value
@@ -173,12 +225,13 @@ pub(crate) fn set_results_apart(node: &mut NodeProto) {
     }
 }
 
-/// Writes out a default of the standard that tract takes for another: `ConstantOfShape` without a value makes float32
-/// zeros, not float64.
+/// Writes out a default of the standard that tract takes for another, or does not know: `ConstantOfShape` without a value
+/// makes float32 zeros, not float64; `Squeeze` without axes removes all of length one.
 pub(crate) fn spell_out_default(node: &mut NodeProto) {
+    super::squeeze::rename(node);
     if node.op_type() == "ConstantOfShape"
         && !node.attribute.iter().any(|a| a.name() == "value")
-        && let Ok(zero) = crate::onnx::tensor::from_f32("", &[1], &[0.0])
+        && let Ok(zero) = from_f32("", &[1], &[0.0])
     {
         crate::onnx::attributes::set_tensor(node, "value", zero);
     }

@@ -114,6 +114,18 @@ impl Tensor {
         self.0.slice(0, start, end).map(|rows| Self(Arc::new(rows))).map_err(|e| Error::input(e.to_string()))
     }
 
+    /// Positions `start..end` of an axis.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when there is no such axis, or the range is empty or exceeds it.
+    pub fn narrow(&self, axis: usize, start: usize, end: usize) -> Result<Self> {
+        if self.shape().get(axis).is_none_or(|&size| start >= end || end > size) {
+            let shape = self.shape();
+            return Err(Error::input(format!("a tensor of shape {shape:?} has no {start}..{end} on axis {axis}")));
+        }
+        self.0.slice(axis, start, end).map(|part| Self(Arc::new(part))).map_err(|e| Error::input(e.to_string()))
+    }
+
     /// The given positions of an axis, in this order.
     ///
     /// # Errors
@@ -128,12 +140,32 @@ impl Tensor {
     /// The rows of `parts`, one part after the other along axis 0.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when there is no part, or parts differ in type or in another axis than 0.
+    /// As [`concatenate`](Self::concatenate).
     pub fn concatenate_rows(parts: &[Self]) -> Result<Self> {
+        Self::concatenate(0, parts)
+    }
+
+    /// `parts`, one after the other along `axis`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when there is no part, or parts differ in type or in another axis.
+    pub fn concatenate(axis: usize, parts: &[Self]) -> Result<Self> {
         let tensors: Vec<&TractTensor> = parts.iter().map(|part| &*part.0).collect();
-        TractTensor::stack_tensors(0, &tensors)
-            .map(|rows| Self(Arc::new(rows)))
+        TractTensor::stack_tensors(axis, &tensors)
+            .map(|whole| Self(Arc::new(whole)))
             .map_err(|e| Error::input(e.to_string()))
+    }
+
+    /// The same elements with `axis` in front of all others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when there is no such axis.
+    pub fn with_first(&self, axis: usize) -> Result<Self> {
+        if axis >= self.shape().len() {
+            return Err(Error::input(format!("a tensor of shape {:?} has no axis {axis}", self.shape())));
+        }
+        let moved = (*self.0).clone().move_axis(axis, 0).map_err(|e| Error::input(e.to_string()))?;
+        Ok(Self(Arc::new(moved)))
     }
 
     /// The elements in memory, row-major and little-endian where the machine is.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tract_onnx::prelude::{Datum, DatumType, Tensor};
 use tract_onnx::tract_hir::internal::ensure;
 
-use super::promote::{half_values, low_half, promoted_type};
+use super::promote::{Precision, half_values, low_half, promoted_type};
 use super::tensor::element_count;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::proto::tensor_proto::{DataLocation, DataType};
@@ -17,22 +17,23 @@ pub(super) fn datum_type(code: i32) -> Option<DatumType> {
     DataType::try_from(code).ok().and_then(|data_type| DatumType::try_from(data_type).ok())
 }
 
-/// The initializer `tensor` for tract; half-precision floats as float32 where they are promoted.
+/// The initializer `tensor` for tract, floats in `precision`.
 ///
 /// # Errors
 /// [`ErrorKind::Input`](crate::ErrorKind::Input) when dims are negative or overflow, the data is of another length,
 /// or sits in an external file that was not loaded; `Runtime` when tract lacks the element type.
-pub(super) fn tract_tensor(tensor: &TensorProto, promote: bool) -> Result<Tensor> {
+pub(super) fn tract_tensor(tensor: &TensorProto, precision: Precision) -> Result<Tensor> {
     let code = tensor.data_type();
     let shape = shape_of(tensor)?;
     if tensor.data_location() == DataLocation::External {
         return Err(Error::input(format!("the external data of initializer '{}' is not loaded", tensor.name())));
     }
-    let built = if promoted_type(code, promote) == code {
-        native(tensor, &shape)
-    } else {
-        of_elements(&shape, &half_values(tensor))
-    };
+    let single = promoted_type(code, if precision == Precision::Double { Precision::Single } else { precision });
+    let built = if single == code { native(tensor, &shape) } else { of_elements(&shape, &half_values(tensor)) };
+    let built = built.and_then(|built| match promoted_type(code, precision) {
+        wide if wide == single => Ok(built),
+        _ => cast(&built, f64::datum_type()),
+    });
     built.map_err(|e| e.at_node(tensor.name()))
 }
 
@@ -41,7 +42,7 @@ pub(super) fn tract_tensor(tensor: &TensorProto, promote: bool) -> Result<Tensor
 /// # Errors
 /// As [`tract_tensor`].
 pub(crate) fn tensor_of(tensor: &TensorProto) -> Result<crate::runtime::Tensor> {
-    Ok(crate::runtime::Tensor::from_tract(Arc::new(tract_tensor(tensor, false)?)))
+    Ok(crate::runtime::Tensor::from_tract(Arc::new(tract_tensor(tensor, Precision::Declared)?)))
 }
 
 fn shape_of(tensor: &TensorProto) -> Result<Vec<usize>> {

@@ -34,7 +34,7 @@ pub(super) fn batches(context: &Context<'_, '_>, size: usize) -> Result<Vec<(usi
     let mut numbered = Vec::new();
     for batch in data.batches_of(0..SAMPLES.min(data.samples()), size) {
         let batch = batch?;
-        let rows = crate::calibrate::samples_of(&batch.inputs);
+        let rows = batch.samples();
         numbered.push((first, batch));
         first += rows;
     }
@@ -50,7 +50,7 @@ pub(super) fn mean_of_slopes(context: &Context<'_, '_>, fold: fn(f64) -> f64) ->
         let program: Program = Program::new(context.subject.model, Wanted::Gates(&gates))?;
         let mut count = 0;
         for (first, batch) in batches(context, BATCH)? {
-            let samples = crate::calibrate::samples_of(&batch.inputs);
+            let samples = batch.samples();
             let run = program.run(&batch.inputs, samples)?;
             let gradients = objective(context, &run.outputs, batch.labels.as_ref(), first)?.backward()?;
             let mut slopes: Vec<Vec<f64>> = context.groups.iter().map(|g| vec![0.0; g.size * samples]).collect();

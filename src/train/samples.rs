@@ -43,8 +43,14 @@ impl Samples {
         let mut first = 0;
         for batch in data.batches(READ) {
             let batch = batch?;
-            let rows = crate::calibrate::samples_of(&batch.inputs);
-            let shapes = batch.inputs.iter().map(|(_, t)| t.shape().get(1..).unwrap_or_default().to_vec()).collect();
+            let rows = batch.samples();
+            let each = |((_, tensor), axis): (&NamedTensor, &Option<usize>)| {
+                let sizes = tensor.shape().iter().enumerate().filter(|(at, _)| Some(*at) != *axis);
+                sizes.map(|(_, &size)| size).collect()
+            };
+            let mut shapes: Vec<Vec<usize>> = batch.inputs.iter().zip(&batch.axes).map(each).collect();
+            // A run cannot stand in one batch with another.
+            shapes.extend(batch.is_run().then(|| vec![first]));
             by_shape.entry(shapes).or_default().push((first, batch));
             first += rows;
         }
@@ -131,8 +137,9 @@ impl Alike {
         let mut labels = Vec::new();
         let mut columns: Vec<(String, Vec<Tensor>)> = Vec::new();
         let mut row = 0;
+        let axes = batches.first().map(|(_, batch)| batch.axes.clone()).unwrap_or_default();
         for (first, batch) in batches {
-            for offset in 0..crate::calibrate::samples_of(&batch.inputs) {
+            for offset in 0..batch.samples() {
                 if is_held_out(first + offset, at_once) {
                     held_out.push(row);
                 } else {
@@ -148,10 +155,16 @@ impl Alike {
                 }
             }
         }
-        let whole = |(name, parts): (String, Vec<Tensor>)| Ok((name, Tensor::concatenate_rows(&parts)?));
+        let whole = |((name, parts), axis): ((String, Vec<Tensor>), &Option<usize>)| {
+            let whole = match (axis, parts.first()) {
+                (None, Some(shared)) => shared.clone(),
+                (axis, _) => Tensor::concatenate(axis.unwrap_or(0), &parts)?,
+            };
+            Ok((name, whole))
+        };
         let labels = Labels::concatenate(labels)?;
-        let inputs = columns.into_iter().map(whole).collect::<Result<_>>()?;
-        Ok(Self { all: Batch { inputs, labels }, train, held_out })
+        let inputs = columns.into_iter().zip(&axes).map(whole).collect::<Result<_>>()?;
+        Ok(Self { all: Batch { inputs, labels, axes }, train, held_out })
     }
 }
 

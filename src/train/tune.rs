@@ -189,7 +189,7 @@ impl<'a> Trainer<'a> {
 
     /// The program and its loss on samples, mixed or as they are.
     fn run(&self, batch: &Batch, mixture: Option<&Mixture>, run: Runs) -> Result<(Run, Tensor)> {
-        let count = crate::calibrate::samples_of(&batch.inputs);
+        let count = batch.samples();
         let mixed = mixture.map(|mixture| mixture.mix(&batch.inputs)).transpose()?;
         let inputs = mixed.as_deref().unwrap_or(&batch.inputs);
         let run = run(&self.program, inputs, count)?;

@@ -120,12 +120,12 @@ fn compare_output(
     batches: &[Vec<NamedTensor>],
 ) -> Result<OutputExactness> {
     // By length: what is not a row of a batch grows with the batch.
-    let mut samples: BTreeMap<usize, Vec<Vec<f32>>> = BTreeMap::new();
+    let mut samples: BTreeMap<usize, Vec<Vec<f64>>> = BTreeMap::new();
     let mut max_delta = 0_f64;
     for ((masked, pruned), batch) in masked.iter().zip(pruned).zip(batches) {
         let (y, other) = matching(index, masked, pruned)?;
-        let (name, y, other) = (&y.0, &y.1, other.1.to_vec::<f32>()?);
-        let values = y.to_vec::<f32>()?;
+        let (name, y, other) = (&y.0, &y.1, other.1.to_vec::<f64>()?);
+        let values = y.to_vec::<f64>()?;
         if values.iter().any(|value| value.is_nan()) {
             return Err(Error::proof(format!(
                 "output '{name}' of the original is not a number on made-up inputs; pass `data`"
@@ -135,7 +135,7 @@ fn compare_output(
         let rows = batch_size(batch);
         let count = if y.shape().first() == Some(&rows) { rows } else { 1 };
         let width = (values.len() / count.max(1)).max(1);
-        samples.entry(width).or_default().extend(values.chunks(width).map(<[f32]>::to_vec));
+        samples.entry(width).or_default().extend(values.chunks(width).map(<[f64]>::to_vec));
     }
     let first = masked.first().and_then(|outputs| outputs.get(index));
     let name = first.map(|output| output.0.clone()).unwrap_or_default();
@@ -165,20 +165,20 @@ fn matching<'a>(
 }
 
 /// |a − b|, infinite when only one of them is finite or any is not a number.
-fn difference(a: f32, b: f32) -> f64 {
+fn difference(a: f64, b: f64) -> f64 {
     if a == b {
         return 0.0;
     }
-    let delta = (f64::from(a) - f64::from(b)).abs();
+    let delta = (a - b).abs();
     if delta.is_nan() { f64::INFINITY } else { delta }
 }
 
 /// max |y − mean over samples| and max |y|, over the finite elements of samples of equal length.
-fn spread(samples: &[Vec<f32>]) -> (f64, f64) {
+fn spread(samples: &[Vec<f64>]) -> (f64, f64) {
     let width = samples.first().map_or(0, Vec::len);
     let (mut deviation, mut magnitude) = (0_f64, 0_f64);
     for element in 0..width {
-        let column = || samples.iter().map(|sample| f64::from(sample[element])).filter(|value| value.is_finite());
+        let column = || samples.iter().map(|sample| sample[element]).filter(|value| value.is_finite());
         let mean = column().sum::<f64>() / column().count().max(1) as f64;
         deviation = column().map(|value| (value - mean).abs()).fold(deviation, f64::max);
         magnitude = column().map(f64::abs).fold(magnitude, f64::max);
@@ -253,8 +253,8 @@ mod tests {
 
     #[test]
     fn infinities_are_equal_to_themselves_only() {
-        assert_eq!(difference(f32::INFINITY, f32::INFINITY), 0.0);
-        assert_eq!(difference(f32::INFINITY, 1.0), f64::INFINITY);
-        assert_eq!(difference(1.0, f32::NAN), f64::INFINITY);
+        assert_eq!(difference(f64::INFINITY, f64::INFINITY), 0.0);
+        assert_eq!(difference(f64::INFINITY, 1.0), f64::INFINITY);
+        assert_eq!(difference(1.0, f64::NAN), f64::INFINITY);
     }
 }

@@ -2,8 +2,9 @@
 
 use super::Accuracy;
 use super::exactness::batch_size;
-use crate::calibrate::data::{Batch, Labels, Spread};
-use crate::runtime::{NamedTensor, Runnable, Tensor};
+use crate::calibrate::Feeding;
+use crate::calibrate::data::{Dataset, Labels, Spread};
+use crate::runtime::{Limits, NamedTensor, Runnable, Tensor};
 use crate::{Error, Result};
 
 /// Distance between the outputs of two models over all samples and float outputs.
@@ -193,21 +194,23 @@ fn largest(scores: &[f32]) -> i64 {
     best.0
 }
 
-/// Runs both models over all batches and measures their distance.
+/// Samples that run at once, where memory allows.
+const BATCH: usize = 64;
+
+/// Runs both models over all of `data` and measures their distance, as many samples at once as `limits` allow.
 ///
 /// # Errors
-/// What reading a batch or running a model returns, and [`FaithfulnessMeter::add`]; [`ErrorKind::Input`](crate::ErrorKind::Input)
-/// when there is no batch.
-pub fn faithful(
-    original: &Runnable,
-    rewritten: &Runnable,
-    batches: impl IntoIterator<Item = Result<Batch>>,
-) -> Result<Faithfulness> {
+/// What reading a batch or running a model returns, and [`FaithfulnessMeter::add`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) when
+/// one sample alone takes more memory than `limits` allow; [`ErrorKind::Input`](crate::ErrorKind::Input) when there is no batch.
+pub fn faithful(original: &Runnable, rewritten: &Runnable, data: &Dataset, limits: Limits) -> Result<Faithfulness> {
+    let feeding = Feeding::of_runnable(original, data);
+    let axes = feeding.outputs();
     let mut meter = FaithfulnessMeter::default();
-    for batch in batches {
+    for batch in data.batches(feeding.running(limits, 2, BATCH)?) {
         let batch = batch?;
         let (before, after) = rayon::join(|| original.run(&batch.inputs), || rewritten.run(&batch.inputs));
-        meter.add(&before?, &after?, batch_size(&batch.inputs), batch.labels.as_ref())?;
+        let (before, after) = (axes.in_front(before?, &batch)?, axes.in_front(after?, &batch)?);
+        meter.add(&before, &after, batch.samples(), batch.labels.as_ref())?;
     }
     meter.finish().ok_or_else(nothing_to_compare)
 }

@@ -10,6 +10,7 @@
 mod exactness;
 mod faithful;
 mod kept;
+mod probing;
 mod prove;
 mod quantization;
 mod quantized;
@@ -22,6 +23,7 @@ pub use crate::runtime::latency::{Latency, LatencyBudget, latency, latency_each}
 pub use exactness::{Exactness, OutputExactness, exactness, exactness_of_rest};
 pub use faithful::{Faithfulness, FaithfulnessMeter, faithful};
 pub use kept::Kept;
+pub(crate) use probing::probes_of;
 pub use prove::{Doubt, Failure, Proof, Proved, Removed};
 pub use quantization::{Steps, quantized_activations, steps, without_activation_quantizers};
 pub use quantized::Quantized;

@@ -5,8 +5,11 @@ use std::fmt;
 use std::time::Instant;
 
 use super::quantized::{self, Quantized};
-use super::trial::{Models, Removal, Trial, own_fault};
-use super::{Exactness, Faithfulness, Kept, Latency, LatencyBudget, faithful, latency_each, signature};
+use super::trial::{Models, Removal, Trial, load, own_fault};
+use super::{
+    Exactness, Faithfulness, Kept, Latency, LatencyBudget, exactness_of_rest, faithful, latency_each, probes_of,
+    signature,
+};
 use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
 use crate::calibrate::data::Dataset;
@@ -17,11 +20,12 @@ use crate::plan::Group;
 use crate::rewrite;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::{probe_batches, probes};
+use crate::runtime::{Limits, NamedTensor, RunOptions, Runnable};
 
 /// Samples that probes are made of.
 const PROBES: usize = 6;
-/// Samples of one batch when data is given.
-const BATCH: usize = 64;
+/// Probes that float64, in which tract has no fast kernels, is tried on.
+const IN_DOUBLES: usize = 2;
 
 /// A rewrite to be proved against its original.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +42,8 @@ pub struct Proof<'a> {
     pub data: Option<&'a Dataset>,
     /// Sizes of dynamic dimensions.
     pub dims: &'a DimSizes,
+    /// Memory that the proof may take.
+    pub limits: Limits,
     /// Seed of synthetic inputs.
     pub seed: u64,
 }
@@ -80,14 +86,21 @@ pub enum Doubt {
     /// tract runs no single samples of this model.
     OnlyPairs(String),
     /// Nothing the proof ran on makes the output vary.
-    Deaf,
+    Deaf {
+        /// Whether it ran on samples that were given.
+        given: bool,
+    },
     /// The two models differ, but on outputs that hardly vary.
     Silent {
         /// The outputs.
         outputs: Vec<String>,
         /// The largest deviation.
         deviation: f64,
+        /// Whether the proof ran on samples that were given.
+        given: bool,
     },
+    /// Rounding in float32 parts the two models by this much, so exactness was decided in float64.
+    Rounding(f64),
     /// Exactness was measured without the quantizers.
     Quantized(Quantized),
     /// Fidelity was measured on synthetic inputs.
@@ -104,19 +117,35 @@ impl fmt::Display for Doubt {
             Self::OnlyPairs(error) => {
                 write!(f, "tract runs pairs of samples of this model, but no single ones: {error}")
             }
-            Self::Deaf => f.write_str(
-                "the output barely reacts to synthetic inputs, so the exactness check proves little; give `data`",
-            ),
-            Self::Silent { outputs, deviation } => write!(
+            Self::Deaf { given } => {
+                let (inputs, advice) = inputs_and_advice(*given);
+                write!(f, "the output barely reacts to {inputs}, so the exactness check proves little; {advice}")
+            }
+            Self::Silent { outputs, deviation, given } => {
+                let (inputs, advice) = inputs_and_advice(*given);
+                let outputs = outputs.join(", ");
+                write!(
+                    f,
+                    "the exactness check proves nothing: output {outputs} barely reacts to {inputs} (deviation {deviation:.1e}); {advice}"
+                )
+            }
+            Self::Rounding(deviation) => write!(
                 f,
-                "the exactness check proves nothing: output {} barely reacts to synthetic inputs (deviation {deviation:.1e}); give `data`",
-                outputs.join(", ")
+                "rounding in float32 parts the pruned model and the masked original by {deviation:.1e}: exactness was decided in float64"
             ),
             Self::Quantized(quantized) => quantized.fmt(f),
             Self::Synthetic => {
                 f.write_str("fidelity was measured on synthetic inputs; give `data` for a figure to trust")
             }
         }
+    }
+}
+
+fn inputs_and_advice(given: bool) -> (&'static str, &'static str) {
+    if given {
+        ("the samples and to synthetic inputs", "give other samples")
+    } else {
+        ("synthetic inputs", "give `data`")
     }
 }
 
@@ -168,9 +197,15 @@ impl Proof<'_> {
         signature(original, self.rewritten, &self.thaw.iter().cloned().collect())?;
         let is_quantized = removal.as_ref().map_or(Ok(false), |removal| quantized::is_quantized(&removal.masked))?;
         let (quantized, compared) = if is_quantized { (removal.as_ref(), None) } else { (None, removal.as_ref()) };
-        let models = Models::load(original, self.rewritten, compared, resized).map_err(|e| self.blame(e))?;
+        let models = Models::load(self.rewritten, compared, resized).map_err(|e| self.blame(e))?;
         let trial = self.run(&models, &mut doubts)?;
-        let mut exactness = trial.exactness()?;
+        let mut exactness = self.exactness(&models, &trial)?;
+        if let (Some(measured), Some(removal)) = (&exactness, compared)
+            && let Some(decided) = self.in_doubles(measured, removal, trial.probes())
+        {
+            doubts.push(Doubt::Rounding(measured.max_rel()));
+            exactness = Some(decided);
+        }
         let mut apart = None;
         if let Some(Removal { masked, pruned, kept }) = quantized {
             let pruned = pruned.as_ref().unwrap_or(self.rewritten);
@@ -179,35 +214,71 @@ impl Proof<'_> {
             (exactness, apart) = (Some(measured), Some(steps));
         }
         if let Some(measured) = &exactness {
-            doubts.extend(judge(measured)?);
+            doubts.extend(judge(measured, self.given().is_some())?);
         }
+        let Models { after, resized, .. } = models;
+        let before = load(original).map_err(|e| self.blame(e))?;
+        // Without data, fidelity is measured on the probes too.
         let faithfulness = match self.data {
             _ if !self.thaw.is_empty() => None,
-            Some(data) => Some(faithful(&models.before, &models.after, data.batches(BATCH))?),
-            None => Some(trial.faithfulness()?),
+            Some(data) => Some(faithful(&before, &after, data, self.limits)?),
+            None => Some(trial.faithfulness(&before)?),
         };
         if self.data.is_none() && self.thaw.is_empty() {
             doubts.push(Doubt::Synthetic);
         }
-        let Models { before, after, resized, .. } = models;
-        // Both have just run on these inputs.
-        let budget = LatencyBudget { warm_up: 0, ..LatencyBudget::default() };
+        let budget = LatencyBudget::default();
         let last = trial.last();
         let latency = latency_each((&before, last), (&after, &resized.of(last)?), budget)?;
         let seconds = started.elapsed().as_secs_f64();
         Ok(Proved { exactness, quantized: apart, faithfulness, latency, seconds, doubts })
     }
 
+    /// The samples that were given, not synthetic.
+    fn given(&self) -> Option<&Dataset> {
+        self.data.filter(|data| !data.is_synthetic())
+    }
+
+    /// The outputs of the pruned model against those of the masked original, if there is one; on synthetic inputs too, where
+    /// the samples hardly make the outputs vary.
+    fn exactness(&self, models: &Models, trial: &Trial) -> Result<Option<Exactness>> {
+        let measured = trial.exactness()?;
+        let is_unsure = measured.as_ref().is_some_and(|measured| !measured.proves());
+        if !is_unsure || self.given().is_none() {
+            return Ok(measured);
+        }
+        let graph = self.analysis.subject().proto()?;
+        let synthetic = probes(graph, &self.analysis.probe_sizes(self.dims), PROBES, self.seed);
+        let other = synthetic.and_then(|probes| models.run(probes)).and_then(|trial| trial.exactness());
+        // What cannot run on synthetic inputs has run on the samples.
+        Ok(other.ok().flatten().filter(Exactness::proves).or(measured))
+    }
+
+    /// The two models of a removal compared in float64, where float32 parts them by more than is allowed: deep networks with
+    /// narrow outputs amplify rounding, while a wrong removal is as wrong in float64. `None` where float32 decides, or tract
+    /// lacks an operator in float64.
+    fn in_doubles(&self, measured: &Exactness, removal: &Removal, probes: &[Vec<NamedTensor>]) -> Option<Exactness> {
+        if measured.max_rel() <= Exactness::TOLERANCE || !measured.proves() {
+            return None;
+        }
+        let double = |model| Runnable::new(model, &RunOptions::double());
+        let pruned = removal.pruned.as_ref().unwrap_or(self.rewritten);
+        let (masked, pruned) = (double(&removal.masked).ok()?, double(pruned).ok()?);
+        let few = &probes[probes.len().saturating_sub(IN_DOUBLES)..];
+        exactness_of_rest(&masked, &pruned, few, &removal.kept).ok()
+    }
+
     /// Runs the models on probes: single ones but for the first pair, or pairs, if tract fails on single ones.
     fn run(&self, models: &Models, doubts: &mut Vec<Doubt>) -> Result<Trial> {
         let graph = self.analysis.subject().proto()?;
         let sizes = self.analysis.probe_sizes(self.dims);
-        // Without data, fidelity is measured on the probes too.
-        let with_original = self.thaw.is_empty() && self.data.is_none();
-        match models.run(probes(graph, &sizes, PROBES, self.seed)?, with_original) {
+        if let Some(data) = self.given() {
+            return models.run(probes_of(data, PROBES)?).map_err(|e| self.blame(e));
+        }
+        match models.run(probes(graph, &sizes, PROBES, self.seed)?) {
             Err(error) if error.kind() == ErrorKind::Runtime => {
                 let pairs = probe_batches(graph, &sizes, PROBES, self.seed)?;
-                let trial = models.run(pairs, with_original).map_err(|e| self.blame(e))?;
+                let trial = models.run(pairs).map_err(|e| self.blame(e))?;
                 doubts.push(Doubt::OnlyPairs(error.to_string()));
                 Ok(trial)
             }
@@ -221,7 +292,10 @@ impl Proof<'_> {
             return error;
         }
         let sizes = self.analysis.probe_sizes(self.dims);
-        let probes = self.analysis.subject().proto().and_then(|graph| probe_batches(graph, &sizes, 1, self.seed));
+        let probes = match self.given() {
+            Some(data) => probes_of(data, 1),
+            None => self.analysis.subject().proto().and_then(|graph| probe_batches(graph, &sizes, 1, self.seed)),
+        };
         let Ok(Some(inputs)) = probes.map(|batches| batches.into_iter().next()) else { return error };
         own_fault(&self.analysis.model.proto, &inputs).unwrap_or(error)
     }
@@ -270,14 +344,14 @@ fn kept(subject: Subject<'_>, selection: &Selection) -> Kept {
 }
 
 /// Whether the removal is exact; what limits the answer, if anything does.
-fn judge(measured: &Exactness) -> Result<Option<Doubt>, Failure> {
+fn judge(measured: &Exactness, given: bool) -> Result<Option<Doubt>, Failure> {
     let deviation = measured.max_rel();
     if deviation <= Exactness::TOLERANCE {
-        return Ok((!measured.proves()).then_some(Doubt::Deaf));
+        return Ok((!measured.proves()).then_some(Doubt::Deaf { given }));
     }
     if !measured.proves() {
         let outputs = measured.silent_outputs().map(str::to_owned).collect();
-        return Ok(Some(Doubt::Silent { outputs, deviation }));
+        return Ok(Some(Doubt::Silent { outputs, deviation, given }));
     }
     Err(Failure::Inexact(deviation))
 }

@@ -36,62 +36,47 @@ pub(crate) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Er
     )))
 }
 
-/// The models of a proof in tract.
-pub(super) struct Models {
-    pub(super) before: Runnable,
+/// The rewritten model in tract, and the removal that it is held against.
+pub(super) struct Models<'a> {
     pub(super) after: Runnable,
-    masked: Option<Runnable>,
-    pruned: Option<Runnable>,
+    removal: Option<&'a Removal>,
     /// What is left of the inputs of `after`.
     pub(super) resized: Kept,
-    /// What is left in `pruned` of the values of `masked`.
-    kept: Kept,
 }
 
-impl Models {
-    /// Hands the models to tract, side by side. The error is that of the first model that has one.
-    pub(super) fn load(
-        original: &ModelProto,
-        rewritten: &ModelProto,
-        removal: Option<&Removal>,
-        resized: Kept,
-    ) -> Result<Self> {
-        let load = |model: &ModelProto| Runnable::new(model, &RunOptions::default());
-        let given = |model: Option<&ModelProto>| model.map(load).transpose();
-        let ((after, before), (masked, pruned)) = rayon::join(
-            || rayon::join(|| load(rewritten), || load(original)),
-            || {
-                rayon::join(
-                    || given(removal.map(|removal| &removal.masked)),
-                    || given(removal.and_then(|removal| removal.pruned.as_ref())),
-                )
-            },
-        );
-        let kept = removal.map(|removal| removal.kept.clone()).unwrap_or_default();
-        Ok(Self { after: after?, before: before?, masked: masked?, pruned: pruned?, resized, kept })
+impl<'a> Models<'a> {
+    /// Hands the rewritten model to tract.
+    pub(super) fn load(rewritten: &ModelProto, removal: Option<&'a Removal>, resized: Kept) -> Result<Self> {
+        Ok(Self { after: load(rewritten)?, removal, resized })
     }
 
-    /// Runs every model on `probes`, the original on the single ones, if at all.
-    pub(super) fn run(&self, probes: Vec<Vec<NamedTensor>>, with_original: bool) -> Result<Trial> {
-        let singles = if with_original { singles(&probes) } else { &[] };
-        let (resized, rest) = (cut(&self.resized, &probes)?, cut(&self.kept, &probes)?);
-        let [after, before, masked, pruned] = outputs([
-            (Some(&self.after), &resized),
-            (Some(&self.before), singles),
-            (self.masked.as_ref(), &probes),
-            (self.pruned.as_ref(), &rest),
-        ])?;
-        let masked = cut(&self.kept, &masked)?;
-        Ok(Trial { probes, after, before, masked, pruned })
+    /// Runs the rewritten model and those of the removal on `probes`. The latter are in memory only meanwhile: a model in
+    /// tract takes its weights several times over.
+    pub(super) fn run(&self, probes: Vec<Vec<NamedTensor>>) -> Result<Trial> {
+        let kept = self.removal.map(|removal| removal.kept.clone()).unwrap_or_default();
+        let given = |model: Option<&ModelProto>| model.map(load).transpose();
+        let (masked, pruned) = rayon::join(
+            || given(self.removal.map(|removal| &removal.masked)),
+            || given(self.removal.and_then(|removal| removal.pruned.as_ref())),
+        );
+        let (masked, pruned) = (masked?, pruned?);
+        let (resized, rest) = (cut(&self.resized, &probes)?, cut(&kept, &probes)?);
+        let models = [(Some(&self.after), &resized[..]), (masked.as_ref(), &probes[..]), (pruned.as_ref(), &rest[..])];
+        let [after, masked, pruned] = outputs(models)?;
+        let masked = cut(&kept, &masked)?;
+        Ok(Trial { probes, after, masked, pruned })
     }
+}
+
+/// A model in tract.
+pub(super) fn load(model: &ModelProto) -> Result<Runnable> {
+    Runnable::new(model, &RunOptions::default())
 }
 
 /// Probes, and what the models made of them.
 pub(super) struct Trial {
     probes: Vec<Vec<NamedTensor>>,
     after: Outputs,
-    /// For the single probes.
-    before: Outputs,
     /// What is left of them in the pruned model.
     masked: Outputs,
     pruned: Outputs,
@@ -107,10 +92,11 @@ impl Trial {
         Exactness::between(&self.masked, removed, &self.probes).map(Some)
     }
 
-    /// The outputs of the rewritten model against those of the original, on the single probes.
-    pub(super) fn faithfulness(&self) -> Result<Faithfulness> {
+    /// The outputs of the rewritten model against those of the original, which runs on the single probes.
+    pub(super) fn faithfulness(&self, original: &Runnable) -> Result<Faithfulness> {
         let singles = singles(&self.probes);
-        Faithfulness::between(&self.before, &self.after[self.probes.len() - singles.len()..], singles)
+        let [before] = outputs([(Some(original), singles)])?;
+        Faithfulness::between(&before, &self.after[self.probes.len() - singles.len()..], singles)
     }
 
     /// All probes.
@@ -136,22 +122,43 @@ fn singles(probes: &[Vec<NamedTensor>]) -> &[Vec<NamedTensor>] {
 
 /// Outputs of each model for each of its batches, none for a model that is not given. The error is that of the first
 /// model that has one.
+///
+/// Batches of one shape run side by side, batches of another after them: a plan holds the weights once more, and is dropped
+/// before the next one is made.
 fn outputs<const N: usize>(models: [(Option<&Runnable>, &[Vec<NamedTensor>]); N]) -> Result<[Outputs; N]> {
-    // Plans are made before anything runs: a run that wants the plan that another one is making would wait.
-    let plan = |&(model, batches): &(Option<&Runnable>, &[Vec<NamedTensor>])| {
-        batches.iter().try_for_each(|batch| model.map_or(Ok(()), |model| model.plan_for(batch)))
+    let shapes = |batch: &[NamedTensor]| batch.iter().map(|(_, tensor)| tensor.shape().to_vec()).collect::<Vec<_>>();
+    let count = models.iter().map(|(_, batches)| batches.len()).max().unwrap_or(0);
+    let alike = |a: usize, b: usize| {
+        models.iter().all(|(_, all)| match (all.get(a), all.get(b)) {
+            (Some(a), Some(b)) => shapes(a) == shapes(b),
+            _ => true,
+        })
     };
-    let planned: Vec<Result<()>> = models.par_iter().map(plan).collect();
-    planned.into_iter().collect::<Result<()>>()?;
-    let jobs = models.iter().enumerate().filter_map(|(slot, &(model, batches))| Some((slot, model?, batches)));
-    let jobs: Vec<(usize, &Runnable, &Vec<NamedTensor>)> =
-        jobs.flat_map(|(slot, model, batches)| batches.iter().map(move |batch| (slot, model, batch))).collect();
-    let ran: Vec<Result<(usize, Vec<NamedTensor>)>> =
-        jobs.into_par_iter().with_max_len(1).map(|(slot, model, batch)| Ok((slot, model.run(batch)?))).collect();
     let mut all = [const { Vec::new() }; N];
-    for ran in ran {
-        let (slot, outputs) = ran?;
-        all[slot].push(outputs);
+    let mut start = 0;
+    while start < count {
+        let end = (start + 1..count).find(|&at| !alike(start, at)).unwrap_or(count);
+        if start > 0 {
+            models.iter().for_each(|(model, _)| model.iter().for_each(|model| model.forget_plans()));
+        }
+        // Plans are made before anything runs: a run that wants the plan that another one is making would wait.
+        let part = |batches: &'_ [Vec<NamedTensor>]| start.min(batches.len())..end.min(batches.len());
+        let plan = |&(model, batches): &(Option<&Runnable>, &[Vec<NamedTensor>])| {
+            batches[part(batches)].iter().try_for_each(|batch| model.map_or(Ok(()), |model| model.plan_for(batch)))
+        };
+        let planned: Vec<Result<()>> = models.par_iter().map(plan).collect();
+        planned.into_iter().collect::<Result<()>>()?;
+        let jobs = models.iter().enumerate().filter_map(|(slot, &(model, batches))| Some((slot, model?, batches)));
+        let jobs: Vec<(usize, &Runnable, &Vec<NamedTensor>)> = jobs
+            .flat_map(|(slot, model, batches)| batches[part(batches)].iter().map(move |batch| (slot, model, batch)))
+            .collect();
+        let ran: Vec<Result<(usize, Vec<NamedTensor>)>> =
+            jobs.into_par_iter().with_max_len(1).map(|(slot, model, batch)| Ok((slot, model.run(batch)?))).collect();
+        for ran in ran {
+            let (slot, outputs) = ran?;
+            all[slot].push(outputs);
+        }
+        start = end;
     }
     Ok(all)
 }

@@ -29,6 +29,10 @@ impl Rows for Chosen {
         self.kept.len()
     }
 
+    fn are_runs(&self) -> bool {
+        self.rows.are_runs()
+    }
+
     fn read(&self, start: usize, end: usize) -> Result<Batch> {
         let kept = &self.kept[start..end];
         let (Some(&first), Some(&last)) = (kept.first(), kept.last()) else { return self.rows.read(0, 0) };

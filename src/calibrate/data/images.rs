@@ -190,6 +190,6 @@ impl Rows for Images {
             Layout::Nhwc => [files.len(), height, width, self.channels],
         };
         let tensor = elements_as(self.input.element, &Tensor::new(&shape, &pixels.concat())?)?;
-        Ok(Batch { inputs: vec![(self.input.name.clone(), tensor)], labels: None })
+        Ok(Batch::of_rows(vec![(self.input.name.clone(), tensor)], None))
     }
 }

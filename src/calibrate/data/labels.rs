@@ -48,10 +48,11 @@ impl Labels {
         }
     }
 
-    /// Whether an output of this shape can be held against these values.
+    /// Whether an output of this shape can be held against these values, both with samples in front; axes of length one
+    /// do not count.
     pub fn describe(values: &[usize], output: &[usize]) -> bool {
-        let sizes: Vec<Option<usize>> = output.iter().copied().map(Some).collect();
-        values.first() == output.first() && is_alike(values, &sizes)
+        let longer = |shape: &[usize]| shape.iter().copied().filter(|&size| size != 1).collect::<Vec<_>>();
+        longer(values) == longer(output)
     }
 
     /// The labels of samples `rows`; those that there are none of are left out.

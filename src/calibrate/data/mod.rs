@@ -2,12 +2,15 @@
 //!
 //! | given | is |
 //! |---|---|
-//! | `.npz` | arrays named as the graph's inputs, first axis = samples, and perhaps `labels`: integers are classes, real numbers what an output should be |
+//! | `.npz` | arrays named as the graph's inputs, and perhaps `labels`: integers are classes, real numbers what an output should be |
 //! | `.npy` | the samples of the only input |
-//! | a directory of those | each file one batch; sizes of open axes may differ between files |
+//! | a directory of those | each file one batch, or one run; sizes of open axes may differ between files |
 //! | `test_data_set_*` | ONNX's test data: `input_0.pb` …, by name or in order |
 //! | a directory of images | see [`images`] |
 //! | nothing | made up: [`Dataset::synthetic`] |
+//!
+//! Where samples lie in an array, its shape says: along an axis of the input where the graph has an axis of samples, in
+//! front of the input's own axes where a sample is one run of the graph ([`placement`]).
 //!
 //! Everything is checked against the graph and read once when a data set is opened: a wrong name, shape or type, a
 //! value that is not a number, a label below zero are errors then, not later. Memory holds one batch.
@@ -19,6 +22,7 @@ pub mod images;
 mod labels;
 mod npy;
 mod part;
+mod placement;
 mod schema;
 mod test_sets;
 
@@ -42,6 +46,7 @@ use labels::LabelKind;
 pub use labels::Labels;
 pub(crate) use labels::Spread;
 use part::{Part, Rows, Synthetic};
+pub use placement::BatchAxes;
 use schema::Schema;
 
 /// Rows that are read first while a data set is checked; then as many as fill [`CHECKED_BYTES`].
@@ -50,26 +55,57 @@ const CHECKED_ROWS: usize = 16;
 /// Bytes of inputs that are read at once while a data set is checked, where one row is not more.
 const CHECKED_BYTES: usize = 4 << 20;
 
-/// Some samples: a tensor for each input of the graph, in graph order, axis 0 = samples.
+/// Some samples: a tensor for each input of the graph, in graph order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
     /// Inputs by name.
     pub inputs: Vec<NamedTensor>,
     /// What is right for each sample.
     pub labels: Option<Labels>,
+    /// The axis of samples of each input; `None` for an input that all samples share.
+    pub(crate) axes: Vec<Option<usize>>,
 }
 
 impl Batch {
+    /// A batch whose samples are the rows of axis 0 of every input; one of rank 0 is shared by all.
+    pub fn of_rows(inputs: Vec<NamedTensor>, labels: Option<Labels>) -> Self {
+        let axes = inputs.iter().map(|(_, tensor)| (!tensor.shape().is_empty()).then_some(0)).collect();
+        Self { inputs, labels, axes }
+    }
+
+    /// A single sample that is one run of the graph, with inputs of any shape.
+    pub fn of_run(inputs: Vec<NamedTensor>, labels: Option<Labels>) -> Self {
+        let axes = vec![None; inputs.len()];
+        Self { inputs, labels, axes }
+    }
+
+    /// Number of samples; one where the batch is one run of the graph.
+    pub fn samples(&self) -> usize {
+        let sampled = self.inputs.iter().zip(&self.axes).find_map(|((_, tensor), axis)| Some((tensor, (*axis)?)));
+        sampled.and_then(|(tensor, axis)| tensor.shape().get(axis).copied()).unwrap_or(1)
+    }
+
     /// The samples `rows`, in this order.
     ///
     /// # Errors
-    /// If there is none, or a tensor has fewer.
+    /// If there is none, or the batch has fewer.
     pub fn pick(&self, rows: &[usize]) -> Result<Self> {
-        let pick = |(name, tensor): &NamedTensor| Ok((name.clone(), tensor.take(0, rows)?));
+        if rows.iter().any(|&row| row >= self.samples()) || (rows.len() != 1 && self.is_run()) {
+            return Err(Error::input(format!("samples {rows:?} of a batch of {}", self.samples())));
+        }
+        let pick = |((name, tensor), axis): (&NamedTensor, &Option<usize>)| {
+            Ok((name.clone(), axis.map_or_else(|| Ok(tensor.clone()), |axis| tensor.take(axis, rows))?))
+        };
         Ok(Self {
-            inputs: self.inputs.iter().map(pick).collect::<Result<_>>()?,
+            inputs: self.inputs.iter().zip(&self.axes).map(pick).collect::<Result<_>>()?,
             labels: self.labels.as_ref().map(|labels| labels.pick(rows)).transpose()?,
+            axes: self.axes.clone(),
         })
+    }
+
+    /// Whether the batch is one run of the graph: no input has an axis of samples.
+    pub(crate) fn is_run(&self) -> bool {
+        self.axes.iter().all(Option::is_none)
     }
 }
 
@@ -81,6 +117,8 @@ pub struct Dataset {
     parts: Vec<(Part, usize)>,
     /// The samples of all parts that belong to this set.
     range: Range<usize>,
+    /// Samples that the graph runs at once, if that is fixed.
+    fixed: Option<usize>,
     /// The part that was read last, which is most often the one to be read next.
     open: Mutex<Option<(usize, Arc<dyn Rows>)>>,
     hash: String,
@@ -98,8 +136,16 @@ impl Dataset {
     /// [`ErrorKind::Input`](crate::ErrorKind::Input), naming file and array, when something does not fit the graph, cannot be read, contains
     /// NaN or infinity, or holds no sample.
     pub fn open(path: &Path, graph: &GraphProto) -> Result<Self> {
+        Self::open_along(path, graph, &BatchAxes::default())
+    }
+
+    /// [`open`](Self::open), where `axes` say which axes of inputs count samples.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`ErrorKind::Usage`](crate::ErrorKind::Usage) when `axes` name something that the graph lacks.
+    pub fn open_along(path: &Path, graph: &GraphProto, axes: &BatchAxes) -> Result<Self> {
         let parts = parts_at(path).map_err(|e| e.in_file(path))?;
-        Self::check(parts, Schema::new(graph)?).map_err(|e| e.in_file(path))
+        Self::check(parts, Schema::new(graph, axes)?).map_err(|e| e.in_file(path))
     }
 
     /// The images in the directory `path`, for a graph with one input.
@@ -107,7 +153,7 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) when the options do not fit the input.
     pub fn images(path: &Path, graph: &GraphProto, options: &ImageOptions) -> Result<Self> {
-        let schema = Schema::new(graph)?;
+        let schema = Schema::new(graph, &BatchAxes::default())?;
         let images = images::open(path, &schema.inputs, options).map_err(|e| e.in_file(path))?;
         Self::check(vec![Part::Images(Arc::new(images))], schema).map_err(|e| e.in_file(path))
     }
@@ -118,21 +164,22 @@ impl Dataset {
     /// As [`Prober::new`] and [`Prober::batch`].
     pub fn synthetic(graph: &GraphProto, sizes: &DimSizes, samples: usize, seed: u64) -> Result<Self> {
         let synthetic = Synthetic { prober: Prober::new(graph, sizes, seed)?, samples };
-        let mut made_up = Self::check(vec![Part::Synthetic(Arc::new(synthetic))], Schema::new(graph)?)?;
+        let schema = Schema::new(graph, &BatchAxes::default())?;
+        let mut made_up = Self::check(vec![Part::Synthetic(Arc::new(synthetic))], schema)?;
         made_up.is_synthetic = true;
         Ok(made_up)
     }
 
     /// Reads every part once: counts rows, checks values, hashes contents.
     fn check(parts: Vec<Part>, schema: Schema) -> Result<Self> {
-        let fixed = schema.fixed_batch()?;
         let mut warnings = Vec::new();
         let mut hasher = Sha256::new();
         let mut counted = Vec::new();
-        let mut kinds = BTreeSet::new();
+        let (mut kinds, mut sizes) = (BTreeSet::new(), BTreeSet::new());
         for part in parts {
-            let (rows, labels) = check_part(&part, &schema, &mut hasher, &mut warnings)?;
+            let Checked { rows, labels, fixed } = check_part(&part, &schema, &mut hasher, &mut warnings)?;
             kinds.insert(labels);
+            sizes.insert(fixed);
             let whole = rows - rows % fixed.unwrap_or(1);
             if whole < rows {
                 warnings.push(format!(
@@ -142,6 +189,12 @@ impl Dataset {
                 ));
             }
             counted.push((part, whole));
+        }
+        let fixed = sizes.first().copied().flatten();
+        if sizes.len() > 1 {
+            return Err(Error::input(
+                "some files hold samples along an axis of the model's inputs and some whole runs; give all of them one form",
+            ));
         }
         if counted.iter().all(|(_, rows)| *rows == 0) {
             let wanted = fixed.map(|n| format!(": the model runs {n} at a time")).unwrap_or_default();
@@ -165,6 +218,7 @@ impl Dataset {
             schema,
             parts: counted,
             range,
+            fixed,
             open,
             hash,
             has_labels,
@@ -177,12 +231,13 @@ impl Dataset {
     /// The samples of `range` as a data set of their own; where the graph fixes its batch axis, the whole batches of it.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
-        let batch = self.schema.fixed_batch().ok().flatten().unwrap_or(1);
+        let batch = self.fixed.unwrap_or(1);
         let position = |sample: usize| self.range.start + sample.min(self.range.len()) / batch * batch;
         Self {
             schema: self.schema.clone(),
             parts: self.parts.clone(),
             range: position(range.start)..position(range.end),
+            fixed: self.fixed,
             open: Mutex::new(None),
             hash: self.hash.clone(),
             has_labels: self.has_labels,
@@ -201,14 +256,14 @@ impl Dataset {
     /// This data set without the samples that training holds out.
     #[must_use]
     pub fn without_held_out(&self) -> Self {
-        let batch = self.schema.fixed_batch().ok().flatten().unwrap_or(1);
+        let batch = self.fixed.unwrap_or(1);
         self.only(|sample| !is_held_out(sample, batch))
     }
 
     /// Every `every`th sample apart (of whole batches, where the graph fixes its batch axis): the others, and those. The
     /// second set is empty where there are fewer samples than that.
     pub(crate) fn split(&self, every: usize) -> [Self; 2] {
-        let batch = self.schema.fixed_batch().ok().flatten().unwrap_or(1);
+        let batch = self.fixed.unwrap_or(1);
         let is_apart = |sample: usize| sample / batch % every.max(1) == every.max(1) - 1;
         [self.only(|sample| !is_apart(sample)), self.only(is_apart)]
     }
@@ -230,6 +285,11 @@ impl Dataset {
     /// Number of samples that [`Dataset::batches`] gives.
     pub fn samples(&self) -> usize {
         self.range.len()
+    }
+
+    /// Samples that the graph runs at once, if that is fixed; 1 where a sample is one run.
+    pub fn fixed_batch(&self) -> Option<usize> {
+        self.fixed
     }
 
     /// The first 16 hexadecimal digits of the SHA-256 of the contents: names, types, shapes, values, labels.
@@ -259,7 +319,7 @@ impl Dataset {
 
     /// The samples of `range` in order, as [`Dataset::batches`]; with a fixed batch axis, whole batches that lie in the range.
     pub fn batches_of(&self, range: Range<usize>, size: usize) -> Batches<'_> {
-        let fixed = self.schema.fixed_batch().ok().flatten();
+        let fixed = self.fixed;
         let first = self.range.start;
         let next = first + fixed.map_or(range.start, |fixed| range.start.div_ceil(fixed) * fixed);
         Batches {
@@ -286,17 +346,20 @@ impl Dataset {
     }
 }
 
-/// Rows of `part` and what kind of labels it has, its contents added to `hasher`.
-fn check_part(
-    part: &Part,
-    schema: &Schema,
-    hasher: &mut Sha256,
-    warnings: &mut Vec<String>,
-) -> Result<(usize, Option<LabelKind>)> {
+/// What a part was found to hold.
+struct Checked {
+    rows: usize,
+    labels: Option<LabelKind>,
+    /// Samples that the graph runs at once, if that is fixed.
+    fixed: Option<usize>,
+}
+
+/// Reads all of `part`, its contents added to `hasher`.
+fn check_part(part: &Part, schema: &Schema, hasher: &mut Sha256, warnings: &mut Vec<String>) -> Result<Checked> {
     let (rows, noted) = part.open(schema)?;
     warnings.extend(noted);
     let mut kind = None;
-    let fixed = schema.fixed_batch()?;
+    let fixed = if rows.are_runs() { Some(1) } else { schema.fixed_batch()? };
     let mut step = fixed.unwrap_or(CHECKED_ROWS);
     let mut start = 0;
     while start < rows.count() {
@@ -304,8 +367,14 @@ fn check_part(
         let batch = rows.read(start, end).map_err(|e| part.locate(e))?;
         schema.check_labels(batch.labels.as_ref(), start).map_err(|e| part.locate(e))?;
         kind = batch.labels.as_ref().map(Labels::kind).or(kind);
-        for (name, tensor) in &batch.inputs {
-            hasher.update(format!("{name} {} {:?}\n", tensor.type_name(), tensor.shape().get(1..)));
+        for ((name, tensor), axis) in batch.inputs.iter().zip(&batch.axes) {
+            let shape = tensor.shape().iter().enumerate();
+            let each: Vec<usize> = shape.filter(|(at, _)| Some(*at) != *axis).map(|(_, &size)| size).collect();
+            hasher.update(format!(
+                "{name} {} {:?}\n",
+                tensor.type_name(),
+                (!tensor.shape().is_empty()).then_some(each)
+            ));
             hasher.update(tensor.as_bytes());
         }
         match &batch.labels {
@@ -319,7 +388,7 @@ fn check_part(
         }
         start = end;
     }
-    Ok((rows.count(), kind))
+    Ok(Checked { rows: rows.count(), labels: kind, fixed })
 }
 
 /// The parts that a path stands for.

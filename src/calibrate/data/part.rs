@@ -1,7 +1,7 @@
 //! The pieces of a data set, each opened only while it is read.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,9 +10,11 @@ use super::convert::{Elements, convert, read_elements};
 use super::held_out::Chosen;
 use super::images::Images;
 use super::npy::{NpyArray, NpyType};
-use super::schema::{LABELS, Schema, check_array};
+use super::placement::{Place, Placed, placed};
+use super::schema::{LABELS, Schema};
 use super::{Batch, Labels, test_sets};
 use crate::onnx::proto::tensor_proto::DataType;
+use crate::runtime::Tensor;
 use crate::runtime::inputs::DeclaredInput;
 use crate::runtime::probes::Prober;
 use crate::{Error, Result};
@@ -39,6 +41,10 @@ pub(super) trait Rows: Debug + Send + Sync {
     fn count(&self) -> usize;
     /// Samples `start..end`.
     fn read(&self, start: usize, end: usize) -> Result<Batch>;
+    /// Whether each sample is one run of the graph, so that only one can be read at a time.
+    fn are_runs(&self) -> bool {
+        false
+    }
 }
 
 impl Part {
@@ -79,16 +85,15 @@ impl Rows for Synthetic {
     }
 
     fn read(&self, start: usize, end: usize) -> Result<Batch> {
-        Ok(Batch { inputs: self.prober.batch(start, end - start)?, labels: None })
+        Ok(Batch::of_rows(self.prober.batch(start, end - start)?, None))
     }
 }
 
 /// The arrays of one file, in graph order.
 #[derive(Debug)]
 struct ArrayRows {
-    inputs: Vec<(DeclaredInput, NpyArray)>,
+    placed: Placed,
     labels: Option<NpyArray>,
-    count: usize,
 }
 
 impl ArrayRows {
@@ -105,20 +110,16 @@ impl ArrayRows {
         let (mut arrays, names) = open_arrays(path, &first.name, wanted)?;
         let mut take =
             |name: &str| arrays.iter().position(|array| array.name == name).map(|index| arrays.swap_remove(index));
-        let mut symbols = BTreeMap::new();
-        let mut inputs = Vec::new();
-        for input in &schema.inputs {
-            let array = take(&input.name).ok_or_else(|| missing(&input.name, &names))?;
-            check_array(&array, input, &mut symbols)?;
-            inputs.push((input.clone(), array));
-        }
+        let inputs = schema.inputs.iter().map(|input| take(&input.name).ok_or_else(|| missing(&input.name, &names)));
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let labels = if schema.is_input(LABELS) { None } else { take(LABELS) };
-        let count = common_count(&inputs, labels.as_ref())?;
+        let placed = placed(inputs, schema)?;
+        check_labels(&placed, labels.as_ref())?;
         let mut noted: Vec<String> =
             names.iter().filter(|name| !wanted(name)).map(|name| format!("array '{name}' is not used")).collect();
         let labels = labels.filter(|labels| {
             let is_real = matches!(labels.element, NpyType::Float { .. });
-            let is_usable = !is_real || schema.has_output_like(&labels.shape);
+            let is_usable = !is_real || schema.has_output_like(&labels.shape, placed.runs);
             if !is_usable {
                 noted.push(format!(
                     "labels of type {} and shape {:?} are neither classes (integers) nor values of an output, and not used",
@@ -128,7 +129,7 @@ impl ArrayRows {
             }
             is_usable
         });
-        Ok((Self { inputs, labels, count }, noted))
+        Ok((Self { placed, labels }, noted))
     }
 }
 
@@ -137,62 +138,78 @@ fn missing(input: &str, names: &[String]) -> Error {
     Error::input(format!("has no array for input '{input}'; it has {has}, which must be named as the model's inputs"))
 }
 
-/// The number of samples, which all arrays must have.
-fn common_count(inputs: &[(DeclaredInput, NpyArray)], labels: Option<&NpyArray>) -> Result<usize> {
-    if let Some(labels) = labels
-        && !matches!(labels.element, NpyType::Float { .. })
-        && !matches!(labels.shape.as_slice(), [_] | [_, 1])
-    {
+/// Checks that there is a label for each sample, and one class where labels are classes.
+fn check_labels(placed: &Placed, labels: Option<&NpyArray>) -> Result<()> {
+    let Some(labels) = labels else { return Ok(()) };
+    if !matches!(labels.element, NpyType::Float { .. }) && !matches!(labels.shape.as_slice(), [_] | [_, 1]) {
         return Err(Error::input(format!(
             "array 'labels' has shape {:?}, one class for each sample is wanted (real values are saved as floats)",
             labels.shape
         )));
     }
-    // An input of rank 0 is the same for all samples.
-    let sampled = || inputs.iter().map(|(_, array)| array).filter(|array| !array.shape.is_empty()).chain(labels);
-    let Some(first) = sampled().next() else { return Ok(1) };
-    match sampled().find(|array| array.row_count() != first.row_count()) {
-        None => Ok(first.row_count()),
-        Some(other) => Err(Error::input(format!(
-            "array '{}' has {} samples and array '{}' has {}",
-            first.name,
-            first.row_count(),
-            other.name,
-            other.row_count()
-        ))),
+    if labels.row_count() == placed.count {
+        return Ok(());
     }
+    let sampled = placed.inputs.iter().find(|(_, _, place)| *place != Place::Shared);
+    let whose = sampled.map_or_else(|| "the file".to_owned(), |(_, array, _)| format!("array '{}'", array.name));
+    Err(Error::input(format!(
+        "{whose} has {} samples and array '{}' has {}",
+        placed.count,
+        labels.name,
+        labels.row_count()
+    )))
 }
 
 impl Rows for ArrayRows {
     fn count(&self) -> usize {
-        self.count
+        self.placed.count
+    }
+
+    fn are_runs(&self) -> bool {
+        self.placed.runs
     }
 
     fn read(&self, start: usize, end: usize) -> Result<Batch> {
-        let shape_of_rows = |array: &NpyArray| {
-            let mut shape = array.shape.clone();
-            if let Some(rows) = shape.first_mut() {
-                *rows = end - start;
-            }
-            shape
+        let input = |(input, array, place): &(DeclaredInput, NpyArray, Place)| {
+            Ok((input.name.clone(), read(input, array, *place, start..end)?))
         };
-        let input = |(input, array): &(DeclaredInput, NpyArray)| {
-            let is_scalar = array.shape.is_empty();
-            let elements = if is_scalar { read_elements(array, 0, 1)? } else { read_elements(array, start, end)? };
-            let shape = shape_of_rows(array);
-            Ok((input.name.clone(), convert(&array.name, &elements, input.element, &shape, start)?))
-        };
-        let inputs = self.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
+        let inputs = self.placed.inputs.iter().map(input).collect::<Result<Vec<_>>>()?;
         let labels = match &self.labels {
             Some(labels) => Some(match read_elements(labels, start, end)? {
                 Elements::Integers(classes) => Labels::Classes(classes),
                 Elements::Bools(classes) => Labels::Classes(classes.into_iter().map(i64::from).collect()),
                 values @ (Elements::Floats(_) | Elements::Singles(_)) => {
-                    Labels::Values(convert(&labels.name, &values, DataType::Float, &shape_of_rows(labels), start)?)
+                    let shape: Vec<usize> =
+                        std::iter::once(end - start).chain(labels.shape.iter().skip(1).copied()).collect();
+                    Labels::Values(convert(&labels.name, &values, DataType::Float, &shape, start)?)
                 }
             }),
             None => None,
         };
-        Ok(Batch { inputs, labels })
+        let axis = |(_, _, place): &(DeclaredInput, NpyArray, Place)| match place {
+            Place::Along(axis) => Some(*axis),
+            Place::Runs | Place::Shared => None,
+        };
+        Ok(Batch { inputs, labels, axes: self.placed.inputs.iter().map(axis).collect() })
+    }
+}
+
+/// The samples `range` of an array, of which there is one if they are runs.
+fn read(input: &DeclaredInput, array: &NpyArray, place: Place, range: Range<usize>) -> Result<Tensor> {
+    let (start, end) = (range.start, range.end);
+    let (rows, shape, first) = match place {
+        Place::Along(0) => {
+            let shape = std::iter::once(end - start).chain(array.shape.iter().skip(1).copied()).collect();
+            (start..end, shape, start)
+        }
+        Place::Runs if end - start == 1 => (start..end, array.shape.iter().skip(1).copied().collect::<Vec<_>>(), start),
+        Place::Runs => return Err(Error::input("several samples at once where each is one run of the model")),
+        Place::Along(_) | Place::Shared => (0..array.row_count(), array.shape.clone(), 0),
+    };
+    let elements = read_elements(array, rows.start, rows.end)?;
+    let whole = convert(&array.name, &elements, input.element, &shape, first)?;
+    match place {
+        Place::Along(axis) if axis > 0 => whole.narrow(axis, start, end),
+        _ => Ok(whole),
     }
 }

@@ -6,6 +6,7 @@ use super::Labels;
 use super::convert::is_convertible;
 use super::labels::is_alike;
 use super::npy::NpyArray;
+use super::placement::{BatchAxes, SampleAxis, sample_axes};
 use crate::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::onnx::proto::{tensor_shape_proto::dimension::Value, type_proto};
 use crate::runtime::inputs::{DeclaredInput, Dim, declared_inputs};
@@ -18,25 +19,32 @@ pub(super) const LABELS: &str = "labels";
 #[derive(Debug, Clone)]
 pub(super) struct Schema {
     pub(super) inputs: Vec<DeclaredInput>,
+    /// The axis of samples of each input, as far as the declarations and the caller tell.
+    pub(super) axes: Vec<SampleAxis>,
     classes: Option<usize>,
     /// The sizes of each output, `None` where it does not declare them.
     outputs: Vec<Option<Vec<Option<usize>>>>,
 }
 
 impl Schema {
-    pub(super) fn new(graph: &GraphProto) -> Result<Self> {
+    pub(super) fn new(graph: &GraphProto, typed: &BatchAxes) -> Result<Self> {
         let inputs = declared_inputs(graph)?;
         if inputs.is_empty() {
             return Err(Error::input("the model has no inputs to feed data to"));
         }
-        Ok(Self { inputs, classes: classes(graph), outputs: graph.output.iter().map(declared_sizes).collect() })
+        let axes = sample_axes(&inputs, typed)?;
+        Ok(Self { inputs, axes, classes: classes(graph), outputs: graph.output.iter().map(declared_sizes).collect() })
     }
 
     /// How many samples the graph runs at once, if it fixes that.
     pub(super) fn fixed_batch(&self) -> Result<Option<usize>> {
         let mut fixed: Option<(usize, &str)> = None;
-        for input in &self.inputs {
-            match (input.fixed_batch(), fixed) {
+        for (input, axis) in self.inputs.iter().zip(&self.axes) {
+            let size = match (axis, &input.dims) {
+                (SampleAxis::At(axis), Some(dims)) => dims.get(*axis).and_then(Dim::fixed),
+                _ => None,
+            };
+            match (size, fixed) {
                 (Some(size), Some((known, name))) if size != known => {
                     return Err(Error::input(format!(
                         "inputs '{name}' and '{}' have {known} and {size} rows: they have no common axis of samples",
@@ -55,9 +63,17 @@ impl Schema {
         self.inputs.iter().any(|input| input.name == name)
     }
 
-    /// Whether an output can have the values of an array of this shape, samples first.
-    pub(super) fn has_output_like(&self, shape: &[usize]) -> bool {
-        self.outputs.iter().any(|sizes| sizes.as_deref().is_none_or(|sizes| is_alike(shape, sizes)))
+    /// Whether an output can have the values of an array of this shape, samples first; where samples are `runs`, an
+    /// output has no axis of samples.
+    pub(super) fn has_output_like(&self, shape: &[usize], runs: bool) -> bool {
+        let is_alike = |sizes: &[Option<usize>]| {
+            if !runs {
+                return is_alike(shape, sizes);
+            }
+            let whole: Vec<Option<usize>> = std::iter::once(Some(1)).chain(sizes.iter().copied()).collect();
+            is_alike(shape, &whole)
+        };
+        self.outputs.iter().any(|sizes| sizes.as_deref().is_none_or(is_alike))
     }
 
     /// Checks that classes in `labels`, whose first belongs to sample `first`, are classes of the graph.
@@ -77,35 +93,35 @@ impl Schema {
     }
 }
 
-/// Checks that `array` fits the declaration of `input` on all axes but the first; sizes of symbols go to `symbols`.
-pub(super) fn check_array(
-    array: &NpyArray,
-    input: &DeclaredInput,
-    symbols: &mut BTreeMap<String, (usize, String)>,
-) -> Result<()> {
-    if !is_convertible(array.element, input.element) {
-        let message =
-            format!("array '{}' is {}, the model wants {:?}", array.name, array.element.name(), input.element);
-        return Err(Error::input(message));
+/// Sizes of symbols that are known from other arrays, and by which one.
+pub(super) type Symbols = BTreeMap<String, (usize, String)>;
+
+/// Checks that the elements of `array` may feed `input`.
+pub(super) fn check_elements(array: &NpyArray, input: &DeclaredInput) -> Result<()> {
+    if is_convertible(array.element, input.element) {
+        return Ok(());
     }
-    check_shape(&array.shape, input, symbols)
+    let found = array.element.name();
+    Err(Error::input(format!("array '{}' is {found}, the model wants {:?}", array.name, input.element)))
 }
 
-/// Checks `shape`, samples first, against the declaration of `input`.
+/// Checks `shape`, which counts samples on axis `samples`, against the declaration of `input` on all other axes; sizes of
+/// symbols go to `symbols`.
 pub(super) fn check_shape(
     shape: &[usize],
     input: &DeclaredInput,
-    symbols: &mut BTreeMap<String, (usize, String)>,
+    samples: Option<usize>,
+    symbols: &mut Symbols,
 ) -> Result<()> {
     let Some(dims) = &input.dims else { return Ok(()) };
     let differs = || {
-        let message = format!("array '{}' has shape {shape:?}, the model wants {}", input.name, written(dims));
-        Error::input(message)
+        let wanted = written(dims, samples);
+        Error::input(format!("array '{}' has shape {shape:?}, the model wants {wanted}", input.name))
     };
     if shape.len() != dims.len() {
         return Err(differs());
     }
-    for (&size, dim) in shape.iter().zip(dims).skip(1) {
+    for (_, (&size, dim)) in shape.iter().zip(dims).enumerate().filter(|(axis, _)| Some(*axis) != samples) {
         match dim {
             Dim::Fixed(fixed) if *fixed != size => return Err(differs()),
             Dim::Symbol(symbol) => {
@@ -142,9 +158,9 @@ fn classes(graph: &GraphProto) -> Option<usize> {
 }
 
 /// A declared shape, the axis of samples as `N`.
-fn written(dims: &[Dim]) -> String {
+pub(super) fn written(dims: &[Dim], samples: Option<usize>) -> String {
     let size = |(axis, dim): (usize, &Dim)| match dim {
-        _ if axis == 0 => "N".to_owned(),
+        _ if Some(axis) == samples => "N".to_owned(),
         Dim::Fixed(size) => size.to_string(),
         Dim::Symbol(symbol) => symbol.clone(),
         Dim::Unknown => "?".to_owned(),

@@ -1,13 +1,14 @@
 //! ONNX's own test data: `test_data_set_0/input_0.pb`, each file one `TensorProto`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
 use super::Batch;
 use super::part::Rows;
-use super::schema::{Schema, check_shape};
+use super::placement::SampleAxis;
+use super::schema::{Schema, Symbols, check_shape};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::{NamedTensor, Tensor, elements_as, tensor_of};
@@ -31,6 +32,8 @@ fn index_of(path: &Path) -> Option<usize> {
 #[derive(Debug)]
 pub(super) struct TestSet {
     inputs: Vec<NamedTensor>,
+    /// The axis of samples of each input; none where the set is one run.
+    axes: Vec<Option<usize>>,
     count: usize,
 }
 
@@ -48,22 +51,29 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<TestSet> {
             .map_err(|e| Error::input(format!("is not a tensor: {e}")).in_file(file))?;
         tensors.push((proto.name().to_owned(), tensor_of(&proto).map_err(|e| e.in_file(file))?));
     }
-    let mut symbols = BTreeMap::new();
     let mut inputs = Vec::new();
     for (index, input) in schema.inputs.iter().enumerate() {
         let named = tensors.iter().find(|(name, _)| *name == input.name).or_else(|| tensors.get(index));
         let (_, tensor) =
             named.ok_or_else(|| Error::input(format!("has no input_{index}.pb for input '{}'", input.name)))?;
-        check_shape(tensor.shape(), input, &mut symbols)?;
         inputs.push((input.name.clone(), checked(&input.name, tensor, input.element)?));
     }
-    let count = inputs.first().and_then(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1);
-    match inputs.iter().find(|(_, tensor)| tensor.shape().first().is_some_and(|&rows| rows != count)) {
-        Some((name, tensor)) => {
-            Err(Error::input(format!("input '{name}' has {} samples, the first input has {count}", tensor.shape()[0])))
-        }
-        None => Ok(TestSet { inputs, count }),
+    // The data of ONNX is one run each; where the graph has an axis of samples, its rows are samples too.
+    let axes: Vec<Option<usize>> = schema.axes.iter().map(|axis| axis.position()).collect();
+    let fits = |axes: &[Option<usize>]| {
+        let mut symbols = Symbols::new();
+        let declared = inputs.iter().zip(&schema.inputs).zip(axes);
+        declared.map(|(((_, tensor), input), axis)| check_shape(tensor.shape(), input, *axis, &mut symbols)).collect()
+    };
+    let along: Result<()> = fits(&axes);
+    let rows: BTreeSet<usize> =
+        (inputs.iter().zip(&axes)).filter_map(|((_, tensor), axis)| tensor.shape().get((*axis)?).copied()).collect();
+    if along.is_ok() && rows.len() == 1 && !schema.axes.contains(&SampleAxis::Missing) {
+        return Ok(TestSet { inputs, axes, count: rows.into_iter().next().unwrap_or(1) });
     }
+    let runs = vec![None; inputs.len()];
+    fits(&runs).map_err(|error| along.err().unwrap_or(error))?;
+    Ok(TestSet { inputs, axes: runs, count: 1 })
 }
 
 /// `tensor` as `element`, which must be its own type or the same kind of number without loss, and finite.
@@ -90,11 +100,16 @@ impl Rows for TestSet {
         self.count
     }
 
+    fn are_runs(&self) -> bool {
+        self.axes.iter().all(Option::is_none)
+    }
+
     fn read(&self, start: usize, end: usize) -> Result<Batch> {
-        let rows = |(name, tensor): &NamedTensor| {
-            let is_whole = tensor.shape().is_empty() || (start, end) == (0, self.count);
-            Ok((name.clone(), if is_whole { tensor.clone() } else { tensor.rows(start, end)? }))
+        let rows = |((name, tensor), axis): (&NamedTensor, &Option<usize>)| {
+            let part = axis.map_or_else(|| Ok(tensor.clone()), |axis| tensor.narrow(axis, start, end));
+            Ok((name.clone(), part?))
         };
-        Ok(Batch { inputs: self.inputs.iter().map(rows).collect::<Result<_>>()?, labels: None })
+        let inputs = self.inputs.iter().zip(&self.axes).map(rows).collect::<Result<_>>()?;
+        Ok(Batch { inputs, labels: None, axes: self.axes.clone() })
     }
 }

@@ -15,9 +15,9 @@ use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::sample_models::{embedding, integers, mlp, model, tensor_value, weight};
 
 /// Name and `.npy` bytes of an array.
-type NamedBytes = (&'static str, Vec<u8>);
+pub(super) type NamedBytes = (&'static str, Vec<u8>);
 
-fn npy<T: WritableElement>(array: &ArrayD<T>) -> Vec<u8> {
+pub(super) fn npy<T: WritableElement>(array: &ArrayD<T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     array.write_npy(&mut bytes).unwrap();
     bytes
@@ -27,7 +27,7 @@ fn rows(count: usize, width: usize) -> Vec<u8> {
     npy(&Array2::from_shape_fn((count, width), |(row, column)| (row * 10 + column) as f32).into_dyn())
 }
 
-fn npz(arrays: &[(&str, Vec<u8>)], compression: CompressionMethod) -> Vec<u8> {
+pub(super) fn npz(arrays: &[(&str, Vec<u8>)], compression: CompressionMethod) -> Vec<u8> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in arrays {
         archive

@@ -214,7 +214,8 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let mut found = candidates(subject);
     exclude(&mut found, options)?;
     clock.lap("analyse")?;
-    let calibration = data.map(|data| Calibration::new(data, seed));
+    let calibration = data.map(|data| Calibration::within(subject.model, data, seed, options.setting.limits));
+    let calibration = calibration.transpose()?;
     // What a split costs the output is told by samples that it was not fitted to.
     let is_shared = matches!(options.target, Target::Params(_) | Target::Macs(_));
     let apart = calibration.filter(|_| is_shared).map(Apart::new).transpose()?.flatten();
@@ -480,7 +481,7 @@ fn weigh(
         split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
     };
     let measured = Reference::new(subject.model, &batches)
-        .and_then(|reference| effects(subject.model, &reference, &sites, write, &batches));
+        .and_then(|reference| effects(subject.model, &reference, &sites, write, &batches, options.setting.limits));
     let effects = match measured {
         Ok(effects) => effects,
         Err(error) => {

@@ -12,7 +12,7 @@ use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::Remaining;
 use crate::report::{SearchReport, TrialReport, percent};
-use crate::runtime::{RunOptions, Runnable};
+use crate::runtime::{Limits, RunOptions, Runnable};
 use crate::verify::{Faithfulness, faithful};
 
 /// Halvings of what remains: the result is within 1/128 of the multiplications.
@@ -20,9 +20,6 @@ const HALVINGS: usize = 7;
 
 /// This share of the samples, the last ones, judges; the others are calibrated on.
 const HELD_OUT: usize = 5;
-
-/// Samples that run at once.
-const BATCH: usize = 64;
 
 /// Searches the smallest model (in multiply–accumulates) that loses no more than `allowed`.
 ///
@@ -63,7 +60,7 @@ pub(super) fn search<'m>(
             }
             Err(error) => return Err(error),
         };
-        let found = measure(&original, &done.model.proto, &held_out)?;
+        let found = measure(&original, &done.model.proto, &held_out, options.setting.limits)?;
         let fits = found.share <= allowed;
         trials.push(TrialReport { macs: share, lost: Some(found.share), fits });
         if fits {
@@ -106,9 +103,9 @@ fn split(data: &Dataset) -> Result<(Dataset, Dataset)> {
     Ok((data.part(0..first), data.part(first..samples)))
 }
 
-fn measure(original: &Runnable, rewritten: &ModelProto, data: &Dataset) -> Result<Loss> {
+fn measure(original: &Runnable, rewritten: &ModelProto, data: &Dataset, limits: Limits) -> Result<Loss> {
     let rewritten = Runnable::new(rewritten, &RunOptions::default())?;
-    Ok(Loss::of(&faithful(original, &rewritten, data.batches(BATCH))?))
+    Ok(Loss::of(&faithful(original, &rewritten, data, limits)?))
 }
 
 impl Loss {

@@ -63,7 +63,9 @@ pub(super) fn pricing(
     if !matches!((request.quota, request.scope), (Quota::Budget(_), Scope::Global)) {
         return Err("no budget is shared".to_owned());
     }
-    let data = samples.fitted.map(|data| Calibration::new(data, options.setting.seed));
+    let (seed, limits) = (options.setting.seed, options.setting.limits);
+    let within = |data| Calibration::within(&survey.analysis.model.proto, data, seed, limits);
+    let data = samples.fitted.map(within).transpose().map_err(|error| error.to_string())?;
     Pricing::new(survey.analysis.subject(), data, (options.effort, method(options, samples)))
 }
 
@@ -145,11 +147,13 @@ impl<'j, 'm> Job<'j, 'm> {
         if options.retrain.is_some() && data.is_none() {
             return Err(Error::usage("`retrain` needs samples: give some with `data`"));
         }
+        let (seed, limits) = (options.setting.seed, options.setting.limits);
+        let calibration = |data| Calibration::within(&survey.analysis.model.proto, data, seed, limits);
         Ok(Self {
             model,
             options,
             samples: data,
-            data: samples.fitted.map(|data| Calibration::new(data, options.setting.seed)),
+            data: samples.fitted.map(calibration).transpose()?,
             survey,
             pricing,
             cost: CostModel::new(survey.analysis.subject()),

@@ -9,9 +9,7 @@ use super::bond::{Bond, Pair, Traced};
 use super::part::Part;
 use crate::analysis::Subject;
 use crate::calibrate::data::Batch;
-use crate::calibrate::{
-    Activations, At, Calibration, Columns, Detail, Layer, Padding, Sampler, Stream, Sums, in_turn, samples_of,
-};
+use crate::calibrate::{Activations, At, Calibration, Columns, Detail, Layer, Padding, Sampler, Stream, Sums, in_turn};
 use crate::error::{Error, Result};
 use crate::linalg::default_backend;
 
@@ -82,7 +80,7 @@ impl Sides {
         let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
         let mut first = 0;
         in_turn(data.data.batches(data.batch), run, |batch, found| {
-            let samples = samples_of(&batch.inputs);
+            let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             self.add(&found, data, At { samples, first, total, padding: padding.as_ref() })?;
             first += samples;

@@ -1,0 +1,186 @@
+//! How much memory a job may take, how much that leaves for each of its parts, and how much it took.
+
+use std::fs::read_to_string;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// What is taken to be available where the system does not tell.
+const UNKNOWN: u64 = 8 << 30;
+
+/// Largest budget for the activations of one batch: beyond it a larger batch is no faster.
+const PREFERRED_BATCH: u64 = 512 << 20;
+
+/// Largest budget for what waits between stages, and for sums: the rest is left to other programs.
+const PREFERRED_PART: u64 = 1 << 30;
+
+/// A budget of memory, on which everything that grows with data or weights draws.
+///
+/// | part | share | at most |
+/// |---|---|---|
+/// | the values of one run of a model | all | |
+/// | a batch: its values in all runs that are alive at a time | half | 512 MiB, unless one sample is larger |
+/// | activations that wait for the next stage | a quarter | 1 GiB |
+/// | sums of a pass over the data | a quarter | 1 GiB |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    bytes: u64,
+}
+
+impl Default for Limits {
+    /// Half of the memory that is available now.
+    fn default() -> Self {
+        Self::new(available(Path::new("/")).unwrap_or(UNKNOWN) / 2)
+    }
+}
+
+impl Limits {
+    /// A budget of this many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self { bytes }
+    }
+
+    /// All of it, in bytes.
+    pub fn bytes(self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of activations that may wait for the next stage.
+    pub fn held(self) -> u64 {
+        (self.bytes / 4).min(PREFERRED_PART)
+    }
+
+    /// Bytes of sums that one pass over the data may accumulate.
+    pub fn sums(self) -> u64 {
+        (self.bytes / 4).min(PREFERRED_PART)
+    }
+
+    /// Samples that run at once where one takes `each` bytes: at least one, and at most `most`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when one sample alone takes more than the budget, with the figure that is needed.
+    pub fn batch(self, each: u64, most: usize) -> Result<usize> {
+        if each > self.bytes {
+            return Err(self.exceeded("one sample", each));
+        }
+        let whole = (self.bytes / 2).min(PREFERRED_BATCH);
+        Ok(usize::try_from(whole / each.max(1)).unwrap_or(usize::MAX).clamp(1, most.max(1)))
+    }
+
+    /// The refusal of `what`, which takes `needed` bytes.
+    pub fn exceeded(self, what: &str, needed: u64) -> Error {
+        Error::usage(format!(
+            "{what} takes {} MB, the budget is {} MB; give at least {} MB with `memory`",
+            megabytes(needed),
+            megabytes(self.bytes),
+            megabytes(needed)
+        ))
+    }
+}
+
+fn megabytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1_000_000)
+}
+
+/// Most bytes of memory that this process has had at one time; `None` where the system does not tell.
+pub fn peak_bytes() -> Option<u64> {
+    field(&read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// The figure after `name` in a text of lines such as `MemAvailable:  123 kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// Bytes that this process may still take: what the machine has free, or its control groups allow. `root` is `/`.
+fn available(root: &Path) -> Option<u64> {
+    let free = read_to_string(root.join("proc/meminfo")).ok().and_then(|text| field(&text, "MemAvailable:"));
+    let groups = read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    free.into_iter().chain(groups.lines().flat_map(|group| left_in(root, group))).min()
+}
+
+/// What is left in a control group and in those around it; `group` is a line of `/proc/self/cgroup`: `number:controllers:path`.
+fn left_in(root: &Path, group: &str) -> Vec<u64> {
+    let mut parts = group.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { return Vec::new() };
+    let is_second_version = controllers.is_empty();
+    if !is_second_version && !controllers.split(',').any(|name| name == "memory") {
+        return Vec::new();
+    }
+    let (mount, names) = if is_second_version {
+        ("sys/fs/cgroup", ["memory.max", "memory.current", "inactive_file "])
+    } else {
+        ("sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "])
+    };
+    let mount = root.join(mount);
+    let own: PathBuf = mount.join(path.trim_start_matches('/'));
+    own.ancestors().take_while(|folder| folder.starts_with(&mount)).filter_map(|folder| left(folder, names)).collect()
+}
+
+/// The limit of one control group less what it uses; files that are merely cached do not count.
+fn left(folder: &Path, [limit, used, cached]: [&str; 3]) -> Option<u64> {
+    let number = |name: &str| read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let statistics = read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    let cached = statistics.lines().find_map(|line| line.strip_prefix(cached)?.trim().parse::<u64>().ok());
+    Some(number(limit)?.saturating_sub(number(used)?.saturating_sub(cached.unwrap_or(0))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::TempDir::new().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    const FREE: (&str, &str) = ("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n");
+
+    #[test]
+    fn what_is_available_is_the_least_that_any_limit_leaves() {
+        assert_eq!(available(system(&[FREE]).path()), Some(8000 * 1024));
+        let second = [
+            FREE,
+            ("proc/self/cgroup", "0::/jobs/one\n"),
+            ("sys/fs/cgroup/jobs/one/memory.max", "max\n"),
+            ("sys/fs/cgroup/jobs/one/memory.current", "5\n"),
+            ("sys/fs/cgroup/jobs/memory.max", "3000000\n"),
+            ("sys/fs/cgroup/jobs/memory.current", "2500000\n"),
+            ("sys/fs/cgroup/jobs/memory.stat", "anon 7\ninactive_file 500000\n"),
+        ];
+        assert_eq!(available(system(&second).path()), Some(1_000_000));
+        let first = [
+            FREE,
+            ("proc/self/cgroup", "5:cpu:/a\n4:memory,hugetlb:/a\n"),
+            ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "4000000"),
+            ("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "1000000"),
+        ];
+        assert_eq!(available(system(&first).path()), Some(3_000_000));
+        assert_eq!(available(system(&[]).path()), None);
+    }
+
+    #[test]
+    fn a_batch_fits_the_budget_and_one_sample_too_large_is_refused_with_the_figure() {
+        let limits = Limits::new(1_000_000_000);
+        assert_eq!(limits.batch(100_000_000, 32).unwrap(), 5);
+        assert_eq!(limits.batch(1000, 32).unwrap(), 32);
+        assert_eq!(limits.batch(900_000_000, 32).unwrap(), 1);
+        let error = limits.batch(1_500_000_000, 32).unwrap_err();
+        assert!(error.to_string().contains("takes 1500 MB, the budget is 1000 MB"), "{error}");
+    }
+
+    #[test]
+    fn the_peak_is_known_on_linux_and_not_less_than_what_is_held() {
+        let held = vec![1_u8; 32 << 20];
+        if cfg!(target_os = "linux") {
+            assert!(peak_bytes().unwrap() > held.iter().map(|&byte| u64::from(byte)).sum());
+        }
+    }
+}
