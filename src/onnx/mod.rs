@@ -8,17 +8,16 @@ mod buffer;
 mod encode;
 mod external;
 pub mod model;
+#[rustfmt::skip] // generated
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod proto;
 mod save;
+#[rustfmt::skip] // generated
+mod schema;
 pub mod tensor;
 pub mod traits;
 mod visit;
 mod wire;
-
-/// The messages of `proto/onnx.proto`, as `prost` generates them; `bytes` fields are [`bytes::Bytes`].
-#[allow(clippy::all, clippy::pedantic, missing_docs)]
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
-}
 
 pub(crate) use buffer::put_aside;
 pub use model::Model;

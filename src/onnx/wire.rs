@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::onnx::proto;
+use super::schema::{MESSAGES, MessageSchema};
 use crate::{Error, Result};
 
 /// Deepest nesting of messages that is accepted, as in `prost`.
@@ -21,15 +21,6 @@ const LENGTH_DELIMITED: usize = 2;
 const START_GROUP: usize = 3;
 const END_GROUP: usize = 4;
 const FIXED32: usize = 5;
-
-/// A message of the schema, as listed by `build.rs`.
-struct MessageSchema {
-    name: &'static str,
-    /// Size of the Rust type.
-    bytes: usize,
-    /// Field number and, where the field holds a message, its position in [`MESSAGES`]; ascending.
-    fields: &'static [(u32, Option<usize>)],
-}
 
 /// What the schema says of a field number.
 enum Field {
@@ -47,8 +38,6 @@ impl MessageSchema {
         }
     }
 }
-
-include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 
 /// What an encoded model holds.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 mod attributes;
 mod bad_input;
 mod external_data;
+mod generated;
 mod round_trip;
 mod samples;
 mod saving;
