@@ -11,13 +11,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
 use paredown::internals::onnx::{Model, SaveOptions};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(folder), Some(out)) = (arguments.next(), arguments.next()) else {
-        bail!("two folders are needed: the models, and where to write");
+        return Err("two folders are needed: the models, and where to write".into());
     };
     std::fs::create_dir_all(&out)?;
     let mut models = Vec::new();
@@ -31,7 +32,7 @@ fn main() -> Result<()> {
 }
 
 fn find(folder: &Path, models: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+    for entry in std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() {
             find(&path, models)?;
