@@ -13,7 +13,7 @@ mod tune;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +23,7 @@ use signal_hook::iterator::Signals;
 use crate::defect::{contained, print_no_panics};
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
+use crate::report::coloured;
 
 /// Makes a trained ONNX model smaller and faster, file in, file out.
 #[derive(Debug, Parser)]
@@ -106,9 +107,11 @@ fn exit_on_interrupt() {
     });
 }
 
-/// Prints to standard output; a reader that closes it early (`| head`) is no failure.
+/// Prints to standard output, with colours on a terminal. A reader that closes it early (`| head`) is no failure.
 fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let mut out = std::io::stdout();
+    let text = if out.is_terminal() { coloured(text) } else { text.to_owned() };
+    match out.write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::output(format!("standard output: {error}")))
         }

@@ -16,7 +16,7 @@ use crate::verify::VerifyReport;
 
 pub use crate::progress::Progress;
 #[cfg(feature = "cli")]
-pub use terminal::{human_bytes, human_count, inspection, result};
+pub use terminal::{coloured, human_bytes, human_count, inspection, result};
 
 /// Version of the JSON report.
 pub const SCHEMA_VERSION: u32 = 2;

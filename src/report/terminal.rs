@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+use comfy_table::{CellAlignment, Table, presets};
 
 use super::{
     CalibrationReport, EpochReport, GroupReport, PricingReport, RepairReport, Report, SearchReport, TuningReport,
@@ -283,23 +283,24 @@ fn summary_table(report: &Report) -> Table {
     table
 }
 
-/// One runtime: medians with half of the distance between their quartiles, red where the result is slower.
-fn latency_row(latency: &RuntimeLatency) -> Vec<Cell> {
+/// What the terminal shows in red.
+const SLOWER: &str = "slower";
+
+/// The text with the words for a slower result in red.
+pub fn coloured(text: &str) -> String {
+    text.replace(&format!("{SLOWER}: "), &format!("\x1b[31m{SLOWER}\x1b[0m: "))
+}
+
+/// One runtime: medians with half of the distance between their quartiles.
+fn latency_row(latency: &RuntimeLatency) -> Vec<String> {
     let threads = latency.threads.map(|threads| format!(", {threads} thread{}", if threads == 1 { "" } else { "s" }));
     let shown = |timing: &Timing| format!("{:.3} ± {:.3} ms", timing.median_ms, (timing.high_ms - timing.low_ms) / 2.0);
-    let mut speed = Cell::new(if latency.is_slower() {
-        format!("slower: {:.2}× as fast", latency.speedup())
-    } else {
-        format!("{:.2}× as fast", latency.speedup())
-    });
-    if latency.is_slower() {
-        speed = speed.fg(Color::Red);
-    }
+    let prefix = if latency.is_slower() { format!("{SLOWER}: ") } else { String::new() };
     vec![
-        Cell::new(format!("latency ({}{})", latency.runtime, threads.unwrap_or_default())),
-        Cell::new(shown(&latency.before)),
-        Cell::new(shown(&latency.after)),
-        speed,
+        format!("latency ({}{})", latency.runtime, threads.unwrap_or_default()),
+        shown(&latency.before),
+        shown(&latency.after),
+        format!("{prefix}{:.2}× as fast", latency.speedup()),
     ]
 }
 
