@@ -44,13 +44,6 @@ const AGAINST: &[(&str, &str)] = &[("repair", "report"), ("train", "report")];
 
 /// Circles that there still are, by their files.
 const CIRCLES: &[&[&str]] = &[
-    &[
-        "calibrate::data",
-        "calibrate::data::held_out",
-        "calibrate::data::images",
-        "calibrate::data::part",
-        "calibrate::data::test_sets",
-    ],
     &["cli", "cli::factorize", "cli::flags", "cli::inspect", "cli::job", "cli::prune", "cli::tune", "cli::verify"],
     &["jobs::factorize", "jobs::factorize::table"],
     &[

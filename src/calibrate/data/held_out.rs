@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::Batch;
-use super::part::Rows;
+use super::batch::Batch;
+use super::rows::Rows;
 use crate::error::Result;
 
 /// Of so many samples one is held out; where a model fixes its batch axis, of so many batches.

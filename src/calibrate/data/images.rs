@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use image::imageops::FilterType;
 use image::{DynamicImage, GenericImageView};
 
-use super::Batch;
-use super::part::Rows;
+use super::batch::Batch;
+use super::rows::Rows;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::inputs::{DeclaredInput, Dim};
 use crate::runtime::{Tensor, elements_as};

@@ -1,18 +1,20 @@
 //! The pieces of a data set, each opened only while it is read.
 
-use std::fmt::Debug;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::archive::open_arrays;
+use super::archive::{extension, open_arrays};
+use super::batch::Batch;
 use super::convert::{Elements, convert, read_elements};
 use super::held_out::Chosen;
 use super::images::Images;
+use super::labels::Labels;
 use super::npy::{NpyArray, NpyType};
 use super::placement::{Place, Placed, placed};
+use super::rows::Rows;
 use super::schema::{LABELS, Schema};
-use super::{Batch, Labels, test_sets};
+use super::test_sets;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::Tensor;
 use crate::runtime::inputs::DeclaredInput;
@@ -33,18 +35,6 @@ pub(super) enum Part {
         of: Box<Part>,
         kept: Arc<[usize]>,
     },
-}
-
-/// An open piece: samples by number.
-pub(super) trait Rows: Debug + Send + Sync {
-    /// Number of samples.
-    fn count(&self) -> usize;
-    /// Samples `start..end`.
-    fn read(&self, start: usize, end: usize) -> Result<Batch>;
-    /// Whether each sample is one run of the graph, so that only one can be read at a time.
-    fn are_runs(&self) -> bool {
-        false
-    }
 }
 
 impl Part {
@@ -101,7 +91,7 @@ impl ArrayRows {
         let [first, others @ ..] = schema.inputs.as_slice() else {
             return Err(Error::input("the model has no inputs"));
         };
-        if super::archive::extension(path) == "npy" && !others.is_empty() {
+        if extension(path) == "npy" && !others.is_empty() {
             let names: Vec<&str> = schema.inputs.iter().map(|input| input.name.as_str()).collect();
             let message = format!("holds one array, the model has inputs {}; save an .npz", names.join(", "));
             return Err(Error::input(message));

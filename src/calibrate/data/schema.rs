@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::Labels;
+use super::batch_axes::{BatchAxes, SampleAxis, sample_axes};
 use super::convert::is_convertible;
-use super::labels::is_alike;
+use super::labels::{Labels, is_alike};
 use super::npy::NpyArray;
-use super::placement::{BatchAxes, SampleAxis, sample_axes};
 use crate::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::onnx::proto::{tensor_shape_proto::dimension::Value, type_proto};
 use crate::runtime::inputs::{DeclaredInput, Dim, declared_inputs};

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use super::Batch;
-use super::part::Rows;
-use super::placement::SampleAxis;
+use super::batch::Batch;
+use super::batch_axes::SampleAxis;
+use super::rows::Rows;
 use super::schema::{Schema, Symbols, check_shape};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::proto::tensor_proto::DataType;
