@@ -44,7 +44,6 @@ const AGAINST: &[(&str, &str)] = &[("repair", "report"), ("train", "report")];
 
 /// Circles that there still are, by their files.
 const CIRCLES: &[&[&str]] = &[
-    &["cli", "cli::factorize", "cli::flags", "cli::inspect", "cli::job", "cli::prune", "cli::tune", "cli::verify"],
     &["jobs::factorize", "jobs::factorize::table"],
     &[
         "jobs::prune",

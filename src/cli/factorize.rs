@@ -1,6 +1,6 @@
 //! `paredown factorize`: split layers into low-rank ones, prove the rewrite, write the file.
 
-use clap::ValueEnum;
+use clap::{Command, ValueEnum};
 
 use super::bench::Bench;
 use super::job::{Common, Plans};
@@ -109,9 +109,9 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let options = args.options()?;
     let job = args.common.open(Some(&args.plans), None, "analysing and splitting")?;
     let options = job.configure(options)?;
-    job.finish_timed(Some(&args.bench), |model| crate::factorize(model, &options))
+    job.finish_timed(command, Some(&args.bench), |model| crate::factorize(model, &options))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use clap::CommandFactory;
+use clap::Command;
 
 /// Fields that the command line calls something else.
 const RENAMED: [(&str, &str); 5] = [
@@ -13,9 +13,9 @@ const RENAMED: [(&str, &str); 5] = [
     ("units", "unit"),
 ];
 
-/// `text`, in which every option is named as it is typed: `` `max_drop` `` becomes `--max-drop`.
-pub(super) fn as_typed(text: &str) -> String {
-    let flags = flags();
+/// `text`, in which every option of `command` is named as it is typed: `` `max_drop` `` becomes `--max-drop`.
+pub(super) fn as_typed(text: &str, command: &Command) -> String {
+    let flags = flags(command);
     let mut typed = String::new();
     let mut pieces = text.split('`');
     typed += pieces.next().unwrap_or_default();
@@ -41,29 +41,33 @@ fn flag(name: &str) -> Option<String> {
 }
 
 /// The long names of all options of all subcommands.
-fn flags() -> BTreeSet<String> {
-    let command = super::Args::command();
-    let arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+fn flags(command: &Command) -> BTreeSet<String> {
+    let arguments = command.get_subcommands().flat_map(Command::get_arguments);
     arguments.filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Args;
+
+    fn typed(text: &str) -> String {
+        as_typed(text, &Args::command())
+    }
 
     #[test]
     fn fields_become_flags_and_nothing_else_does() {
-        assert_eq!(as_typed("`max_drop` needs samples: give `data`"), "--max-drop needs samples: give --data");
-        assert_eq!(as_typed("`rate` is positive"), "--lr is positive");
-        assert_eq!(
-            as_typed("`paredown inspect` lists `them`, a ` alone"),
-            "`paredown inspect` lists `them`, a ` alone"
-        );
+        assert_eq!(typed("`max_drop` needs samples: give `data`"), "--max-drop needs samples: give --data");
+        assert_eq!(typed("`rate` is positive"), "--lr is positive");
+        assert_eq!(typed("`paredown inspect` lists `them`, a ` alone"), "`paredown inspect` lists `them`, a ` alone");
     }
 
     #[test]
     fn renamed_fields_are_options() {
-        assert!(RENAMED.iter().all(|(field, flag)| flags().contains(*flag) && !flags().contains(*field)));
+        let flags = flags(&Args::command());
+        assert!(RENAMED.iter().all(|(field, flag)| flags.contains(*flag) && !flags.contains(*field)));
     }
 
     /// The library does not know how its options are typed.
@@ -77,7 +81,7 @@ mod tests {
                 } else if path.extension().is_some_and(|extension| extension == "rs") {
                     let text = std::fs::read_to_string(&path).unwrap();
                     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-                    let flags = flags();
+                    let flags = flags(&Args::command());
                     let named = code.flat_map(|line| line.split("--").skip(1)).filter(|rest| {
                         let name = rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap_or_default();
                         flags.contains(name)

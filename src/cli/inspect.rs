@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::Command;
+
 use super::flags::as_typed;
 use super::options::{Dims, spinner};
+use super::print::print;
 use crate::error::Result;
 use crate::report::inspection;
 use crate::{InspectOptions, Model};
@@ -30,7 +33,7 @@ pub(super) struct Args {
     quiet: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let mut options = InspectOptions::new().allow_shifts(args.allow_shifts);
     options.dims = args.dims.sizes()?;
     options.thaw.clone_from(&args.thaw);
@@ -38,5 +41,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let model = Model::load(&args.model)?;
     let report = crate::inspect(&model, &options).map_err(|e| e.in_file(&args.model))?;
     bar.finish_and_clear();
-    if args.json { super::print(&report.to_json()) } else { super::print(&as_typed(&inspection(&report))) }
+    if args.json { print(&report.to_json()) } else { print(&as_typed(&inspection(&report), command)) }
 }

@@ -4,12 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Command;
 use indicatif::ProgressBar;
 
 use super::bench::Bench;
 use super::flags::as_typed;
 use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
+use super::print::print;
 use crate::error::{Error, Result};
 use crate::jobs::setting::{Configured, Setting};
 use crate::report::result;
@@ -125,14 +127,15 @@ impl Job<'_> {
     }
 
     /// Proves what `rewrite` makes of the model, unless `--no-verify` was typed, writes the model, then the plan and the
-    /// report, and prints what was done.
-    pub(super) fn finish(self, rewrite: impl FnOnce(&Model) -> Result<Outcome>) -> Result<()> {
-        self.finish_timed(None, rewrite)
+    /// report, and prints what was done, in the flags of `command`.
+    pub(super) fn finish(self, command: &Command, rewrite: impl FnOnce(&Model) -> Result<Outcome>) -> Result<()> {
+        self.finish_timed(command, None, rewrite)
     }
 
     /// As [`finish`](Self::finish); the result is timed in the runtimes of `bench` once it is proved.
     pub(super) fn finish_timed(
         self,
+        command: &Command,
         bench: Option<&Bench>,
         rewrite: impl FnOnce(&Model) -> Result<Outcome>,
     ) -> Result<()> {
@@ -158,6 +161,6 @@ impl Job<'_> {
             write_text(path, &outcome.report.to_json())?;
         }
         self.bar.finish_and_clear();
-        if self.common.quiet { Ok(()) } else { super::print(&as_typed(&result(&outcome.report))) }
+        if self.common.quiet { Ok(()) } else { print(&as_typed(&result(&outcome.report), command)) }
     }
 }

@@ -7,23 +7,23 @@ mod inspect;
 mod job;
 mod options;
 mod paths;
+mod print;
 mod prune;
 mod training;
 mod tune;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::defect::{contained, print_no_panics};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::progress::Progress;
-use crate::report::coloured;
 
 /// Makes a trained ONNX model smaller and faster, file in, file out.
 #[derive(Debug, Parser)]
@@ -33,7 +33,7 @@ struct Args {
     command: Command,
 }
 
-/// The subcommands: each is a file with its `Args` and a function `run`.
+/// The subcommands: each is a file with its `Args` and a function `run`, which is given the whole command to name its flags.
 macro_rules! commands {
     ($($name:ident in $file:ident),*) => {
         #[derive(Debug, Subcommand)]
@@ -42,9 +42,9 @@ macro_rules! commands {
         }
 
         impl Command {
-            fn run(&self) -> Result<()> {
+            fn run(&self, command: &clap::Command) -> Result<()> {
                 match self {
-                    $(Self::$name(args) => $file::run(args),)*
+                    $(Self::$name(args) => $file::run(args, command),)*
                 }
             }
         }
@@ -73,10 +73,11 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    match contained(&Progress::default(), || args.command.run()) {
+    let command = Args::command();
+    match contained(&Progress::default(), || args.command.run(&command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "paredown: error: {}", flags::as_typed(&error.to_string()));
+            let _ = writeln!(std::io::stderr(), "paredown: error: {}", flags::as_typed(&error.to_string(), &command));
             ExitCode::from(exit_code(error.kind()))
         }
     }
@@ -105,18 +106,6 @@ fn exit_on_interrupt() {
             std::process::exit(i32::from(exit_code(ErrorKind::Interrupted)));
         }
     });
-}
-
-/// Prints to standard output, with colours on a terminal. A reader that closes it early (`| head`) is no failure.
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    let text = if out.is_terminal() { coloured(text) } else { text.to_owned() };
-    match out.write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::output(format!("standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
+use clap::{Command, ValueEnum};
 
 use super::bench::Bench;
 use super::job::{Common, Plans};
@@ -166,9 +166,9 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let options = args.options()?;
     let job = args.common.open(Some(&args.plans), None, "analysing and rewriting")?;
     let options = job.configure(options)?;
-    job.finish_timed(Some(&args.bench), |model| crate::prune(model, &options))
+    job.finish_timed(command, Some(&args.bench), |model| crate::prune(model, &options))
 }

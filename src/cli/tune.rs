@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::Command;
+
 use super::job::Common;
 use super::training::Fitting;
 use crate::error::Result;
@@ -34,7 +36,7 @@ pub(super) struct Args {
     exclude: Vec<String>,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let training = match (args.epochs, args.minutes) {
         (_, Some(minutes)) => Training::minutes(minutes),
         (epochs, None) => Training::epochs(epochs.unwrap_or(30)),
@@ -45,5 +47,5 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let job = args.common.open(None, args.teacher.as_deref(), "analysing")?;
     let mut options = job.configure(TuneOptions::new(training).labels(!args.no_labels))?;
     options.teacher = args.teacher.as_deref().map(Model::load).transpose()?;
-    job.finish(|model| crate::tune(model, &options))
+    job.finish(command, |model| crate::tune(model, &options))
 }

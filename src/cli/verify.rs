@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::Command;
+
 use super::flags::as_typed;
 use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
+use super::print::print;
 use crate::error::{Error, Result};
 use crate::jobs::setting::Setting;
 use crate::report::result;
@@ -41,7 +44,7 @@ pub(super) struct Args {
     quiet: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<()> {
+pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let read = args.data.paths().chain([args.rewritten.as_path()]).chain(args.plan.as_deref());
     check_paths(&args.original, read, None, &[("--report", args.report.as_deref())])?;
     let bar = spinner(args.quiet, "proving");
@@ -63,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     bar.finish_and_clear();
     if !args.quiet {
-        super::print(&as_typed(&result(&report)))?;
+        print(&as_typed(&result(&report), command))?;
     }
     match (args.max_rel_l2, report.verify.rel_l2) {
         (Some(limit), Some(found)) if found > limit || found.is_nan() => {
