@@ -44,7 +44,6 @@ const AGAINST: &[(&str, &str)] = &[("repair", "report"), ("train", "report")];
 
 /// Circles that there still are, by their files.
 const CIRCLES: &[&[&str]] = &[
-    &["jobs::factorize", "jobs::factorize::table"],
     &[
         "jobs::prune",
         "jobs::prune::checkpoint",

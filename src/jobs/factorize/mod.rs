@@ -1,5 +1,7 @@
 //! Factorization of a whole model, from a model to a rewritten one.
 
+mod options;
+mod prepare;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,29 +10,24 @@ use rayon::prelude::*;
 
 use super::clock::Clock;
 use super::outcome::{Evidence, Outcome};
-use super::setting::{Setting, calibration_report, configured, to_fit};
+use super::setting::{Setting, calibration_report, to_fit};
 use crate::analysis::{Analysis, Subject};
 use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset as Samples;
-use crate::defect::at_node;
 use crate::error::{Error, Result};
 use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
 use crate::factorize::correct::{Chosen, correct};
-use crate::factorize::decompose::{Decomposition, Method};
 use crate::factorize::inputs::{input_moments, scarce};
-use crate::factorize::price::PriceList;
-use crate::factorize::rewrite::{added_by_bias, split_layers};
+use crate::factorize::rewrite::split_layers;
 use crate::factorize::select::{Decision, Decisions, Offer, Target, Why, choose, reference_ranks};
 use crate::factorize::speed;
-use crate::linalg::default_backend;
 use crate::lowrank::Factors;
 use crate::lowrank::conv::ConvMode;
-use crate::lowrank::low_rank::ErrorCurve;
 use crate::lowrank::outputs::Inputs;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{Align, Cost, CostModel, Hardware, Patterns, Plan, Remaining};
+use crate::plan::{Align, Cost, CostModel, Patterns, Plan};
 use crate::price::Curve;
 use crate::price::distance::Reference;
 use crate::price::effects::{Site, effects};
@@ -40,158 +37,12 @@ use crate::runtime::inputs::DimSizes;
 use crate::runtime::latency::Latency;
 use crate::runtime::probes::probe_batches;
 use crate::train::{self, Guidance};
+pub use options::FactorizeOptions;
+use prepare::{Prepared, components, prepare_all, refit};
 use table::{Measured, layer_reports, nothing};
 
 /// Made-up samples that a layer's effect is measured on without data.
 const PROBES: usize = 8;
-
-/// Options of [`factorize`](crate::factorize).
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct FactorizeOptions {
-    /// How small the layers are to become.
-    pub(crate) target: Target,
-    /// How matrices are split.
-    pub(crate) method: Method,
-    /// How kernels are split.
-    pub(crate) conv: ConvMode,
-    /// What chosen ranks are multiples of, unless a layer is small.
-    pub(crate) align: Align,
-    /// Patterns of layers or tensors to split; all if empty.
-    pub(crate) include: Vec<String>,
-    /// Patterns of layers or tensors to leave alone.
-    pub(crate) exclude: Vec<String>,
-    /// Whether layers after split ones are fitted to what those have become, where data is given.
-    pub(crate) sequential: bool,
-    /// Whether tract's time of each split layer is measured.
-    pub(crate) time_layers: bool,
-    /// Whether layers that did not get faster are put back; takes [`FactorizeOptions::time_layers`].
-    pub(crate) keep_faster: bool,
-    /// Whether and how the weights are trained once the layers are split.
-    pub(crate) retrain: Option<train::Options>,
-    /// Samples, sizes, seed, and who is told.
-    pub(crate) setting: Setting,
-}
-
-configured!(FactorizeOptions);
-
-impl FactorizeOptions {
-    /// Splits every layer at this rank, where that saves parameters.
-    pub fn rank(rank: usize) -> Self {
-        Self::new(Target::Rank(rank))
-    }
-
-    /// Splits every layer at the smallest rank that keeps this share of its energy Σσ².
-    pub fn energy(share: f64) -> Self {
-        Self::new(Target::Energy(share))
-    }
-
-    /// Splits until these parameters remain of the whole model: a share of the original's (0.5) or a number of them.
-    pub fn params(remaining: impl Into<Remaining>) -> Self {
-        Self::new(Target::Params(remaining.into()))
-    }
-
-    /// Splits until these multiply–accumulates remain of the whole model: a share of the original's (0.5) or a number.
-    pub fn macs(remaining: impl Into<Remaining>) -> Self {
-        Self::new(Target::Macs(remaining.into()))
-    }
-
-    /// Splits at the ranks of a plan.
-    pub fn plan(plan: Plan) -> Self {
-        Self::new(Target::Plan(plan))
-    }
-
-    /// The defaults, for this target.
-    #[doc(hidden)]
-    pub fn new(target: Target) -> Self {
-        Self {
-            target,
-            method: Method::default(),
-            conv: ConvMode::default(),
-            align: Align::default(),
-            include: Vec::new(),
-            exclude: Vec::new(),
-            sequential: true,
-            time_layers: false,
-            keep_faster: false,
-            retrain: None,
-            setting: Setting::default(),
-        }
-    }
-
-    /// The same for another target.
-    #[doc(hidden)]
-    pub fn target(mut self, target: Target) -> Self {
-        self.target = target;
-        self
-    }
-
-    /// How a weight is split; by default the best split of the weight, or with data of the layer's outputs.
-    pub fn method(mut self, method: Method) -> Self {
-        self.method = method;
-        self
-    }
-
-    /// How convolutions are split.
-    pub fn conv(mut self, mode: ConvMode) -> Self {
-        self.conv = mode;
-        self
-    }
-
-    /// Chooses ranks that are a multiple of this, unless the layer is small, whatever the result runs on.
-    pub fn align(mut self, ranks: usize) -> Self {
-        self.align = Align::Multiple(ranks);
-        self
-    }
-
-    /// Chooses ranks that are a multiple of what this hardware computes in, unless the layer is small; by default it is this
-    /// machine.
-    pub fn hardware(mut self, hardware: Hardware) -> Self {
-        self.align = Align::For(hardware);
-        self
-    }
-
-    /// Adds a pattern (`*` and `?` match anything); only layers that match one by name or tensor are split.
-    pub fn include(mut self, pattern: impl Into<String>) -> Self {
-        self.include.push(pattern.into());
-        self
-    }
-
-    /// Adds a pattern; layers that match it by name or tensor are left alone.
-    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
-        self.exclude.push(pattern.into());
-        self
-    }
-
-    /// Measures tract's time of each layer before and after.
-    pub fn time_layers(mut self, measure: bool) -> Self {
-        self.time_layers = measure;
-        self
-    }
-
-    /// Puts layers back that did not get faster in tract, which measures their times.
-    pub fn keep_faster(mut self, keep: bool) -> Self {
-        self.keep_faster = keep;
-        self.time_layers |= keep;
-        self
-    }
-
-    /// Trains the weights once the layers are split, towards the original's outputs, and the data's labels if there are any.
-    pub fn retrain(mut self, training: train::Options) -> Self {
-        self.retrain = Some(training);
-        self
-    }
-}
-
-/// A layer with everything that the choice needs.
-pub(crate) struct Prepared<'c> {
-    pub(crate) candidate: &'c Candidate,
-    mode: ConvMode,
-    pub(crate) decomposition: Decomposition,
-    pub(crate) prices: PriceList,
-    /// What the network's output loses without this many components.
-    loss: Option<Curve>,
-}
 
 /// Chooses ranks and rewrites the model.
 ///
@@ -357,98 +208,6 @@ fn keep_faster(
     }
     let named = || format!("split without a look at their time, which cannot be measured: {}", untimed.join(", "));
     (!untimed.is_empty()).then(named)
-}
-
-impl<'c> Prepared<'c> {
-    fn offer(&self) -> Offer<'_> {
-        Offer {
-            name: &self.candidate.name,
-            curve: self.decomposition.curve(),
-            prices: &self.prices,
-            loss: self.loss.as_ref(),
-        }
-    }
-
-    fn chosen(&self, rank: usize) -> Result<Chosen<'c>> {
-        Ok(Chosen {
-            candidate: self.candidate,
-            mode: self.mode,
-            rank,
-            factors: self.factors(rank)?,
-            energies: self.decomposition.output_energies(),
-        })
-    }
-
-    fn factors(&self, rank: usize) -> Result<Factors> {
-        let name = || self.candidate.name.as_str();
-        self.decomposition.split(default_backend(), self.candidate, self.mode, rank).map_err(|e| e.at_node(name()))
-    }
-}
-
-/// Decomposes all layers. The error, if any, is that of the first layer that has one, not of the first that is done.
-fn prepare_all<'c>(
-    subject: Subject<'_>,
-    candidates: &'c [Candidate],
-    options: &FactorizeOptions,
-    moments: Vec<Option<Vec<Inputs>>>,
-) -> Result<Vec<Prepared<'c>>> {
-    let layers = candidates.par_iter().zip(moments);
-    let prepared: Vec<Result<Prepared<'c>>> = layers
-        .map(|(candidate, inputs)| {
-            options.setting.progress.check()?;
-            at_node(&candidate.name, || prepare(subject, candidate, options, inputs))
-        })
-        .collect();
-    prepared.into_iter().collect()
-}
-
-/// Decomposes one layer.
-fn prepare<'c>(
-    subject: Subject<'_>,
-    candidate: &'c Candidate,
-    options: &FactorizeOptions,
-    inputs: Option<Vec<Inputs>>,
-) -> Result<Prepared<'c>> {
-    let mode = match candidate.form {
-        Form::Matrix => ConvMode::Channel,
-        Form::Kernel { .. } => options.conv.on(&candidate.dims[2..]),
-    };
-    let weight = candidate.values(subject)?;
-    let decomposition = Decomposition::new(default_backend(), candidate, weight, (options.method, mode), inputs)
-        .map_err(|e| e.at_node(candidate.name.as_str()))?;
-    let added = if decomposition.is_of_outputs() { added_by_bias(subject, candidate) } else { 0 };
-    Ok(Prepared {
-        candidate,
-        mode,
-        prices: PriceList::new(subject, candidate, mode, added),
-        loss: Curve::proportional(&components(decomposition.curve())),
-        decomposition,
-    })
-}
-
-/// Decomposes the layers that are split again, on all samples.
-fn refit(
-    subject: Subject<'_>,
-    prepared: &mut [Prepared<'_>],
-    decisions: &[Decision],
-    options: &FactorizeOptions,
-    data: Calibration<'_>,
-) -> Result<()> {
-    let split = prepared.iter_mut().zip(decisions).filter(|(_, decision)| matches!(decision, Decision::Split(_)));
-    let mut split: Vec<&mut Prepared<'_>> = split.map(|(layer, _)| layer).collect();
-    let candidates: Vec<Candidate> = split.iter().map(|layer| layer.candidate.clone()).collect();
-    let moments = input_moments(subject, data, &candidates)?;
-    split.par_iter_mut().zip(moments).try_for_each(|(layer, inputs)| {
-        let loss = layer.loss.take();
-        **layer = at_node(&layer.candidate.name, || prepare(subject, layer.candidate, options, inputs))?;
-        layer.loss = loss;
-        Ok(())
-    })
-}
-
-/// What each component of a layer explains, the smallest one first.
-fn components(curve: &ErrorCurve) -> Vec<f64> {
-    (0..curve.full_rank()).rev().map(|rank| curve.error(rank) - curve.error(rank + 1)).collect()
 }
 
 /// Measures what each layer's split does to the model's output, with that layer alone split, at three ranks: on samples that it

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Prepared;
+use super::prepare::Prepared;
 use crate::error::Error;
 use crate::factorize::candidates::{Form, Refused};
 use crate::factorize::price::Price;

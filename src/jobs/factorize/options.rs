@@ -1,0 +1,146 @@
+//! Options of a factorization.
+
+use crate::factorize::decompose::Method;
+use crate::factorize::select::Target;
+use crate::jobs::setting::{Setting, configured};
+use crate::lowrank::conv::ConvMode;
+use crate::plan::{Align, Hardware, Plan, Remaining};
+use crate::train;
+
+/// Options of [`factorize`](crate::factorize).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FactorizeOptions {
+    /// How small the layers are to become.
+    pub(crate) target: Target,
+    /// How matrices are split.
+    pub(crate) method: Method,
+    /// How kernels are split.
+    pub(crate) conv: ConvMode,
+    /// What chosen ranks are multiples of, unless a layer is small.
+    pub(crate) align: Align,
+    /// Patterns of layers or tensors to split; all if empty.
+    pub(crate) include: Vec<String>,
+    /// Patterns of layers or tensors to leave alone.
+    pub(crate) exclude: Vec<String>,
+    /// Whether layers after split ones are fitted to what those have become, where data is given.
+    pub(crate) sequential: bool,
+    /// Whether tract's time of each split layer is measured.
+    pub(crate) time_layers: bool,
+    /// Whether layers that did not get faster are put back; takes [`FactorizeOptions::time_layers`].
+    pub(crate) keep_faster: bool,
+    /// Whether and how the weights are trained once the layers are split.
+    pub(crate) retrain: Option<train::Options>,
+    /// Samples, sizes, seed, and who is told.
+    pub(crate) setting: Setting,
+}
+
+configured!(FactorizeOptions);
+
+impl FactorizeOptions {
+    /// Splits every layer at this rank, where that saves parameters.
+    pub fn rank(rank: usize) -> Self {
+        Self::new(Target::Rank(rank))
+    }
+
+    /// Splits every layer at the smallest rank that keeps this share of its energy Σσ².
+    pub fn energy(share: f64) -> Self {
+        Self::new(Target::Energy(share))
+    }
+
+    /// Splits until these parameters remain of the whole model: a share of the original's (0.5) or a number of them.
+    pub fn params(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Params(remaining.into()))
+    }
+
+    /// Splits until these multiply–accumulates remain of the whole model: a share of the original's (0.5) or a number.
+    pub fn macs(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Macs(remaining.into()))
+    }
+
+    /// Splits at the ranks of a plan.
+    pub fn plan(plan: Plan) -> Self {
+        Self::new(Target::Plan(plan))
+    }
+
+    /// The defaults, for this target.
+    #[doc(hidden)]
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            method: Method::default(),
+            conv: ConvMode::default(),
+            align: Align::default(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            sequential: true,
+            time_layers: false,
+            keep_faster: false,
+            retrain: None,
+            setting: Setting::default(),
+        }
+    }
+
+    /// The same for another target.
+    #[doc(hidden)]
+    pub fn target(mut self, target: Target) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// How a weight is split; by default the best split of the weight, or with data of the layer's outputs.
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// How convolutions are split.
+    pub fn conv(mut self, mode: ConvMode) -> Self {
+        self.conv = mode;
+        self
+    }
+
+    /// Chooses ranks that are a multiple of this, unless the layer is small, whatever the result runs on.
+    pub fn align(mut self, ranks: usize) -> Self {
+        self.align = Align::Multiple(ranks);
+        self
+    }
+
+    /// Chooses ranks that are a multiple of what this hardware computes in, unless the layer is small; by default it is this
+    /// machine.
+    pub fn hardware(mut self, hardware: Hardware) -> Self {
+        self.align = Align::For(hardware);
+        self
+    }
+
+    /// Adds a pattern (`*` and `?` match anything); only layers that match one by name or tensor are split.
+    pub fn include(mut self, pattern: impl Into<String>) -> Self {
+        self.include.push(pattern.into());
+        self
+    }
+
+    /// Adds a pattern; layers that match it by name or tensor are left alone.
+    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+        self.exclude.push(pattern.into());
+        self
+    }
+
+    /// Measures tract's time of each layer before and after.
+    pub fn time_layers(mut self, measure: bool) -> Self {
+        self.time_layers = measure;
+        self
+    }
+
+    /// Puts layers back that did not get faster in tract, which measures their times.
+    pub fn keep_faster(mut self, keep: bool) -> Self {
+        self.keep_faster = keep;
+        self.time_layers |= keep;
+        self
+    }
+
+    /// Trains the weights once the layers are split, towards the original's outputs, and the data's labels if there are any.
+    pub fn retrain(mut self, training: train::Options) -> Self {
+        self.retrain = Some(training);
+        self
+    }
+}
