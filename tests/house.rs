@@ -44,14 +44,6 @@ const AGAINST: &[(&str, &str)] = &[("repair", "report"), ("train", "report")];
 
 /// Circles that there still are, by their files.
 const CIRCLES: &[&[&str]] = &[
-    &[
-        "jobs::prune",
-        "jobs::prune::checkpoint",
-        "jobs::prune::heads",
-        "jobs::prune::search",
-        "jobs::prune::steps",
-        "jobs::prune::survey",
-    ],
     &["train::ops::elementwise", "train::ops::scalars"],
 ];
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::PruneOptions;
+use super::options::PruneOptions;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::jobs::setting::Setting;

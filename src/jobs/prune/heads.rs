@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{PruneOptions, Target};
+use super::options::{PruneOptions, Target};
 use crate::analysis::Subject;
 use crate::analysis::attention::Obstacle;
 use crate::axes::{FactorId, Selection};

@@ -1,8 +1,9 @@
 //! `max_drop`: the largest reduction whose result is still faithful enough, found by halving.
 
+use super::options::{PruneOptions, Target};
+use super::pruned::Pruned;
 use super::steps::{Job, Samples, pricing};
 use super::survey::Survey;
-use super::{PruneOptions, Pruned, Target};
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, ErrorKind, Result};

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::checkpoint::{Checkpoints, Finished};
+use super::heads;
+use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
+use super::pruned::Pruned;
 use super::survey::{Judges, Survey};
-use super::{PruneOptions, Pruned, Target, heads};
 use crate::analysis::Subject;
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
+use super::heads;
+use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
-use super::{PruneOptions, Target, heads};
 use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;

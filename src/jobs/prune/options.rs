@@ -1,0 +1,274 @@
+//! Options of pruning, and what they ask of a model.
+
+use std::path::PathBuf;
+
+use crate::axes::Selection;
+use crate::error::{Error, Result};
+use crate::jobs::setting::{Setting, configured};
+use crate::onnx::Model;
+use crate::plan::{Align, Budget, CostModel, Hardware, Plan, Quota, Remaining, Request, Scope, Units};
+use crate::price::Effort;
+use crate::repair::Method;
+use crate::train;
+
+/// How much is to be removed, as the user says it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// This share of every group's units.
+    Ratio(f64),
+    /// What remains of the whole model: parameters.
+    Params(Remaining),
+    /// What remains: multiply–accumulates.
+    Macs(Remaining),
+    /// What remains: bytes of the file, external data included.
+    Size(Remaining),
+    /// As little as possible remains, as long as no more than this share of accuracy or agreement is lost.
+    MaxDrop(f64),
+    /// What a plan file says.
+    Plan(Plan),
+}
+
+/// Options of [`prune`](crate::prune).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PruneOptions {
+    /// How much is to be removed.
+    pub(crate) target: Target,
+    /// Name of the importance criterion; by default `obs` with data, `l2` without.
+    pub(crate) criterion: Option<String>,
+    /// How the rest is repaired; by default `lstsq` with data, not at all without.
+    pub(crate) repair: Option<Method>,
+    /// In how many equal steps the units are removed; each step is scored on the repaired result of the one before.
+    pub(crate) steps: usize,
+    /// Whether groups are compared; the default depends on the target.
+    pub(crate) scope: Option<Scope>,
+    /// At how many widths each group's effect on the output is measured, where groups share a budget.
+    pub(crate) effort: Effort,
+    /// Which factor of merged axes is removed.
+    pub(crate) units: Units,
+    /// Fewest units that stay in a group.
+    pub(crate) min_keep: usize,
+    /// What kept units are multiples of.
+    pub(crate) align: Align,
+    /// Whether removals that shift a statistic are allowed.
+    pub(crate) allow_shifts: bool,
+    /// Patterns of groups or tensors to prune; all if empty.
+    pub(crate) include: Vec<String>,
+    /// Patterns of groups or tensors to leave alone.
+    pub(crate) exclude: Vec<String>,
+    /// Graph inputs and outputs that may be pruned.
+    pub(crate) thaw: Vec<String>,
+    /// Whether and how the weights are trained after each step.
+    pub(crate) retrain: Option<train::Options>,
+    /// Where finished steps are kept, so that an interrupted job can go on.
+    pub(crate) checkpoints: Option<PathBuf>,
+    /// Whether the result is to be proved, so that a model that does not run in tract by itself is bad input.
+    pub(crate) verify: bool,
+    /// Samples, sizes, seed, and who is told.
+    pub(crate) setting: Setting,
+}
+
+configured!(PruneOptions);
+
+impl PruneOptions {
+    /// Removes this share of every group's units: 0.5 removes half.
+    pub fn ratio(share: f64) -> Self {
+        Self::new(Target::Ratio(share))
+    }
+
+    /// Removes until these parameters remain: a share of the original's (0.5) or a number of them.
+    pub fn params(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Params(remaining.into()))
+    }
+
+    /// Removes until these multiply–accumulates remain: a share of the original's (0.5) or a number of them.
+    pub fn macs(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Macs(remaining.into()))
+    }
+
+    /// Removes until these bytes of the file remain, external data included: a share of the original's (0.5) or a number.
+    pub fn size(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Size(remaining.into()))
+    }
+
+    /// Removes as much as loses no more than this share (0.01 is one point) of accuracy, where the data has labels, or of
+    /// agreement with the original.
+    pub fn max_drop(share: f64) -> Self {
+        Self::new(Target::MaxDrop(share))
+    }
+
+    /// Carries out a plan.
+    pub fn plan(plan: Plan) -> Self {
+        Self::new(Target::Plan(plan))
+    }
+
+    /// The defaults, for this target.
+    #[doc(hidden)]
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            criterion: None,
+            repair: None,
+            steps: 1,
+            scope: None,
+            effort: Effort::default(),
+            units: Units::default(),
+            min_keep: 1,
+            align: Align::default(),
+            allow_shifts: false,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            thaw: Vec::new(),
+            retrain: None,
+            checkpoints: None,
+            verify: true,
+            setting: Setting::default(),
+        }
+    }
+
+    /// Name of the criterion that ranks units, as `paredown prune --help` lists them. The default is `obs` with data and
+    /// `l2` without.
+    pub fn criterion(mut self, name: impl Into<String>) -> Self {
+        self.criterion = Some(name.into());
+        self
+    }
+
+    /// How the kept weights are repaired. The default is least squares with data, and no repair without.
+    pub fn repair(mut self, method: Method) -> Self {
+        self.repair = Some(method);
+        self
+    }
+
+    /// Removes in this many equal steps, each scored on the repaired result of the one before; 1 by default.
+    pub fn steps(mut self, steps: usize) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Whether groups are compared with each other. The default is `Layer` for a ratio and `Global` for budgets.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// At how many widths each group's effect on the output is measured, where groups share a budget and there is data: one,
+    /// three (the default) or seven.
+    pub fn effort(mut self, effort: Effort) -> Self {
+        self.effort = effort;
+        self
+    }
+
+    /// Which factor of a merged axis is removed: whole heads (the default), indices inside every head, or both.
+    pub fn units(mut self, units: Units) -> Self {
+        self.units = units;
+        self
+    }
+
+    /// Keeps at least this many units of each group; 1 by default.
+    pub fn min_keep(mut self, units: usize) -> Self {
+        self.min_keep = units;
+        self
+    }
+
+    /// Keeps a multiple of this many units, unless the group is smaller, whatever the result runs on; 1 leaves every size open.
+    pub fn align(mut self, units: usize) -> Self {
+        self.align = Align::Multiple(units);
+        self
+    }
+
+    /// Keeps as many units as this hardware computes in whole blocks, as far as the group is large enough; by default it is
+    /// this machine.
+    pub fn hardware(mut self, hardware: Hardware) -> Self {
+        self.align = Align::For(hardware);
+        self
+    }
+
+    /// Whether units may be removed whose removal shifts a statistic (of a LayerNormalization, a Softmax): valid, but not
+    /// exact.
+    pub fn allow_shifts(mut self, allow: bool) -> Self {
+        self.allow_shifts = allow;
+        self
+    }
+
+    /// Adds a pattern (`*` and `?` match anything); only groups that match one by name or tensor are pruned.
+    pub fn include(mut self, pattern: impl Into<String>) -> Self {
+        self.include.push(pattern.into());
+        self
+    }
+
+    /// Adds a pattern; groups that match it by name or tensor are left alone.
+    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+        self.exclude.push(pattern.into());
+        self
+    }
+
+    /// Adds a graph output (or input) whose axes may be pruned.
+    pub fn thaw(mut self, value: impl Into<String>) -> Self {
+        self.thaw.push(value.into());
+        self
+    }
+
+    /// Trains the kept weights after each step, towards the original's outputs, and the data's labels if there are any.
+    pub fn retrain(mut self, training: train::Options) -> Self {
+        self.retrain = Some(training);
+        self
+    }
+
+    /// Keeps finished steps in this directory, so that an interrupted job with training goes on where it was.
+    pub fn checkpoints(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.checkpoints = Some(folder.into());
+        self
+    }
+
+    /// Says that the result is not going to be proved. Otherwise a model that does not run in tract by itself is refused as
+    /// bad input.
+    pub fn no_verify(mut self) -> Self {
+        self.verify = false;
+        self
+    }
+
+    /// What the plan to be carried out was allowed to do is allowed again.
+    pub(super) fn with_those_of_plan(&self) -> Self {
+        let mut options = self.clone();
+        if let Target::Plan(plan) = &self.target {
+            options.thaw.extend(plan.thaw.iter().filter(|value| !self.thaw.contains(value)).cloned());
+            options.allow_shifts |= plan.allow_shifts;
+        }
+        options
+    }
+
+    /// Refuses numbers out of range.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.min_keep == 0 || self.align == Align::Multiple(0) || self.steps == 0 {
+            return Err(Error::usage("`min_keep`, `align` and `steps` are at least one"));
+        }
+        match self.target {
+            Target::Ratio(share) | Target::MaxDrop(share) if !(0.0..1.0).contains(&share) => {
+                Err(Error::usage(format!("{share} is not a share from 0 to less than 1")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is asked of the original once `done` of all steps are done.
+    pub(super) fn request(&self, model: &Model, cost: &CostModel<'_>, done: f64) -> Request {
+        let whole = cost.cost(&Selection::all());
+        let part = |whole: u64, remaining: Remaining| {
+            let limit = remaining.of(whole);
+            whole - Remaining::Share(done).of(whole.saturating_sub(limit)).min(whole)
+        };
+        let quota = match self.target {
+            Target::Ratio(ratio) => Quota::Ratio(ratio * done),
+            Target::Params(remaining) => Quota::Budget(Budget::Params(part(whole.params, remaining))),
+            Target::Macs(remaining) => Quota::Budget(Budget::Macs(part(whole.macs, remaining))),
+            Target::Size(remaining) => {
+                let rest = model.file_bytes().saturating_sub(whole.bytes);
+                Quota::Budget(Budget::Bytes { limit: part(model.file_bytes(), remaining), rest })
+            }
+            // A search tries budgets.
+            Target::Plan(_) | Target::MaxDrop(_) => Quota::Ratio(0.0),
+        };
+        let default = if matches!(quota, Quota::Ratio(_)) { Scope::Layer } else { Scope::Global };
+        Request { quota, scope: self.scope.unwrap_or(default), min_keep: self.min_keep.max(1) }
+    }
+}
