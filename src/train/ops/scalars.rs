@@ -4,8 +4,48 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
 use libm::erf;
 
-use super::elementwise::{Scalar, scalars};
 use crate::train::kernel::Reads;
+
+/// A scalar function of up to three operands.
+pub(super) trait Scalar: Send + Sync + 'static {
+    /// What the slopes are computed from.
+    const READS: Reads;
+
+    /// The value at the operands `a`; `p` are the operator's parameters.
+    fn value(a: [f64; 3], p: &[f64]) -> f64;
+
+    /// The derivatives by each operand at `a`, where the value is `y`.
+    fn slopes(a: [f64; 3], y: f64, p: &[f64]) -> [f64; 3];
+}
+
+/// Rows of scalar functions: `Name(operands, parameters, value) = value, [slopes];`. A third column says what the slopes are
+/// computed from, where that is not everything.
+macro_rules! scalars {
+    (@reads) => { Reads::All };
+    (@reads $reads:ident) => { Reads::$reads };
+    ($($(#[$doc:meta])* $name:ident($a:pat, $p:pat, $y:pat) = $value:expr, $slopes:expr $(, $reads:ident)?;)*) => {
+        $(
+            $(#[$doc])*
+            pub(super) struct $name;
+
+            // A row names its operands once; value and slopes need not read all of them.
+            #[allow(unused_variables)]
+            impl Scalar for $name {
+                const READS: Reads = scalars!(@reads $($reads)?);
+
+                #[inline]
+                fn value($a: [f64; 3], $p: &[f64]) -> f64 {
+                    $value
+                }
+
+                #[inline]
+                fn slopes($a: [f64; 3], $y: f64, $p: &[f64]) -> [f64; 3] {
+                    $slopes
+                }
+            }
+        )*
+    };
+}
 
 /// Derivatives of a function of one operand.
 const fn one(slope: f64) -> [f64; 3] {

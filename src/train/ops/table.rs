@@ -1,8 +1,9 @@
 //! Every operator that gradients flow through, sorted by domain and name.
 
-use super::elementwise::{Scalar, elementwise};
+use super::elementwise::elementwise;
+use super::scalars::{self as s, Scalar};
 use super::site::Site;
-use super::{activations, contract, einsum, layout, recurrent, resize, scalars as s, statistics};
+use super::{activations, contract, einsum, layout, recurrent, resize, statistics};
 use crate::error::Result;
 use crate::train::kernel::Real;
 use crate::train::tape::Tensor;
