@@ -7,6 +7,7 @@ use ndarray::{Array1, array};
 use rayon::prelude::*;
 
 use super::reader::{HELD_OUT, MANY_SAMPLES};
+use super::report::RepairReport;
 use super::write::{own_vector, put_vector};
 use crate::analysis::Subject;
 use crate::axes::Selection;
@@ -17,7 +18,6 @@ use crate::graph::{NodeId, View};
 use crate::linalg::default_backend;
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::ModelProto;
-use crate::report::RepairReport;
 
 /// A batch normalization: parameters of the kept channels, and for each of them evidence on its input and its original
 /// result.

@@ -14,6 +14,7 @@ mod member;
 mod method;
 mod reader;
 mod reconstruct;
+mod report;
 mod skip;
 #[cfg(test)]
 mod tests;
@@ -25,12 +26,12 @@ use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
-use crate::report::RepairReport;
 
 pub use attention::Bases;
 #[cfg(feature = "cli")]
 pub(crate) use method::METHODS;
 pub use method::Method;
+pub use report::RepairReport;
 
 /// `pruned`, which is `subject` with only `selection` kept, repaired so that its layers' results are those of `subject`
 /// again, as well as their inputs allow. Heads of which dimensions are gone are in the new `bases` already. One report for each

@@ -7,6 +7,7 @@ use super::Method;
 use super::attention::{Bases, Gathered};
 use super::member::Member;
 use super::reader::{Reader, Solved};
+use super::report::RepairReport;
 use super::write;
 use crate::analysis::Subject;
 use crate::axes::Selection;
@@ -15,7 +16,6 @@ use crate::calibrate::{Calibration, Pair, Wanted, layers};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source, View};
 use crate::onnx::proto::ModelProto;
-use crate::report::RepairReport;
 
 /// Evidence about a stage: the readers of its members, and for each member what the attention before it reads and should
 /// make.

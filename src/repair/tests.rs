@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use super::{Bases, Method, repair};
+use super::{Bases, Method, RepairReport, repair};
 use crate::analysis::Analysis;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::onnx::Model;
 use crate::plan::{CostModel, Filter, Group, Quota, Request, Scope, Units, groups, select};
-use crate::report::RepairReport;
 use crate::rewrite;
 use crate::score::{Context, Criterion};
 

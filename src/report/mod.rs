@@ -15,6 +15,8 @@ use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
 pub use crate::progress::Progress;
+pub use crate::repair::RepairReport;
+pub use crate::train::{EpochReport, TuningReport};
 #[cfg(feature = "cli")]
 pub use terminal::{coloured, human_bytes, human_count, inspection, result};
 
@@ -220,44 +222,6 @@ pub struct PriceReport {
     pub reason: Option<String>,
 }
 
-/// What training did.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct TuningReport {
-    /// Stored tensors that were trained.
-    pub tensors: usize,
-    /// Their elements.
-    pub params: u64,
-    /// Samples that were trained on.
-    pub samples: usize,
-    /// Samples that were held out to judge by.
-    pub held_out: usize,
-    /// Name of the loss.
-    pub loss: String,
-    /// How the model did on the held-out samples at the start.
-    pub before: EpochReport,
-    /// Every pass over the samples.
-    pub epochs: Vec<EpochReport>,
-    /// The epoch whose weights were kept; 0 if none was better than the start.
-    pub best_epoch: usize,
-    /// Why training stopped early.
-    pub note: Option<String>,
-}
-
-/// One pass over the samples.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct EpochReport {
-    /// Its number, counted from 1.
-    pub epoch: usize,
-    /// Mean loss of the training samples on the way.
-    pub loss: Option<f64>,
-    /// Loss of the held-out samples after it.
-    pub held_out: f64,
-    /// Share of held-out samples whose class is right, where labels are followed.
-    pub accuracy: Option<f64>,
-}
-
 /// A search for the largest reduction that loses no more than is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -316,36 +280,6 @@ pub struct CalibrationReport {
     pub synthetic: bool,
     /// Repaired layers.
     pub layers: Vec<RepairReport>,
-}
-
-/// Error of one repaired layer's output, relative to its variance.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct RepairReport {
-    /// Name of the node.
-    pub name: String,
-    /// Relative squared error with the kept weights as they were; `None` if the layer was not looked at.
-    pub before: Option<f64>,
-    /// Relative squared error after repair, on held-out data.
-    pub after: Option<f64>,
-    /// Why the weights were left alone.
-    pub reason: Option<String>,
-    /// What makes a repair doubtful: fewer rows of data than inputs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warning: Option<String>,
-    /// Rows of data that were fitted to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows: Option<usize>,
-    /// How many parameters an output really has: `tr C (C + λI)⁻¹` for the covariance C of the layer's inputs. Groups of a
-    /// convolution differ; the largest counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dimension: Option<f64>,
-    /// λ as a share of the inputs' mean variance, as held-out samples chose it; the largest of a convolution's groups.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ridge: Option<f64>,
-    /// Layers in front that were fitted together with this one: queries, keys and values of attention.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub with: Vec<String>,
 }
 
 impl Report {

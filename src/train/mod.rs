@@ -11,6 +11,7 @@ mod ops;
 mod options;
 mod parameters;
 mod program;
+mod report;
 mod samples;
 mod tape;
 #[cfg(test)]
@@ -22,5 +23,6 @@ pub use loss::{Loss, label_loss};
 pub use ops::differentiable;
 pub use options::Options;
 pub use program::{Gate, Parameter, Program, Run, Wanted};
+pub use report::{EpochReport, TuningReport};
 pub use tape::{Gradients, Tensor};
 pub use tune::{Guidance, tune};

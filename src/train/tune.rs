@@ -9,13 +9,13 @@ use super::adamw::{AdamW, rate};
 use super::loss::{Loss, Target, is_scores, loss, right};
 use super::options::{Duration, Options};
 use super::program::{Program, Run, Wanted};
+use super::report::{EpochReport, TuningReport};
 use super::samples::{Mixture, Samples};
 use super::tape::Tensor;
 use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::plan::Patterns;
-use crate::report::{EpochReport, TuningReport};
 use crate::runtime::inputs::declared_inputs;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
