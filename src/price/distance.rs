@@ -8,8 +8,9 @@
 //!
 //! Distances of several outputs are added.
 
-use crate::error::{Error, Result};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::error::Result;
+use crate::graph::{Graph, Node, View};
+use crate::onnx::proto::ModelProto;
 use crate::runtime::{Activations, NamedTensor, Segment, Stream, Tensor};
 
 /// Least probability that a logarithm is taken of.
@@ -44,11 +45,11 @@ impl Reference {
     /// # Errors
     /// If it cannot be run.
     pub(crate) fn new(original: &ModelProto, batches: &[Vec<NamedTensor>]) -> Result<Self> {
-        let graph = original.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        let names: Vec<String> = graph.output.iter().map(|output| output.name().to_owned()).collect();
+        let view = View::of(original)?;
+        let names: Vec<String> = view.proto.output.iter().map(|output| output.name().to_owned()).collect();
         let stream = Stream::default();
         let outputs = run_all(&stream, &stream.rest(original, &names)?, batches)?;
-        let forms = names.iter().map(|name| form(graph, name, &outputs)).collect::<Result<_>>()?;
+        let forms = names.iter().map(|name| form(&view.graph, name, &outputs)).collect::<Result<_>>()?;
         let spreads = names.iter().map(|name| spread(name, &outputs)).collect::<Result<_>>()?;
         Ok(Self { names, forms, outputs, spreads })
     }
@@ -113,8 +114,8 @@ pub(super) fn run_all(stream: &Stream, segment: &Segment, batches: &[Vec<NamedTe
 }
 
 /// What an output holds, by the operator that makes it, its values, its name and its shape.
-fn form(graph: &GraphProto, name: &str, outputs: &[Activations]) -> Result<Form> {
-    match maker(graph, name).map(|node| node.op_type()) {
+fn form(graph: &Graph, name: &str, outputs: &[Activations]) -> Result<Form> {
+    match maker(graph, name).map(|node| node.op.as_str()) {
         Some("Softmax") => return Ok(Form::Probabilities),
         Some("LogSoftmax") => return Ok(Form::LogProbabilities),
         Some("Sigmoid") => return Ok(Form::Events),
@@ -136,13 +137,13 @@ fn form(graph: &GraphProto, name: &str, outputs: &[Activations]) -> Result<Form>
 }
 
 /// The node that makes a value, behind those that only arrange elements.
-fn maker<'g>(graph: &'g GraphProto, name: &str) -> Option<&'g NodeProto> {
-    let mut name = name;
+fn maker<'g>(graph: &'g Graph, name: &str) -> Option<&'g Node> {
+    let mut value = graph.value(name)?;
     loop {
-        let node = graph.node.iter().find(|node| node.output.iter().any(|output| output == name))?;
-        match node.op_type() {
+        let node = graph.node(graph.producer(value)?);
+        match node.op.as_str() {
             "Identity" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten" | "Cast" => {
-                name = node.input.first()?;
+                value = (*node.inputs.first()?)?;
             }
             _ => return Some(node),
         }

@@ -52,9 +52,9 @@ pub(super) fn parse(model: &ModelProto, taps: &[String], precision: Precision) -
         framework().with_ignore_output_shapes(true).with_ignore_output_types(true).with_ignore_value_info(true);
     let mut parsed = framework.parse(&proto, None).map_err(|e| names.explain("read", &e))?;
     for name in &parsed.unresolved_inputs {
-        let weight = weights.by_name.get(name.as_str()).ok_or_else(|| undefined(graph, name))?;
+        let weight = weights.by_name.get(name.as_str()).ok_or_else(|| undefined(graph, &weights, name))?;
         let tensor = tract_tensor(weight, precision).map_err(|e| e.at_node(name.clone()))?;
-        let outlet = parsed.outlets_by_name.get(name).copied().ok_or_else(|| undefined(graph, name))?;
+        let outlet = parsed.outlets_by_name.get(name).copied().ok_or_else(|| undefined(graph, &weights, name))?;
         make_constant(&mut parsed.model, outlet, tensor).map_err(|e| names.explain("read", &e))?;
     }
     let sources: Vec<OutletId> =
@@ -74,6 +74,8 @@ struct Weights<'a> {
     kept: Vec<&'a TensorProto>,
     /// Outputs of the `Constant` nodes that became weights.
     hoisted: BTreeSet<&'a str>,
+    /// Sparse initializers, which tract does not run.
+    sparse: BTreeSet<&'a str>,
 }
 
 impl<'a> Weights<'a> {
@@ -86,7 +88,9 @@ impl<'a> Weights<'a> {
         let constants: BTreeMap<&str, &TensorProto> = constants.collect();
         let hoisted = constants.keys().copied().collect();
         by_name.extend(constants);
-        Self { by_name, kept, hoisted }
+        let sparse =
+            graph.sparse_initializer.iter().filter_map(|sparse| Some(sparse.values.as_ref()?.name())).collect();
+        Self { by_name, kept, hoisted, sparse }
     }
 
     fn holds(&self, name: &str) -> bool {
@@ -202,9 +206,8 @@ fn make_constant(model: &mut InferenceModel, outlet: OutletId, tensor: Tensor) -
     model.set_outlet_fact(outlet, fact)
 }
 
-fn undefined(graph: &GraphProto, name: &str) -> Error {
-    if graph.sparse_initializer.iter().any(|sparse| sparse.values.as_ref().is_some_and(|values| values.name() == name))
-    {
+fn undefined(graph: &GraphProto, weights: &Weights<'_>, name: &str) -> Error {
+    if weights.sparse.contains(name) {
         return Error::runtime(format!("initializer '{name}' is sparse, which tract does not run; pass `no_verify`"));
     }
     let user = graph.node.iter().find(|node| node.input.iter().any(|input| input == name));

@@ -128,7 +128,7 @@ pub(super) fn objective(
     first: usize,
 ) -> Result<Tensor> {
     if let Some(labels) = labels {
-        return label_loss(context.subject.proto()?, outputs, labels)?.scaled(labels.len() as f64);
+        return label_loss(context.subject.graph, outputs, labels)?.scaled(labels.len() as f64);
     }
     let mut sum: Option<Tensor> = None;
     for (number, (_, y)) in outputs.iter().enumerate() {

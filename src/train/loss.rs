@@ -5,7 +5,7 @@ use super::samples::Mixture;
 use super::tape::Tensor;
 use crate::calibrate::data::Labels;
 use crate::error::{Error, Result};
-use crate::onnx::proto::GraphProto;
+use crate::graph::Graph;
 use crate::runtime::{NamedTensor, Tensor as RunTensor};
 
 /// The distance between outputs and a teacher's.
@@ -56,9 +56,9 @@ pub(super) enum Form {
 }
 
 /// What output `name` of `graph` holds, by the operator that makes it.
-pub(super) fn form(graph: &GraphProto, name: &str) -> Form {
-    let maker = graph.node.iter().find(|node| node.output.iter().any(|output| output == name));
-    match maker.map(|node| node.op_type()) {
+pub(super) fn form(graph: &Graph, name: &str) -> Form {
+    let maker = graph.value(name).and_then(|value| graph.producer(value));
+    match maker.map(|id| graph.node(id).op.as_str()) {
         Some("Softmax" | "Sigmoid") => Form::Probabilities,
         Some("LogSoftmax") => Form::LogProbabilities,
         _ => Form::Logits,
@@ -66,7 +66,7 @@ pub(super) fn form(graph: &GraphProto, name: &str) -> Form {
 }
 
 /// Whether an output looks like scores of classes: by the operator that makes it, or by its name.
-pub(super) fn is_scores(graph: &GraphProto, name: &str) -> bool {
+pub(super) fn is_scores(graph: &Graph, name: &str) -> bool {
     let named = ["logit", "prob", "score", "class"].iter().any(|part| name.to_lowercase().contains(part));
     named || form(graph, name) != Form::Logits
 }
@@ -95,11 +95,7 @@ pub(super) enum Target<'a> {
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) if outputs and targets do not fit, or a label is no class of the model.
-pub(super) fn loss<T: Real>(
-    graph: &GraphProto,
-    outputs: &[(String, Tensor<T>)],
-    target: &Target<'_>,
-) -> Result<Tensor<T>> {
+pub(super) fn loss<T: Real>(graph: &Graph, outputs: &[(String, Tensor<T>)], target: &Target<'_>) -> Result<Tensor<T>> {
     match target {
         Target::Labels(Labels::Values(values), mixture) => {
             let (_, y) = described(outputs, values)?;
@@ -216,6 +212,6 @@ pub(super) fn right<T: Real>(outputs: &[(String, Tensor<T>)], labels: &[i64]) ->
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) if no output fits them, or a label is no class.
-pub fn label_loss<T: Real>(graph: &GraphProto, outputs: &[(String, Tensor<T>)], labels: &Labels) -> Result<Tensor<T>> {
+pub fn label_loss<T: Real>(graph: &Graph, outputs: &[(String, Tensor<T>)], labels: &Labels) -> Result<Tensor<T>> {
     loss(graph, outputs, &Target::Labels(labels, None))
 }

@@ -14,7 +14,8 @@ use super::samples::{Mixture, Samples};
 use super::tape::Tensor;
 use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
-use crate::onnx::proto::{GraphProto, ModelProto};
+use crate::graph::{Graph, View};
+use crate::onnx::proto::ModelProto;
 use crate::plan::Patterns;
 use crate::runtime::inputs::declared_inputs;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
@@ -52,8 +53,8 @@ pub fn tune(
     Ok((trainer.program.write(model)?, report))
 }
 
-struct Trainer<'a> {
-    graph: &'a GraphProto,
+struct Trainer {
+    graph: Graph,
     program: Program,
     samples: Samples,
     labels: bool,
@@ -75,15 +76,15 @@ struct Score {
     accuracy: Option<f64>,
 }
 
-impl<'a> Trainer<'a> {
-    fn new(model: &'a ModelProto, data: &Dataset, guidance: Guidance<'_>, options: &Options) -> Result<Self> {
-        let graph = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+impl Trainer {
+    fn new(model: &ModelProto, data: &Dataset, guidance: Guidance<'_>, options: &Options) -> Result<Self> {
+        let View { proto, graph, .. } = View::of(model)?;
         let patterns = Patterns::new(&options.include, &options.exclude)?;
         let admits = |name: &str| patterns.refusal([name]).is_none();
         let program = Program::new(model, Wanted::Parameters(&admits))?;
-        let fixed = declared_inputs(graph)?.iter().find_map(crate::runtime::inputs::DeclaredInput::fixed_batch);
+        let fixed = declared_inputs(proto)?.iter().find_map(crate::runtime::inputs::DeclaredInput::fixed_batch);
         let samples = Samples::read(data, options.batch, fixed)?;
-        let scores = program.outputs().iter().all(|name| is_scores(graph, name));
+        let scores = program.outputs().iter().all(|name| is_scores(&graph, name));
         let by_default =
             if samples.has_classes() && guidance.labels || scores { Loss::KullbackLeibler } else { Loss::Mse };
         let loss = options.loss.unwrap_or(by_default);
@@ -215,7 +216,7 @@ impl<'a> Trainer<'a> {
         mixture: Option<&Mixture>,
     ) -> Result<Tensor> {
         let taught = self.teacher.as_ref().map(|teacher| teacher.run(inputs)).transpose()?;
-        let of = |target: Target<'_>| loss(self.graph, &run.outputs, &target);
+        let of = |target: Target<'_>| loss(&self.graph, &run.outputs, &target);
         let labels = labels.filter(|_| self.labels);
         let labels = labels.map(|labels| of(Target::Labels(labels, mixture))).transpose()?;
         let labels = labels.map(|loss| loss.scaled(1.0 / self.label_unit)).transpose()?;
