@@ -9,37 +9,37 @@ use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::{ConvMode, Factorization, FactorizeOptions, Remaining};
 
-/// Splits layers into two smaller ones of low rank, proves that the result is valid, and writes the file
+/// Splits layers into smaller ones of low rank, proves the result and writes it
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["rank", "energy", "params", "macs", "plan"]))]
 pub(super) struct Args {
-    /// Rank of every layer where it saves parameters
+    /// Rank for every layer where this rank saves parameters
     #[arg(long, value_name = "K")]
     rank: Option<usize>,
-    /// Share of the energy (Σσ²) that every layer keeps: 0.95 or 95%
+    /// Share of the energy (Σσ²) to keep in every layer: 0.95 or 95%
     #[arg(long, value_name = "E", value_parser = super::options::share)]
     energy: Option<f64>,
-    /// Parameters that remain of the whole model: 50% or 12.5M
+    /// Parameters to keep in the whole model: 50% or 12.5M
     #[arg(long, value_name = "B", value_parser = remaining)]
     params: Option<Remaining>,
-    /// Multiply–accumulates that remain of the whole model: 50% or 1.5G
+    /// Multiply–accumulates (MACs) to keep in the whole model: 50% or 1.5G
     #[arg(long, value_name = "B", value_parser = remaining)]
     macs: Option<Remaining>,
-    /// How a weight is split
+    /// Decomposition for weight matrices
     #[arg(long, value_enum, default_value = "svd")]
     method: TypedMethod,
-    /// How convolutions are split
+    /// Decomposition for convolutions
     #[arg(long, value_enum, default_value = "channel")]
     conv: TypedConv,
     #[command(flatten)]
     sizes: Sizes,
-    /// Split only layers that match, by name or tensor (* and ? match anything); may be repeated
+    /// Split only layers whose name or tensors match this pattern (* and ? are wildcards); may be repeated
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
-    /// Leave layers alone that match; may be repeated
+    /// Skip layers whose name or tensors match this pattern; may be repeated
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// Put layers back that did not get faster in tract
+    /// Restore every layer that does not get faster in tract
     #[arg(long, conflicts_with = "no_verify")]
     keep_faster: bool,
     #[command(flatten)]
@@ -54,23 +54,23 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum TypedMethod {
-    /// The best split of the weight; with data, of the layer's outputs
+    /// The best low-rank approximation of the weight or, with data, of the layer's outputs
     Svd,
-    /// Both factors nonnegative, for weights that are
+    /// Both factors are nonnegative; the weights must be nonnegative
     Nmf,
-    /// One factor nonnegative, for any weight
+    /// One factor is nonnegative; the weights may have any sign
     SemiNmf,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum TypedConv {
-    /// The kernel to fewer channels, then 1×1
+    /// The full kernel with fewer output channels, then a 1×1 convolution
     Channel,
-    /// A column, then a row
+    /// A column kernel (k×1), then a row kernel (1×k)
     Spatial,
-    /// 1×1, the kernel between fewer channels, 1×1
+    /// 1×1, the full kernel with fewer input and output channels, 1×1
     Tucker2,
-    /// Convolutions stay
+    /// Convolutions are not split
     None,
 }
 

@@ -11,8 +11,7 @@ use crate::error::Result;
 use crate::report::inspection;
 use crate::{InspectOptions, Model};
 
-/// Lists every coupled group of a model: what its indices are, which tensors it slices, what it costs, and which node
-/// freezes it
+/// Lists every coupled group of a model: its kind of units, its tensors, its cost, and the node that freezes it
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The ONNX file
@@ -22,13 +21,13 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     dims: Dims,
-    /// Count groups whose removal shifts a statistic as prunable
+    /// Treat groups whose removal shifts a statistic (LayerNorm, Softmax, …) as prunable
     #[arg(long)]
     allow_shifts: bool,
-    /// A graph output (or input) whose axes may be pruned; may be repeated
+    /// Allow pruning the axes of this graph output or input; may be repeated
     #[arg(long, value_name = "NAME")]
     thaw: Vec<String>,
-    /// No progress
+    /// Show no progress
     #[arg(long, short)]
     quiet: bool,
 }

@@ -1,4 +1,4 @@
-//! What every command that rewrites a model has in common: its options, and the way from the file to the proved result.
+//! What every command that rewrites a model shares: its options, and the path from the file to the proved result.
 //!
 //! A command builds the options of its job, then: [`Common::open`] → [`Job::configure`] → the job → [`Job::finish`].
 
@@ -23,7 +23,7 @@ use crate::{Model, Outcome, Plan, SaveOptions};
 pub(super) struct Common {
     /// The ONNX file
     model: PathBuf,
-    /// Where to write the result
+    /// The file to write the result to
     #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run", display_order = 0)]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -32,36 +32,36 @@ pub(super) struct Common {
     dims: Dims,
     #[command(flatten)]
     memory: Memory,
-    /// Show the table, write no model
+    /// Print the results but write no model
     #[arg(long)]
     dry_run: bool,
-    /// Seed of every random choice
+    /// Seed for every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Keep weights in a file beside the model (by itself above 2 GiB)
+    /// Store the weights in a separate file next to the model (always done above 2 GiB)
     #[arg(long)]
     external_data: bool,
-    /// Write without running the model
+    /// Write the result without running it to prove it
     #[arg(long)]
     pub(super) no_verify: bool,
-    /// Write the report as JSON
+    /// Write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Overwrite an existing output
+    /// Overwrite an existing output file
     #[arg(long)]
     force: bool,
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(long, short)]
     quiet: bool,
 }
 
-/// What was decided, to be carried out again or edited by hand.
+/// Plans of what to remove or split, which can be edited by hand and carried out again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Plans {
-    /// Carry out a plan file
+    /// Carry out this plan instead of choosing what to change
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Write what was decided to a plan file
+    /// Write the choices that were made to a plan file
     #[arg(long, value_name = "FILE")]
     plan_out: Option<PathBuf>,
 }

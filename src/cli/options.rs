@@ -21,29 +21,29 @@ const SYNTHETIC: usize = 256;
 /// Where samples come from.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Data {
-    /// Samples: an .npz with arrays named as the graph's inputs (and optionally `labels`), an .npy for one input, a
+    /// Samples: an .npz with one array per graph input (and optionally `labels`), an .npy for a model with one input, a
     /// directory of either, an ONNX test_data_set directory, or `synthetic`
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// Samples kept out of all decisions, on which fidelity and accuracy are measured [default: those of --data]
+    /// Samples for measuring fidelity and accuracy only; no decision uses them [default: those of --data]
     #[arg(long, value_name = "PATH")]
     eval: Option<PathBuf>,
-    /// The axis of an input that counts samples, or `none`, where the model does not tell; may be repeated
+    /// Batch axis of an input, or `none`, where the model does not declare it; may be repeated
     #[arg(long, value_name = "NAME=AXIS")]
     batch_axis: Vec<String>,
-    /// A directory of images instead of --data
+    /// A directory of images, instead of --data
     #[arg(long, value_name = "DIR", conflicts_with = "data")]
     images: Option<PathBuf>,
-    /// Subtracted from each image channel, in units of full brightness
+    /// Mean to subtract from each image channel, where full brightness is 1
     #[arg(long, value_name = "X,…", value_delimiter = ',', requires = "images")]
     mean: Vec<f32>,
-    /// Divides each image channel
+    /// Standard deviation to divide each image channel by
     #[arg(long, value_name = "X,…", value_delimiter = ',', requires = "images")]
     std: Vec<f32>,
-    /// Shorter side of an image before its middle is cut out, in pixels
+    /// Resize the shorter side of each image to this many pixels before the center crop
     #[arg(long, value_name = "PIXELS", requires = "images")]
     resize: Option<u32>,
-    /// Order of the image axes
+    /// Order of the image input's axes
     #[arg(long, value_enum, default_value = "nchw")]
     layout: TypedLayout,
 }
@@ -99,7 +99,7 @@ fn at(path: &Path) -> Dataset {
 /// Sizes of dynamic dimensions.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Dims {
-    /// Size of a dynamic dimension for MACs and probes, by name or as input:axis; may be repeated
+    /// Size of a dynamic dimension for counting MACs and running the model, by name or as input:axis; may be repeated
     #[arg(long = "dim", value_name = "NAME=SIZE")]
     dims: Vec<String>,
 }
@@ -115,14 +115,14 @@ impl Dims {
     }
 }
 
-/// What the sizes that stay are multiples of.
+/// What kept sizes are multiples of.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Sizes {
-    /// What the result is to run on: kept channels and ranks are multiples of what it computes in, and a group or layer that is
-    /// too small for that keeps a part of it. `cpu` is this machine, `none` leaves all sizes open
+    /// Hardware that the result will run on: kept channels and ranks become multiples of its block size, or of a
+    /// fraction of it where a group or layer is too small. `cpu` is this machine; `none` allows any size
     #[arg(long = "target", value_name = "HARDWARE", value_parser = hardware, default_value = "cpu")]
     hardware: Align,
-    /// Kept channels and ranks are multiples of N instead, whatever they run on; 1 leaves all sizes open
+    /// Make kept channels and ranks multiples of N, regardless of --target; 1 allows any size
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     align: Option<u32>,
 }
@@ -151,7 +151,7 @@ fn hardware(typed: &str) -> Result<Align, String> {
 /// How much memory a job may take.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Memory {
-    /// Memory that the job may take, such as 4GB [default: half of what is available]
+    /// Memory that the job may use, such as 4GB [default: half of the available memory]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<Limits>,
 }

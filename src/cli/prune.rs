@@ -13,62 +13,66 @@ use crate::repair::METHODS;
 use crate::score::CRITERIA;
 use crate::{Effort, PruneOptions, Remaining, Repair, Scope, Units};
 
-/// Removes the least important neurons, channels and heads, proves that nothing else changed, and writes the file
+/// Removes the least important neurons, channels and attention heads, proves the result and writes it
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["ratio", "params", "macs", "size", "max_drop", "plan"]))]
 pub(super) struct Args {
-    /// Share of each axis that is removed: 0.5 or 50%
+    /// Share of each group's units to remove: 0.5 or 50%
     #[arg(long, value_name = "R", value_parser = ratio)]
     ratio: Option<f64>,
-    /// Parameters that remain: 50% or 12.5M
+    /// Parameters to keep: 50% or 12.5M
     #[arg(long, value_name = "B", value_parser = remaining)]
     params: Option<Remaining>,
-    /// Multiply–accumulates that remain: 50% or 1.5G
+    /// Multiply–accumulates (MACs) to keep: 50% or 1.5G
     #[arg(long, value_name = "B", value_parser = remaining)]
     macs: Option<Remaining>,
-    /// File size that remains, external data included: 50% or 40MB
+    /// File size to keep, including external data: 50% or 40MB
     #[arg(long, value_name = "B", value_parser = remaining)]
     size: Option<Remaining>,
-    /// Remove as much as loses no more than this of accuracy (where the data has labels) or agreement: 1%
+    /// Remove as much as possible while losing at most this share of accuracy, or of agreement with the original if the
+    /// data has no labels: 1%
     #[arg(long, value_name = "D", value_parser = ratio)]
     max_drop: Option<f64>,
     #[arg(long, value_name = "C", help = criteria())]
     criterion: Option<String>,
     #[arg(long, value_name = "METHOD", help = methods())]
     repair: Option<String>,
-    /// Remove in this many equal steps, each scored on the repaired result of the one before
+    /// Remove in this many equal steps; each step scores the repaired result of the previous one
     #[arg(long, value_name = "N", default_value_t = 1)]
     steps: usize,
-    /// Whether groups are compared with each other [default: layer for --ratio, global for budgets]
+    /// Whether units are ranked within each layer or across the whole network [default: layer for --ratio, global for
+    /// budgets]
     #[arg(long, value_enum)]
     scope: Option<TypedScope>,
-    /// At how many widths each group's effect on the output is measured, where groups share a budget: one, three or seven
+    /// How many widths to try when measuring each group's effect on the output: 1 (fast), 3 (normal) or 7 (thorough).
+    /// Applies when groups share a budget and there is data
     #[arg(long, value_enum, default_value = "normal")]
     effort: TypedEffort,
-    /// Which factor of a merged axis is removed: whole heads, indices inside every head, or both (also channels inside
-    /// groups of a convolution and whole groups); auto: dimensions of heads, where samples put them in order, else heads
+    /// Which factor of a merged axis to remove: whole heads, dimensions inside every head, or both. The same choice
+    /// applies to grouped convolutions: whole groups, or channels inside each group. auto: dimensions of heads if the
+    /// samples can rank them, otherwise whole heads
     #[arg(long, value_enum, default_value = "auto")]
     unit: TypedUnit,
-    /// Fewest units that stay in a group
+    /// Minimum number of units to keep in each group
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_keep: usize,
     #[command(flatten)]
     sizes: Sizes,
-    /// Also remove where a statistic (LayerNorm, Softmax, …) shifts: valid, but not exact
+    /// Also prune groups whose removal shifts a statistic (LayerNorm, Softmax, …): the result is valid but not exact
     #[arg(long)]
     allow_shifts: bool,
-    /// Prune only groups that match, by name or tensor (* and ? match anything); may be repeated
+    /// Prune only groups whose name or tensors match this pattern (* and ? are wildcards); may be repeated
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
-    /// Leave groups alone that match; may be repeated
+    /// Skip groups whose name or tensors match this pattern; may be repeated
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// A graph output (or input) whose axes may be pruned; may be repeated
+    /// Allow pruning the axes of this graph output or input; may be repeated
     #[arg(long, value_name = "NAME")]
     thaw: Vec<String>,
     #[command(flatten)]
     retrain: Retraining,
-    /// With --retrain: keep finished steps here, so that an interrupted job goes on where it was
+    /// With --retrain: save finished steps in this directory, so that an interrupted job can resume
     #[arg(long, value_name = "DIR", requires = "retrain")]
     checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -81,9 +85,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum TypedScope {
-    /// Every group loses the same share
+    /// Rank units within each group: every group loses the same share
     Layer,
-    /// The least important units of the whole network go
+    /// Rank units across the whole network: the least important ones are removed
     Global,
 }
 
@@ -105,13 +109,13 @@ enum TypedUnit {
 /// The help of `--criterion`.
 fn criteria() -> String {
     let rows = CRITERIA.iter().map(|criterion| (criterion.name, criterion.about));
-    table("How units are ranked [default: obs with --data, l2 without]", rows)
+    table("Criterion that ranks units [default: obs with --data, l2 without]", rows)
 }
 
 /// The help of `--repair`.
 fn methods() -> String {
     let rows = METHODS.iter().map(|row| (row.name, row.about));
-    table("How the rest is repaired [default: lstsq with --data, none without]", rows)
+    table("How the kept weights are repaired [default: lstsq with --data, none without]", rows)
 }
 
 fn table(head: &str, rows: impl Iterator<Item = (&'static str, &'static str)>) -> String {

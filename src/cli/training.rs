@@ -6,22 +6,22 @@ use crate::{Loss, Training};
 /// How training is done.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Fitting {
-    /// Peak of the step size [default: 0.001]
+    /// Peak learning rate [default: 0.001]
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
-    /// Samples of a step, unless the model fixes them [default: 64]
+    /// Batch size, unless the model fixes it [default: 64]
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Distance to the teacher's outputs: kl, mse or cosine [default: kl for scores of classes, else mse]
+    /// Loss against the teacher's outputs: kl, mse or cosine [default: kl for class scores, mse otherwise]
     #[arg(long, value_name = "LOSS")]
     loss: Option<String>,
-    /// Share of the samples that are mixed with another, where all inputs are real numbers [default: 0.5]
+    /// Share of the samples to mix with another sample (mixup), if all inputs are real numbers [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     mixup: Option<f64>,
-    /// Decay of weights, times the step size [default: 0.01]
+    /// Weight decay; each step applies it times the learning rate [default: 0.01]
     #[arg(long, value_name = "D")]
     weight_decay: Option<f32>,
-    /// Stop after so many epochs without a better result on held-out samples [default: all epochs are run]
+    /// Stop after this many epochs without improvement on held-out samples [default: run all epochs]
     #[arg(long, value_name = "EPOCHS")]
     patience: Option<usize>,
 }
@@ -56,8 +56,8 @@ impl Fitting {
 /// Training after each step of a rewrite.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Retraining {
-    /// Train what is left for so many epochs (`prune`: after each step), towards the original's outputs, and the data's
-    /// labels if there are any
+    /// Train the rewritten model for this many epochs (`prune`: after each step) on the original's outputs, and on the
+    /// data's labels if there are any
     #[arg(long, value_name = "EPOCHS")]
     retrain: Option<usize>,
     #[command(flatten)]

@@ -9,29 +9,29 @@ use super::training::Fitting;
 use crate::error::Result;
 use crate::{Model, Training, TuneOptions};
 
-/// Trains the weights of a model, on labels or towards another model's outputs; nothing else in the file changes
+/// Trains the weights of a model on labels, or on the outputs of a teacher model; nothing else in the file changes
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     common: Common,
-    /// Passes over the samples [default: 30, unless --minutes is given]
+    /// Number of passes over the samples [default: 30, unless --minutes is given]
     #[arg(long, value_name = "N", conflicts_with = "minutes")]
     epochs: Option<usize>,
-    /// Time to train; the result depends on the machine
+    /// Training time in minutes, instead of --epochs; the result depends on the speed of the machine
     #[arg(long, value_name = "M")]
     minutes: Option<f64>,
-    /// The model whose outputs are to be reached, such as the original of a pruned one
+    /// Teacher: the model whose outputs to reproduce, such as the original of a pruned model
     #[arg(long, value_name = "FILE")]
     teacher: Option<PathBuf>,
-    /// Leave the labels of the data alone: only the teacher is followed
+    /// Ignore the labels of the data and follow only the teacher
     #[arg(long)]
     no_labels: bool,
     #[command(flatten)]
     training: Fitting,
-    /// Train only tensors that match (* and ? match anything); may be repeated
+    /// Train only tensors that match this pattern (* and ? are wildcards); may be repeated
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
-    /// Leave tensors alone that match; may be repeated
+    /// Do not train tensors that match this pattern; may be repeated
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
 }

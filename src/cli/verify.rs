@@ -14,14 +14,14 @@ use crate::report::result;
 use crate::texts::write_text;
 use crate::{Model, Plan, VerifyOptions};
 
-/// Proves a rewritten file against its original: valid, exact (with the plan), faithful, and how fast
+/// Proves a rewritten model against its original: checks that it is valid and, with the plan, exact; measures fidelity and latency
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The original ONNX file
     original: PathBuf,
     /// The rewritten ONNX file
     rewritten: PathBuf,
-    /// The plan that was carried out, for the exactness proof
+    /// The plan that the rewrite carried out; required to prove exactness
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
     #[command(flatten)]
@@ -30,16 +30,16 @@ pub(super) struct Args {
     dims: Dims,
     #[command(flatten)]
     memory: Memory,
-    /// Fail if the relative L2 distance of the outputs is larger
+    /// Fail if the relative L2 distance between the outputs exceeds this
     #[arg(long, value_name = "X")]
     max_rel_l2: Option<f64>,
-    /// Seed of made-up inputs
+    /// Seed for synthetic inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Write the report as JSON
+    /// Write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(long, short)]
     quiet: bool,
 }

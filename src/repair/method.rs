@@ -1,17 +1,17 @@
-//! Ways to repair, by name.
+//! Repair methods, by name.
 
 use crate::error::{Error, Result};
 
-/// How a pruned model is repaired.
+/// A method of repairing the kept weights of a pruned model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// Not at all.
+    /// No repair.
     None,
-    /// Biases follow the shifted means.
+    /// Biases are corrected for the shift of the means.
     Bias,
-    /// Statistics of batch normalizations are estimated again.
+    /// Batch-normalization statistics are estimated again.
     BatchNorm,
-    /// Least-squares reconstruction.
+    /// Kept weights are fitted by least squares to the layer outputs of the original.
     Lstsq,
 }
 
@@ -28,10 +28,14 @@ pub(crate) struct Row {
 
 /// All methods, sorted by name.
 pub(crate) const METHODS: &[Row] = &[
-    Row { name: "bias", about: "biases follow the shifted means", method: Method::Bias },
-    Row { name: "bn", about: "statistics of batch normalizations are estimated again", method: Method::BatchNorm },
-    Row { name: "lstsq", about: "least squares: layers reproduce the results of the original", method: Method::Lstsq },
-    Row { name: "none", about: "the kept weights stay as they are", method: Method::None },
+    Row { name: "bias", about: "biases are corrected for the shift of the means", method: Method::Bias },
+    Row { name: "bn", about: "batch-normalization statistics are estimated again", method: Method::BatchNorm },
+    Row {
+        name: "lstsq",
+        about: "kept weights are fitted by least squares to the layer outputs of the original",
+        method: Method::Lstsq,
+    },
+    Row { name: "none", about: "kept weights are not changed", method: Method::None },
 ];
 
 impl Method {

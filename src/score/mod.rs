@@ -45,24 +45,24 @@ pub struct Criterion {
 
 /// All criteria, sorted by name.
 pub const CRITERIA: &[Criterion] = &[
-    row("ablation", "true change of the output with the unit masked", true, true, ablation::ablation),
+    row("ablation", "actual change of the output when the unit is masked", true, true, ablation::ablation),
     row("activation", "mean square of the unit's activation", true, false, diagonal::activation),
-    row("apoz", "share of the unit's activations that are not zero", true, false, diagonal::apoz),
-    row("fisher", "mean square of the loss's slope by a gate at the unit", true, true, fisher::fisher),
+    row("apoz", "share of the unit's activations that are nonzero", true, false, diagonal::apoz),
+    row("fisher", "mean squared gradient of the loss with respect to a gate on the unit", true, true, fisher::fisher),
     row("fluctuation", "variance of the unit's activation times its weights", true, false, diagonal::fluctuation),
-    row("l1", "sum of absolute weights of the unit's slices", false, false, magnitude::l1),
+    row("l1", "sum of the absolute weights in the unit's slices", false, false, magnitude::l1),
     row("l2", "Euclidean norm of the unit's slices", false, false, magnitude::l2),
     row("obd", "second-order loss without compensation (optimal brain damage)", true, true, diagonal::obd),
     row(
         "obd-loss",
-        "second-order change of the loss itself, by its diagonal Fisher matrix",
+        "second-order change of the loss itself, from its diagonal Fisher matrix",
         true,
         true,
         obd_loss::obd_loss,
     ),
     row("obs", "second-order loss after compensation by the other units (optimal brain surgeon)", true, true, obs::obs),
-    row("random", "seeded random numbers, the baseline", false, false, random::random),
-    row("taylor", "mean of the loss's absolute slope by a gate at the unit", true, true, taylor::taylor),
+    row("random", "seeded random numbers, as a baseline", false, false, random::random),
+    row("taylor", "mean absolute gradient of the loss with respect to a gate on the unit", true, true, taylor::taylor),
     row("wanda", "mean square of the unit's activation times its weights", true, false, diagonal::wanda),
 ];
 
