@@ -1,4 +1,4 @@
-//! The public API: five jobs, their options, and what they return.
+//! The public API: five jobs, their options and their results.
 
 pub use crate::calibrate::data::images::{ImageOptions, Layout};
 pub use crate::error::{Error, ErrorKind, Result};
@@ -23,19 +23,18 @@ use crate::defect::contained;
 use crate::jobs;
 use crate::progress::Progress;
 
-/// Lists every coupled group of a model: what its indices are, which tensors it slices, what it costs, and which node
-/// freezes it.
+/// Lists every coupled group of a model: its kind of units, its tensors, its cost, and the node that freezes it.
 ///
 /// # Errors
-/// [`Input`](ErrorKind::Input) if the model is malformed; [`Usage`](ErrorKind::Usage) if the graph has no value or dimension
-/// of a name that the options give.
+/// [`Input`](ErrorKind::Input) if the model is malformed; [`Usage`](ErrorKind::Usage) if the options name a value or
+/// dimension that the graph does not have.
 pub fn inspect(model: &Model, options: &InspectOptions) -> Result<Report> {
     let progress = Progress::default();
     progress.say("analysing");
     contained(&progress, || jobs::inspect(model, options))
 }
 
-/// Removes the least important neurons, channels and attention heads, and repairs what is kept.
+/// Removes the least important neurons, channels and attention heads, and repairs the kept weights.
 ///
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) for contradictory options, [`Input`](ErrorKind::Input) for a malformed model, plan or data,
@@ -45,7 +44,7 @@ pub fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
     contained(&options.setting.progress, || jobs::prune_model(model, options))
 }
 
-/// Splits layers into two smaller ones of low rank.
+/// Splits layers into smaller ones of low rank.
 ///
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) for contradictory options, [`Input`](ErrorKind::Input) for a malformed model, plan or data,
@@ -55,7 +54,7 @@ pub fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
     contained(&options.setting.progress, || jobs::factorize(model, options))
 }
 
-/// Trains the weights of a model, on labels or towards another model's outputs. Nothing else in the file changes.
+/// Trains the weights of a model on labels, or on the outputs of a teacher model. Nothing else in the file changes.
 ///
 /// # Errors
 /// [`Usage`](ErrorKind::Usage) if there are no samples or there is nothing to learn from, [`Input`](ErrorKind::Input) for a
@@ -65,11 +64,12 @@ pub fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
     contained(&options.setting.progress, || jobs::tune(model, options))
 }
 
-/// Proves a rewritten model against its original: valid, exact (with the plan), faithful, and how fast.
+/// Proves a rewritten model against its original: checks that it is valid and, with the plan, exact; measures fidelity
+/// and latency.
 ///
 /// # Errors
-/// [`Proof`](ErrorKind::Proof) if the rewritten model is not what it must be, [`Runtime`](ErrorKind::Runtime) if tract
-/// cannot run it, [`Input`](ErrorKind::Input) if a model, the plan or the data is malformed.
+/// [`Proof`](ErrorKind::Proof) if the rewritten model fails a check, [`Runtime`](ErrorKind::Runtime) if tract cannot
+/// run it, [`Input`](ErrorKind::Input) if a model, the plan or the data is malformed.
 pub fn verify(original: &Model, rewritten: &Model, options: &VerifyOptions) -> Result<Report> {
     contained(&options.setting.progress, || jobs::verify(original, rewritten, options))
 }

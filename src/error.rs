@@ -1,16 +1,16 @@
 //! The one error type of the library: what went wrong, where, and what to do next.
 //!
-//! A message speaks of options by the names that they have in the API, in backticks: `` give samples with `data` ``. The
-//! command line writes its own flags in their place.
+//! A message names options as the API does, in backticks: `` give samples with `data` ``. The command line replaces
+//! these names by its own flags.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Result of every fallible library call.
+/// The result of every fallible call in this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure this is.
+/// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -20,7 +20,7 @@ pub enum ErrorKind {
     Input,
     /// The runtime cannot run a model.
     Runtime,
-    /// A rewritten model runs, but is not what it must be.
+    /// A rewritten model runs, but fails a check: it is not valid, or not exact.
     Proof,
     /// Nothing can be removed, or a budget is out of reach.
     Nothing,
@@ -32,7 +32,7 @@ pub enum ErrorKind {
     Defect,
 }
 
-/// A failure with its kind, and the file and node that it concerns where known.
+/// An error: its kind, a message, and the file and node that it concerns, if known.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: ErrorKind,
@@ -43,61 +43,61 @@ pub struct Error {
 }
 
 impl Error {
-    /// A failure of `kind`; `message` is one sentence without a final full stop.
+    /// Creates an error of this kind; `message` is one sentence without a final full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, file: None, node: None, message: message.into(), source: None }
     }
 
-    /// Malformed or unsupported input ([`ErrorKind::Input`]).
+    /// Creates an error for malformed or unsupported input ([`ErrorKind::Input`]).
     pub fn input(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Input, message)
     }
 
-    /// Contradictory or out-of-range options ([`ErrorKind::Usage`]).
+    /// Creates an error for contradictory or out-of-range options ([`ErrorKind::Usage`]).
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, message)
     }
 
-    /// Nothing to do, or a budget out of reach ([`ErrorKind::Nothing`]).
+    /// Creates an error for a job with nothing to do or a budget out of reach ([`ErrorKind::Nothing`]).
     pub fn nothing(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Nothing, message)
     }
 
-    /// A model that the runtime cannot run ([`ErrorKind::Runtime`]).
+    /// Creates an error for a model that the runtime cannot run ([`ErrorKind::Runtime`]).
     pub fn runtime(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Runtime, message)
     }
 
-    /// A proof that failed ([`ErrorKind::Proof`]).
+    /// Creates an error for a failed proof ([`ErrorKind::Proof`]).
     pub fn proof(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Proof, message)
     }
 
-    /// An output that could not be written ([`ErrorKind::Output`]).
+    /// Creates an error for an output that could not be written ([`ErrorKind::Output`]).
     pub fn output(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Output, message)
     }
 
-    /// A mistake of paredown's own ([`ErrorKind::Defect`]).
+    /// Creates an error for a defect of paredown itself ([`ErrorKind::Defect`]).
     pub fn defect(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Defect, message)
     }
 
-    /// Names the file that the failure concerns, unless one is named already.
+    /// Sets the file that the error concerns, unless one is set already.
     #[must_use]
     pub fn in_file(mut self, file: &Path) -> Self {
         self.file.get_or_insert_with(|| file.to_owned());
         self
     }
 
-    /// Names the graph node that the failure concerns, unless one is named already.
+    /// Sets the graph node that the error concerns, unless one is set already.
     #[must_use]
     pub fn at_node(mut self, node: impl Into<String>) -> Self {
         self.node.get_or_insert_with(|| node.into());
         self
     }
 
-    /// Keeps the failure underneath, which [`source`](std::error::Error::source) returns.
+    /// Sets the underlying error, which [`source`](std::error::Error::source) returns, unless one is set already.
     #[must_use]
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.source.get_or_insert_with(|| Arc::new(source));
@@ -110,17 +110,17 @@ impl Error {
         self
     }
 
-    /// What kind of failure this is.
+    /// The kind of an error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The graph node that the failure concerns.
+    /// The graph node that the error concerns, if known.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
     }
 
-    /// The file that the failure concerns.
+    /// The file that the error concerns, if known.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }

@@ -1,11 +1,12 @@
-//! paredown makes a trained ONNX model smaller and faster, file in, file out, without the training framework.
+//! paredown makes trained ONNX models smaller and faster, without the framework they were trained in.
 //!
-//! It removes whole neurons, channels and attention heads ([`prune`]), splits layers into two of low rank ([`factorize`]),
-//! repairs what that costs, trains ([`tune`]), and proves every rewrite by running it in tract.
+//! It removes whole neurons, channels and attention heads ([`prune`]) and splits layers into smaller ones of low rank
+//! ([`factorize`]). It repairs the kept weights, trains them on request ([`tune`]), and proves every rewrite by running
+//! it in tract.
 //!
 //! # A model, half as large
 //!
-//! Load a model and look at what can be removed. A *group* is a set of tensor axes that must shrink together:
+//! Load a model and see what can be removed. A *group* is a set of tensor axes that must shrink together:
 //!
 //! ```
 //! use paredown::{InspectOptions, Model, inspect};
@@ -19,9 +20,9 @@
 //! # Ok::<(), paredown::Error>(())
 //! ```
 //!
-//! Remove half of the units of every group. With samples, units are ranked by what they contribute to the results of their
-//! layers, and the kept weights are fitted to the results of the original by least squares. Samples held apart as `eval`
-//! measure the result and decide nothing:
+//! Remove half of the units of every group. With samples, units are ranked by how much they contribute to the outputs
+//! of their layers, and the kept weights are fitted to the original's outputs by least squares. Samples given as `eval`
+//! only measure the result; no decision uses them:
 //!
 //! ```
 //! use paredown::{Model, Plan, PruneOptions, VerifyOptions, prune, verify};
@@ -32,29 +33,25 @@
 //! let options = PruneOptions::ratio(0.5).data("fixtures/calib.npz").eval("fixtures/eval.npz");
 //! let mut pruned = prune(&model, &options)?.prove()?;
 //!
-//! // Everything that was found, done and proved is in the report.
-//! let report = &pruned.report;
+//! // The report holds everything that was found, changed and proved. let report = &pruned.report;
 //! assert!(report.model.after.params < report.model.before.params / 2);
 //! assert!(report.verify.exact_max_rel.is_some_and(|deviation| deviation <= 1e-4));
-//! assert!(report.verify.accuracy.after > Some(0.9));
-//! println!("{}", report.to_json());
+//! assert!(report.verify.accuracy.after > Some(0.9)); println!("{}", report.to_json());
 //!
-//! // Files appear complete or not at all, and none is overwritten.
-//! pruned.save(folder.join("pruned.onnx"))?;
-//! pruned.plan.save(folder.join("plan.json"))?;
+//! // A file is written completely or not at all, and an existing file is never overwritten.
+//! pruned.save(folder.join("pruned.onnx"))?; pruned.plan.save(folder.join("plan.json"))?;
 //!
-//! // Whoever has both files and the plan can prove the removal again.
-//! let written = Model::load(folder.join("pruned.onnx"))?;
-//! let again = VerifyOptions::new().plan(Plan::load(folder.join("plan.json"))?);
-//! assert_eq!(verify(&model, &written, &again)?.verify.valid, Some(true));
+//! // Anyone with both files and the plan can repeat the proof. let written = Model::load(folder.join("pruned.onnx"))?;
+//! let again = VerifyOptions::new().plan(Plan::load(folder.join("plan.json"))?); assert_eq!(verify(&model, &written,
+//! &again)?.verify.valid, Some(true));
 //! # std::fs::remove_dir_all(&folder)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Samples from memory
 //!
-//! A [`Dataset`] is a path, or arrays that the program has; axis 0 counts samples. An array called `labels` holds what is
-//! right for each of them:
+//! A [`Dataset`] is made from a path, or from arrays in memory whose axis 0 counts samples. An optional array called
+//! `labels` holds the correct answer for each sample:
 //!
 //! ```
 //! use paredown::{Array, Cancel, Dataset, FactorizeOptions, Model, factorize};
@@ -72,10 +69,10 @@
 //!
 //! # What fails, and how
 //!
-//! An [`Error`] has a [kind](ErrorKind), the file and the node that it concerns, and says what to do next. No job changes
-//! the model that it is given.
+//! An [`Error`] has a [kind](ErrorKind), names the file and the node that it concerns, and says what to do next. No job
+//! changes the model that it is given.
 //!
-//! How it works (the axis algebra, the proof) is in `ARCHITECTURE.md`.
+//! `ARCHITECTURE.md` explains how it works: the axis algebra and the proof.
 
 #![warn(clippy::print_stdout)]
 // Tests cast small numbers that they wrote themselves.

@@ -1,4 +1,4 @@
-//! How a job and its caller talk while it runs: the job says what it is doing, the caller may end it early.
+//! Communication between a running job and its caller: the job reports its progress, and the caller may cancel it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,19 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Ends a job early, from any thread. Clones share one flag.
+/// A flag that cancels a job, from any thread. Clones share one flag.
 ///
-/// The job looks at it between batches, stages and layers, and then ends with [`ErrorKind::Interrupted`].
+/// The job checks the flag between batches, stages and layers. Once it is set, the job ends with
+/// [`ErrorKind::Interrupted`].
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// A flag that is not set.
+    /// Creates a flag that is not set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the flag, for good.
+    /// Sets the flag permanently.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -29,17 +30,17 @@ impl Cancel {
     }
 }
 
-/// Who is told what a job does, and who may end it; nobody by default.
+/// The listener to a job's progress, and the flag that cancels the job; neither by default.
 #[derive(Clone, Default)]
 pub struct Progress {
     listener: Option<Arc<dyn Fn(&str) + Send + Sync>>,
     cancel: Cancel,
-    /// What was said last, without the stages around it.
+    /// The latest phase, without the stages around it.
     phase: Arc<Mutex<String>>,
 }
 
 impl Progress {
-    /// Tells `listener`.
+    /// Reports to `listener`.
     pub fn to(listener: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { listener: Some(Arc::new(listener)), ..Self::default() }
     }
@@ -54,7 +55,7 @@ impl Progress {
         &self.cancel
     }
 
-    /// Says what is being done now.
+    /// Reports the current phase.
     pub fn say(&self, what: &str) {
         what.clone_into(&mut self.phase.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(listener) = &self.listener {
@@ -62,7 +63,7 @@ impl Progress {
         }
     }
 
-    /// Says what is being done now, unless the job was cancelled.
+    /// Reports the current phase, unless the job was cancelled.
     ///
     /// # Errors
     /// As [`check`](Self::check).
@@ -83,12 +84,12 @@ impl Progress {
         Ok(())
     }
 
-    /// What was said last.
+    /// The latest phase.
     pub(crate) fn phase(&self) -> String {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The same listener, who hears `stage` in front of everything.
+    /// The same listener, with `stage` as a prefix of every message.
     pub fn within(&self, stage: String) -> Self {
         let outer = self.clone();
         Self {

@@ -13,15 +13,15 @@ use crate::lowrank::semi_nmf;
 use crate::lowrank::svd::WeightSvd;
 use crate::lowrank::{Factors, encoded};
 
-/// How a matrix is split.
+/// The decomposition of weight matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {
-    /// Singular values; of the outputs where data is given.
+    /// Singular value decomposition of the weight or, with data, of the layer's outputs.
     #[default]
     Svd,
-    /// Both factors nonnegative.
+    /// Nonnegative matrix factorization: both factors are nonnegative.
     Nmf,
-    /// One factor nonnegative.
+    /// Semi-nonnegative matrix factorization: one factor is nonnegative.
     SemiNmf,
 }
 

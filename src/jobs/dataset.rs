@@ -1,4 +1,4 @@
-//! Samples as a caller names them: not opened yet, and not checked against a model.
+//! Samples as a caller gives them: not opened yet, and not checked against a model.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,13 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::runtime::inputs::DimSizes;
 
-/// Samples to calibrate, train and judge a model on.
+/// Samples for calibrating, training and evaluating a model.
 ///
-/// A data set is read when a job starts, and checked against the model then: names, shapes and types of the arrays must
-/// be those of the graph's inputs, and axis 0 counts samples, or the axis that the inputs have in common. Where a sample is one
-/// run of the model, an array has one axis more, in front, or each file holds one run. An array called `labels` holds what is right for each
-/// sample: integers are classes, real numbers are what an output should be.
+/// A data set is read and checked against the model when a job starts: the arrays must have the names, shapes and types
+/// of the graph's inputs. Samples lie along axis 0, or along the batch axis that the inputs share. If the model has no
+/// batch axis, each sample is one run of the model: an array then has one more axis, in front, or each file holds one
+/// run. An array called `labels` holds the correct answer for each sample: integers are classes, real numbers are
+/// target outputs.
 #[derive(Debug, Clone)]
 pub struct Dataset(Source);
 
@@ -28,28 +29,28 @@ enum Source {
     Path(PathBuf),
     Images(PathBuf, ImageOptions),
     Synthetic(usize),
-    /// Files that were written from arrays in memory; they go with the last clone.
+    /// Files that were written from arrays in memory; they are deleted with the last clone.
     Written(Arc<TempDir>),
 }
 
 impl Dataset {
-    /// The samples at `path`: an `.npz`, an `.npy` for a model with one input, a directory of either, or a directory of
+    /// Samples from `path`: an `.npz`, an `.npy` for a model with one input, a directory of either, or a directory of
     /// ONNX test data.
     pub fn from_path(path: impl Into<PathBuf>) -> Self {
         Self(Source::Path(path.into()))
     }
 
-    /// The images in the directory `path`, for a model with one input.
+    /// Samples from the images in the directory `path`, for a model with one input.
     pub fn from_images(path: impl Into<PathBuf>, options: ImageOptions) -> Self {
         Self(Source::Images(path.into(), options))
     }
 
-    /// This many synthetic samples: random values that fit the graph's inputs.
+    /// Synthetic samples: random values that fit the graph's inputs.
     pub fn synthetic(samples: usize) -> Self {
         Self(Source::Synthetic(samples))
     }
 
-    /// Samples in memory: one array for each input of the graph, by name.
+    /// Samples from arrays in memory: one array for each input of the graph, by name.
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if the temporary file that holds them cannot be written.
@@ -57,8 +58,9 @@ impl Dataset {
         Self::from_batches([arrays])
     }
 
-    /// Samples batch by batch, each as in [`from_arrays`](Self::from_arrays). The sizes of open axes may differ between
-    /// batches. They are written to a temporary directory as they come, so that memory holds one batch.
+    /// Samples from an iterator of batches, each as in [`from_arrays`](Self::from_arrays). The sizes of dynamic axes
+    /// may differ between batches. Each batch is written to a temporary directory as it arrives, so that memory holds
+    /// only one.
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if that directory cannot be written.
@@ -102,10 +104,10 @@ pub struct Array {
 }
 
 impl Array {
-    /// The array of this shape; `values` is a `Vec` of numbers.
+    /// Creates an array of this shape from a `Vec` of numbers.
     ///
     /// # Errors
-    /// [`Usage`](crate::ErrorKind::Usage) if there are not as many values as the shape has elements.
+    /// [`Usage`](crate::ErrorKind::Usage) if the number of values differs from the number of elements in the shape.
     pub fn new(shape: &[usize], values: impl Into<Values>) -> Result<Self> {
         let values = values.into();
         let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
@@ -116,7 +118,7 @@ impl Array {
     }
 }
 
-/// The values of an [`Array`], made by `From` a `Vec` of one of these types. They are converted to the type of the
+/// The values of an [`Array`], converted from a `Vec` of one of these types. They are converted to the type of the
 /// graph's input when they are read.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What can be removed from a model, and why the rest cannot.
+//! Inspection: which groups of a model can be pruned, and why others cannot.
 
 use crate::analysis::Analysis;
 use crate::axes::Selection;
@@ -18,24 +18,24 @@ pub struct InspectOptions {
 }
 
 impl InspectOptions {
-    /// The defaults.
+    /// Creates the default options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Size of a dynamic dimension, by name (`sequence_length`) or by place (`input_ids:1`).
+    /// Sets the size of a dynamic dimension, by name (`sequence_length`) or by input and axis (`input_ids:1`).
     pub fn dim(mut self, name: impl Into<String>, size: usize) -> Self {
         self.dims.named.insert(name.into(), size);
         self
     }
 
-    /// Counts groups whose removal shifts a statistic as prunable.
+    /// Treats groups whose removal shifts a statistic (LayerNormalization, Softmax, …) as prunable; off by default.
     pub fn allow_shifts(mut self, allow: bool) -> Self {
         self.allow_shifts = allow;
         self
     }
 
-    /// Adds a graph output (or input) whose axes may be pruned.
+    /// Allows pruning the axes of this graph output or input.
     pub fn thaw(mut self, value: impl Into<String>) -> Self {
         self.thaw.push(value.into());
         self
@@ -45,8 +45,8 @@ impl InspectOptions {
 /// Analyses a model: all its groups, nothing removed.
 ///
 /// # Errors
-/// [`Input`](crate::ErrorKind::Input) if the model is malformed; [`Usage`](crate::ErrorKind::Usage) if the graph has no
-/// value or dimension of a name that is given.
+/// [`Input`](crate::ErrorKind::Input) if the model is malformed; [`Usage`](crate::ErrorKind::Usage) if the options name
+/// a value or dimension that the graph does not have.
 pub(crate) fn inspect(model: &Model, options: &InspectOptions) -> Result<Report> {
     let analysis = Analysis::new(model, &options.dims, &options.thaw.iter().cloned().collect())?;
     check_thawed(&analysis, &options.thaw)?;

@@ -1,4 +1,4 @@
-//! What a job returns: a rewritten model that can be proved and saved.
+//! The result of a job: a rewritten model that can be proved and saved.
 
 use std::path::Path;
 
@@ -15,25 +15,25 @@ use crate::runtime::probes::probes;
 use crate::runtime::{Limits, peak_bytes};
 use crate::verify::{Proof, Proved, Removed, VerifyReport};
 
-/// A rewritten model, which plan made it, and what is known about it.
+/// The result of a job: a rewritten model with its plan and report.
 ///
-/// It owns all that its proof needs, the samples included.
+/// It owns everything that its proof needs, including the samples.
 #[derive(Debug)]
 pub struct Outcome {
     /// The rewritten model.
     pub model: Model,
-    /// What was decided, to be carried out again; empty after [`tune`](crate::tune).
+    /// The plan that was carried out, which can be carried out again; empty after [`tune`](crate::tune).
     pub plan: Plan,
-    /// What was found and done, and what [`prove`](Self::prove) measured.
+    /// The report on the job, including what [`prove`](Self::prove) measured.
     pub report: Report,
-    /// What the proof compares the model with.
+    /// The original that the proof compares the model with.
     #[doc(hidden)]
     pub evidence: Evidence,
     pub(super) setting: Setting,
     pub(super) samples: Opened,
 }
 
-/// The original, and what became of it.
+/// The original model, and the units of it that were kept.
 #[derive(Debug)]
 pub struct Evidence {
     /// The original and what is known about it.
@@ -47,13 +47,13 @@ pub struct Evidence {
 }
 
 impl Outcome {
-    /// Proves the rewrite by running it: the signature is the original's, tract runs it, a removal of units is exact (equal
-    /// to masking them, before repair and training). Measures how far the outputs are from the original's and how long one
-    /// run takes, and enters all that into the report.
+    /// Proves the rewrite by running it in tract. Checks that the model runs, that its signature is the original's, and
+    /// that removing units was exact (equal to masking them, before repair and training). Measures how far the outputs
+    /// are from the original's and how long one run takes. All results are added to the report.
     ///
     /// # Errors
-    /// [`Proof`](crate::ErrorKind::Proof) if the rewritten model is not what it must be, [`Runtime`](crate::ErrorKind::Runtime)
-    /// if tract cannot run it, [`Input`](crate::ErrorKind::Input) if the original does not run in tract by itself.
+    /// [`Proof`](crate::ErrorKind::Proof) if the rewritten model fails a check, [`Runtime`](crate::ErrorKind::Runtime)
+    /// if tract cannot run it, [`Input`](crate::ErrorKind::Input) if the original itself does not run in tract.
     pub fn prove(mut self) -> Result<Self> {
         let progress = self.setting.progress.clone();
         progress.enter("proving")?;
@@ -62,12 +62,13 @@ impl Outcome {
         Ok(self)
     }
 
-    /// Measures how long one run takes in `runtimes`, of the original in the file `original` and of the rewritten model by turns,
-    /// and enters that into the report. Where inputs may have shrunk, the two take different ones, and nothing is measured.
+    /// Measures the latency of the original and the rewritten model in `runtimes`, alternating between the two, and
+    /// adds it to the report. `original` is the path of the original. Nothing is measured if `thaw` was used, because
+    /// the two models may then take different inputs.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if a command of the user fails, [`Output`](crate::ErrorKind::Output) if there is no
-    /// room for a copy of the model in the folder for temporary files.
+    /// [`Input`](crate::ErrorKind::Input) if the benchmark command fails, [`Output`](crate::ErrorKind::Output) if a
+    /// copy of the model cannot be written to the temporary directory.
     pub fn time(mut self, original: &Path, runtimes: &Runtimes) -> Result<Self> {
         if !self.evidence.thaw.is_empty() {
             let note = "latency was measured in tract alone: with `thaw` the two models take different inputs";
@@ -100,8 +101,8 @@ impl Outcome {
         }
     }
 
-    /// Writes the model to `path`, all or nothing. An existing file is left alone; weights are kept in a file beside the
-    /// model if the original's were, or above 2 GiB.
+    /// Writes the model to `path`, completely or not at all. An existing file is not overwritten. Weights go into a
+    /// separate file next to the model if the original's did, or above 2 GiB.
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if it cannot be written or exists already.
@@ -109,7 +110,7 @@ impl Outcome {
         self.save_with(path, &SaveOptions::default())
     }
 
-    /// As [`save`](Self::save), with these options.
+    /// Writes the model to `path`, like [`save`](Self::save), with these options.
     ///
     /// # Errors
     /// As [`save`](Self::save).

@@ -1,4 +1,4 @@
-//! What every job is told besides its own options, and the samples that it opens.
+//! Settings that all jobs share, and the samples that a job opens.
 
 use super::dataset::Dataset;
 use crate::calibrate::data::{BatchAxes, Dataset as Samples};
@@ -9,22 +9,22 @@ use crate::report::CalibrationReport;
 use crate::runtime::Limits;
 use crate::runtime::inputs::DimSizes;
 
-/// What every job is told besides its own options.
+/// Settings that all jobs share.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Setting {
-    /// Samples to decide on.
+    /// Samples that decisions are based on.
     pub(crate) data: Option<Dataset>,
-    /// Samples to measure on, which no decision sees.
+    /// Samples for measuring only, which no decision uses.
     pub(crate) eval: Option<Dataset>,
     /// Sizes of dynamic dimensions.
     pub(crate) dims: DimSizes,
-    /// Axes of inputs that count samples, where the model does not tell.
+    /// Batch axes of inputs, where the model does not declare them.
     pub(crate) batch_axes: BatchAxes,
-    /// Memory that the job may take.
+    /// Memory that the job may use.
     pub(crate) limits: Limits,
-    /// Seed of every random choice.
+    /// Seed for every random choice.
     pub(crate) seed: u64,
-    /// Who is told what goes on, and may end it.
+    /// The progress listener and the flag that cancels the job.
     pub(crate) progress: Progress,
 }
 
@@ -39,50 +39,51 @@ pub(crate) trait Configured {
 macro_rules! configured {
     ($options:ty) => {
         impl $options {
-            /// Samples to decide on, and to measure on unless [`eval`](Self::eval) gives others.
+            /// Sets the samples that decisions are based on. They also measure the result unless [`eval`](Self::eval)
+            /// gives others.
             pub fn data(mut self, data: impl Into<crate::jobs::Dataset>) -> Self {
                 self.setting.data = Some(data.into());
                 self
             }
 
-            /// Samples to measure fidelity and accuracy on, which no decision sees.
+            /// Sets the samples that measure fidelity and accuracy; no decision uses them.
             pub fn eval(mut self, eval: impl Into<crate::jobs::Dataset>) -> Self {
                 self.setting.eval = Some(eval.into());
                 self
             }
 
-            /// Size of a dynamic dimension, by name (`sequence_length`) or by place (`input_ids:1`).
+            /// Sets the size of a dynamic dimension, by name (`sequence_length`) or by input and axis (`input_ids:1`).
             pub fn dim(mut self, name: impl Into<String>, size: usize) -> Self {
                 self.setting.dims.named.insert(name.into(), size);
                 self
             }
 
-            /// The axis of an input that counts samples, where the model does not tell; `None` where it has none.
+            /// Sets the batch axis of an input where the model does not declare it; `None` if the input has none.
             pub fn batch_axis(mut self, input: impl Into<String>, axis: Option<usize>) -> Self {
                 self.setting.batch_axes.set(input, axis);
                 self
             }
 
-            /// Bytes of memory that the job may take; by default half of what is available.
+            /// Limits the memory that the job may use, in bytes; the default is half of the available memory.
             pub fn memory(mut self, bytes: u64) -> Self {
                 self.setting.limits = crate::runtime::Limits::new(bytes);
                 self
             }
 
-            /// Seed of every random choice; 0 by default.
+            /// Sets the seed for every random choice; 0 by default.
             pub fn seed(mut self, seed: u64) -> Self {
                 self.setting.seed = seed;
                 self
             }
 
-            /// Tells `listener` what the job is doing.
+            /// Calls `listener` with a short description of each phase of the job.
             pub fn progress(mut self, listener: impl Fn(&str) + Send + Sync + 'static) -> Self {
                 let cancel = self.setting.progress.cancel().clone();
                 self.setting.progress = crate::progress::Progress::to(listener).with_cancel(cancel);
                 self
             }
 
-            /// Ends the job once `cancel` is set.
+            /// Ends the job with [`Interrupted`](crate::ErrorKind::Interrupted) once `cancel` is set.
             pub fn cancel(mut self, cancel: &crate::progress::Cancel) -> Self {
                 self.setting.progress = self.setting.progress.with_cancel(cancel.clone());
                 self
@@ -103,10 +104,10 @@ pub(crate) use configured;
 /// The samples of a job, opened.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
-    /// Samples to decide on.
+    /// Samples that decisions are based on.
     pub(crate) data: Option<Samples>,
     eval: Option<Samples>,
-    /// Keeps temporary files until the samples are read no more.
+    /// Keeps temporary files until the samples are no longer read.
     _sources: [Option<Dataset>; 2],
 }
 
@@ -117,12 +118,12 @@ impl Opened {
     }
 }
 
-/// The samples to score and fit on: what training is judged on, nothing before it may see.
+/// The samples to score and fit on, without those that training holds out.
 pub(super) fn to_fit(data: &Samples, is_trained: bool) -> Samples {
     if is_trained { data.without_held_out() } else { data.part(0..data.samples()) }
 }
 
-/// What the report says about the samples; repaired layers are still missing.
+/// The report's entry on the samples, without repaired layers.
 pub(super) fn calibration_report(data: &Samples, seed: u64) -> CalibrationReport {
     CalibrationReport {
         samples: data.samples(),

@@ -26,18 +26,18 @@ pub struct TuneOptions {
 configured!(TuneOptions);
 
 impl TuneOptions {
-    /// Training like this, on the data's labels, if there are any.
+    /// Creates options for training with these settings, on the data's labels if there are any.
     pub fn new(training: train::Options) -> Self {
         Self { training, teacher: None, labels: true, setting: Setting::default() }
     }
 
-    /// The model whose outputs are to be reached, such as the original of a pruned one.
+    /// Sets the teacher: the model whose outputs to reproduce, such as the original of a pruned model.
     pub fn teacher(mut self, teacher: Model) -> Self {
         self.teacher = Some(teacher);
         self
     }
 
-    /// Whether the labels of the data are followed; they are by default.
+    /// Sets whether training follows the data's labels; it does by default.
     pub fn labels(mut self, follow: bool) -> Self {
         self.labels = follow;
         self

@@ -25,12 +25,12 @@ pub struct VerifyOptions {
 configured!(VerifyOptions);
 
 impl VerifyOptions {
-    /// The defaults.
+    /// Creates the default options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The plan that was carried out, so that the removal can be proved exact.
+    /// Sets the plan that the rewrite carried out, which is required to prove that it is exact.
     pub fn plan(mut self, plan: Plan) -> Self {
         self.plan = Some(plan);
         self

@@ -1,7 +1,7 @@
-//! How long a model takes in the runtime that it is deployed in.
+//! Latency in the runtimes that a model is deployed in.
 //!
-//! [`onnxruntime`] loads the library of ONNX Runtime at run time and times two models by turns; [`command`] leaves the timing
-//! to a command of the user, which may drive TensorRT, a phone, or anything else that ends with a number.
+//! [`onnxruntime`] loads the ONNX Runtime library at run time and times two models in alternation. [`command`] leaves
+//! the timing to a command of the user, which may drive TensorRT, a phone, or anything else that prints a time.
 
 pub mod command;
 pub mod find;

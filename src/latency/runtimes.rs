@@ -1,4 +1,4 @@
-//! The runtimes that a job measures in besides tract.
+//! The runtimes, besides tract, that latency is measured in.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,38 +10,40 @@ use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
 use crate::runtime::NamedTensor;
 
-/// Where to measure latency, besides tract.
+/// Options of [`Runtimes`]: where to measure latency, besides tract.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct RuntimeOptions {
-    /// The library of ONNX Runtime, or a folder with it; otherwise it is looked for.
+    /// The ONNX Runtime library, or a directory that contains it; if `None`, it is searched for.
     pub library: Option<PathBuf>,
-    /// A command with `{model}` in it, whose last printed number is a time in milliseconds.
+    /// A benchmark command: `{model}` stands for the model's path, and the last number printed is the time in
+    /// milliseconds.
     pub command: Option<String>,
-    /// Threads that one run in ONNX Runtime may use; 0 counts as 1.
+    /// Number of threads for each run in ONNX Runtime; 0 counts as 1.
     pub threads: usize,
 }
 
 /// The runtimes that latency is measured in, besides tract.
 #[derive(Debug)]
 pub struct Runtimes {
-    /// The library that was named; otherwise one is looked for when it is needed.
+    /// The given library; otherwise one is searched for when it is needed.
     named: Option<Rc<OnnxRuntime>>,
     command: Option<BenchCommand>,
     threads: usize,
 }
 
-/// What was measured, and what could not be.
+/// Measured latencies, and notes on those that could not be measured.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Measured {
     /// One entry for each runtime.
     pub latencies: Vec<RuntimeLatency>,
-    /// Why figures are missing, and what to do where the rewritten model is slower.
+    /// Why figures are missing, and what to do if the rewritten model is slower.
     pub notes: Vec<String>,
 }
 
 impl Runtimes {
-    /// Loads the library that was named, and runs the command once on the original, so that what is wrong is told before any work.
+    /// Loads the given library and runs the command once on the original, so that mistakes show before any work is
+    /// done.
     ///
     /// # Errors
     /// As [`OnnxRuntime::named`], [`BenchCommand::new`] and [`BenchCommand::once`].
@@ -54,7 +56,7 @@ impl Runtimes {
         Ok(Self { named, command, threads: options.threads.max(1) })
     }
 
-    /// Times the file `original` and the model that it was rewritten to, by turns, on inputs that both take.
+    /// Times the file `original` and the rewritten model in alternation, on inputs that both take.
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if the rewritten model cannot be written to a temporary folder, and what

@@ -1,4 +1,4 @@
-//! Runs of two models by turns, and what they tell.
+//! Timing of two models in alternation.
 
 use std::time::{Duration, Instant};
 
@@ -15,21 +15,21 @@ const FEWEST: usize = 5;
 /// No further round begins after this time.
 const TIME: Duration = Duration::from_millis(1500);
 
-/// Time of one run, in milliseconds: the median of all runs, and the quartiles around it.
+/// Time of one run, in milliseconds: median and quartiles over all runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Half of the runs took no longer.
+    /// Median.
     pub median_ms: f64,
-    /// A quarter of the runs took no longer.
+    /// Lower quartile.
     pub low_ms: f64,
-    /// Three quarters of the runs took no longer.
+    /// Upper quartile.
     pub high_ms: f64,
-    /// Measured runs.
+    /// Number of measured runs.
     pub runs: usize,
 }
 
 impl Timing {
-    /// Of runs of these milliseconds; all zero if there are none.
+    /// Summarizes run times in milliseconds; all zero if there are none.
     pub fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
         let at = |quarter: usize| -> f64 {
@@ -44,26 +44,26 @@ impl Timing {
     }
 }
 
-/// The time of two models in one runtime.
+/// Latency of the original and the rewritten model in one runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RuntimeLatency {
-    /// The runtime with its version, or the command.
+    /// Name and version of the runtime, or the command.
     pub runtime: String,
-    /// What it computes on: `CPUExecutionProvider`; `None` where a command decides.
+    /// Execution provider, such as `CPUExecutionProvider`; `None` for a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// Threads that one run may use; `None` where a command decides.
+    /// Number of threads for each run; `None` for a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// Of the original.
+    /// Time of the original.
     pub before: Timing,
-    /// Of the rewritten model.
+    /// Time of the rewritten model.
     pub after: Timing,
 }
 
 impl RuntimeLatency {
-    /// How many times as fast the rewritten model is.
+    /// Speedup: the original's median time divided by the rewritten model's.
     pub fn speedup(&self) -> f64 {
         self.before.median_ms / self.after.median_ms.max(1e-9)
     }
@@ -74,7 +74,7 @@ impl RuntimeLatency {
     }
 }
 
-/// Times two models by turns (A B A B …), so that a machine that slows down meets both alike.
+/// Times two models in alternation (A B A B …), so that a slowdown of the machine affects both alike.
 ///
 /// # Errors
 /// What a run returns.

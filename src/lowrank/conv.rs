@@ -19,17 +19,17 @@ use crate::{Error, Result};
 pub use super::tucker2::{Tucker2, tucker2};
 pub(crate) use super::tucker2::{inputs_in_proportion, tucker_ranks};
 
-/// How a kernel is split.
+/// The decomposition of convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConvMode {
-    /// k…, then 1×1….
+    /// By channel: the full kernel with fewer output channels, then 1×1.
     #[default]
     Channel,
-    /// k₁×1, then 1×k₂; kernels without two spatial axes are split by channel.
+    /// By spatial axis: k₁×1, then 1×k₂. Kernels without two spatial axes are split by channel.
     Spatial,
-    /// 1×1, k…, 1×1; kernels of 1×1 are split by channel.
+    /// Tucker-2: 1×1, the full kernel with fewer input and output channels, 1×1. Kernels of 1×1 are split by channel.
     Tucker2,
-    /// Not at all.
+    /// Convolutions are not split.
     None,
 }
 

@@ -18,14 +18,13 @@ const MEMORY_ALLOWANCE: usize = 512 << 20;
 /// See [`MEMORY_ALLOWANCE`].
 const MEMORY_PER_BYTE: usize = 16;
 
-/// An ONNX model and what is known about the file that it came from.
+/// An ONNX model in memory, and the file that it came from.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// The decoded file. External data is in place as `raw_data`, so that every tensor has its elements.
     #[doc(hidden)]
     pub proto: ModelProto,
-    /// What the user should know about the file, for instance fields that the schema does not know and that a
-    /// saved model therefore lacks.
+    /// Warnings about the file, such as fields unknown to the schema, which a saved model lacks.
     pub warnings: Vec<String>,
     file_bytes: u64,
     sources: Vec<PathBuf>,
@@ -33,8 +32,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads the model file at `path` and the external data that it refers to. Big files are mapped into memory;
-    /// they must not be changed by others while the model is in use.
+    /// Reads a model file and the external data that it refers to. Large files are mapped into memory and must not
+    /// change while the model is in use.
     ///
     /// # Errors
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a file cannot be read, is not an ONNX model with a graph, is
@@ -49,7 +48,7 @@ impl Model {
         load().map_err(|e| e.in_file(path))
     }
 
-    /// Decodes a model whose weights stay slices of `buffer`.
+    /// Decodes a model from memory; its weights remain slices of `buffer`.
     ///
     /// # Errors
     /// As [`Model::load`]; external data is refused, because it has no folder to be in.
@@ -80,18 +79,18 @@ impl Model {
         Self { proto, ..self.clone() }
     }
 
-    /// Size of the model file and of the external files that it uses, in bytes. For a model made in memory: its size
-    /// as one protobuf.
+    /// Size of the model in bytes, including external data. For a model made in memory, this is its size as one
+    /// protobuf.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
 
-    /// Whether the file kept tensors in external files.
+    /// Whether the model was read with tensors in external files.
     pub fn used_external_data(&self) -> bool {
         self.external_data
     }
 
-    /// The files that the model was read from, links resolved.
+    /// The files that the model was read from, with links resolved.
     pub fn sources(&self) -> &[PathBuf] {
         &self.sources
     }

@@ -16,20 +16,20 @@ use crate::{Error, Result};
 /// Largest protobuf that every reader accepts, in bytes.
 const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
 
-/// How [`Model::save`] writes.
+/// Options of [`Model::save`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SaveOptions {
-    /// Put tensors of at least 1 KiB into `<file name>.data` beside the model. Above 2 GiB, the limit of a protobuf
-    /// file, this happens by itself.
+    /// Store tensors of at least 1 KiB in `<file name>.data` next to the model. Above 2 GiB, the limit of a protobuf
+    /// file, this is always done.
     pub external_data: bool,
-    /// Replace existing files.
+    /// Overwrite existing files.
     pub force: bool,
 }
 
 impl Model {
     /// Writes the model to `path` and returns the number of bytes written, external data included.
     ///
-    /// The files appear complete or not at all, and an existing file stays as it was until then. The same model gives
+    /// The files are written completely or not at all; until then an existing file is unchanged. The same model gives
     /// the same bytes on every run.
     ///
     /// # Errors

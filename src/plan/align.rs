@@ -1,4 +1,4 @@
-//! Sizes that hardware computes in.
+//! Block sizes of hardware.
 //!
 //! Runtimes compute channels in blocks, so that time is a staircase of the size. ONNX Runtime's blocked convolutions work on 16
 //! channels under AVX-512 and on 8 otherwise, and leave that path altogether for a number of channels that is no multiple
@@ -19,13 +19,13 @@ use crate::ops::Linear;
 /// Blocked convolutions of CPUs take no other number of channels than a multiple of this.
 const LEAST_OF_CONV: usize = 4;
 
-/// What the result is to run on.
+/// Hardware that the result will run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hardware {
     /// A CPU with AVX-512: convolutions in blocks of 16 channels, products of 8.
     Avx512,
-    /// An x86-64 CPU without it: blocks of 8.
+    /// An x86-64 CPU without AVX-512: blocks of 8.
     Avx2,
     /// An ARM CPU: blocks of 8.
     Neon,
@@ -39,10 +39,10 @@ pub enum Hardware {
 }
 
 impl Hardware {
-    /// All there are.
+    /// All kinds of hardware.
     pub const ALL: [Self; 6] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Cuda, Self::CudaInt8, Self::TensorRt];
 
-    /// The processor of this machine.
+    /// Detects the processor of this machine.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx512f") {
@@ -51,7 +51,7 @@ impl Hardware {
         if cfg!(target_arch = "aarch64") { Self::Neon } else { Self::Avx2 }
     }
 
-    /// Its name on the command line and in reports.
+    /// The name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512 => "avx512",

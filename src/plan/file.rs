@@ -14,44 +14,45 @@ use crate::texts::write_text;
 /// Version of the plan file that this program writes.
 const VERSION: u32 = 1;
 
-/// What stays of each group.
+/// A plan: the units to keep in each group and the rank of each split layer, readable and editable by hand.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Plan {
-    /// Version of the format.
+    /// Version of the file format.
     pub version: u32,
-    /// The groups that lose something.
+    /// The groups that lose units.
     pub groups: Vec<PlannedGroup>,
     /// Ranks of factorized layers, by node name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ranks: BTreeMap<String, usize>,
-    /// Whether what stayed was repaired or trained afterwards: the file is then not the masked original.
+    /// Whether the kept weights were repaired or trained afterwards, so that the result no longer equals the masked
+    /// original.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adjusted: bool,
-    /// Graph inputs and outputs whose axes were pruned.
+    /// Graph inputs and outputs whose axes may be pruned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thaw: Vec<String>,
-    /// Whether units were removed whose removal shifts a statistic.
+    /// Whether groups whose removal shifts a statistic may be pruned.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_shifts: bool,
 }
 
-/// What stays of one group: either the kept indices, or a ratio of what goes.
+/// The planned units of one group: either the indices to keep, or the share to remove.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedGroup {
     /// Name of the group, as `inspect` shows it.
     pub name: String,
-    /// Number of indices before.
+    /// Size of the group in the original.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
-    /// Indices that stay, ascending.
+    /// Indices to keep, ascending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Vec<usize>>,
-    /// Share of the indices that goes; the least important ones.
+    /// Share of the indices to remove, the least important first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// Whether the indices are dimensions of heads in the basis that the data gives them, the most important first.
+    /// Whether the indices are head dimensions in the basis computed from the data, ordered by importance.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebased: bool,
 }
@@ -96,7 +97,7 @@ impl Plan {
     /// Reads a plan file.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if it cannot be read or is not a plan of this version.
+    /// [`Input`](crate::ErrorKind::Input) if the file cannot be read or is not a plan of this version.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| Error::input(e.to_string()).in_file(path).caused_by(e))?;
@@ -109,7 +110,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Writes the plan to a file, which [`load`](Self::load) reads.
+    /// Writes the plan to a file that [`load`](Self::load) reads.
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if it cannot be written.
@@ -117,7 +118,7 @@ impl Plan {
         write_text(path.as_ref(), &self.to_text())
     }
 
-    /// The plan as text, one group a line.
+    /// Formats the plan as JSON text, one group per line.
     pub fn to_text(&self) -> String {
         let groups: Vec<String> =
             self.groups.iter().map(|g| format!("    {}", serde_json::to_string(g).unwrap_or_default())).collect();

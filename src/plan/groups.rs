@@ -106,17 +106,17 @@ impl Group {
     }
 }
 
-/// Which factor of a merged axis `(heads dims)` is pruned.
+/// Which factor of a merged axis, such as `(heads dims)`, is pruned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Units {
-    /// Dimensions, where the basis of all heads that share them puts them in order; else whole heads.
+    /// Dimensions of heads, if data gives a basis that orders them; whole heads otherwise.
     #[default]
     Auto,
     /// Whole heads.
     Heads,
     /// Indices inside each head.
     Dims,
-    /// Both.
+    /// Whole heads, and indices inside each head.
     Both,
 }
 

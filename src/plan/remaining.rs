@@ -1,16 +1,17 @@
-//! What is to remain of a figure.
+//! Budgets: a share of the original or a number.
 
-/// What is to remain of a figure of the model: a share or a number. A float converts to a share, an integer to a number.
+/// A budget: the parameters, multiply–accumulates or bytes to keep. A float converts to a share of the original, an
+/// integer to a number.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Remaining {
     /// A share of the original.
     Share(f64),
-    /// An absolute figure.
+    /// An absolute number.
     Absolute(u64),
 }
 
 impl Remaining {
-    /// What remains of `whole`.
+    /// The budget as a number, for an original of `whole`.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn of(self, whole: u64) -> u64 {
         match self {

@@ -49,16 +49,16 @@ impl Budget {
     }
 }
 
-/// Whether groups are compared with each other.
+/// Whether units are ranked within each layer or across the whole network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Every group loses the same share.
+    /// Within each group: every group loses the same share.
     Layer,
-    /// The least important units of the whole network go; a share is one of each kind of unit.
+    /// Across the whole network: the least important units are removed. A ratio applies to each kind of unit.
     Global,
 }
 
-/// How much is to go.
+/// How much to remove.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Quota {
     /// This share of the units.
@@ -70,7 +70,7 @@ pub enum Quota {
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
-    /// How much is to go.
+    /// How much to remove.
     pub quota: Quota,
     /// Whether groups are compared.
     pub scope: Scope,

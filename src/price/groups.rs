@@ -35,20 +35,20 @@ const WIDEST: usize = 6144;
 /// Bytes of covariances that are held at once.
 const HELD_BYTES: usize = 1 << 30;
 
-/// At how many widths a group is measured.
+/// How many widths are tried when a group's effect on the output is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// One: a half.
+    /// One width: 1/2.
     Fast,
-    /// Three: three quarters, a half, a quarter.
+    /// Three widths: 3/4, 1/2 and 1/4.
     #[default]
     Normal,
-    /// Seven: every eighth.
+    /// Seven widths: every eighth.
     Thorough,
 }
 
 impl Effort {
-    /// Shares of the units that stay.
+    /// Shares of the units to keep.
     fn shares(self) -> &'static [f64] {
         match self {
             Self::Fast => &[0.5],

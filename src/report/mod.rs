@@ -1,4 +1,4 @@
-//! One structure of results; terminal and JSON are views of it. Fractions, not percents; `None` is `null`.
+//! The report of a job; the terminal and JSON are views of it. Shares are fractions, not percentages; `None` is `null`.
 
 #[cfg(feature = "cli")]
 mod terminal;
@@ -23,112 +23,112 @@ pub use terminal::{coloured, human_bytes, human_count, inspection, result};
 /// Version of the JSON report.
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// What was found, done and proved.
+/// The report of a job: what was found, changed and proved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Report {
     /// Version of this structure.
     pub schema_version: u32,
-    /// The library that decomposes matrices and solves least squares: `faer` or `lapack`.
+    /// The library for matrix decompositions and least squares: `faer` or `lapack`.
     pub linear_algebra: String,
-    /// Figures of the whole model.
+    /// Figures for the whole model, before and after.
     pub model: BeforeAfter,
     /// Every coupled group.
     pub groups: Vec<GroupReport>,
-    /// Axes of stored tensors and values that no group may touch, with the node that holds them.
+    /// Nodes that freeze the axes they touch, and why.
     pub frozen: Vec<FrozenReport>,
     /// Every layer that was considered for factorization.
     pub layers: Vec<LayerReport>,
     /// Proofs and measurements.
     pub verify: VerifyReport,
-    /// What a budget was shared by, for each step.
+    /// How a budget was shared among groups, for each step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pricing: Vec<PricingReport>,
     /// Calibration data and repair.
     pub calibration: Option<CalibrationReport>,
-    /// Training, one entry for each time that it was done.
+    /// Training runs, one entry each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training: Vec<TuningReport>,
-    /// Latency in other runtimes than tract.
+    /// Latency in runtimes other than tract.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub latencies: Vec<RuntimeLatency>,
-    /// What the search for the largest reduction within a loss tried.
+    /// The search for the largest reduction within the allowed loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
-    /// How far the predicted error of the ranks may be above the least possible under the budget, as a share of it; 0 is
-    /// proved to be the least. `null` if no budget was shared out among layers.
+    /// Upper bound on how far the predicted error of the chosen ranks lies above the minimum possible under the budget,
+    /// as a share of it; 0 means proved optimal. `null` if no budget was shared among layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation_gap: Option<f64>,
-    /// Memory that the job might take, and took.
+    /// Memory that the job was allowed to use, and its peak use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryReport>,
-    /// Where the time went, in seconds, by phase.
+    /// Time of each phase, in seconds.
     pub seconds: BTreeMap<String, f64>,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
 /// Memory of a job, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryReport {
-    /// What it was allowed.
+    /// The budget of the job.
     pub budget: u64,
-    /// Most that it had at one time; `None` where the system does not tell.
+    /// Peak memory use; `None` if the system does not report it.
     pub peak: Option<u64>,
 }
 
-/// The model before and after.
+/// Figures of the model before and after the job.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BeforeAfter {
-    /// The original.
+    /// Figures of the original model.
     pub before: ModelFigures,
-    /// The result.
+    /// Figures of the rewritten model.
     pub after: ModelFigures,
 }
 
-/// Figures of a model.
+/// Size, cost and latency of a model.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ModelFigures {
-    /// Elements of weights.
+    /// Number of parameters (elements of weights).
     pub params: u64,
     /// Multiply–accumulates at the sample sizes.
     pub macs: u64,
-    /// Bytes of the file, external data included.
+    /// File size in bytes, including external data.
     pub bytes: u64,
-    /// Nodes of the main graph.
+    /// Number of nodes in the main graph.
     pub nodes: usize,
-    /// tract's median time for one run.
+    /// Median time of one run in tract, in milliseconds.
     pub latency_ms: Option<f64>,
 }
 
-/// A coupled group.
+/// A coupled group: axes of stored tensors that must shrink together.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct GroupReport {
-    /// Stable name.
+    /// Name of the group, stable across runs.
     pub name: String,
     /// `free`, `shifts` or `frozen`.
     pub role: String,
-    /// What its indices are: heads, channels, …
+    /// The kind of its units: heads, channels, …
     pub axis: String,
-    /// Number of indices.
+    /// Number of units.
     pub size: usize,
-    /// Indices that stay.
+    /// Number of units kept.
     pub kept: usize,
-    /// Axes of stored tensors.
+    /// The axes of stored tensors in the group.
     pub members: Vec<MemberReport>,
-    /// Parameters of everything that mentions it.
+    /// Parameters of all tensors in the group.
     pub params: u64,
-    /// Multiply–accumulates of everything that mentions it.
+    /// Multiply–accumulates of all nodes that the group affects.
     pub macs: u64,
-    /// Why it is left alone or limited: node and reason.
+    /// Why the group is frozen, skipped or limited: node and reason.
     pub reason: Option<String>,
-    /// What the units that stay are a multiple of, unless all stay.
+    /// Number that the kept units are a multiple of, unless all units are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multiple_of: Option<usize>,
-    /// Why that is not what the hardware computes in.
+    /// Why that number is not the hardware's block size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub misaligned: Option<String>,
 }
@@ -139,114 +139,115 @@ pub struct GroupReport {
 pub struct MemberReport {
     /// Name of the tensor.
     pub tensor: String,
-    /// Number of the axis.
+    /// Index of the axis.
     pub axis: usize,
 }
 
-/// A node that no rule could handle, or whose results have no known shape.
+/// A node that no rule can handle, or whose outputs have no known shape.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FrozenReport {
     /// Name of the node.
     pub node: String,
-    /// Its operator.
+    /// Operator of the node.
     pub op: String,
     /// Why everything that it touches is frozen.
     pub reason: String,
 }
 
-/// A layer and what factorization decided about it.
+/// A layer that was considered for factorization, and the decision.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerReport {
     /// Name of the node.
     pub name: String,
-    /// Operator.
+    /// Operator of the node.
     pub op: String,
     /// Shape of the weight, inputs × outputs.
     pub shape: Vec<usize>,
-    /// Rank after the split.
+    /// Rank after the split; `None` if the layer was not split.
     pub rank: Option<usize>,
-    /// Parameters after.
+    /// Parameters after the job.
     pub params: u64,
-    /// Multiply–accumulates after.
+    /// Multiply–accumulates after the job.
     pub macs: u64,
     /// Relative squared error of the layer's output (or weight, without data).
     pub error: Option<f64>,
     /// The smallest rank that keeps 90 % of the energy: Σσ² of the weight, or the variance of the outputs with data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank_for_90: Option<usize>,
-    /// tract's median time of the layer alone, before and after.
+    /// Median time of the layer alone in tract, in milliseconds, before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<(f64, f64)>,
     /// `split` or `kept`.
     pub decision: String,
-    /// Whether it was split first, and put back because it did not get faster.
+    /// Whether the layer was split and then restored because it did not get faster.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub put_back: bool,
-    /// Why.
+    /// Reason for the decision.
     pub reason: Option<String>,
 }
 
-/// What the output loses by each group, measured on samples that nothing was fitted to, and what a budget chose.
+/// How a budget was shared among groups, by the loss that each group causes at the output. Losses are measured on
+/// held-out samples.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PricingReport {
-    /// What losses are measured in.
+    /// Metric of the losses.
     pub metric: String,
-    /// Held-out samples.
+    /// Number of held-out samples.
     pub samples: usize,
-    /// Sum of the prices of what was chosen, and what had been lost before they were measured.
+    /// Predicted loss: the sum of the chosen groups' losses, plus the loss before they were measured.
     pub loss: f64,
-    /// What all of it together loses, repaired on the other samples.
+    /// Measured loss of all removals together, repaired on the other samples.
     pub measured: Option<f64>,
-    /// Time that it took to measure the prices.
+    /// Time spent measuring, in seconds.
     pub seconds: f64,
-    /// Every group that competes for the budget.
+    /// The groups that share the budget.
     pub groups: Vec<PriceReport>,
 }
 
-/// The price of a group.
+/// The loss that a group causes at the output, by its width.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PriceReport {
-    /// The group.
+    /// Name of the group.
     pub name: String,
-    /// Units that stay.
+    /// Number of units kept.
     pub kept: usize,
-    /// What the output loses by that.
+    /// Loss at the output with this many units.
     pub loss: Option<f64>,
-    /// The width that would be next to go to, and its loss.
+    /// The next smaller width, and its loss.
     pub next: Option<(usize, f64)>,
-    /// Widths that were measured, and their losses, made to rise.
+    /// Measured widths and their losses, made monotonic.
     pub measured: Vec<(usize, f64)>,
-    /// Why there is no price: all units stay then.
+    /// Why the loss could not be measured; all units are kept then.
     pub reason: Option<String>,
 }
 
-/// A search for the largest reduction that loses no more than is allowed.
+/// A search for the largest reduction within the allowed loss.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SearchReport {
-    /// Share of the figure that may be lost.
+    /// Share of the metric that may be lost.
     pub allowed: f64,
-    /// The figure that is judged by: `accuracy`, `R²`, `top-1 agreement` or `cosine similarity`.
+    /// The metric: `accuracy`, `R²`, `top-1 agreement` or `cosine similarity`.
     pub figure: String,
-    /// Share of it that the result loses.
+    /// Share of the metric that the result loses.
     pub lost: f64,
-    /// Held-out samples that it is measured on.
+    /// Number of held-out samples that the metric is measured on.
     pub samples: usize,
-    /// What was tried, in this order.
+    /// The reductions that were tried, in order.
     pub trials: Vec<TrialReport>,
 }
 
-/// One reduction that was tried.
+/// One reduction that a search tried.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrialReport {
-    /// Share of the multiply–accumulates that remains.
+    /// Share of the multiply–accumulates that is kept.
     pub macs: f64,
-    /// Share of the figure that is lost; `null` if the reduction is out of reach.
+    /// Share of the metric that is lost; `null` if the reduction is out of reach.
     pub lost: Option<f64>,
-    /// Whether that is allowed.
+    /// Whether that loss is within the allowed one.
     pub fits: bool,
 }
 
@@ -266,19 +267,19 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-/// Calibration data, and what repair did with it.
+/// Calibration data, and the layers repaired with it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CalibrationReport {
-    /// Samples used.
+    /// Number of samples used.
     pub samples: usize,
     /// Start of the data's SHA-256.
     pub hash: String,
-    /// Seed of every random choice.
+    /// Seed for every random choice.
     pub seed: u64,
-    /// Whether the data was made up.
+    /// Whether the data is synthetic.
     pub synthetic: bool,
-    /// Repaired layers.
+    /// The layers that were considered for repair.
     pub layers: Vec<RepairReport>,
 }
 
@@ -319,14 +320,14 @@ impl Report {
         }
     }
 
-    /// The report as JSON.
+    /// Formats the report as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 }
 
 impl GroupReport {
-    /// Whether units of it can be removed without any further option.
+    /// Whether units of this group can be removed without further options.
     pub fn is_open(&self) -> bool {
         self.role == "free" && self.size > 1 && self.reason.is_none()
     }

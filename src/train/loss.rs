@@ -1,4 +1,4 @@
-//! What training makes small.
+//! The losses that training minimizes.
 
 use super::kernel::Real;
 use super::samples::Mixture;
@@ -8,15 +8,15 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::runtime::{NamedTensor, Tensor as RunTensor};
 
-/// The distance between outputs and a teacher's.
+/// The loss between a model's outputs and a teacher's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// `T² Σ p log (p / q) / n` between distributions at temperature T = 2 (Hinton et al. 2015, "Distilling the Knowledge in a
-    /// Neural Network").
+    /// Kullback–Leibler divergence `T² Σ p log (p / q) / n` between class distributions at temperature T = 2 (Hinton et
+    /// al. 2015, "Distilling the Knowledge in a Neural Network").
     KullbackLeibler,
-    /// `‖y − t‖²` over what it is measured by: `‖t‖²` of a teacher's outputs.
+    /// Relative squared error: `‖y − t‖²` divided by `‖t‖²` of the teacher's outputs.
     Mse,
-    /// `1 − cos(y, t)` of each row of the last axis, averaged.
+    /// Cosine distance: `1 − cos(y, t)` of each row of the last axis, averaged.
     Cosine,
 }
 
@@ -37,7 +37,7 @@ impl Loss {
         }
     }
 
-    /// Its name on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::KullbackLeibler => "kl",

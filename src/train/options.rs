@@ -1,4 +1,4 @@
-//! How a model is trained.
+//! Options of training.
 
 use super::loss::Loss;
 use crate::error::{Error, Result};
@@ -9,29 +9,29 @@ use crate::progress::Progress;
 pub(crate) enum Duration {
     /// After this many passes over the samples.
     Epochs(usize),
-    /// After this many minutes; what comes out depends on the speed of the machine.
+    /// After this many minutes; the result depends on the speed of the machine.
     Minutes(f64),
 }
 
-/// How a model is trained.
+/// Options of training.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
     /// When training ends.
     pub(crate) duration: Duration,
-    /// Peak of the step size.
+    /// Peak learning rate.
     pub(crate) rate: f64,
-    /// Decay of weights, times the rate a step.
+    /// Weight decay; each step applies it times the learning rate.
     pub(crate) decay: f32,
-    /// Samples of a step, unless the model fixes them.
+    /// Batch size, unless the model fixes it.
     pub(crate) batch: usize,
     /// The distance to the teacher's outputs; by default `kl` for scores of classes, else `mse`.
     pub(crate) loss: Option<Loss>,
     /// Share of the samples that are mixed with another, where all inputs are real numbers.
     pub(crate) mixup: f64,
-    /// Training ends after this many epochs that brought nothing better on the held-out samples than earlier epochs; by default
-    /// it does not. The rate falls as a cosine: what starts well gets worse first and better at the end, so whoever
-    /// stops early in between has nothing.
+    /// Training stops after this many epochs without improvement on the held-out samples; by default it does not. The
+    /// learning rate follows a cosine: a model that starts out good gets worse first and improves at the end, so that
+    /// stopping in between gains nothing.
     pub(crate) patience: Option<usize>,
     /// Tensors that are trained, by name; all if empty.
     pub(crate) include: Vec<String>,
@@ -39,12 +39,12 @@ pub struct Options {
     pub(crate) exclude: Vec<String>,
     /// Seed of every random choice.
     pub(crate) seed: u64,
-    /// Who is told what goes on.
+    /// The progress listener.
     pub(crate) progress: Progress,
 }
 
 impl Options {
-    /// The defaults, for this long.
+    /// The default options, for this duration.
     pub(crate) fn new(duration: Duration) -> Self {
         Self {
             duration,
@@ -61,59 +61,61 @@ impl Options {
         }
     }
 
-    /// Training for this many passes over the samples.
+    /// Trains for this many passes over the samples.
     pub fn epochs(epochs: usize) -> Self {
         Self::new(Duration::Epochs(epochs))
     }
 
-    /// Training for this many minutes; the result depends on the speed of the machine.
+    /// Trains for this many minutes; the result depends on the speed of the machine.
     pub fn minutes(minutes: f64) -> Self {
         Self::new(Duration::Minutes(minutes))
     }
 
-    /// Peak of the step size; 0.001 by default.
+    /// Sets the peak learning rate; 0.001 by default.
     pub fn rate(mut self, rate: f64) -> Self {
         self.rate = rate;
         self
     }
 
-    /// Decay of weights, times the step size; 0.01 by default.
+    /// Sets the weight decay, which each step applies times the learning rate; 0.01 by default.
     pub fn decay(mut self, decay: f32) -> Self {
         self.decay = decay;
         self
     }
 
-    /// Samples of a step, unless the model fixes them; 64 by default.
+    /// Sets the batch size, unless the model fixes it; 64 by default.
     pub fn batch(mut self, samples: usize) -> Self {
         self.batch = samples;
         self
     }
 
-    /// Distance to the teacher's outputs; by default `Kl` for scores of classes, else `Mse`.
+    /// Sets the loss against the teacher's outputs. The default is `KullbackLeibler` for class scores, and `Mse`
+    /// otherwise.
     pub fn loss(mut self, loss: Loss) -> Self {
         self.loss = Some(loss);
         self
     }
 
-    /// Share of the samples that are mixed with another, where all inputs are real numbers; 0.5 by default.
+    /// Sets the share of the samples that are mixed with another sample (mixup), if all inputs are real numbers; 0.5 by
+    /// default.
     pub fn mixup(mut self, share: f64) -> Self {
         self.mixup = share;
         self
     }
 
-    /// Stops after this many epochs without a better result on held-out samples; by default all epochs are run.
+    /// Stops after this many epochs without improvement on held-out samples; by default all epochs run.
     pub fn patience(mut self, epochs: usize) -> Self {
         self.patience = Some(epochs);
         self
     }
 
-    /// Adds a pattern (`*` and `?` match anything); only tensors that match one are trained.
+    /// Trains only tensors that match this pattern (`*` and `?` are wildcards). Further calls add patterns.
     pub fn include(mut self, pattern: impl Into<String>) -> Self {
         self.include.push(pattern.into());
         self
     }
 
-    /// Adds a pattern; tensors that match it are left alone.
+    /// Does not train tensors that match this pattern. Further calls add patterns.
     pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
         self.exclude.push(pattern.into());
         self

@@ -2,23 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What training did.
+/// The course of a training run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TuningReport {
-    /// Stored tensors that were trained.
+    /// Number of stored tensors that were trained.
     pub tensors: usize,
-    /// Their elements.
+    /// Number of parameters that were trained.
     pub params: u64,
-    /// Samples that were trained on.
+    /// Number of training samples.
     pub samples: usize,
-    /// Samples that were held out to judge by.
+    /// Number of held-out samples, which choose the best epoch.
     pub held_out: usize,
     /// Name of the loss.
     pub loss: String,
-    /// How the model did on the held-out samples at the start.
+    /// Results on the held-out samples before training.
     pub before: EpochReport,
-    /// Every pass over the samples.
+    /// Results of each epoch.
     pub epochs: Vec<EpochReport>,
     /// The epoch whose weights were kept; 0 if none was better than the start.
     pub best_epoch: usize,
@@ -26,16 +26,16 @@ pub struct TuningReport {
     pub note: Option<String>,
 }
 
-/// One pass over the samples.
+/// Results of one epoch: a pass over the samples.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EpochReport {
-    /// Its number, counted from 1.
+    /// Number of the epoch, counted from 1.
     pub epoch: usize,
-    /// Mean loss of the training samples on the way.
+    /// Mean loss on the training samples during the epoch.
     pub loss: Option<f64>,
-    /// Loss of the held-out samples after it.
+    /// Loss on the held-out samples after the epoch.
     pub held_out: f64,
-    /// Share of held-out samples whose class is right, where labels are followed.
+    /// Accuracy on the held-out samples, if training follows labels.
     pub accuracy: Option<f64>,
 }

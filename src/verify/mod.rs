@@ -1,4 +1,4 @@
-//! Proves a rewrite by running it in tract: valid, exact, faithful, and how fast.
+//! Proves a rewrite by running it in tract: checks that it is valid and exact; measures fidelity and latency.
 //!
 //! * [`signature`] and [`valid`]: the file loads, runs, and keeps the names, types and shapes of inputs and outputs;
 //! * [`exactness`]: the removal itself changed nothing, measured against the masked original on unrepaired weights;
@@ -30,45 +30,45 @@ pub use quantized::Quantized;
 pub use signature::{signature, valid};
 pub(crate) use trial::own_fault;
 
-/// The `verify` part of the report; `None` is `null`: not measured, or not defined for this model.
+/// The results of a proof. `None` (`null` in JSON) means not measured, or not defined for this model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// tract loads and runs the written file, and its signature is the original's.
+    /// Whether tract loads and runs the rewritten model, and its signature is the original's.
     pub valid: Option<bool>,
-    /// Largest deviation from the masked original, relative to how much the output varies over samples.
+    /// Largest deviation from the masked original, relative to the spread of the output over samples.
     pub exact_max_rel: Option<f64>,
-    /// Of a quantized model, with its quantizers in place: most quantization steps between the two at any quantizer.
-    /// (`exact_max_rel` is measured without them.)
+    /// For a quantized model: the largest difference at any quantizer, in quantization steps, measured with the
+    /// quantizers in place. (`exact_max_rel` is measured without them.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization_steps: Option<u64>,
-    /// ‖Δ‖₂ / ‖y‖₂ over all samples and float outputs.
+    /// Relative L2 distance of the outputs: ‖Δ‖₂ / ‖y‖₂ over all samples and float outputs.
     pub rel_l2: Option<f64>,
-    /// Cosine of the angle between the outputs of all samples.
+    /// Cosine similarity of the outputs over all samples.
     pub cosine: Option<f64>,
-    /// max |Δ|.
+    /// Largest absolute difference of the outputs: max |Δ|.
     pub max_abs: Option<f64>,
-    /// Share of samples whose largest class is the same.
+    /// Share of samples for which both models predict the same class.
     pub top1_agreement: Option<f64>,
-    /// Share of samples classified as their label says.
+    /// Accuracy on labelled samples, before and after.
     pub accuracy: Accuracy,
     /// R² on real-valued labels, before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub r2: Option<(f64, f64)>,
 }
 
-/// Accuracy on labelled data, as fractions.
+/// Accuracy on labelled samples, as fractions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Accuracy {
-    /// Of the original.
+    /// Accuracy of the original.
     pub before: Option<f64>,
-    /// Of the rewritten model.
+    /// Accuracy of the rewritten model.
     pub after: Option<f64>,
 }
 
 impl VerifyReport {
-    /// What the report says about a rewrite that holds.
+    /// The report of a successful proof.
     pub(crate) fn of(proved: &Proved) -> Self {
         let mut report = Self {
             valid: Some(true),

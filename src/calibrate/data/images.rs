@@ -16,7 +16,7 @@ use crate::runtime::inputs::{DeclaredInput, Dim};
 use crate::runtime::{Tensor, elements_as};
 use crate::{Error, Result};
 
-/// Order of the axes of the input.
+/// Order of the axes of an image input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
     /// `[samples, channels, height, width]`
@@ -26,16 +26,17 @@ pub enum Layout {
     Nhwc,
 }
 
-/// How images become tensors.
+/// Options for converting images to tensors.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ImageOptions {
-    /// Subtracted from each channel, in units of full brightness; one number for all channels, none for 0.
+    /// Mean to subtract from each channel, where full brightness is 1: one number per channel, one for all, or none for
+    /// 0.
     pub mean: Vec<f32>,
-    /// Divides each channel; one number for all channels, none for 1.
+    /// Standard deviation to divide each channel by: one number per channel, one for all, or none for 1.
     pub std: Vec<f32>,
-    /// The shorter side before the middle is cut out, in pixels.
+    /// Length to resize the shorter side to before the center crop, in pixels.
     pub resize: Option<u32>,
-    /// Height and width where the network leaves them open.
+    /// Height and width, if the model's input does not fix them.
     pub size: Option<(u32, u32)>,
     /// Order of the axes.
     pub layout: Layout,

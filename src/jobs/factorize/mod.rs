@@ -41,7 +41,7 @@ pub use options::FactorizeOptions;
 use prepare::{Prepared, components, prepare_all, refit};
 use table::{Measured, layer_reports, nothing};
 
-/// Made-up samples that a layer's effect is measured on without data.
+/// Synthetic samples that a layer's effect is measured on without data.
 const PROBES: usize = 8;
 
 /// Chooses ranks and rewrites the model.

@@ -38,7 +38,7 @@ pub struct FactorizeOptions {
 configured!(FactorizeOptions);
 
 impl FactorizeOptions {
-    /// Splits every layer at this rank, where that saves parameters.
+    /// Splits every layer at this rank where that saves parameters.
     pub fn rank(rank: usize) -> Self {
         Self::new(Target::Rank(rank))
     }
@@ -48,17 +48,18 @@ impl FactorizeOptions {
         Self::new(Target::Energy(share))
     }
 
-    /// Splits until these parameters remain of the whole model: a share of the original's (0.5) or a number of them.
+    /// Splits layers to this budget of parameters for the whole model: a share of the original's (`0.5`) or a number.
     pub fn params(remaining: impl Into<Remaining>) -> Self {
         Self::new(Target::Params(remaining.into()))
     }
 
-    /// Splits until these multiply–accumulates remain of the whole model: a share of the original's (0.5) or a number.
+    /// Splits layers to this budget of multiply–accumulates for the whole model: a share of the original's (`0.5`) or a
+    /// number.
     pub fn macs(remaining: impl Into<Remaining>) -> Self {
         Self::new(Target::Macs(remaining.into()))
     }
 
-    /// Splits at the ranks of a plan.
+    /// Splits layers at the ranks of a plan.
     pub fn plan(plan: Plan) -> Self {
         Self::new(Target::Plan(plan))
     }
@@ -88,57 +89,61 @@ impl FactorizeOptions {
         self
     }
 
-    /// How a weight is split; by default the best split of the weight, or with data of the layer's outputs.
+    /// Sets the decomposition of weight matrices. The default is the best low-rank approximation of the weight or, with
+    /// data, of the layer's outputs.
     pub fn method(mut self, method: Method) -> Self {
         self.method = method;
         self
     }
 
-    /// How convolutions are split.
+    /// Sets the decomposition of convolutions; by channel by default.
     pub fn conv(mut self, mode: ConvMode) -> Self {
         self.conv = mode;
         self
     }
 
-    /// Chooses ranks that are a multiple of this, unless the layer is small, whatever the result runs on.
+    /// Chooses ranks that are multiples of this number, unless the layer is small. This replaces
+    /// [`hardware`](Self::hardware).
     pub fn align(mut self, ranks: usize) -> Self {
         self.align = Align::Multiple(ranks);
         self
     }
 
-    /// Chooses ranks that are a multiple of what this hardware computes in, unless the layer is small; by default it is this
+    /// Chooses ranks that are multiples of this hardware's block size, unless the layer is small. The default is this
     /// machine.
     pub fn hardware(mut self, hardware: Hardware) -> Self {
         self.align = Align::For(hardware);
         self
     }
 
-    /// Adds a pattern (`*` and `?` match anything); only layers that match one by name or tensor are split.
+    /// Splits only layers whose name or tensors match this pattern (`*` and `?` are wildcards). Further calls add
+    /// patterns.
     pub fn include(mut self, pattern: impl Into<String>) -> Self {
         self.include.push(pattern.into());
         self
     }
 
-    /// Adds a pattern; layers that match it by name or tensor are left alone.
+    /// Skips layers whose name or tensors match this pattern. Further calls add patterns.
     pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
         self.exclude.push(pattern.into());
         self
     }
 
-    /// Measures tract's time of each layer before and after.
+    /// Measures tract's time for each split layer, before and after.
     pub fn time_layers(mut self, measure: bool) -> Self {
         self.time_layers = measure;
         self
     }
 
-    /// Puts layers back that did not get faster in tract, which measures their times.
+    /// Restores every layer that does not get faster in tract. This also measures the time of each split layer.
     pub fn keep_faster(mut self, keep: bool) -> Self {
         self.keep_faster = keep;
         self.time_layers |= keep;
         self
     }
 
-    /// Trains the weights once the layers are split, towards the original's outputs, and the data's labels if there are any.
+    /// Trains the weights after the layers are split, on the original's outputs and on the data's labels if there are
+    /// any.
     pub fn retrain(mut self, training: train::Options) -> Self {
         self.retrain = Some(training);
         self

@@ -76,28 +76,28 @@ impl PruneOptions {
         Self::new(Target::Ratio(share))
     }
 
-    /// Removes until these parameters remain: a share of the original's (0.5) or a number of them.
+    /// Prunes to this budget of parameters: a share of the original's (`0.5`) or a number.
     pub fn params(remaining: impl Into<Remaining>) -> Self {
         Self::new(Target::Params(remaining.into()))
     }
 
-    /// Removes until these multiply–accumulates remain: a share of the original's (0.5) or a number of them.
+    /// Prunes to this budget of multiply–accumulates: a share of the original's (`0.5`) or a number.
     pub fn macs(remaining: impl Into<Remaining>) -> Self {
         Self::new(Target::Macs(remaining.into()))
     }
 
-    /// Removes until these bytes of the file remain, external data included: a share of the original's (0.5) or a number.
+    /// Prunes to this file size, including external data: a share of the original's (`0.5`) or a number of bytes.
     pub fn size(remaining: impl Into<Remaining>) -> Self {
         Self::new(Target::Size(remaining.into()))
     }
 
-    /// Removes as much as loses no more than this share (0.01 is one point) of accuracy, where the data has labels, or of
-    /// agreement with the original.
+    /// Removes as much as possible while losing at most this share of accuracy; 0.01 is one point. Without labels, the
+    /// share is of the agreement with the original.
     pub fn max_drop(share: f64) -> Self {
         Self::new(Target::MaxDrop(share))
     }
 
-    /// Carries out a plan.
+    /// Carries out a plan instead of choosing what to remove.
     pub fn plan(plan: Plan) -> Self {
         Self::new(Target::Plan(plan))
     }
@@ -126,33 +126,34 @@ impl PruneOptions {
         }
     }
 
-    /// Name of the criterion that ranks units, as `paredown prune --help` lists them. The default is `obs` with data and
-    /// `l2` without.
+    /// Sets the criterion that ranks units, by one of the names that `paredown prune --help` lists. The default is
+    /// `obs` with data and `l2` without.
     pub fn criterion(mut self, name: impl Into<String>) -> Self {
         self.criterion = Some(name.into());
         self
     }
 
-    /// How the kept weights are repaired. The default is least squares with data, and no repair without.
+    /// Sets how the kept weights are repaired. The default is least squares with data, and no repair without.
     pub fn repair(mut self, method: Method) -> Self {
         self.repair = Some(method);
         self
     }
 
-    /// Removes in this many equal steps, each scored on the repaired result of the one before; 1 by default.
+    /// Removes in this many equal steps; 1 by default. Each step scores the repaired result of the previous one.
     pub fn steps(mut self, steps: usize) -> Self {
         self.steps = steps;
         self
     }
 
-    /// Whether groups are compared with each other. The default is `Layer` for a ratio and `Global` for budgets.
+    /// Sets whether units are ranked within each layer or across the whole network. The default is `Layer` for a ratio
+    /// and `Global` for budgets.
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// At how many widths each group's effect on the output is measured, where groups share a budget and there is data: one,
-    /// three (the default) or seven.
+    /// Sets how many widths are tried when each group's effect on the output is measured: one, three (the default) or
+    /// seven. It applies when groups share a budget and there is data.
     pub fn effort(mut self, effort: Effort) -> Self {
         self.effort = effort;
         self
@@ -164,64 +165,66 @@ impl PruneOptions {
         self
     }
 
-    /// Keeps at least this many units of each group; 1 by default.
+    /// Keeps at least this many units in each group; 1 by default.
     pub fn min_keep(mut self, units: usize) -> Self {
         self.min_keep = units;
         self
     }
 
-    /// Keeps a multiple of this many units, unless the group is smaller, whatever the result runs on; 1 leaves every size open.
+    /// Keeps a multiple of this many units in each group, unless the group is smaller. This replaces
+    /// [`hardware`](Self::hardware); 1 allows any size.
     pub fn align(mut self, units: usize) -> Self {
         self.align = Align::Multiple(units);
         self
     }
 
-    /// Keeps as many units as this hardware computes in whole blocks, as far as the group is large enough; by default it is
-    /// this machine.
+    /// Keeps a multiple of this hardware's block size, or of a fraction of it where a group is too small. The default
+    /// is this machine.
     pub fn hardware(mut self, hardware: Hardware) -> Self {
         self.align = Align::For(hardware);
         self
     }
 
-    /// Whether units may be removed whose removal shifts a statistic (of a LayerNormalization, a Softmax): valid, but not
-    /// exact.
+    /// Also prunes groups whose removal shifts a statistic (LayerNormalization, Softmax, …); off by default. The result
+    /// is valid but not exact.
     pub fn allow_shifts(mut self, allow: bool) -> Self {
         self.allow_shifts = allow;
         self
     }
 
-    /// Adds a pattern (`*` and `?` match anything); only groups that match one by name or tensor are pruned.
+    /// Prunes only groups whose name or tensors match this pattern (`*` and `?` are wildcards). Further calls add
+    /// patterns.
     pub fn include(mut self, pattern: impl Into<String>) -> Self {
         self.include.push(pattern.into());
         self
     }
 
-    /// Adds a pattern; groups that match it by name or tensor are left alone.
+    /// Skips groups whose name or tensors match this pattern. Further calls add patterns.
     pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
         self.exclude.push(pattern.into());
         self
     }
 
-    /// Adds a graph output (or input) whose axes may be pruned.
+    /// Allows pruning the axes of this graph output or input.
     pub fn thaw(mut self, value: impl Into<String>) -> Self {
         self.thaw.push(value.into());
         self
     }
 
-    /// Trains the kept weights after each step, towards the original's outputs, and the data's labels if there are any.
+    /// Trains the kept weights after each step, on the original's outputs and on the data's labels if there are any.
     pub fn retrain(mut self, training: train::Options) -> Self {
         self.retrain = Some(training);
         self
     }
 
-    /// Keeps finished steps in this directory, so that an interrupted job with training goes on where it was.
+    /// Saves finished steps in this directory, so that an interrupted job with training can resume.
     pub fn checkpoints(mut self, folder: impl Into<PathBuf>) -> Self {
         self.checkpoints = Some(folder.into());
         self
     }
 
-    /// Says that the result is not going to be proved. Otherwise a model that does not run in tract by itself is refused as
-    /// bad input.
+    /// Skips the check that the original runs in tract, for results that will not be proved. Otherwise a model that
+    /// does not run is refused as bad input.
     pub fn no_verify(mut self) -> Self {
         self.verify = false;
         self
