@@ -45,9 +45,9 @@ pub(crate) fn attribute(text: &str) -> AttributeProto {
     if let Some(list) = value.strip_prefix('[') {
         let numbers = list.strip_suffix(']').unwrap().split(',').filter(|number| !number.is_empty());
         ints(name, &numbers.map(|number| number.parse().unwrap()).collect::<Vec<i64>>())
-    } else if let Ok(number) = value.parse() {
+    } else if let Ok(number) = value.parse::<i64>() {
         int(name, number)
-    } else if let Ok(number) = value.parse() {
+    } else if let Ok(number) = value.parse::<f32>() {
         attribute_of(name, AttributeType::Float, AttributeProto { f: Some(number), ..AttributeProto::default() })
     } else {
         let bytes = Some(value.as_bytes().to_vec().into());

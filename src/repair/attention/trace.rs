@@ -79,8 +79,14 @@ fn probed(
     let mut renamed = BTreeMap::new();
     let mut after: BTreeMap<&String, [NodeProto; 2]> = BTreeMap::new();
     for Probe { value, dims } in probes {
-        let free = |suffix: &str| (1..).map(|n| format!("{value}_{suffix}_{n}")).find(|name| !is_taken(subject, name));
-        let names = ["zero", "vanished", "content", "probed"].map(|suffix| free(suffix).unwrap_or_default());
+        let free = |suffix: &str| {
+            let mut name = format!("{value}_{suffix}");
+            while is_taken(subject, &name) {
+                name.push('_');
+            }
+            name
+        };
+        let names = ["zero", "vanished", "content", "probed"].map(free);
         let [zero, vanished, vector, new] = names;
         let element = subject.graph.value(value).and_then(|value| subject.facts.at(value).element);
         let element = element.map_or(Ok(ElementType::Float), ElementType::from_code)?;
@@ -219,6 +225,6 @@ pub(super) fn combined(axes: &[Vec<Label>]) -> Vec<Label> {
 }
 
 /// The axes of a value, and which of its positions are heads and dimensions.
-pub(super) fn axes_of<'a>(subject: Subject<'a>, value: ValueId) -> &'a [Expr] {
+pub(super) fn axes_of(subject: Subject<'_>, value: ValueId) -> &[Expr] {
     subject.network.value(value).unwrap_or_default()
 }
