@@ -63,7 +63,9 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<TestSet> {
     let fits = |axes: &[Option<usize>]| {
         let mut symbols = Symbols::new();
         let declared = inputs.iter().zip(&schema.inputs).zip(axes);
-        declared.into_iter().try_for_each(|(((_, tensor), input), axis)| check_shape(tensor.shape(), input, *axis, &mut symbols))
+        declared
+            .into_iter()
+            .try_for_each(|(((_, tensor), input), axis)| check_shape(tensor.shape(), input, *axis, &mut symbols))
     };
     let along: Result<()> = fits(&axes);
     let rows: BTreeSet<usize> =
