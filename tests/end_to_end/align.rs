@@ -89,7 +89,7 @@ fn concatenations_and_depthwise_layers_are_aligned() {
 /// Heads of 8 numbers are aligned whatever their number; the numbers inside a head are a whole axis of its products.
 #[test]
 fn heads_are_aligned_by_what_they_hold() {
-    let model = Model::load(&fixture("digits_vit.onnx")).unwrap();
+    let model = Model::load(fixture("digits_vit.onnx")).unwrap();
     let pruned = prune(&model, &PruneOptions::ratio(0.5).hardware(Hardware::Avx2)).unwrap();
     let found = kept(&pruned);
     assert!(found.iter().any(|(name, size, kept)| name.contains("heads") && kept * 2 == *size), "{found:?}");
