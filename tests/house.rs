@@ -88,7 +88,10 @@ fn code(text: &str) -> String {
         if line.trim() == "#[cfg(test)]" {
             // A single item, or the tests at the end of a file.
             let item = lines.by_ref().find(|line| !line.trim().starts_with('#')).unwrap_or_default();
-            if item.ends_with(';') { continue } else { break }
+            if item.ends_with(';') {
+                continue;
+            }
+            break;
         }
         let mut is_text = false;
         let mut rest = line.chars().peekable();
