@@ -18,14 +18,17 @@ pub(super) fn check_paths<'a>(
     if let Some(output) = output
         && taken.contains(&entry(output))
     {
-        return Err(Error::usage(format!("--output {}: is read in this run", output.display())));
+        return Err(Error::usage(format!("--output {}: this run reads that file", output.display())));
     }
     taken.extend([model].into_iter().chain(output).map(entry));
     for &(option, path) in written {
         let Some(path) = path else { continue };
         let entry = entry(path);
         if taken.contains(&entry) {
-            return Err(Error::usage(format!("{option} {}: is another file of this run", path.display())));
+            return Err(Error::usage(format!(
+                "{option} {}: this run reads or writes that file already",
+                path.display()
+            )));
         }
         taken.push(entry);
         if !folder(path).is_dir() {

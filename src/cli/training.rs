@@ -74,7 +74,7 @@ impl Retraining {
             };
         };
         if epochs == 0 {
-            return Err(Error::usage("--retrain is at least one epoch"));
+            return Err(Error::usage("--retrain must be at least one epoch"));
         }
         self.training.options(Training::epochs(epochs)).map(Some)
     }

@@ -295,7 +295,7 @@ fn shared(subject: Subject<'_>, candidates: &[Candidate]) -> Result<Candidate, S
                 work.extend(node.outputs.iter().flatten());
             } else if !users.contains(&(id, slot)) {
                 return Err(format!(
-                    "its weight '{}' is read by {} '{}' too and would stay",
+                    "its weight '{}' is also read by {} '{}' and would not be removed",
                     first.tensor,
                     node.op,
                     name(id)

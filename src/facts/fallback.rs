@@ -35,8 +35,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Shapes that readers ask for. Sizes of which they are not certain are made up, different under each binding, so that
-    /// they count as dynamic; axis 0 follows that of the first operand if it is dynamic there.
+    /// Shapes that readers ask for. Sizes of which they are not certain are invented, different under each binding, so
+    /// that they count as dynamic; axis 0 follows that of the first operand if it is dynamic there.
     pub(super) fn read_off(&mut self, id: NodeId, results: &mut [Known]) {
         let node = self.graph.node(id);
         let first = node.inputs.first().copied().flatten().and_then(|value| self.known[value.0].shape.as_ref());

@@ -100,7 +100,7 @@ pub(super) struct Walk<'a> {
     pub(super) sizes: &'a Binding,
     /// Number of the binding.
     pub(super) binding: usize,
-    /// Whether sizes were made up, which differ from binding to binding.
+    /// Whether sizes were invented, which differ from binding to binding.
     pub(super) made_up: bool,
     pub(super) known: Vec<Known>,
     gaps: BTreeMap<NodeId, String>,
@@ -193,7 +193,7 @@ impl Walk<'_> {
         if complete {
             self.gaps.remove(&id);
         } else {
-            self.gaps.entry(id).or_insert_with(|| "tract tells none".to_owned());
+            self.gaps.entry(id).or_insert_with(|| "tract infers none".to_owned());
             self.read_off(id, &mut results);
         }
         for (output, known) in node.outputs.iter().zip(results) {

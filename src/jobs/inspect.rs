@@ -60,7 +60,7 @@ pub(crate) fn inspect(model: &Model, options: &InspectOptions) -> Result<Report>
 /// Refuses thawed values that the graph does not have.
 pub(super) fn check_thawed(analysis: &Analysis<'_>, thaw: &[String]) -> Result<()> {
     match thaw.iter().find(|name| analysis.graph.value(name).is_none()) {
-        Some(name) => Err(Error::usage(format!("`thaw` {name}: the graph has no value of that name"))),
+        Some(name) => Err(Error::usage(format!("`thaw` {name}: the graph has no value with that name"))),
         None => Ok(()),
     }
 }

@@ -71,7 +71,7 @@ impl Outcome {
     /// copy of the model cannot be written to the temporary directory.
     pub fn time(mut self, original: &Path, runtimes: &Runtimes) -> Result<Self> {
         if !self.evidence.thaw.is_empty() {
-            let note = "latency was measured in tract alone: with `thaw` the two models take different inputs";
+            let note = "latency was measured only in tract: with `thaw` the two models take different inputs";
             self.report.notes.push(note.to_owned());
             return Ok(self);
         }

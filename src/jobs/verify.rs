@@ -79,8 +79,7 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
         Proof { analysis: &analysis, rewritten, removed, thaw: &thaw, data, dims, limits: *limits, seed: *seed };
     let proved = proof.prove().map_err(|failure| match failure {
         Failure::Inexact(found) if !adjusted => Error::proof(format!(
-            "the file differs from the masked original by {found:.1e} (allowed: {:.0e}): another plan than this one was \
-             carried out, or the weights were changed afterwards; leave out `plan` to measure how far the file is",
+            "the file differs from the masked original by {found:.1e} (allowed: {:.0e}): a different plan was carried out, or the weights were changed afterwards; leave out `plan` to measure how far the file is",
             Exactness::TOLERANCE
         )),
         failure => failure.into(),
@@ -99,7 +98,7 @@ fn same_sizes(planned: &ModelProto, found: &ModelProto) -> Result<()> {
     for (name, dims) in stored(planned) {
         if let Some(other) = found.get(&name).filter(|other| **other != dims) {
             return Err(Error::proof(format!(
-                "tensor '{name}' is of shape {other:?}, by the plan of {dims:?}: another plan was carried out"
+                "tensor '{name}' has shape {other:?}, but {dims:?} by the plan: another plan was carried out"
             )));
         }
     }

@@ -29,7 +29,8 @@ pub fn named(path: Option<&Path>) -> Result<Option<PathBuf>> {
     let variable = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
     let Some(path) = path.map(Path::to_path_buf).or(variable) else { return Ok(None) };
     let found = if path.is_dir() { within(&path) } else { Some(path.clone()).filter(|path| path.is_file()) };
-    let missing = || Error::usage(format!("{} is no library of ONNX Runtime, nor a folder with one", path.display()));
+    let missing =
+        || Error::usage(format!("{} is not an ONNX Runtime library, nor a folder that contains one", path.display()));
     found.ok_or_else(missing).map(Some)
 }
 

@@ -82,7 +82,7 @@ impl Runtimes {
             match library.compare(original, &path, (inputs, &outputs), self.threads) {
                 Ok(latency) => measured.latencies.push(latency),
                 Err(error) => measured.notes.push(format!(
-                    "ONNX Runtime {} does not run both files, so that its latency is not known: {error}",
+                    "ONNX Runtime {} does not run both files, so its latency is unknown: {error}",
                     library.version()
                 )),
             }
@@ -92,8 +92,7 @@ impl Runtimes {
         }
         let slower = measured.latencies.iter().filter(|latency| latency.is_slower()).map(|latency| {
             format!(
-                "the result is slower in {}: {:.3} ms, {:.3} ms before; sizes that the hardware computes in help: name it \
-                 with `hardware`, or give `align` 16",
+                "the result is slower in {}: {:.3} ms, {:.3} ms before; multiples of the hardware's block size help: name it with `hardware`, or give `align` 16",
                 latency.runtime, latency.after.median_ms, latency.before.median_ms
             )
         });

@@ -50,10 +50,8 @@ fn put_aside_in(folder: &Path, bytes: &Bytes) -> Result<Bytes> {
     };
     let mapped = write().map_err(|e| {
         let size = bytes.len();
-        Error::output(format!(
-            "cannot hold {size} bytes of weights for the time being: {e}; set TMPDIR to a folder with room"
-        ))
-        .in_file(folder)
+        Error::output(format!("cannot hold {size} bytes of temporary weights: {e}; set TMPDIR to a folder with room"))
+            .in_file(folder)
     })?;
     Ok(Bytes::from_owner(mapped))
 }

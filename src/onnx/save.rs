@@ -125,7 +125,7 @@ impl Target {
         let mut target = Self { path: path.to_owned(), folder: PathBuf::new(), permissions: None };
         if path.symlink_metadata().is_ok() {
             let Ok(resolved) = path.canonicalize() else {
-                return fail("is a link that leads nowhere");
+                return fail("is a broken link");
             };
             let Ok(metadata) = resolved.metadata() else {
                 return fail("cannot be examined");

@@ -130,10 +130,13 @@ impl fmt::Display for Misaligned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Small { block, step } => {
-                write!(f, "it is smaller than two blocks of {block}, so multiples of {step} stay")
+                write!(f, "it is smaller than two blocks of {block}, so a multiple of {step} is kept")
             }
             Self::Joined { rest, block } => {
-                write!(f, "its axis also holds {rest} positions that stay, which is no multiple of {block}")
+                write!(
+                    f,
+                    "its axis also has {rest} positions that cannot be removed, which is not a multiple of {block}"
+                )
             }
         }
     }

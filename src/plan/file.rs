@@ -195,10 +195,10 @@ fn not_a_plan(error: serde_json::Error) -> Error {
 fn flags_of(kept: &[usize], size: usize) -> Result<Vec<bool>, String> {
     let mut flags = vec![false; size];
     for &index in kept {
-        let flag = flags.get_mut(index).ok_or_else(|| format!("index {index} is beyond its size {size}"))?;
+        let flag = flags.get_mut(index).ok_or_else(|| format!("index {index} is out of range for size {size}"))?;
         if std::mem::replace(flag, true) {
             return Err(format!("index {index} is kept twice"));
         }
     }
-    if kept.is_empty() { Err("at least one index must stay".to_owned()) } else { Ok(flags) }
+    if kept.is_empty() { Err("at least one index must be kept".to_owned()) } else { Ok(flags) }
 }

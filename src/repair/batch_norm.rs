@@ -157,7 +157,7 @@ impl Norm {
             put_vector(model, &self.result, 4, &variance)?;
             report.after = Some(after);
         } else {
-            report.reason = Some("new statistics would not help on held-out data: the old ones stay".to_owned());
+            report.reason = Some("new statistics would not help on held-out data: the old ones are kept".to_owned());
         }
         Ok(report)
     }

@@ -48,7 +48,9 @@ impl Member {
         layer: &Layer,
         when: (&Stages, usize),
     ) -> Result<std::result::Result<Self, &'static str>> {
-        let Some(pruned) = layer.found_in(view)? else { return Ok(Err("it is gone, or its weight is computed now")) };
+        let Some(pruned) = layer.found_in(view)? else {
+            return Ok(Err("it no longer exists, or its weight is now computed"));
+        };
         let Some(weight) = view.graph.value(&pruned.weight) else { return Ok(Err("its weight is not stored")) };
         if view.graph.at(weight).uses.len() != 1 {
             return Ok(Err("other nodes read its weight too"));

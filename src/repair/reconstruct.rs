@@ -132,7 +132,7 @@ fn collect<'m>(
 fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {
     let untouched: Option<Vec<f64>> = solved.iter().map(|s| s.untouched).collect();
     if let Some(change) = untouched.and_then(|changes| changes.into_iter().reduce(f64::max)) {
-        let why = format!("its input is within {:.1} % of the original's: its weights stay", 100.0 * change);
+        let why = format!("its input is within {:.1} % of the original's: its weights are kept", 100.0 * change);
         return Ok(left_alone(&member.original.name, why));
     }
     let sum = |f: fn(&Solved) -> f64| solved.iter().fold(0.0, |sum, solved| sum + f(solved));
@@ -144,7 +144,7 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
     } else if after < before {
         None
     } else {
-        Some("repair would not help on held-out data: the weights stay".to_owned())
+        Some("repair would not help on held-out data: the weights are kept".to_owned())
     };
     let inputs = member.pruned.inputs();
     let is_short = reason.is_none() && rows < inputs;

@@ -70,7 +70,7 @@ pub fn result(report: &Report) -> String {
     report.search.iter().for_each(|search| text += &search_line(search));
     text += &allocation_lines(report);
     if report.verify.valid.is_none() {
-        text += "note: nothing was run: that the file is valid and the rewrite exact is not proved\n";
+        text += "note: the model was not run, so it is not proved to be valid and exact\n";
     }
     text
 }
@@ -78,7 +78,7 @@ pub fn result(report: &Report) -> String {
 fn training_line(training: &TuningReport) -> String {
     let best = training.epochs.iter().find(|epoch| epoch.epoch == training.best_epoch).unwrap_or(&training.before);
     let shown = |epoch: &EpochReport| match epoch.accuracy {
-        Some(share) => format!("{:.4} ({} right)", epoch.held_out, percent(share)),
+        Some(share) => format!("{:.4} ({} correct)", epoch.held_out, percent(share)),
         None => format!("{:.4}", epoch.held_out),
     };
     let (tensors, params) = (training.tensors, human_count(training.params));
@@ -101,7 +101,7 @@ fn training_line(training: &TuningReport) -> String {
 fn search_line(search: &SearchReport) -> String {
     let trials: Vec<String> = search.trials.iter().map(ToString::to_string).collect();
     format!(
-        "note: loses {} of {} on {} samples that were held out (allowed: {}); of the MACs: {}\n",
+        "note: the result loses {} of {} on {} held-out samples (allowed: {}); shares of the MACs that were tried: {}\n",
         percent(search.lost),
         search.figure,
         search.samples,
@@ -114,13 +114,13 @@ fn search_line(search: &SearchReport) -> String {
 fn allocation_lines(report: &Report) -> String {
     let mut text = String::new();
     if let Some(gap) = report.allocation_gap.filter(|&gap| gap > 0.0) {
-        text += &format!("note: the predicted error is at most {} above the least possible\n", percent(gap));
+        text += &format!("note: the predicted error is at most {} above the minimum\n", percent(gap));
     }
     match report.layers.iter().filter(|layer| layer.put_back).count() {
         0 => {}
         count => {
             text += &format!(
-                "note: {count} layers that did not get faster were put back: more remains than was asked for\n"
+                "note: {count} layers that did not get faster were restored: the result is larger than the target\n"
             );
         }
     }
@@ -146,7 +146,7 @@ fn pricing_lines(pricing: &PricingReport) -> String {
 }
 
 fn calibration_line(calibration: &CalibrationReport) -> String {
-    let source = if calibration.synthetic { "made-up samples (lower confidence)" } else { "samples" };
+    let source = if calibration.synthetic { "synthetic samples (lower confidence)" } else { "samples" };
     let repaired = calibration.layers.iter().filter(|layer| layer.reason.is_none()).count();
     let (samples, hash) = (calibration.samples, &calibration.hash);
     let repairs = match calibration.layers.len() {

@@ -15,7 +15,7 @@ use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, Val
 use crate::onnx::traits::{self, CARRIES_IDS, CONVERTS};
 use crate::{Error, Result};
 
-/// Largest input that is made up, in elements.
+/// Largest input that is generated, in elements.
 const LARGEST_INPUT: usize = 1 << 28;
 
 /// Makes up inputs for a graph, sample by sample.
@@ -45,8 +45,8 @@ impl Prober {
     /// Samples `first..first + count`, or as many as a fixed batch axis wants.
     ///
     /// # Errors
-    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when an input has an element type that cannot be made up (strings, complex
-    /// numbers) or is too large.
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) when an input has an element type that cannot be generated
+    /// (strings, complex numbers) or is too large.
     pub fn batch(&self, first: usize, count: usize) -> Result<Vec<NamedTensor>> {
         let shapes = self.sizes.clone().with_batch(count).resolve(&self.inputs)?;
         let each = self.inputs.iter().zip(shapes).enumerate();
@@ -63,7 +63,7 @@ impl Prober {
     }
 }
 
-/// At least `samples` made-up samples for `graph` in batches of two, or of as many as a fixed batch axis wants.
+/// At least `samples` synthetic samples for `graph` in batches of two, or of as many as a fixed batch axis wants.
 ///
 /// # Errors
 /// As [`Prober`].
@@ -146,7 +146,7 @@ fn draw(
     })?;
     let values = values_of(input, bound).ok_or_else(|| {
         let message =
-            format!("no values can be made up for input '{}' of type {:?}; pass `data`", input.name, input.element);
+            format!("cannot generate values for input '{}' of type {:?}; pass `data`", input.name, input.element);
         Error::input(message)
     })?;
     let rows = shape.first().copied().unwrap_or(1).max(1);

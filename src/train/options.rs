@@ -131,7 +131,7 @@ impl Options {
             Duration::Minutes(minutes) => minutes > 0.0 && minutes.is_finite(),
         };
         if !is_long {
-            return Err(Error::usage("training lasts at least one epoch, or more than no minute"));
+            return Err(Error::usage("training must last at least one epoch, or more than zero minutes"));
         }
         if self.patience == Some(0) {
             return Err(Error::usage("`patience` is at least one epoch"));

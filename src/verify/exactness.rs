@@ -128,7 +128,7 @@ fn compare_output(
         let values = y.to_vec::<f64>()?;
         if values.iter().any(|value| value.is_nan()) {
             return Err(Error::proof(format!(
-                "output '{name}' of the original is not a number on made-up inputs; pass `data`"
+                "output '{name}' of the original is not a number on synthetic inputs; pass `data`"
             )));
         }
         max_delta = values.iter().zip(&other).map(|(a, b)| difference(*a, *b)).fold(max_delta, f64::max);
@@ -160,7 +160,7 @@ fn matching<'a>(
             b.0,
             b.1.shape()
         ))),
-        _ => Err(Error::proof("the rewritten model has another number of outputs")),
+        _ => Err(Error::proof("the rewritten model has a different number of outputs")),
     }
 }
 

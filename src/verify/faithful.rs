@@ -82,7 +82,7 @@ impl FaithfulnessMeter {
         labels: Option<&Labels>,
     ) -> Result<()> {
         if original.len() != rewritten.len() {
-            return Err(Error::proof("the rewritten model has another number of outputs"));
+            return Err(Error::proof("the rewritten model has a different number of outputs"));
         }
         for ((name, y), (_, other)) in original.iter().zip(rewritten) {
             if y.shape() != other.shape() {

@@ -2,7 +2,7 @@
 //!
 //! * [`signature`] and [`valid`]: the file loads, runs, and keeps the names, types and shapes of inputs and outputs;
 //! * [`exactness`]: the removal itself changed nothing, measured against the masked original on unrepaired weights;
-//! * [`faithful`]: how far the final file is from the original, on given or made-up inputs;
+//! * [`faithful`]: how far the final file is from the original, on given or synthetic inputs;
 //! * [`latency`]: tract's median time for one run of each.
 //!
 //! [`Proof`] does all of it at once. [`VerifyReport`] is what becomes of it in the report.

@@ -131,11 +131,11 @@ impl fmt::Display for Doubt {
             }
             Self::Rounding(deviation) => write!(
                 f,
-                "rounding in float32 parts the pruned model and the masked original by {deviation:.1e}: exactness was decided in float64"
+                "with rounding in float32, the pruned model and the masked original differ by {deviation:.1e}: exactness was decided in float64"
             ),
             Self::Quantized(quantized) => quantized.fmt(f),
             Self::Synthetic => {
-                f.write_str("fidelity was measured on synthetic inputs; give `data` for a figure to trust")
+                f.write_str("fidelity was measured on synthetic inputs; give `data` for a reliable figure")
             }
         }
     }

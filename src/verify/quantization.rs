@@ -107,7 +107,7 @@ pub fn steps(
         for (tap, most) in taps.iter().zip(&mut apart) {
             let find = |values: &[NamedTensor]| values.iter().find(|(name, _)| name == tap).map(|(_, t)| t.clone());
             let (Some(a), Some(b)) = (find(&whole), find(&rest)) else {
-                return Err(Error::proof(format!("quantized value '{tap}' is gone")));
+                return Err(Error::proof(format!("quantized value '{tap}' no longer exists")));
             };
             if a.shape() != b.shape() {
                 let message = format!("quantized value '{tap}' has shape {:?}, not {:?}", b.shape(), a.shape());

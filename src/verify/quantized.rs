@@ -24,7 +24,11 @@ impl fmt::Display for Quantized {
         match &self.parting {
             None => f.write_str("every quantized value is the same"),
             Some(at) => {
-                write!(f, "rounding parts the two by one step at '{at}', and by up to {} steps after that", self.worst)
+                write!(
+                    f,
+                    "rounding makes the two differ by one step at '{at}', and by up to {} steps after that",
+                    self.worst
+                )
             }
         }
     }
@@ -55,7 +59,7 @@ pub(super) fn prove(
     let apart = steps(&tapped(masked)?, &tapped(pruned)?, probes, &taps, kept)?;
     if apart.first > Steps::TOLERANCE {
         return Err(Error::proof(format!(
-            "the pruned model and the masked original part by {} quantization steps (allowed: {}) at '{}'; this is a defect of paredown, please report it",
+            "the pruned model and the masked original differ by {} quantization steps (allowed: {}) at '{}'; this is a defect of paredown, please report it",
             apart.first,
             Steps::TOLERANCE,
             apart.parting.unwrap_or_default()

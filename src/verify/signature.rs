@@ -40,7 +40,7 @@ fn same_values(
             return Err(Error::proof(format!("{what} '{}' is now called '{}'", old.name(), new.name())));
         }
         if comparable(old, resized) != comparable(new, resized) {
-            return Err(Error::proof(format!("{what} '{}' has another type or shape than before", old.name())));
+            return Err(Error::proof(format!("{what} '{}' has a different type or shape than before", old.name())));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The models of a proof in tract, and what they make of made-up inputs.
+//! The models of a proof in tract, and their outputs for synthetic inputs.
 
 use rayon::prelude::*;
 

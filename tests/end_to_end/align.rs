@@ -108,7 +108,7 @@ fn what_stays_beside_a_group_in_its_axis_is_told() {
     let model = Model::from_proto(proto);
     let pruned = prune(&model, &PruneOptions::ratio(0.5).hardware(Hardware::Avx2)).unwrap();
     let notes = pruned.report.notes.join("\n");
-    assert!(notes.contains("3 positions that stay, which is no multiple of 8"), "{notes}");
+    assert!(notes.contains("3 positions that cannot be removed, which is not a multiple of 8"), "{notes}");
 }
 
 #[test]

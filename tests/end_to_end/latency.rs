@@ -37,7 +37,7 @@ fn what_cannot_be_measured_in_is_refused_before_any_work() {
     };
     run(&["--bench-cmd", "trtexec"]).exits(2).complains(&["{model}"]);
     run(&["--bench-cmd", "exit 3; {model}"]).exits(3).complains(&["fails"]);
-    run(&["--onnxruntime", "nowhere"]).exits(2).complains(&["nowhere", "no library of ONNX Runtime"]);
+    run(&["--onnxruntime", "nowhere"]).exits(2).complains(&["nowhere", "not an ONNX Runtime library"]);
     run(&["--threads", "0"]).exits(2).complains(&["--threads"]);
     let wrong = folder.write("libonnxruntime.so", "no library");
     run(&["--onnxruntime", wrong.to_str().unwrap()]).exits(3).complains(&["libonnxruntime.so", "does not load"]);

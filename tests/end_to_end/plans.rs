@@ -73,8 +73,8 @@ fn a_plan_that_does_not_fit_is_refused_with_the_group() {
     edit(&plan, |plan| plan["groups"][0]["size"] = json!(255));
     prune("digits_mlp.onnx").exits(3).complains(&["1/Gemm neurons", "256, not 255"]);
     for (kept, reason) in [
-        (json!([]), "at least one index must stay"),
-        (json!([1, 256]), "index 256 is beyond its size 256"),
+        (json!([]), "at least one index must be kept"),
+        (json!([1, 256]), "index 256 is out of range for size 256"),
         (json!([1, 1]), "index 1 is kept twice"),
         (json!([-1]), "this is not a plan"),
         (json!("all"), "this is not a plan"),

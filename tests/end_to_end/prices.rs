@@ -31,5 +31,5 @@ fn without_samples_the_report_says_that_the_shares_are_a_guess() {
     let model = Model::load(fixture("digits_resnet.onnx")).unwrap();
     let pruned = prune(&model, &PruneOptions::macs(0.6)).unwrap();
     assert!(pruned.report.pricing.is_empty());
-    assert!(pruned.report.notes.iter().any(|note| note.contains("a guess")), "{:?}", pruned.report.notes);
+    assert!(pruned.report.notes.iter().any(|note| note.contains("only an estimate")), "{:?}", pruned.report.notes);
 }

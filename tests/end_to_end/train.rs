@@ -217,7 +217,7 @@ fn what_is_read_is_not_overwritten() {
     for read in [&teacher, &data] {
         let before = fs::read(read).unwrap();
         let run = tune("digits_mlp.onnx", read, "--epochs 1 --teacher").arg(&teacher).arg("--data").arg(&data);
-        run.exits(2).complains(&["--output", "is read in this run"]);
+        run.exits(2).complains(&["--output", "this run reads that file"]);
         assert!(fs::read(read).unwrap() == before);
     }
 }

@@ -6,7 +6,7 @@ use paredown::{Dataset, FactorizeOptions, Model, Outcome, PruneOptions, Repair, 
 
 use super::graphs::{distance, model, node, noise, weight};
 
-/// Splits at rank 4 with made-up samples.
+/// Splits at rank 4 with synthetic samples.
 fn split(model: &Model) -> Outcome {
     factorize(model, &FactorizeOptions::rank(4).align(1).data(Dataset::synthetic(96)).seed(1)).unwrap()
 }

@@ -89,7 +89,7 @@ fn check_element(input: &DeclaredInput, options: &ImageOptions) -> Result<()> {
     match input.element {
         DataType::Float | DataType::Float16 | DataType::Double | DataType::Bfloat16 => Ok(()),
         DataType::Uint8 if is_plain => Ok(()),
-        DataType::Uint8 => Err(Error::usage(format!("'{}' takes bytes: leave `mean` and `std` away", input.name))),
+        DataType::Uint8 => Err(Error::usage(format!("'{}' takes bytes: omit `mean` and `std`", input.name))),
         other => Err(Error::usage(format!("images cannot feed '{}' of type {other:?}", input.name))),
     }
 }

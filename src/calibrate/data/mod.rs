@@ -7,7 +7,7 @@
 //! | a directory of those | each file one batch, or one run; sizes of open axes may differ between files |
 //! | `test_data_set_*` | ONNX's test data: `input_0.pb` …, by name or in order |
 //! | a directory of images | see [`images`] |
-//! | nothing | made up: [`Dataset::synthetic`] |
+//! | nothing | synthetic: [`Dataset::synthetic`] |
 //!
 //! Where samples lie in an array, its shape says: along an axis of the input where the graph has an axis of samples, in
 //! front of the input's own axes where a sample is one run of the graph ([`placement`]).
@@ -108,7 +108,7 @@ impl Dataset {
         Self::check(vec![Part::Images(Arc::new(images))], schema).map_err(|e| e.in_file(path))
     }
 
-    /// `samples` made-up samples, open axes sized by `sizes`; see [`Prober`] for how.
+    /// `samples` synthetic samples, open axes sized by `sizes`; see [`Prober`] for how.
     ///
     /// # Errors
     /// As [`Prober::new`] and [`Prober::batch`].
@@ -252,7 +252,7 @@ impl Dataset {
         self.has_labels
     }
 
-    /// Whether the samples are made up.
+    /// Whether the samples are synthetic.
     pub fn is_synthetic(&self) -> bool {
         self.is_synthetic
     }

@@ -206,7 +206,7 @@ fn keep_faster(
             _ => {}
         }
     }
-    let named = || format!("split without a look at their time, which cannot be measured: {}", untimed.join(", "));
+    let named = || format!("split although their time cannot be measured: {}", untimed.join(", "));
     (!untimed.is_empty()).then(named)
 }
 
@@ -260,7 +260,8 @@ fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
     let patterns = Patterns::new(&options.include, &options.exclude)?;
     let is_left_out = |candidate: &Candidate| {
         let is_kernel = matches!(candidate.form, Form::Kernel { .. });
-        let by_mode = (is_kernel && options.conv == ConvMode::None).then_some("convolutions stay with `conv` none");
+        let by_mode =
+            (is_kernel && options.conv == ConvMode::None).then_some("`conv` none does not split convolutions");
         patterns.refusal([candidate.name.as_str(), candidate.tensor.as_str()]).or(by_mode)
     };
     let (mut open, mut refused) = (Vec::new(), Vec::new());

@@ -86,8 +86,7 @@ impl Checkpoints {
                 return Err(Error::input(message).in_file(&record));
             }
             if file_hash(&model)? != read.model {
-                let message =
-                    format!("is not what {} says that it is; delete both, to do step {step} again", record.display());
+                let message = format!("does not match {}; delete both to repeat step {step}", record.display());
                 return Err(Error::input(message).in_file(&model));
             }
             let Record { step, plan, repaired, training, .. } = read;

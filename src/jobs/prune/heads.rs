@@ -20,7 +20,7 @@ const PROVED: (usize, usize) = (8, 2);
 /// Columns of a product that are computed at a time.
 const BLOCK: usize = 8;
 
-/// The criterion that counts on what can be made up for, as a change of basis does.
+/// The criterion that expects other units to compensate for a removal, as a change of basis does.
 const CRITERION: &str = "obs";
 
 /// Bases for the heads of a model, as far as these options use them: none without data, for another criterion than `obs`, or
@@ -109,7 +109,7 @@ pub(super) fn follow(plan: &Plan, groups: &[Group], bases: &mut Bases) -> Result
     let is_found = |name: &str| groups.iter().any(|group| group.name == name && factors.contains(&group.factor));
     match plan.groups.iter().find(|planned| planned.rebased && !is_found(&planned.name)) {
         Some(planned) => Err(Error::input(format!(
-            "group '{}' of the plan: its dimensions are counted in a basis that these samples do not give",
+            "group '{}' of the plan: its dimensions are counted in a basis that these samples do not reproduce",
             planned.name
         ))),
         None => Ok(()),
@@ -134,7 +134,7 @@ pub(super) fn rebased(subject: Subject<'_>, bases: &Bases) -> Result<Option<Mode
 pub(super) fn notes(bases: &Bases) -> impl Iterator<Item = String> {
     bases.obstacles.iter().map(|Obstacle { node, why, .. }| {
         format!(
-            "heads keep their basis: '{node}' {why}; their dimensions are not ordered, so whole heads go where they can"
+            "heads keep their basis: '{node}' {why}; their dimensions are not ordered, so whole heads are removed where possible"
         )
     })
 }

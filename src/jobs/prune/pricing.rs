@@ -29,7 +29,7 @@ impl Pricing {
         (effort, method): (Effort, Method),
     ) -> std::result::Result<Self, String> {
         let data =
-            data.ok_or("there are no samples to measure its effect on the output with; give some with --data")?;
+            data.ok_or("there are no samples to measure its effect on the output with; give some with `data`")?;
         let samples = Samples::new(data).map_err(|e| e.to_string())?;
         let samples = samples.ok_or("there are too few samples to hold some out")?;
         let reference = Reference::new(original.model, samples.batches()).map_err(|e| e.to_string())?;

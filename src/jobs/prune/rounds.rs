@@ -61,7 +61,7 @@ impl Job<'_, '_> {
                 found => found?,
             };
             notes.push(format!(
-                "the whole loses {loss:.3}, its groups one by one {expected:.3}: with prices measured {rounds} times on the way it loses {:.3}",
+                "all removals together lose {loss:.3}, the groups one by one {expected:.3}: with losses measured {rounds} times along the way, all lose {:.3}",
                 found.loss
             ));
             if found.loss >= loss {

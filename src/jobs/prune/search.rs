@@ -35,7 +35,7 @@ pub(super) fn search<'m>(
 ) -> Result<Pruned<'m>> {
     let data = data.ok_or_else(|| Error::usage("`max_drop` needs samples to judge on: give some with `data`"))?;
     if options.checkpoints.is_some() {
-        return Err(Error::usage("`max_drop` tries many removals and keeps no checkpoints of them"));
+        return Err(Error::usage("`max_drop` tries many removals and saves no checkpoints"));
     }
     let (calibration, held_out) = split(data)?;
     let original = Runnable::new(&model.proto, &RunOptions::default())?;
@@ -73,7 +73,7 @@ pub(super) fn search<'m>(
     let Some((mut finished, found)) = best else {
         let tried: Vec<String> = trials.iter().map(ToString::to_string).collect();
         return Err(Error::nothing(format!(
-            "even the smallest removal loses more than {}; tried of the MACs: {}",
+            "even the smallest removal loses more than {}; shares of the MACs that were tried: {}",
             percent(allowed),
             tried.join(" · ")
         )));
@@ -99,7 +99,7 @@ fn split(data: &Dataset) -> Result<(Dataset, Dataset)> {
     let samples = data.samples();
     let first = samples - samples / HELD_OUT;
     if first == samples {
-        return Err(Error::input(format!("{samples} samples are too few to hold a fifth out for `max_drop`")));
+        return Err(Error::input(format!("{samples} samples are too few to hold out a fifth for `max_drop`")));
     }
     Ok((data.part(0..first), data.part(first..samples)))
 }

@@ -139,7 +139,7 @@ impl<'j, 'm> Job<'j, 'm> {
         let by_default = if data.is_some() { "obs" } else { "l2" };
         let method = method(options, samples);
         if method != Method::None && data.is_none() {
-            return Err(Error::usage("`repair` needs samples: give some with `data`; synthetic ones do"));
+            return Err(Error::usage("`repair` needs samples: give some with `data`; synthetic ones are enough"));
         }
         let folder = options.checkpoints.as_deref();
         let checkpoints = match (data, folder) {
@@ -258,7 +258,7 @@ impl<'j, 'm> Job<'j, 'm> {
         clock.lap("score")?;
         if selection.touched().next().is_none() {
             return Err(Error::nothing(
-                "nothing would be removed: every group keeps all its units at this target; ask for more, lower `min_keep`, or open all sizes with `align` 1",
+                "nothing would be removed: every group keeps all its units at this target; remove more, lower `min_keep`, or allow all sizes with `align` 1",
             ));
         }
         let (survey, kept) = match (&next, &self.options.retrain) {
@@ -348,8 +348,7 @@ pub(super) fn compose(
         let left = flags.iter().filter(|&&keep| keep).count();
         if let Some(now) = next_groups.iter().find(|now| now.name == group.name) {
             if now.size != left {
-                let message =
-                    format!("group '{}' cannot be followed from step to step; use one of the `steps`", group.name);
+                let message = format!("group '{}' cannot be followed from step to step; set `steps` to 1", group.name);
                 return Err(Error::input(message));
             }
             let kept = flags.iter_mut().filter(|keep| **keep).enumerate();
@@ -372,7 +371,7 @@ fn alignment_notes(groups: &[Group], selection: &Selection, options: &PruneOptio
     let partly: Vec<&Group> = groups.iter().filter(|group| group.kept_partly(selection)).collect();
     if let Some((first, why)) = partly.iter().find_map(|group| Some((group, group.misaligned.as_ref()?))) {
         notes.push(format!(
-            "{} groups are no multiple of what {} computes in (first: {}: {why})",
+            "{} groups are not a multiple of the block size of {} (first: {}: {why})",
             partly.len(),
             hardware.name(),
             first.name

@@ -199,7 +199,8 @@ fn shared(
         }
         (prices, _) => {
             let why = prices.as_ref().err().map(String::as_str).unwrap_or_default();
-            let note = format!("groups share the budget by the scores of their units, which is a guess: {why}");
+            let note =
+                format!("groups share the budget by the scores of their units, which is only an estimate: {why}");
             Ok(Choice { notes: vec![note], ..Choice::of(select(scored, &cost, request)?) })
         }
     }
@@ -217,7 +218,7 @@ fn nothing_open(groups: &[Group], options: &PruneOptions) -> Error {
     }
     let shifts = groups.iter().any(|group| matches!(group.role, Role::Shifts(_)));
     if shifts && !options.allow_shifts {
-        message += "\nsome groups only shift a statistic: `allow_shifts` removes from them too";
+        message += "\nsome groups only shift a statistic: `allow_shifts` allows pruning them too";
     }
     Error::nothing(message)
 }

@@ -203,7 +203,7 @@ impl Bases {
         layer: &Layer,
         model: &mut ModelProto,
     ) -> Result<()> {
-        let missing = || Error::input("a layer of attention is gone").at_node(layer.name.as_str());
+        let missing = || Error::input("an attention layer no longer exists").at_node(layer.name.as_str());
         let view = View::of(model)?;
         let pruned = layer.found_in(&view)?.ok_or_else(missing)?;
         let Part { mut weights, own, added } = Part::of(subject, layer)?.ok_or_else(missing)?;

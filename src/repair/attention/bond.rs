@@ -235,7 +235,7 @@ impl Candidate {
         let size = part.added.iter().fold(1.0_f64, |m, b| m.max(b.abs()));
         let is_bias = |(&channel, added): (&usize, &f64)| (added - part.added[channel]).abs() <= 1e-3 * size;
         if !reading.numbers.iter().zip(&reading.added).all(is_bias) {
-            return Ok(Err("has something added to its results beside a bias"));
+            return Ok(Err("has something other than a bias added to its results"));
         }
         Ok(Ok((heads, part.added)))
     }

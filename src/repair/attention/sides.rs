@@ -121,7 +121,7 @@ impl Pair {
         } else {
             let mixed = sum(others.iter().map(|mixed| mixed.sums.covariance()).collect()) / others.len().max(1) as f64;
             let part = Part::of(subject, &self.other)?;
-            let weights = part.ok_or_else(|| Error::input("a layer of attention is gone"))?.weights;
+            let weights = part.ok_or_else(|| Error::input("an attention layer no longer exists"))?.weights;
             let rows = bond.others.iter().map(|rows| weights.select(Axis(0), rows));
             (mixed, sum(rows.map(|rows| rows.dot(&rows.t())).collect()))
         })
