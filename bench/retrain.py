@@ -42,7 +42,7 @@ class Bench:
 
 
 def marks(bench, epochs):
-    print("| network | remains | data | before → after | mean change | seconds |\n|---|---|---|---|---|---|")
+    print("| network | kept | data | before → after | mean change | seconds |\n|---|---|---|---|---|---|")
     rows = [
         ("digits_resnet", "--macs 25%", "25 % of the MACs"),
         ("digits_resnet", "--macs 8%", "8 % of the MACs"),
@@ -66,7 +66,7 @@ def steps(bench, epochs):
 
 
 def criteria(bench, _):
-    print("| network | criterion | data | as it is | `lstsq` |\n|---|---|---|---|---|")
+    print("| network | criterion | data | no repair | `lstsq` |\n|---|---|---|---|---|")
     bench = Bench(bench.executable, bench.folders[:1])
     names = ["taylor", "fisher", "obd-loss", "obs", "l2"]
     for model, budget in [("digits_mlp", "--ratio 0.5"), ("digits_mlp", "--ratio 0.75"), ("digits_resnet", "--macs 25%")]:
@@ -80,7 +80,7 @@ def criteria(bench, _):
 
 
 def overfit(bench, epochs):
-    print("| remains | pruned | pruned, retrained | factorized | factorized, retrained |\n|---|---|---|---|---|")
+    print("| kept | pruned | pruned, retrained | factorized | factorized, retrained |\n|---|---|---|---|---|")
     bench = Bench(bench.executable, bench.folders[:1])
     model = bench.folders[0] / "digits_overfit.onnx"
     for share in (80, 60, 40, 20, 10, 5):
