@@ -278,7 +278,7 @@ impl Unifier {
     }
 
     /// Unifies the parts of two equally large axes one by one. Where sizes differ, `split` writes the larger part as
-    /// the smaller one and a rest; returns what is left of both where it can not.
+    /// the smaller one and a rest; returns the remainders of both if it cannot.
     fn align(
         &mut self,
         mut left: Vec<Var>,

@@ -115,7 +115,7 @@ impl Block {
         self.values.chunks_exact_mut(self.capacity).map(move |column| &mut column[..filled])
     }
 
-    /// Writes zeros over what is left of earlier rows.
+    /// Overwrites the remains of earlier rows with zeros.
     pub(crate) fn pad(&mut self) {
         let filled = self.filled;
         if filled < self.capacity {

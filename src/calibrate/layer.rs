@@ -133,7 +133,7 @@ impl Layer {
             && self.window == other.window
     }
 
-    /// Axes of the result behind its channels, if it is no convolution: one where the weight stands on the left.
+    /// Axes of the result after its channels, if it is no convolution: one where the weight stands on the left.
     pub(crate) fn rank_behind_result(&self) -> usize {
         usize::from(self.linear.data == 1)
     }

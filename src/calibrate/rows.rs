@@ -14,7 +14,7 @@ use super::window::Window;
 use crate::error::{Error, Result};
 use crate::runtime::Tensor;
 
-/// Rows of a layer's input that statistics need: so many for each input of the layer.
+/// Rows of a layer's input that statistics need: this many for each input of the layer.
 const ROWS_PER_INPUT: usize = 20;
 
 /// Rows that are taken in any case.

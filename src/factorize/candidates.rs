@@ -33,7 +33,7 @@ pub struct Candidate {
     pub linear: Linear,
     /// Matrix or kernel.
     pub form: Form,
-    /// Shape of the weight as the nodes see it, behind any `Transpose`.
+    /// Shape of the weight as the nodes see it, after any `Transpose`.
     pub dims: Vec<usize>,
     /// Element type of the weight.
     pub element: ElementType,
@@ -231,7 +231,7 @@ fn form(subject: Subject<'_>, id: NodeId, dims: &[usize]) -> Result<Form, String
     }
 }
 
-/// The stored tensor behind `Identity` and `Transpose` nodes, and the order of its axes at `value`.
+/// The stored tensor before `Identity` and `Transpose` nodes, and the order of its axes at `value`.
 fn stored(subject: Subject<'_>, mut value: ValueId) -> Result<(ValueId, &TensorProto, Vec<usize>), String> {
     let proto = subject.proto().map_err(|e| e.to_string())?;
     let mut orders: Vec<Vec<usize>> = Vec::new();

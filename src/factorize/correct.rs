@@ -1,6 +1,5 @@
-//! Sequential correction: a layer behind split layers gets other inputs than it was trained on. Stage after stage, its
-//! factors are fitted to give the *original's* outputs from the inputs that it now gets
-//! ([`OutputPca::corrected`]).
+//! Sequential correction: a layer after split layers gets other inputs than it was trained on. Stage after stage, its
+//! factors are fitted to give the *original's* outputs from the inputs that it now gets ([`OutputPca::corrected`]).
 
 use std::collections::BTreeMap;
 
@@ -43,7 +42,7 @@ struct Collector<'l> {
     groups: Vec<Gather>,
 }
 
-/// Fits the factors of every layer behind others to what those have become, in place.
+/// Fits the factors of every layer after split layers to its changed inputs, in place.
 ///
 /// # Errors
 /// If reading the data or running a model fails.

@@ -14,8 +14,8 @@ use crate::runtime::{NamedTensor, RunOptions, Runnable, tensor_of};
 /// How long one layer is measured.
 const BUDGET: LatencyBudget = LatencyBudget { warm_up: 2, rounds: 25, time: Duration::from_millis(150) };
 
-/// Median time of all nodes of a layer, in the original and in the rewritten model, at the sample sizes; `None` where the
-/// layer cannot run by itself.
+/// Median time of all nodes of a layer, in the original and in the rewritten model, at the sample sizes; `None` where
+/// the layer cannot run alone.
 fn layer_latency(subject: Subject<'_>, views: [&View<'_>; 2], candidate: &Candidate) -> Result<Option<Latency>> {
     let mut sum = Latency { before_ms: 0.0, after_ms: 0.0 };
     for &id in &candidate.nodes {

@@ -1,4 +1,4 @@
-//! A part of a graph as a model by itself.
+//! A part of a graph as a model of its own.
 
 use std::collections::BTreeSet;
 

@@ -182,7 +182,7 @@ impl Graph {
         }
     }
 
-    /// The value behind a chain of `Identity` nodes.
+    /// The value at the start of a chain of `Identity` nodes.
     pub fn behind_identity(&self, mut value: ValueId) -> ValueId {
         while let Some(node) = self.producer(value) {
             let node = self.node(node);

@@ -12,7 +12,7 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 const ASK: &str = "import importlib.util as u; s = u.find_spec('onnxruntime'); \
                    print(s.submodule_search_locations[0] if s else '')";
 
-/// Name of the library by itself, for the system's search.
+/// File name of the library, for the system's search.
 const SYSTEM: &str = if cfg!(windows) {
     "onnxruntime.dll"
 } else if cfg!(target_os = "macos") {

@@ -1,4 +1,4 @@
-//! Dense linear algebra on `ndarray` arrays, behind one small trait.
+//! Dense linear algebra on `ndarray` arrays, accessed through one small trait.
 //!
 //! [`Faer`] is embedded, pure Rust; `Lapack` (feature `lapack`) calls the system's OpenBLAS and
 //! takes its place. Both are sequential inside a call, so a result never depends on how many threads run:

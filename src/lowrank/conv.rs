@@ -7,9 +7,9 @@
 //! | Tucker-2 | modes o and i of the kernel | 1×1 to r_i, k₁×k₂×… to r_o, 1×1 to O (Kim et al. 2015, arXiv:1511.06530) |
 //!
 //! The rows of the channel matrix are in im2col order, so its columns are the outputs of one position and
-//! [`outputs`](super::outputs) applies to it as to any layer; a 1×1 kernel is a plain matrix. With g groups,
-//! every group is split by itself to the same rank, and both convolutions keep g groups. A depthwise
-//! kernel has nothing to split.
+//! [`outputs`](super::outputs) applies to it as to any layer; a 1×1 kernel is a plain matrix. With g groups, every
+//! group is split separately to the same rank, and both convolutions keep g groups. A depthwise kernel has nothing to
+//! split.
 
 use ndarray::{Array1, Array2, ArrayD, ArrayViewD, Axis, IxDyn, concatenate};
 

@@ -105,7 +105,7 @@ pub(crate) fn places(kernel: &Kernel<'_>, mode: ConvMode) -> usize {
     }
 }
 
-/// Values kept at each place, and the rank of the map behind them where it has one.
+/// Values kept at each place, and the rank of the map after them if it has one.
 pub(crate) fn ranks(kernel: &Kernel<'_>, mode: ConvMode, rank: usize) -> (usize, Option<usize>) {
     match mode {
         ConvMode::Spatial => (rank, None),
@@ -217,8 +217,8 @@ impl Encoders {
         ErrorCurve::from_components(self.energies.iter().map(|x| x.max(0.0) * scale))
     }
 
-    /// The split that keeps `rank` values at each place, the map behind it of the rank `behind`. `damping` is the pull of
-    /// the least-squares map towards the one that inverts E, as a share of the mean variance.
+    /// The split that keeps `rank` values at each place, the map after it of the rank `behind`. `damping` is the pull
+    /// of the least-squares map towards the one that inverts E, as a share of the mean variance.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when a rank is 0 or above full; what the regression returns.

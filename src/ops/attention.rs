@@ -82,7 +82,7 @@ pub(super) fn packed(site: &mut Site<'_>) -> Outcome {
     Ok(())
 }
 
-/// `com.microsoft.GroupQueryAttention`: key and value apart, or packed behind the query. Caches freeze with the
+/// `com.microsoft.GroupQueryAttention`: key and value separate, or packed after the query. Caches freeze with the
 /// graph's inputs and outputs.
 pub(super) fn group_query(site: &mut Site<'_>) -> Outcome {
     let row = if site.has_input(1) && site.has_input(2) {

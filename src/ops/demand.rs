@@ -14,10 +14,10 @@ use crate::onnx::traits::{KEEPS_SHAPE, RECURRENT};
 /// The size of each axis, where it is certain.
 pub(super) type Demand = Vec<Option<u64>>;
 
-/// So many readers behind each other are asked, no more.
+/// Maximum number of consecutive readers that are asked.
 const DEPTH: usize = 64;
 
-/// So many readers are asked in all: paths through a graph may be many more than its nodes.
+/// Maximum number of readers that are asked in all: paths through a graph may be many more than its nodes.
 const VISITS: usize = 1000;
 
 /// What the readers of `value` ask of its shape; `None` if they leave its rank open. `known` tells sizes that are known.

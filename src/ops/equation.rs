@@ -52,7 +52,7 @@ fn axis_names(term: &str, rank: usize) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Letters that occur once, in alphabetical order, behind the ellipsis if there is one.
+/// Letters that occur once, in alphabetical order, after the ellipsis if there is one.
 fn implicit_result(left: &str) -> String {
     let mut counts: BTreeMap<char, usize> = BTreeMap::new();
     left.chars().filter(|c| c.is_alphabetic()).for_each(|c| *counts.entry(c).or_default() += 1);

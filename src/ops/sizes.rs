@@ -108,7 +108,7 @@ fn broadcast(operands: &[Option<Shape>]) -> Option<Shape> {
     Some(result)
 }
 
-/// `Pad`: amounts in front, then behind, of `axes`, or of all.
+/// `Pad`: amounts before, then after, along `axes` or all axes.
 fn padded(mut data: Shape, pads: &[i64], axes: Option<Vec<i64>>) -> Option<Shape> {
     let rank = data.len();
     let axes = axes.unwrap_or_else(|| (0..rank).filter_map(|axis| i64::try_from(axis).ok()).collect());

@@ -212,7 +212,7 @@ struct Answer {
     error: f64,
 }
 
-/// Spends what is left of the budget on single choices, the largest gain first.
+/// Spends the rest of the budget on single choices, the largest gain first.
 fn improved(fronts: &[Vec<Point>], mut chosen: Vec<usize>, budget: u64) -> Answer {
     let at = |chosen: &[usize], layer: usize| fronts[layer][chosen[layer]];
     loop {

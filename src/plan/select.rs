@@ -245,7 +245,7 @@ fn removed_by(scored: &[Scored<'_>], steps: &[Step]) -> Vec<usize> {
     removed
 }
 
-/// The selection that removes so many of the least important units from each group.
+/// The selection that removes this many of the least important units from each group.
 fn keep_rest(scored: &[Scored<'_>], rankings: &[Vec<usize>], removed: &[usize]) -> Selection {
     let mut selection = Selection::all();
     for ((scored, ranking), &removed) in scored.iter().zip(rankings).zip(removed) {

@@ -172,7 +172,7 @@ impl Widths<'_, '_, '_> {
         self.spend(best.map_or_else(|| vec![0; self.items.len()], |(_, chosen)| chosen))
     }
 
-    /// Spends what is left of the budget, where it buys most.
+    /// Spends the rest of the budget where it gains most.
     fn spend(&self, mut chosen: Chosen) -> Chosen {
         loop {
             let selection = self.selection(&chosen);

@@ -136,7 +136,7 @@ fn form(graph: &Graph, name: &str, outputs: &[Activations]) -> Result<Form> {
     Ok(if is_named || (rank == 2 && columns >= CLASSES) { Form::Logits } else { Form::Values })
 }
 
-/// The node that makes a value, behind those that only arrange elements.
+/// The node that computes a value, looking through nodes that only rearrange elements.
 fn maker<'g>(graph: &'g Graph, name: &str) -> Option<&'g Node> {
     let mut value = graph.value(name)?;
     loop {

@@ -1,4 +1,5 @@
-//! A layer of the original and what is left of it: what is read of both, and what the rest should make.
+//! A layer of the original and its pruned counterpart: the inputs of both, and the result that the pruned one should
+//! have.
 
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use crate::calibrate::{Columns, Layer, Lines, Row, Visit};
 use crate::error::{Error, Result};
 use crate::graph::View;
 
-/// A layer of the original and what is left of it.
+/// A layer of the original and its pruned counterpart.
 pub(super) struct Member {
     pub(super) original: Layer,
     pub(super) pruned: Layer,

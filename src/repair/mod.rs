@@ -1,6 +1,6 @@
 //! Repairs what pruning costs, without gradients.
 //!
-//! * `lstsq`: every layer behind a removal gets the weights that reproduce its *original* result best from its
+//! * `lstsq`: every layer after a removal gets the weights that reproduce its *original* result best from its
 //!   *repaired* input, one least-squares solve each, in topological order;
 //! * `bias`: the same with the bias alone;
 //! * `bn`: running means and variances of batch normalizations are estimated again.

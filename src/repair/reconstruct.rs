@@ -79,12 +79,12 @@ pub(super) fn reconstruct(
     Ok(reports)
 }
 
-/// A layer behind a removal that keeps its weights, and why.
+/// A layer after a removal that keeps its weights, and why.
 fn left_alone(name: &str, why: impl Into<String>) -> RepairReport {
     RepairReport { name: name.to_owned(), reason: Some(why.into()), ..RepairReport::default() }
 }
 
-/// Why a node, if it has weights, is none of the layers that can be read.
+/// Why a node with weights is not a layer that can be repaired; `None` if it has no weights.
 fn why_unread(subject: Subject<'_>, id: NodeId) -> Option<String> {
     let node = subject.graph.node(id);
     let contraction = subject.network.relations[id.0].contraction.as_ref()?;

@@ -25,7 +25,7 @@ pub(super) struct Skip {
     pub(super) slope: Array1<f64>,
 }
 
-/// The sum behind `layer`, if its result goes there and nowhere else.
+/// The sum after `layer`, if the sum is the only reader of its result.
 pub(super) fn skip(view: &View<'_>, layer: &Layer, width: usize) -> Result<Option<Skip>> {
     let mut slope = Array1::ones(width);
     let Some(mut value) = view.graph.value(&layer.result) else { return Ok(None) };

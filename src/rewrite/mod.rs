@@ -2,9 +2,9 @@
 //! or an error.
 //!
 //! * every initializer axis that mentions a touched factor is sliced;
-//! * small constants are sliced for each use by itself, and copied where uses disagree;
+//! * small constants are sliced for each use separately, and copied where uses disagree;
 //! * sizes that operands and attributes spell out are rebuilt from the algebra (`edits.rs`);
-//! * `Shape` goes on telling the old sizes (`shapes.rs`), so nothing else in the file's shape arithmetic moves.
+//! * `Shape` keeps returning the old sizes (`shapes.rs`), so nothing else in the file's shape arithmetic changes.
 
 mod chain;
 mod edits;

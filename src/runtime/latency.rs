@@ -19,7 +19,7 @@ pub struct Latency {
 pub struct LatencyBudget {
     /// Unmeasured runs of each model.
     pub warm_up: usize,
-    /// At most so many measured runs of each model, but always one.
+    /// Maximum number of measured runs of each model; there is always one.
     pub rounds: usize,
     /// No further round is begun after this time.
     pub time: Duration,

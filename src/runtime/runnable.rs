@@ -21,10 +21,10 @@ pub type NamedTensor = (String, Tensor);
 /// Plans that are kept; each holds the weights once more, packed for its kernels.
 const CACHED_PLANS: usize = 4;
 
-/// Integer inputs of at most so many elements may be shapes.
+/// Integer inputs of at most this many elements may be shapes.
 const SHAPE_ELEMENTS: usize = 16;
 
-/// Above so many nodes the search for a memory-saving order, quadratic at worst, is skipped.
+/// Above this many nodes the search for a memory-saving order, quadratic at worst, is skipped.
 const ORDERED_NODES: usize = 4000;
 
 /// How a model is run.

@@ -13,9 +13,9 @@ const STACK_BYTES: usize = 256 << 20;
 
 /// Runs `work` on a thread of its own with a deep stack, and turns a panic into an error.
 ///
-/// tract walks graphs by recursion in places and panics on some malformed ones: neither may end the process. Some of its
-/// operators work in parallel by rayon. Had they to wait for workers that themselves wait for this thread, all would wait
-/// for ever; so this thread is a pool by itself.
+/// tract walks graphs by recursion in places and panics on some malformed ones: neither may end the process. Some of
+/// its operators work in parallel by rayon. Had they to wait for workers that themselves wait for this thread, all
+/// would wait for ever; so this thread is a pool of its own.
 ///
 /// # Errors
 /// The error of `work`; [`Runtime`](crate::ErrorKind::Runtime) when the thread cannot be started or tract panics,

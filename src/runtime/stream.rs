@@ -60,7 +60,7 @@ impl Activations {
 }
 
 impl Stream {
-    /// From the last checkpoint to `wanted`. What `reads` needs is complete then: the frontier lies behind it.
+    /// From the last checkpoint to `wanted`. What `reads` needs is complete then: the frontier lies after it.
     ///
     /// # Errors
     /// If the model holds no graph or tract cannot take the segment.
@@ -165,7 +165,7 @@ impl Stream {
         Ok(Activations { values, frontier })
     }
 
-    /// Whether a value is computed from nothing behind the frontier.
+    /// Whether a value is computed from nothing after the frontier.
     pub fn has_reached(&self, name: &str) -> bool {
         self.reached.contains(name)
     }

@@ -198,8 +198,8 @@ fn scaled(node: NodeProto) -> Vec<NodeProto> {
     chain.end()
 }
 
-/// Gives every result of a `Scan`'s body a name that nothing in the body reads: tract adds the scanned axis to the value
-/// itself, also where the body goes on with it.
+/// Gives every result of a `Scan`'s body a name that nothing in the body reads: tract adds the scanned axis to the
+/// value itself, even if the body uses it further.
 pub(crate) fn set_results_apart(node: &mut NodeProto) {
     if node.op_type() != "Scan" {
         return;

@@ -1,7 +1,7 @@
 //! `l1`, `l2`: norm of the unit's slices of all contraction weights, of its producers and of its consumers
 //! (Li et al. 2017, "Pruning Filters for Efficient `ConvNets`").
 //!
-//! A batch normalization behind a producer is folded in: what counts is `γ/σ · W`, so that a unit with a zero scale
+//! A batch normalization after a producer is folded in: what counts is `γ/σ · W`, so that a unit with a zero scale
 //! weighs nothing. A factor that no weight consumes (query–key width) is scored by the product of its producers.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ struct Weight {
 pub(super) struct Element {
     /// As it is stored.
     pub(super) stored: f64,
-    /// With the batch normalization behind it folded in.
+    /// With the batch normalization after it folded in.
     pub(super) folded: f64,
 }
 
@@ -89,7 +89,7 @@ fn weights(subject: Subject<'_>) -> Vec<Weight> {
     found.into_values().collect()
 }
 
-/// The stored tensor behind an operand: through operators that only move, convert or dequantize it.
+/// The stored tensor that an operand comes from, through operators that only move, convert or dequantize it.
 fn stored_behind(subject: Subject<'_>, mut value: ValueId) -> Option<ValueId> {
     loop {
         if subject.constant(value).is_some() {

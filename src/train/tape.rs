@@ -92,7 +92,7 @@ impl<T: Real> Tensor<T> {
         &self.data
     }
 
-    /// The elements, to be changed; they are copied first if somebody else shares them.
+    /// The elements, to be changed; they are copied first if they are shared.
     pub(super) fn data_mut(&mut self) -> &mut [T] {
         let data: &mut Vec<T> = Arc::make_mut(&mut self.data);
         data

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 pub struct Exactness {
     /// Samples that the outputs were compared on.
     pub samples: usize,
-    /// Each output by itself, in graph order.
+    /// Each output separately, in graph order.
     pub outputs: Vec<OutputExactness>,
 }
 

@@ -286,7 +286,7 @@ impl Proof<'_> {
         }
     }
 
-    /// `error`, unless the original fails by itself.
+    /// `error`, unless the original itself fails.
     fn blame(&self, error: Error) -> Error {
         if error.kind() != ErrorKind::Runtime {
             return error;

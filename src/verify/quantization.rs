@@ -42,7 +42,7 @@ pub fn quantized_activations(model: &ModelProto) -> Result<Vec<String>> {
     Ok(results.map(|value| graph.at(value).name.clone()).collect())
 }
 
-/// `model` without the quantization of computed values: their quantizers, and the dequantizers behind them, hand on what
+/// `model` without the quantization of computed values: their quantizers, and the dequantizers after them, hand on what
 /// they are given. Stored values stay quantized.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{NamedTensor, RunOptions, Runnable, unsupported_nodes};
 
-/// Two models that must be the same function: the original with what goes masked, and with it removed.
+/// Two models that must be the same function: the original with the removed units masked, and the pruned model.
 pub(super) struct Removal {
     pub(super) masked: ModelProto,
     /// `None` if the rewritten model is just that.

@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::rows::Rows;
 use crate::error::Result;
 
-/// Of so many samples one is held out; where a model fixes its batch axis, of so many batches.
+/// One in this many samples is held out, or one in this many batches if the model fixes its batch axis.
 pub(crate) const HELD_OUT: usize = 10;
 
 /// Whether sample number `sample` of a data set is held out, for a model that takes `batch` samples at once, or any number

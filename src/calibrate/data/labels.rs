@@ -68,7 +68,7 @@ impl Labels {
         }
     }
 
-    /// All of `parts`, one behind the other; `None` if there is none, or classes and values are mixed.
+    /// All of `parts`, one after the other; `None` if there is none, or classes and values are mixed.
     ///
     /// # Errors
     /// If the values have different shapes.

@@ -75,7 +75,7 @@ pub struct Dataset {
     has_labels: bool,
     is_synthetic: bool,
     warnings: Vec<String>,
-    /// Ends whoever iterates over batches.
+    /// Ends an iteration over batches.
     progress: Progress,
 }
 

@@ -1,4 +1,4 @@
-//! Finished steps on disk, so that an interrupted job goes on where it was and ends with the same file.
+//! Finished steps on disk, so that an interrupted job resumes and produces the same file.
 
 use std::path::{Path, PathBuf};
 

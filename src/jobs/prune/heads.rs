@@ -86,7 +86,7 @@ fn proved(subject: Subject<'_>, mut bases: Bases, data: Calibration<'_>) -> Resu
     Ok(bases)
 }
 
-/// Widths of heads are multiples of 8 unless asked otherwise: products are computed in such blocks, and of every head by itself.
+/// Widths of heads are multiples of 8 by default: products are computed in such blocks, separately for every head.
 pub(super) fn align(bases: &Bases, options: &PruneOptions, groups: &mut [Group]) {
     let shares = bases.shares();
     let is_wide = |group: &&mut Group| shares.contains_key(&group.factor) && group.size >= 2 * BLOCK;

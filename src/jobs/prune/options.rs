@@ -62,7 +62,7 @@ pub struct PruneOptions {
     pub(crate) retrain: Option<train::Options>,
     /// Where finished steps are kept, so that an interrupted job can go on.
     pub(crate) checkpoints: Option<PathBuf>,
-    /// Whether the result is to be proved, so that a model that does not run in tract by itself is bad input.
+    /// Whether the result is to be proved, so that an original that does not run in tract is bad input.
     pub(crate) verify: bool,
     /// Samples, sizes, seed, and who is told.
     pub(crate) setting: Setting,

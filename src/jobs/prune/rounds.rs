@@ -42,7 +42,8 @@ impl Tried {
 }
 
 impl Job<'_, '_> {
-    /// Chooses what stays in one step; where prices share a budget, in as many rounds as it takes to be sure of them.
+    /// Chooses the units to keep in one step. If prices share a budget, it measures them in as many rounds as needed
+    /// for reliable prices.
     ///
     /// # Errors
     /// As [`Survey::choose`], and if a model cannot be repaired or run.

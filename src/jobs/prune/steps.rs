@@ -24,7 +24,8 @@ use crate::rewrite;
 use crate::score::Criterion;
 use crate::train::{self, Guidance};
 
-/// Chooses what goes, rewrites the model, repairs what is left and, if asked, trains it; in one step or in several.
+/// Chooses the units to remove, rewrites the model, repairs the kept weights and, if asked, trains them; in one step or
+/// in several.
 ///
 /// Each further step is scored on the result of the one before. Without training, what was chosen is carried out and
 /// repaired on the original, so that no error of a repair is carried on; trained weights are carried on.
@@ -232,7 +233,7 @@ impl<'j, 'm> Job<'j, 'm> {
         done.ok_or_else(|| Error::usage("`steps` is at least one"))
     }
 
-    /// One step behind `before`.
+    /// One step after `before`.
     fn step(&self, before: Option<Done>, step: usize, clock: &mut Clock) -> Result<Done> {
         let progress = self.options.setting.progress.within(format!("step {step} of {}", self.steps));
         progress.say("scoring");
@@ -320,7 +321,8 @@ fn share(step: usize, steps: usize) -> f64 {
     step as f64 / steps as f64
 }
 
-/// What a later step asks of the result of the step before: budgets are absolute, a ratio counts from what is left.
+/// What a later step asks of the result of the step before: budgets are absolute, a ratio applies to the remaining
+/// units.
 fn step_request(options: &PruneOptions, model: &Model, cost: &CostModel<'_>, (step, steps): (usize, usize)) -> Request {
     let request = options.request(model, cost, share(step, steps));
     match request.quota {

@@ -147,7 +147,7 @@ fn is_list(value: &ValueInfoProto) -> bool {
     tensor.shape.as_ref().is_some_and(|shape| shape.dim.len() == 1)
 }
 
-/// The condition of a loop that goes on.
+/// The condition of a loop that continues.
 fn truth(name: &str, dims: &[usize]) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),

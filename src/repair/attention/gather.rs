@@ -39,7 +39,7 @@ const CHUNKS: usize = 16;
 /// Evidence about one block.
 pub(in crate::repair) struct Gathered {
     block: Block,
-    /// Every so-manieth sample is taken; `None` before the first.
+    /// Interval at which samples are taken; `None` before the first.
     stride: Option<usize>,
     samples: Vec<Sample>,
     /// The activations are not shaped like attention.
@@ -276,11 +276,11 @@ impl Gathered {
     }
 }
 
-/// Weights and bias of a layer, the addition behind it included.
+/// Weights and bias of a layer, including the addition after it.
 struct Part {
     weights: Array2<f64>,
     bias: Array1<f64>,
-    /// What of the bias the addition behind the layer holds.
+    /// The part of the bias that the addition after the layer holds.
     added: Array1<f64>,
 }
 

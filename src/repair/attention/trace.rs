@@ -1,4 +1,4 @@
-//! What lies between a projection and attention, found out by running it.
+//! The map between a projection and attention, measured by running it.
 //!
 //! In place of a projection's result its channels are fed: all 0, all −1, each its own number. If what attention reads then is
 //! the same at every position, and a number of a channel times one factor, the way only moves values, whatever operators it

@@ -1,4 +1,4 @@
-//! The scalar functions behind elementwise operators, with their derivatives.
+//! The scalar functions of elementwise operators, with their derivatives.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::train::kernel::Real;
 use crate::train::tape::{Tensor, apply};
 
-/// `x` with `axes` moved behind the others and merged into one.
+/// `x` with `axes` moved after the others and merged into one.
 pub(super) fn rows_of<T: Real>(x: &Tensor<T>, axes: &[usize]) -> Result<Tensor<T>> {
     let kept: Vec<usize> = (0..x.rank()).filter(|axis| !axes.contains(axis)).collect();
     let mut dims: Vec<usize> = kept.iter().map(|&axis| x.dims()[axis]).collect();
