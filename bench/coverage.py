@@ -108,7 +108,7 @@ class Bench:
     def record(self, section: str, name: str, row: dict) -> None:
         self.results.setdefault(section, {})[name] = row
         self.save(section)
-        shown = f"{100 * (1 - row['after'] / row['before']):.1f} % gone" if row.get("before") else "–"
+        shown = f"{100 * (1 - row['after'] / row['before']):.1f} % removed" if row.get("before") else "–"
         print(f"{section} {name}: {shown}, exact {row.get('exact')}, {row.get('error') or 'ok'}", flush=True)
 
     def trial(self, section: str, name: str, path: Path, **options: object) -> None:

@@ -11,11 +11,12 @@ EXACT = 1e-4
 VARIANTS = ("static", "dynamic", "dynamo")
 HEADER = """# Coverage: half of every group removed
 
-Written by `bench/coverage.py`; random weights, `--ratio 0.5`, criterion `l2`. Every result passed `onnx.checker`
-(full check) and ran in ONNX Runtime on the same inputs as its original, with the same output shapes, unless its row says
-otherwise. Parameters are float values of the file in millions, counted by `bench/check.py` for every tool.
-*Exact* is max|Δ| between the pruned network and the masked original, over how much the output varies (limit 1e-4); in tract,
-with * in ONNX Runtime; – where it was not measured.
+`bench/coverage.py` writes this page. All networks have random weights and are pruned with `--ratio 0.5` and the
+criterion `l2`. Unless its row says otherwise, every result passed the full check of `onnx.checker` and ran in ONNX
+Runtime on the same inputs as its original, with the same output shapes. Parameters are the float values in the file, in
+millions, counted by `bench/check.py` for every tool. *Exact* is max|Δ| between the pruned network and the masked
+original, divided by the spread of the output (limit 1e-4). It is measured in tract, or in ONNX Runtime if marked with *;
+– means not measured.
 """
 
 
@@ -95,10 +96,11 @@ def anchors(results: dict) -> tuple[str, list[str]]:
         ])  # fmt: skip
     columns = ["model", "dense", "onnxsim 0.8.1", "Torch-Pruning 1.6.1", "paredown", "mark", "exact", "status"]
     note = (
-        "The marks allow 1 % for rounding. Torch-Pruning prunes the PyTorch network, which is exported afterwards; it and "
-        "onnxsim have 200 s of processor time. onnxsim: attention heads, then channels, the better of its two implementations.\n"
+        "The marks allow 1 % for rounding. Torch-Pruning prunes the PyTorch network, which is exported afterwards. It and "
+        "onnxsim are limited to 200 s of processor time. onnxsim removes attention heads, then channels, with the better of "
+        "its two implementations.\n"
     )
-    return f"## Beside other tools\n\n{note}\n{table(columns, rows)}", misses
+    return f"## Comparison with other tools\n\n{note}\n{table(columns, rows)}", misses
 
 
 def wide_problem(row: dict | None) -> str | None:
@@ -107,7 +109,7 @@ def wide_problem(row: dict | None) -> str | None:
     if row.get("error"):
         return row["error"]
     if removed(row) < LEAST_REMOVED:
-        return f"only {100 * removed(row):.1f} % gone"
+        return f"only {100 * removed(row):.1f} % removed"
     return f"exactness {row['exact']:.1e}" if row.get("exact") is not None and row["exact"] > EXACT else None
 
 
@@ -133,11 +135,11 @@ def wide(results: dict) -> tuple[str, list[str]]:
         rows.append(
             [name, millions(any_row.get("before")), percent(script), percent(dynamo), " / ".join(measured), status]
         )
-    columns = ["model", "dense", "% gone, TorchScript", "% gone, dynamo", "exact", "status"]
+    columns = ["model", "dense", "% removed, TorchScript", "% removed, dynamo", "exact", "status"]
     good = sum(row[-1] == "ok" for row in rows)
     text = (
-        f"## torchvision\n\n{len(rows)} architectures, {good} of them with at least 40 % of their parameters gone, valid, "
-        "in each exporter that exports them. Large files run in ONNX Runtime alone.\n\n"
+        f"## torchvision\n\n{len(rows)} architectures, {good} of them with at least 40 % of their parameters removed, valid, "
+        "in each exporter that exports them. Large files run in ONNX Runtime only.\n\n"
         + table(columns, rows)
     )
     return text + exception_section(exceptions), misses
@@ -160,8 +162,8 @@ def detectors(results: dict) -> tuple[str, list[str]]:
             misses.append(f"detectors {name}: {problem}")
         held = "; ".join(row.get("holders", [])[:2])
         rows.append([name, millions(row.get("before")), percent(row), problem or "valid", held])
-    columns = ["model", "dense", "% gone", "status", "largest groups held"]
-    return f"## Detectors\n\nOne image of fixed size, in ONNX Runtime alone.\n\n{table(columns, rows)}", misses
+    columns = ["model", "dense", "% removed", "status", "largest frozen groups"]
+    return f"## Detectors\n\nOne image of fixed size, in ONNX Runtime only.\n\n{table(columns, rows)}", misses
 
 
 def architecture(name: str) -> tuple[str, str]:
@@ -197,7 +199,7 @@ def transformers(results: dict) -> tuple[str, list[str]]:
         base, variant = architecture(name)
         if problems:
             misses.append(f"transformers {name}: {'; '.join(problems)}")
-        good = f"halved, {100 * removed(row):.0f} % gone, exact {exactness(row)}" if row.get("before") else ""
+        good = f"halved, {100 * removed(row):.0f} % removed, exact {exactness(row)}" if row.get("before") else ""
         cells.setdefault(base, {})[variant] = "; ".join(problems) or good
     rows = [[base, *(variants.get(variant, "–") for variant in VARIANTS)] for base, variants in cells.items()]
     text = (
@@ -226,12 +228,12 @@ def recurrent(results: dict) -> tuple[str, list[str]]:
         if not problem and total and gone < total:
             problem = f"hidden width halved in {gone} of {total}"
         if not problem and removed(row) < 0.5:
-            problem = f"only {100 * removed(row):.0f} % gone"
+            problem = f"only {100 * removed(row):.0f} % removed"
         if problem:
             misses.append(f"recurrent {name}: {problem}")
         rows.append([name, percent(row), exactness(row), problem or "halved"])
     text = "## Recurrent\n\n`_initial`: states are inputs and outputs of the graph, thawed with `--thaw`.\n\n"
-    return text + table(["model", "% gone", "exact", "hidden width"], rows), misses
+    return text + table(["model", "% removed", "exact", "hidden width"], rows), misses
 
 
 INTEGER = ("_integer", "_nbits", "_qoperator")
@@ -250,10 +252,11 @@ def quantized(results: dict) -> tuple[str, list[str]]:
         steps = "–" if row.get("steps") is None else str(row["steps"])
         rows.append([name, gone, exactness(row), steps, problem or row.get("note") or "valid"])
     text = (
-        "## Quantized and narrower types\n\n*Exact* with the activation quantizers taken out; *steps* is how many quantization "
-        "steps lie between the two at most, at any quantizer, with them in place (in tract).\n\n"
+        "## Quantized and narrower types\n\n*Exact* is measured without the activation quantizers; *steps* is "
+        "the largest difference at any quantizer, in quantization "
+        "steps, measured in tract with the quantizers in place.\n\n"
     )
-    return text + table(["model", "% of bytes gone", "exact", "steps", "status"], rows), misses
+    return text + table(["model", "% of bytes removed", "exact", "steps", "status"], rows), misses
 
 
 def fused(results: dict) -> tuple[str, list[str]]:
@@ -265,7 +268,7 @@ def fused(results: dict) -> tuple[str, list[str]]:
     text = (
         "## Fused operators\n\nFiles of `export_attention.py` and of ONNX Runtime's transformer optimizer (`_ort`).\n\n"
     )
-    return text + table(["model", "% gone", "exact", "status"], rows), misses
+    return text + table(["model", "% removed", "exact", "status"], rows), misses
 
 
 def render(results: dict) -> tuple[str, list[str]]:
