@@ -85,7 +85,7 @@ impl Dataset {
             Source::Path(path) => Samples::open_along(path, graph, axes),
             Source::Images(path, options) => Samples::images(path, graph, options),
             Source::Synthetic(samples) => Samples::synthetic(graph, sizes, *samples, seed),
-            Source::Written(folder) => Samples::open_along(folder.path(), graph, axes),
+            Source::Written(folder) => Ok(Samples::open_along(folder.path(), graph, axes)?.keeping(folder)),
         }
     }
 }

@@ -422,6 +422,7 @@ mod tests {
         }
     }
 
+    /// A new bias alone may raise the divergence of scores, although it lowers their squared error (it does in `digits_mlp`).
     #[test]
     fn what_is_repaired_costs_less() {
         for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
@@ -434,7 +435,7 @@ mod tests {
                 sum
             };
             let (bare, shifted, fitted) = (sum(Method::None), sum(Method::Bias), sum(Method::Lstsq));
-            assert!(fitted < 0.7 * bare && fitted < shifted && shifted < bare, "{name}: {bare} {shifted} {fitted}");
+            assert!(fitted < 0.7 * bare && fitted < shifted, "{name}: {bare} {shifted} {fitted}");
         }
     }
 

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use crate::onnx::proto::GraphProto;
 use crate::progress::Progress;
@@ -175,6 +176,7 @@ impl Dataset {
             is_synthetic: false,
             warnings,
             progress: Progress::default(),
+            files: None,
         })
     }
 
@@ -194,7 +196,14 @@ impl Dataset {
             is_synthetic: self.is_synthetic,
             warnings: self.warnings.clone(),
             progress: self.progress.clone(),
+            files: self.files.clone(),
         }
+    }
+
+    /// The same samples, which keep the temporary directory that they are read from.
+    pub(crate) fn keeping(mut self, files: &Arc<TempDir>) -> Self {
+        self.files = Some(Arc::clone(files));
+        self
     }
 
     /// The same samples; iterating over them ends with an error once the job of `progress` is cancelled.
