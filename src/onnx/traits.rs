@@ -6,7 +6,7 @@
 //! has a row here, and the few rows without a rule are named there.
 //!
 //! ```
-//! use paredown::onnx::traits::{self, CONVERTS, MOVES};
+//! use paredown::internals::onnx::traits::{self, CONVERTS, MOVES};
 //!
 //! assert!(traits::of("", "Cast").has(MOVES) && traits::of("", "Cast").has(CONVERTS));
 //! assert!(!traits::of("", "Relu").has(MOVES) && !traits::of("com.example", "Cast").has(MOVES));

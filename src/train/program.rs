@@ -254,7 +254,12 @@ fn live(
     let seeds = chosen.iter().filter_map(|name| graph.value(name)).chain(gated);
     let live = graph.reached_from(seeds, |node| !node.traits().has(READS_SHAPE));
     let needed = graph.ancestry(outputs.iter().filter_map(|name| graph.value(name)), |value| !live.contains(&value));
-    let nodes = graph.order.iter().copied().filter(|id| needed.nodes.contains(id)).collect();
+    // A trained tensor may be stored in a `Constant` node, which is nothing to compute.
+    let stores = |id: &NodeId| {
+        let mut made = graph.node(*id).outputs.iter().flatten();
+        made.any(|&value| chosen.contains(&graph.at(value).name))
+    };
+    let nodes = graph.order.iter().copied().filter(|id| needed.nodes.contains(id) && !stores(id)).collect();
     (live, nodes)
 }
 

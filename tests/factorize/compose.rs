@@ -20,7 +20,7 @@ fn the_inner_rank_of_a_split_layer_can_be_pruned() {
     for name in ["digits_mlp.onnx", "digits_resnet.onnx", "digits_vit.onnx"] {
         let model = Model::load(fixture(name)).unwrap();
         let split = factorize(&model, &FactorizeOptions::energy(0.9)).unwrap();
-        let pruned = prune(&split.model, &PruneOptions::ratio(0.25)).unwrap();
+        let pruned = prune(&split.model, &PruneOptions::ratio(0.5)).unwrap();
         let inner = pruned.report.groups.iter().find(|group| {
             group.role == "free"
                 && group.members.iter().any(|member| member.tensor.ends_with(".last"))

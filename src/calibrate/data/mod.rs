@@ -78,6 +78,8 @@ pub struct Dataset {
     warnings: Vec<String>,
     /// Ends an iteration over batches.
     progress: Progress,
+    /// The temporary directory that the samples are read from, deleted with the last data set that reads it.
+    files: Option<Arc<TempDir>>,
 }
 
 impl Dataset {

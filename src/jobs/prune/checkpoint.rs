@@ -12,6 +12,7 @@ use crate::jobs::setting::Setting;
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
 use crate::report::{RepairReport, TuningReport};
+use crate::runtime::Limits;
 use crate::texts::{hexadecimal, write_text};
 
 /// A directory of finished steps of one job.
@@ -52,8 +53,9 @@ impl Checkpoints {
         std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
         let mut hasher = Sha256::new();
         hasher.update(prost::Message::encode_to_vec(&model.proto));
-        // Where it is kept and who listens makes no difference to what comes out.
-        let setting = Setting { dims: options.setting.dims.clone(), seed: options.setting.seed, ..Setting::default() };
+        // Where it is kept, who listens and how much memory there is make no difference to the result.
+        let (dims, seed, limits) = (options.setting.dims.clone(), options.setting.seed, Limits::new(0));
+        let setting = Setting { dims, seed, limits, ..Setting::default() };
         let mut told = PruneOptions { checkpoints: None, setting, ..options.clone() };
         if let Some(retrain) = &mut told.retrain {
             retrain.progress = Default::default();
