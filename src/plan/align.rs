@@ -42,8 +42,12 @@ impl Hardware {
     /// All kinds of hardware.
     pub const ALL: [Self; 6] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Cuda, Self::CudaInt8, Self::TensorRt];
 
-    /// Detects the processor of this machine.
+    /// Detects the processor of this machine, unless the environment variable `PAREDOWN_TARGET` names other hardware.
     pub fn detect() -> Self {
+        let named = std::env::var("PAREDOWN_TARGET").unwrap_or_default();
+        if let Some(hardware) = Self::ALL.into_iter().find(|hardware| hardware.name() == named) {
+            return hardware;
+        }
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx512f") {
             return Self::Avx512;
