@@ -115,9 +115,9 @@ mod tests {
         assert!(refusal(|g| g.input[0].name = Some("z".into())).contains("input 'x' is now called 'z'"));
         assert!(refusal(|g| g.output.clear()).contains("had 1 outputs and now has 0"));
         let other_type = |g: &mut GraphProto| g.output[0] = tensor_value("y", DataType::Double, &["n", "2"]);
-        assert!(refusal(other_type).contains("output 'y' has another type"));
+        assert!(refusal(other_type).contains("output 'y' has a different type"));
         let other_shape = |g: &mut GraphProto| g.input[0] = tensor_value("x", DataType::Float, &["1", "3"]);
-        assert!(refusal(other_shape).contains("input 'x' has another type or shape"));
+        assert!(refusal(other_shape).contains("input 'x' has a different type or shape"));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | nothing | synthetic: [`Dataset::synthetic`] |
 //!
 //! Where samples lie in an array, its shape says: along an axis of the input where the graph has an axis of samples, in
-//! front of the input's own axes where a sample is one run of the graph ([`placement`]).
+//! front of the input's own axes where a sample is one run of the graph (`placement.rs`).
 //!
 //! Everything is checked against the graph and read once when a data set is opened: a wrong name, shape or type, a
 //! value that is not a number, a label below zero are errors then, not later. Memory holds one batch.

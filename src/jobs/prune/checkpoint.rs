@@ -55,7 +55,7 @@ impl Checkpoints {
         hasher.update(prost::Message::encode_to_vec(&model.proto));
         // Where it is kept, who listens and how much memory there is make no difference to the result.
         let (dims, seed, limits) = (options.setting.dims.clone(), options.setting.seed, Limits::new(0));
-        let setting = Setting { dims, seed, limits, ..Setting::default() };
+        let setting = Setting { dims, limits, seed, ..Setting::default() };
         let mut told = PruneOptions { checkpoints: None, setting, ..options.clone() };
         if let Some(retrain) = &mut told.retrain {
             retrain.progress = Default::default();
