@@ -33,17 +33,21 @@
 //! let options = PruneOptions::ratio(0.5).data("fixtures/calib.npz").eval("fixtures/eval.npz");
 //! let mut pruned = prune(&model, &options)?.prove()?;
 //!
-//! // The report holds everything that was found, changed and proved. let report = &pruned.report;
+//! // The report holds everything that was found, changed and proved.
+//! let report = &pruned.report;
 //! assert!(report.model.after.params < report.model.before.params / 2);
 //! assert!(report.verify.exact_max_rel.is_some_and(|deviation| deviation <= 1e-4));
-//! assert!(report.verify.accuracy.after > Some(0.9)); println!("{}", report.to_json());
+//! assert!(report.verify.accuracy.after > Some(0.9));
+//! println!("{}", report.to_json());
 //!
 //! // A file is written completely or not at all, and an existing file is never overwritten.
-//! pruned.save(folder.join("pruned.onnx"))?; pruned.plan.save(folder.join("plan.json"))?;
+//! pruned.save(folder.join("pruned.onnx"))?;
+//! pruned.plan.save(folder.join("plan.json"))?;
 //!
-//! // Anyone with both files and the plan can repeat the proof. let written = Model::load(folder.join("pruned.onnx"))?;
-//! let again = VerifyOptions::new().plan(Plan::load(folder.join("plan.json"))?); assert_eq!(verify(&model, &written,
-//! &again)?.verify.valid, Some(true));
+//! // Anyone with both files and the plan can repeat the proof.
+//! let written = Model::load(folder.join("pruned.onnx"))?;
+//! let again = VerifyOptions::new().plan(Plan::load(folder.join("plan.json"))?);
+//! assert_eq!(verify(&model, &written, &again)?.verify.valid, Some(true));
 //! # std::fs::remove_dir_all(&folder)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

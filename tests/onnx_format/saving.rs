@@ -33,7 +33,7 @@ fn an_existing_file_needs_force() {
     let path = folder.path().join("out.onnx");
     fs::write(&path, "precious").unwrap();
     let model = Model::from_proto(linear(2, 2));
-    refuse(&model, &path, KEEP, ErrorKind::Output, "exists already; pass --force");
+    refuse(&model, &path, KEEP, ErrorKind::Output, "exists already; pass `force`");
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     model.save(&path, &FORCE).unwrap();
     assert!(fs::read(&path).unwrap() == linear(2, 2).encode_to_vec());
