@@ -15,9 +15,7 @@ use crate::graph::{Editor, View, operator};
 use crate::linalg::{Ridge, default_backend, strength};
 use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
-
-/// Shares of the inputs' mean variance that may pull toward the old weights; samples that were not fitted to choose.
-const RIDGES: [f64; 4] = [1e-3, 1e-2, 0.1, 1.0];
+use crate::repair::RIDGES;
 
 /// One matrix of a layer that reads a group.
 pub(super) struct Reader {

@@ -31,6 +31,7 @@ pub use attention::Bases;
 #[cfg(feature = "cli")]
 pub(crate) use method::METHODS;
 pub use method::Method;
+pub(crate) use reader::RIDGES;
 pub use report::RepairReport;
 
 /// `pruned`, which is `subject` with only `selection` kept, repaired so that its layers' results are those of `subject`

@@ -22,7 +22,7 @@ pub(super) const HELD_OUT: usize = 5;
 pub(super) const MANY_SAMPLES: usize = HELD_OUT;
 
 /// Shares of the inputs' mean variance that may pull towards the kept weights; held-out samples choose.
-const RIDGES: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
+pub(crate) const RIDGES: [f64; 4] = [1e-3, 1e-2, 1e-1, 1.0];
 
 /// Members of a stage that read the same rows.
 pub(super) struct Reader<'m> {

@@ -159,7 +159,8 @@ impl PruneOptions {
         self
     }
 
-    /// Which factor of a merged axis is removed: whole heads (the default), indices inside every head, or both.
+    /// Sets which factor of a merged axis is pruned: whole heads, dimensions of every head, or both. The default is dimensions where
+    /// a change of basis orders them, which takes data, and whole heads elsewhere.
     pub fn units(mut self, units: Units) -> Self {
         self.units = units;
         self
