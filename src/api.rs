@@ -7,6 +7,7 @@ pub use crate::jobs::{
     Array, Dataset, FactorizeOptions, InspectOptions, Outcome, PruneOptions, TuneOptions, Values, VerifyOptions,
 };
 pub use crate::latency::{RuntimeLatency, RuntimeOptions, Runtimes, Timing};
+pub use crate::metric::{Metric, MetricReport};
 pub use crate::onnx::{Model, SaveOptions};
 pub use crate::plan::{Hardware, Plan, PlannedGroup, Remaining, Scope, Units};
 pub use crate::price::Effort;

@@ -93,6 +93,7 @@ mod calibrate;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod command;
 mod defect;
 mod error;
 mod factorize;
@@ -104,6 +105,7 @@ mod jobs;
 mod latency;
 mod linalg;
 mod lowrank;
+mod metric;
 mod normalize;
 mod onnx;
 mod ops;

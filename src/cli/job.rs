@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 
 use super::bench::Bench;
 use super::flags::as_typed;
+use super::metric::Judging;
 use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
 use super::print::print;
@@ -32,6 +33,8 @@ pub(super) struct Common {
     dims: Dims,
     #[command(flatten)]
     memory: Memory,
+    #[command(flatten)]
+    judging: Judging,
     /// Print the results but write no model
     #[arg(long)]
     dry_run: bool,
@@ -113,10 +116,12 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// `options` with the samples, sizes and seed that were typed.
     pub(super) fn configure<O: Configured>(&self, mut options: O) -> Result<O> {
-        let Common { data, dims, memory, seed, .. } = self.common;
+        let Common { data, dims, memory, seed, judging, quiet, .. } = self.common;
+        let runs = options.metric_runs();
         *options.setting_mut() = Setting {
             data: data.calibration(),
             eval: data.eval(),
+            metric: judging.metric(runs, *quiet)?,
             dims: dims.sizes()?,
             batch_axes: data.batch_axes()?,
             limits: memory.limits(),

@@ -5,6 +5,7 @@ mod factorize;
 mod flags;
 mod inspect;
 mod job;
+mod metric;
 mod options;
 mod paths;
 mod print;
@@ -103,6 +104,7 @@ fn exit_on_interrupt() {
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             crate::onnx::discard_staged();
+            crate::command::end_commands();
             std::process::exit(i32::from(exit_code(ErrorKind::Interrupted)));
         }
     });

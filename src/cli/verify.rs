@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Command;
 
 use super::flags::as_typed;
+use super::metric::Judging;
 use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
 use super::print::print;
 use crate::error::{Error, Result};
-use crate::jobs::setting::Setting;
+use crate::jobs::setting::{Configured, Setting};
 use crate::report::result;
 use crate::texts::write_text;
 use crate::{Model, Plan, VerifyOptions};
@@ -30,6 +31,8 @@ pub(super) struct Args {
     dims: Dims,
     #[command(flatten)]
     memory: Memory,
+    #[command(flatten)]
+    judging: Judging,
     /// Fail if the relative L2 distance between the outputs exceeds this
     #[arg(long, value_name = "X")]
     max_rel_l2: Option<f64>,
@@ -52,6 +55,7 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     options.setting = Setting {
         data: args.data.calibration(),
         eval: args.data.eval(),
+        metric: args.judging.metric(options.metric_runs(), args.quiet)?,
         dims: args.dims.sizes()?,
         batch_axes: args.data.batch_axes()?,
         limits: args.memory.limits(),

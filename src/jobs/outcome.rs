@@ -49,16 +49,20 @@ pub struct Evidence {
 impl Outcome {
     /// Proves the rewrite by running it in tract. Checks that the model runs, that its signature is the original's, and
     /// that removing units was exact (equal to masking them, before repair and training). Measures how far the outputs
-    /// are from the original's and how long one run takes. All results are added to the report.
+    /// are from the original's and how long one run takes, and the metric, if one was given. All results are added to the
+    /// report.
     ///
     /// # Errors
-    /// [`Proof`](crate::ErrorKind::Proof) if the rewritten model fails a check, [`Runtime`](crate::ErrorKind::Runtime)
+    /// What the metric returns; [`Proof`](crate::ErrorKind::Proof) if the rewritten model fails a check, [`Runtime`](crate::ErrorKind::Runtime)
     /// if tract cannot run it, [`Input`](crate::ErrorKind::Input) if the original itself does not run in tract.
     pub fn prove(mut self) -> Result<Self> {
         let progress = self.setting.progress.clone();
         progress.enter("proving")?;
         let proved = contained(&progress, || Ok(self.proof().prove()?))?;
         enter(&mut self.report, &proved, self.setting.limits);
+        if self.report.metric.is_none() {
+            self.report.metric = self.setting.judge(&self.samples, &self.model)?;
+        }
         Ok(self)
     }
 

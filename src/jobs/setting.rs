@@ -3,6 +3,7 @@
 use super::dataset::Dataset;
 use crate::calibrate::data::{BatchAxes, Dataset as Samples};
 use crate::error::{Error, Result};
+use crate::metric::{Metric, MetricReport};
 use crate::onnx::Model;
 use crate::progress::Progress;
 use crate::report::CalibrationReport;
@@ -16,6 +17,8 @@ pub(crate) struct Setting {
     pub(crate) data: Option<Dataset>,
     /// Samples for measuring only, which no decision uses.
     pub(crate) eval: Option<Dataset>,
+    /// The user's own metric, which judges the result.
+    pub(crate) metric: Option<Metric>,
     /// Sizes of dynamic dimensions.
     pub(crate) dims: DimSizes,
     /// Batch axes of inputs, where the model does not declare them.
@@ -33,11 +36,18 @@ pub(crate) struct Setting {
 pub(crate) trait Configured {
     /// The setting.
     fn setting_mut(&mut self) -> &mut Setting;
+
+    /// How often the job measures the user's metric at most.
+    fn metric_runs(&self) -> usize;
 }
 
-/// The builder methods that all options share. The options have a field `setting`.
+/// The builder methods that all options share. The options have a field `setting`. The number says how often the job
+/// measures the user's metric at most: by default on the original and on the result.
 macro_rules! configured {
     ($options:ty) => {
+        configured!($options, |_| 2);
+    };
+    ($options:ty, $metric_runs:expr) => {
         impl $options {
             /// Sets the samples that decisions are based on. They also measure the result unless [`eval`](Self::eval)
             /// gives others.
@@ -49,6 +59,13 @@ macro_rules! configured {
             /// Sets the samples that measure fidelity and accuracy; no decision uses them.
             pub fn eval(mut self, eval: impl Into<crate::jobs::Dataset>) -> Self {
                 self.setting.eval = Some(eval.into());
+                self
+            }
+
+            /// Judges the result by a metric of one's own, besides the outputs. It is measured on the original before any
+            /// work is done.
+            pub fn metric(mut self, metric: crate::metric::Metric) -> Self {
+                self.setting.metric = Some(metric);
                 self
             }
 
@@ -95,6 +112,11 @@ macro_rules! configured {
             fn setting_mut(&mut self) -> &mut crate::jobs::setting::Setting {
                 &mut self.setting
             }
+
+            fn metric_runs(&self) -> usize {
+                let runs: fn(&Self) -> usize = $metric_runs;
+                runs(self)
+            }
         }
     };
 }
@@ -107,6 +129,8 @@ pub(crate) struct Opened {
     /// Samples that decisions are based on.
     pub(crate) data: Option<Samples>,
     eval: Option<Samples>,
+    /// The metric of the original, if there is one.
+    pub(crate) metric: Option<f64>,
     /// Keeps temporary files until the samples are no longer read.
     _sources: [Option<Dataset>; 2],
 }
@@ -135,11 +159,20 @@ pub(super) fn calibration_report(data: &Samples, seed: u64) -> CalibrationReport
 }
 
 impl Setting {
-    /// Opens the samples for `model`.
+    /// The metric of `rewritten` beside that of the original, if there is one.
+    ///
+    /// # Errors
+    /// What the metric returns.
+    pub(crate) fn judge(&self, opened: &Opened, rewritten: &Model) -> Result<Option<MetricReport>> {
+        let (Some(metric), Some(before)) = (&self.metric, opened.metric) else { return Ok(None) };
+        Ok(Some(metric.report(before, metric.of(rewritten, &self.progress)?)))
+    }
+
+    /// Opens the samples for `model`, and measures the user's metric on it.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if they do not fit the model, [`Usage`](crate::ErrorKind::Usage) if an option
-    /// does not.
+    /// does not; what the metric returns.
     pub(crate) fn open(&self, model: &Model) -> Result<Opened> {
         if let Some((name, _)) = self.dims.named.iter().find(|&(_, &size)| size == 0) {
             return Err(Error::usage(format!("`dim` {name}=0: a size is at least one")));
@@ -149,9 +182,11 @@ impl Setting {
             let samples = data.open(model, &self.dims, &self.batch_axes, self.seed)?;
             Ok(Some(samples.within(&self.progress)))
         };
+        let (data, eval) = (open(&self.data)?, open(&self.eval)?);
         Ok(Opened {
-            data: open(&self.data)?,
-            eval: open(&self.eval)?,
+            data,
+            eval,
+            metric: self.metric.as_ref().map(|metric| metric.of(model, &self.progress)).transpose()?,
             _sources: [self.data.clone(), self.eval.clone()],
         })
     }

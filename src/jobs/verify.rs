@@ -85,6 +85,7 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
         failure => failure.into(),
     })?;
     enter(&mut report, &proved, *limits);
+    report.metric = options.setting.judge(&samples, &after.model)?;
     Ok(report)
 }
 

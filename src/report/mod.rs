@@ -11,6 +11,7 @@ use crate::analysis::Analysis;
 use crate::axes::Selection;
 use crate::latency::RuntimeLatency;
 use crate::linalg::default_backend;
+use crate::metric::MetricReport;
 use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
@@ -52,6 +53,9 @@ pub struct Report {
     /// Latency in runtimes other than tract.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub latencies: Vec<RuntimeLatency>,
+    /// The user's own metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<MetricReport>,
     /// The search for the largest reduction within the allowed loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
@@ -229,12 +233,12 @@ pub struct PriceReport {
 pub struct SearchReport {
     /// Share of the metric that may be lost.
     pub allowed: f64,
-    /// The metric: `accuracy`, `R²`, `top-1 agreement` or `cosine similarity`.
+    /// The metric: `accuracy`, `R²`, `top-1 agreement`, `cosine similarity` or the name of the user's own.
     pub figure: String,
     /// Share of the metric that the result loses.
     pub lost: f64,
-    /// Number of held-out samples that the metric is measured on.
-    pub samples: usize,
+    /// Number of held-out samples that the metric is measured on; `None` if it is the user's own.
+    pub samples: Option<usize>,
     /// The reductions that were tried, in order.
     pub trials: Vec<TrialReport>,
 }
@@ -313,6 +317,7 @@ impl Report {
             training: Vec::new(),
             latencies: Vec::new(),
             memory: None,
+            metric: None,
             search: None,
             allocation_gap: None,
             seconds: BTreeMap::new(),

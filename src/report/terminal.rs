@@ -100,11 +100,11 @@ fn training_line(training: &TuningReport) -> String {
 
 fn search_line(search: &SearchReport) -> String {
     let trials: Vec<String> = search.trials.iter().map(ToString::to_string).collect();
+    let samples = search.samples.map(|samples| format!(" on {samples} held-out samples")).unwrap_or_default();
     format!(
-        "note: the result loses {} of {} on {} held-out samples (allowed: {}); shares of the MACs that were tried: {}\n",
+        "note: the result loses {} of {}{samples} (allowed: {}); shares of the MACs that were tried: {}\n",
         percent(search.lost),
         search.figure,
-        search.samples,
         percent(search.allowed),
         trials.join(" · ")
     )
@@ -269,6 +269,15 @@ fn summary_table(report: &Report) -> Table {
             format!("{:+.4}", new - old),
         ]);
     }
+    if let Some(metric) = &report.metric {
+        let change = match metric.lost() {
+            share if share.is_infinite() => "worse than 0".to_owned(),
+            share if share > 0.0 => format!("{} worse", percent(share)),
+            share => format!("{} better", percent(-share)),
+        };
+        let shown = |figure: f64| format!("{figure:.4}");
+        table.add_row(vec![METRIC.to_owned(), shown(metric.before), shown(metric.after), change]);
+    }
     let mut single = |what: &str, value: Option<String>, meaning: &str| {
         if let Some(value) = value {
             table.add_row(vec![what.to_owned(), String::new(), value, meaning.to_owned()]);
@@ -282,6 +291,9 @@ fn summary_table(report: &Report) -> Table {
     single("top-1 agreement", verify.top1_agreement.map(percent), "");
     table
 }
+
+/// What the user's own metric is called in the table: its name may be a long command.
+const METRIC: &str = "your metric";
 
 /// What the terminal shows in red.
 const SLOWER: &str = "slower";

@@ -19,6 +19,7 @@ mod inspect;
 mod interrupt;
 mod latency;
 mod mask;
+mod metric;
 mod networks;
 mod never_silent;
 mod output_files;

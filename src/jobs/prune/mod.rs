@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod heads;
+mod judge;
 mod options;
 mod pricing;
 mod pruned;
@@ -21,8 +22,8 @@ pub use options::{PruneOptions, Target};
 /// With several steps, each is scored on the result of the one before. Without training, what was chosen is carried out and
 /// repaired on the original, so that no error of a repair is carried on; trained weights are carried on.
 ///
-/// With [`Target::MaxDrop`], the smallest model (in multiply–accumulates) is searched that loses no more than that, on a
-/// fifth of the samples that nothing else is decided on.
+/// With [`Target::MaxDrop`], the smallest model (in multiply–accumulates) is searched that loses no more than that: of the
+/// user's own metric, or on a fifth of the samples that nothing else is decided on.
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
@@ -34,7 +35,7 @@ pub(crate) fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
     let samples = options.setting.open(model)?;
     let data = samples.data.as_ref();
     let pruned = match options.target {
-        Target::MaxDrop(allowed) => search::search(model, options, data, allowed)?,
+        Target::MaxDrop(allowed) => search::search(model, options, &samples, allowed)?,
         _ => steps::prune(model, options, data)?,
     };
     Ok(pruned.into_outcome(options, samples))

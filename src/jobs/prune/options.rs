@@ -11,6 +11,9 @@ use crate::price::Effort;
 use crate::repair::Method;
 use crate::train;
 
+/// Candidates that a search tries, halving what remains: the result is within 1/128 of the multiplications.
+pub(super) const HALVINGS: usize = 7;
+
 /// How much is to be removed, as the user says it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
@@ -68,7 +71,11 @@ pub struct PruneOptions {
     pub(crate) setting: Setting,
 }
 
-configured!(PruneOptions);
+configured!(PruneOptions, |options| match options.target {
+    // The original, and each candidate; the result is one of them.
+    Target::MaxDrop(_) => 1 + HALVINGS,
+    _ => 2,
+});
 
 impl PruneOptions {
     /// Removes this share of every group's units: 0.5 removes half.

@@ -1,0 +1,105 @@
+//! What a search judges its candidates by.
+
+use crate::calibrate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::jobs::setting::{Opened, Setting};
+use crate::metric::MetricReport;
+use crate::onnx::Model;
+use crate::runtime::{Limits, RunOptions, Runnable};
+use crate::verify::{Faithfulness, faithful};
+
+/// This share of the samples, the last ones, judges; the others are calibrated on.
+const HELD_OUT: usize = 5;
+
+/// Name of the user's metric.
+const METRIC: &str = "your metric";
+
+/// Measures what a candidate loses.
+pub(super) enum Judge<'s> {
+    /// The user's own metric.
+    Metric(&'s Setting, &'s Opened),
+    /// Samples that nothing else is decided on, and what the original makes of them.
+    Samples {
+        /// The original.
+        original: Box<Runnable>,
+        /// The samples.
+        held_out: Dataset,
+        /// Memory to run them in.
+        limits: Limits,
+    },
+}
+
+/// What is lost, and of which figure.
+pub(super) struct Loss {
+    pub(super) share: f64,
+    pub(super) figure: &'static str,
+    /// Figures of the user's own metric.
+    pub(super) metric: Option<MetricReport>,
+}
+
+impl<'s> Judge<'s> {
+    /// The judge of candidates for `model`, and the samples that are left to calibrate on.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) if there is nothing to judge by, [`Input`](crate::ErrorKind::Input) if there are
+    /// too few samples, and what tract returns for the original.
+    pub(super) fn new(model: &Model, setting: &'s Setting, samples: &'s Opened) -> Result<(Self, Option<Dataset>)> {
+        let data = samples.data.as_ref();
+        if let Some(before) = samples.metric {
+            if before == 0.0 {
+                return Err(Error::input("the metric of the original is 0, so no share of it can be lost"));
+            }
+            return Ok((Self::Metric(setting, samples), data.map(|data| data.part(0..data.samples()))));
+        }
+        let data = data.ok_or_else(|| {
+            Error::usage("`max_drop` needs samples to judge on: give `data`, or a metric of your own")
+        })?;
+        let samples = data.samples();
+        let first = samples - samples / HELD_OUT;
+        if first == samples {
+            return Err(Error::input(format!("{samples} samples are too few to hold out a fifth for `max_drop`")));
+        }
+        let original = Box::new(Runnable::new(&model.proto, &RunOptions::default())?);
+        let held_out = data.part(first..samples);
+        Ok((Self::Samples { original, held_out, limits: setting.limits }, Some(data.part(0..first))))
+    }
+
+    /// Number of samples that judge, if they are known.
+    pub(super) fn samples(&self) -> Option<usize> {
+        match self {
+            Self::Metric(..) => None,
+            Self::Samples { held_out, .. } => Some(held_out.samples()),
+        }
+    }
+
+    /// What `candidate` loses.
+    ///
+    /// # Errors
+    /// What the metric returns, or tract.
+    pub(super) fn loss(&self, candidate: &Model) -> Result<Loss> {
+        match self {
+            Self::Metric(setting, samples) => {
+                let metric = setting.judge(samples, candidate)?;
+                let share = metric.as_ref().map_or(f64::INFINITY, MetricReport::lost);
+                Ok(Loss { share, figure: METRIC, metric })
+            }
+            Self::Samples { original, held_out, limits } => {
+                let candidate = Runnable::new(&candidate.proto, &RunOptions::default())?;
+                Ok(Loss::of(&faithful(original, &candidate, held_out, *limits)?))
+            }
+        }
+    }
+}
+
+impl Loss {
+    /// Accuracy or R² where there are labels, else agreement of the largest class, else the cosine of the outputs.
+    fn of(found: &Faithfulness) -> Self {
+        let (share, figure) = match (found.r2, found.accuracy.before, found.accuracy.after, found.top1_agreement) {
+            (Some((before, after)), ..) => (before - after, "R²"),
+            (_, Some(before), Some(after), _) => (before - after, "accuracy"),
+            (.., Some(agreement)) => (1.0 - agreement, "top-1 agreement"),
+            _ => (1.0 - found.cosine, "cosine similarity"),
+        };
+        Self { share, figure, metric: None }
+    }
+}
