@@ -10,6 +10,10 @@ use std::sync::Arc;
 /// The result of every fallible call in this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Verbs that an instruction begins with.
+const INSTRUCTIONS: [&str; 12] =
+    ["add", "allow", "ask", "choose", "export", "give", "leave", "name", "run", "save", "set", "use"];
+
 /// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -115,6 +119,14 @@ impl Error {
         self.kind
     }
 
+    /// What to do next, if the message says so: its last clause, after a colon or semicolon, if it is an instruction.
+    pub fn hint(&self) -> Option<&str> {
+        let start = [": ", "; "].into_iter().filter_map(|mark| self.message.rfind(mark)).max()?;
+        let clause = self.message.get(start + 2..)?;
+        let verb = clause.split([' ', ',']).next()?;
+        INSTRUCTIONS.contains(&verb).then_some(clause)
+    }
+
     /// The graph node that the error concerns, if known.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
@@ -148,6 +160,15 @@ impl std::error::Error for Error {
 mod tests {
     use super::*;
     use std::error::Error as _;
+
+    #[test]
+    fn a_hint_is_the_instruction_at_the_end() {
+        let error = Error::usage("`retrain` needs samples: give some with `data`");
+        assert_eq!(error.hint(), Some("give some with `data`"));
+        assert_eq!(Error::input("array 'x': 3 of 4; use more samples").hint(), Some("use more samples"));
+        assert_eq!(Error::input("cannot be read: no such file").hint(), None);
+        assert_eq!(Error::input("empty").hint(), None);
+    }
 
     #[test]
     fn an_error_says_where_and_keeps_what_was_underneath() {

@@ -45,11 +45,11 @@ pub(super) struct Args {
     #[command(flatten)]
     retrain: Retraining,
     #[command(flatten)]
-    bench: Bench,
+    pub(super) bench: Bench,
     #[command(flatten)]
     plans: Plans,
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -86,7 +86,8 @@ impl Args {
         }
     }
 
-    fn options(&self) -> Result<FactorizeOptions> {
+    /// The options of the job, without its samples and sizes.
+    pub(super) fn options(&self) -> Result<FactorizeOptions> {
         let method = match self.method {
             TypedMethod::Svd => Factorization::Svd,
             TypedMethod::Nmf => Factorization::Nmf,

@@ -33,6 +33,33 @@ pub(super) fn as_typed(text: &str, command: &Command) -> String {
     typed
 }
 
+/// `text`, in which every option of `command` is named as a keyword argument: `--max-drop <D>` becomes `` `max_drop` ``.
+pub(super) fn as_keywords(text: &str, command: &Command) -> String {
+    let flags = flags(command);
+    let typed = as_typed(text, command);
+    let mut keywords = String::new();
+    let mut pieces = typed.split("--");
+    keywords += pieces.next().unwrap_or_default();
+    for piece in pieces {
+        let end =
+            piece.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '-').unwrap_or(piece.len());
+        let (name, rest) = piece.split_at(end);
+        if !flags.contains(name) {
+            keywords += &format!("--{piece}");
+            continue;
+        }
+        // The placeholder of its value says nothing to those who do not type it.
+        let placeholder = rest.strip_prefix(" <").and_then(|rest| rest.split_once('>'));
+        let mut rest = placeholder.map_or(rest, |(_, rest)| rest);
+        if let (true, Some(unquoted)) = (keywords.ends_with('\''), rest.strip_prefix('\'')) {
+            keywords.pop();
+            rest = unquoted;
+        }
+        keywords += &format!("`{}`{rest}", name.replace('-', "_"));
+    }
+    keywords
+}
+
 /// What the field `name` is called when it is typed, if it may be an option at all.
 fn flag(name: &str) -> Option<String> {
     let is_field = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
@@ -62,6 +89,15 @@ mod tests {
         assert_eq!(typed("`max_drop` needs samples: give `data`"), "--max-drop needs samples: give --data");
         assert_eq!(typed("`rate` is positive"), "--lr is positive");
         assert_eq!(typed("`paredown inspect` lists `them`, a ` alone"), "`paredown inspect` lists `them`, a ` alone");
+    }
+
+    #[test]
+    fn flags_become_keyword_arguments() {
+        let keywords = |text: &str| as_keywords(text, &Args::command());
+        assert_eq!(keywords("`max_drop` needs samples: give `data`"), "`max_drop` needs samples: give `data`");
+        assert_eq!(keywords("`rate` or `units`; --lr is one"), "`lr` or `unit`; `lr` is one");
+        assert_eq!(keywords("invalid value '2' for '--ratio <R>': no"), "invalid value '2' for `ratio`: no");
+        assert_eq!(keywords("a -- b --nothing"), "a -- b --nothing");
     }
 
     #[test]

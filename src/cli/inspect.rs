@@ -32,10 +32,18 @@ pub(super) struct Args {
     quiet: bool,
 }
 
+impl Args {
+    /// The options of the job.
+    pub(super) fn options(&self) -> Result<InspectOptions> {
+        let mut options = InspectOptions::new().allow_shifts(self.allow_shifts);
+        options.dims = self.dims.sizes()?;
+        options.thaw.clone_from(&self.thaw);
+        Ok(options)
+    }
+}
+
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
-    let mut options = InspectOptions::new().allow_shifts(args.allow_shifts);
-    options.dims = args.dims.sizes()?;
-    options.thaw.clone_from(&args.thaw);
+    let options = args.options()?;
     let bar = spinner(args.quiet || args.json, "analysing");
     let model = Model::load(&args.model)?;
     let report = crate::inspect(&model, &options).map_err(|e| e.in_file(&args.model))?;

@@ -15,6 +15,7 @@ use super::paths::check_paths;
 use super::print::print;
 use crate::error::{Error, Result};
 use crate::jobs::setting::{Configured, Setting};
+use crate::progress::Progress;
 use crate::report::result;
 use crate::texts::write_text;
 use crate::{Model, Outcome, Plan, SaveOptions};
@@ -77,6 +78,21 @@ impl Plans {
 }
 
 impl Common {
+    /// The samples, sizes and seed that were typed; the job measures the user's metric this many times at most.
+    pub(super) fn setting(&self, metric_runs: usize, progress: Progress) -> Result<Setting> {
+        let Self { data, dims, memory, judging, seed, quiet, .. } = self;
+        Ok(Setting {
+            data: data.calibration(),
+            eval: data.eval(),
+            metric: judging.metric(metric_runs, *quiet)?,
+            dims: dims.sizes()?,
+            batch_axes: data.batch_axes()?,
+            limits: memory.limits(),
+            seed: *seed,
+            progress,
+        })
+    }
+
     /// Refuses contradictory paths, then loads the model. `others` are files that the command reads besides; `doing` is
     /// shown meanwhile.
     pub(super) fn open<'a>(
@@ -116,18 +132,8 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// `options` with the samples, sizes and seed that were typed.
     pub(super) fn configure<O: Configured>(&self, mut options: O) -> Result<O> {
-        let Common { data, dims, memory, seed, judging, quiet, .. } = self.common;
         let runs = options.metric_runs();
-        *options.setting_mut() = Setting {
-            data: data.calibration(),
-            eval: data.eval(),
-            metric: judging.metric(runs, *quiet)?,
-            dims: dims.sizes()?,
-            batch_axes: data.batch_axes()?,
-            limits: memory.limits(),
-            seed: *seed,
-            progress: listener(&self.bar),
-        };
+        *options.setting_mut() = self.common.setting(runs, listener(&self.bar))?;
         Ok(options)
     }
 

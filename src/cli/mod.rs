@@ -1,6 +1,7 @@
 //! The command line: what was typed → resolved options → library call. One place turns errors into exit codes.
 
 mod bench;
+pub mod embed;
 mod factorize;
 mod flags;
 mod inspect;
@@ -60,9 +61,14 @@ commands! {
     Verify in verify
 }
 
+/// Runs the command line, and returns its exit code for `main`.
+pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
+    ExitCode::from(status(typed))
+}
+
 /// Runs the command line and returns the exit code: 0 done · 2 usage · 3 bad input · 4 nothing to do or budget out of
 /// reach · 5 verification failed · 6 output could not be written · 70 a defect of paredown · 130 interrupted.
-pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn status(typed: impl IntoIterator<Item = OsString>) -> u8 {
     exit_on_interrupt();
     print_no_panics();
     let args = match Args::try_parse_from(typed) {
@@ -71,15 +77,15 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2.
             let code = if error.use_stderr() { exit_code(ErrorKind::Usage) } else { 0 };
             let _ = error.print();
-            return ExitCode::from(code);
+            return code;
         }
     };
     let command = Args::command();
     match contained(&Progress::default(), || args.command.run(&command)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "paredown: error: {}", flags::as_typed(&error.to_string(), &command));
-            ExitCode::from(exit_code(error.kind()))
+            exit_code(error.kind())
         }
     }
 }

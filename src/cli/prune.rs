@@ -76,11 +76,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", requires = "retrain")]
     checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
-    bench: Bench,
+    pub(super) bench: Bench,
     #[command(flatten)]
     plans: Plans,
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -137,7 +137,8 @@ impl Args {
         }
     }
 
-    fn options(&self) -> Result<PruneOptions> {
+    /// The options of the job, without its samples and sizes.
+    pub(super) fn options(&self) -> Result<PruneOptions> {
         let units = match self.unit {
             TypedUnit::Auto => Units::Auto,
             TypedUnit::Heads => Units::Heads,

@@ -13,7 +13,7 @@ use crate::{Model, Training, TuneOptions};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
     /// Number of passes over the samples [default: 30, unless --minutes is given]
     #[arg(long, value_name = "N", conflicts_with = "minutes")]
     epochs: Option<usize>,
@@ -36,16 +36,29 @@ pub(super) struct Args {
     exclude: Vec<String>,
 }
 
+impl Args {
+    /// The options of the job, without its teacher, samples and sizes.
+    pub(super) fn options(&self) -> Result<TuneOptions> {
+        let training = match (self.epochs, self.minutes) {
+            (_, Some(minutes)) => Training::minutes(minutes),
+            (epochs, None) => Training::epochs(epochs.unwrap_or(30)),
+        };
+        let mut training = self.training.options(training)?;
+        training.include.clone_from(&self.include);
+        training.exclude.clone_from(&self.exclude);
+        Ok(TuneOptions::new(training).labels(!self.no_labels))
+    }
+
+    /// The teacher, if one was given.
+    pub(super) fn teacher(&self) -> Result<Option<Model>> {
+        self.teacher.as_deref().map(Model::load).transpose()
+    }
+}
+
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
-    let training = match (args.epochs, args.minutes) {
-        (_, Some(minutes)) => Training::minutes(minutes),
-        (epochs, None) => Training::epochs(epochs.unwrap_or(30)),
-    };
-    let mut training = args.training.options(training)?;
-    training.include.clone_from(&args.include);
-    training.exclude.clone_from(&args.exclude);
+    let options = args.options()?;
     let job = args.common.open(None, args.teacher.as_deref(), "analysing")?;
-    let mut options = job.configure(TuneOptions::new(training).labels(!args.no_labels))?;
-    options.teacher = args.teacher.as_deref().map(Model::load).transpose()?;
+    let mut options = job.configure(options)?;
+    options.teacher = args.teacher()?;
     job.finish(command, |model| crate::tune(model, &options))
 }

@@ -11,9 +11,10 @@ use super::paths::check_paths;
 use super::print::print;
 use crate::error::{Error, Result};
 use crate::jobs::setting::{Configured, Setting};
+use crate::progress::Progress;
 use crate::report::result;
 use crate::texts::write_text;
-use crate::{Model, Plan, VerifyOptions};
+use crate::{Model, Plan, Report, VerifyOptions};
 
 /// Proves a rewritten model against its original: checks that it is valid and, with the plan, exact; measures fidelity and latency
 #[derive(Debug, clap::Args)]
@@ -47,23 +48,41 @@ pub(super) struct Args {
     quiet: bool,
 }
 
+impl Args {
+    /// The options of the job.
+    pub(super) fn options(&self, progress: Progress) -> Result<VerifyOptions> {
+        let mut options = VerifyOptions::new();
+        options.setting = Setting {
+            data: self.data.calibration(),
+            eval: self.data.eval(),
+            metric: self.judging.metric(options.metric_runs(), self.quiet)?,
+            dims: self.dims.sizes()?,
+            batch_axes: self.data.batch_axes()?,
+            limits: self.memory.limits(),
+            seed: self.seed,
+            progress,
+        };
+        options.plan = self.plan.as_deref().map(Plan::load).transpose()?;
+        Ok(options)
+    }
+
+    /// Refuses outputs that are farther from the original's than allowed.
+    pub(super) fn check(&self, report: &Report) -> Result<()> {
+        match (self.max_rel_l2, report.verify.rel_l2) {
+            (Some(limit), Some(found)) if found > limit || found.is_nan() => {
+                Err(Error::proof(format!("the relative L2 distance is {found:.4}, more than --max-rel-l2 {limit}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let read = args.data.paths().chain([args.rewritten.as_path()]).chain(args.plan.as_deref());
     check_paths(&args.original, read, None, &[("--report", args.report.as_deref())])?;
     let bar = spinner(args.quiet, "proving");
-    let mut options = VerifyOptions::new();
-    options.setting = Setting {
-        data: args.data.calibration(),
-        eval: args.data.eval(),
-        metric: args.judging.metric(options.metric_runs(), args.quiet)?,
-        dims: args.dims.sizes()?,
-        batch_axes: args.data.batch_axes()?,
-        limits: args.memory.limits(),
-        seed: args.seed,
-        progress: listener(&bar),
-    };
+    let options = args.options(listener(&bar))?;
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
-    options.plan = args.plan.as_deref().map(Plan::load).transpose()?;
     let report = crate::verify(&original, &rewritten, &options).map_err(|e| e.in_file(&args.rewritten))?;
     if let Some(path) = &args.report {
         write_text(path, &report.to_json())?;
@@ -72,11 +91,5 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     if !args.quiet {
         print(&as_typed(&result(&report), command))?;
     }
-    match (args.max_rel_l2, report.verify.rel_l2) {
-        (Some(limit), Some(found)) if found > limit || found.is_nan() => {
-            Err(Error::proof(format!("the relative L2 distance is {found:.4}, more than --max-rel-l2 {limit}"))
-                .in_file(&args.rewritten))
-        }
-        _ => Ok(()),
-    }
+    args.check(&report).map_err(|e| e.in_file(&args.rewritten))
 }

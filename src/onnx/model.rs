@@ -1,5 +1,6 @@
 //! A model in memory: what the file holds, checked once, and where it came from.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -77,6 +78,13 @@ impl Model {
     /// The same file, its content said in another way.
     pub(crate) fn restated(&self, proto: ModelProto) -> Self {
         Self { proto, ..self.clone() }
+    }
+
+    /// The names of the inputs that every run must be given, in the order of the graph: those without a default.
+    pub fn inputs(&self) -> Vec<&str> {
+        let Some(graph) = &self.proto.graph else { return Vec::new() };
+        let defaults: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+        graph.input.iter().map(|input| input.name()).filter(|name| !defaults.contains(name)).collect()
     }
 
     /// Size of the model in bytes, including external data. For a model made in memory, this is its size as one

@@ -40,6 +40,21 @@ impl Model {
         save(self, path, *options, PROTOBUF_LIMIT)
     }
 
+    /// The model as one protobuf, weights included.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Output`](crate::ErrorKind::Output) if it exceeds the 2 GiB of a protobuf.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let length = encoded_len(&self.proto);
+        if length > PROTOBUF_LIMIT {
+            return Err(Error::output("exceeds the 2 GiB of a protobuf: save it to a file, with external data"));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        // Writing to a vector cannot fail.
+        write_model(&self.proto, &mut bytes).map_err(|e| Error::defect(e.to_string()))?;
+        Ok(bytes)
+    }
+
     /// Whether the model may be written to `path`: what [`save`](Self::save) would refuse is refused before the work.
     ///
     /// # Errors

@@ -1,0 +1,110 @@
+//! Work on a thread of its own, and the desk at the caller's thread where it reports.
+//!
+//! The thread that called from Python releases the interpreter and waits for messages. It alone calls back into Python, so
+//! that a listener runs where the user started the job, and an interrupt is noticed within [`PATIENCE`].
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use paredown::{Cancel, Error, Result};
+use pyo3::prelude::*;
+
+use crate::errors::exception;
+
+/// Longest time between two looks at signals.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What arrives at the desk.
+enum Message {
+    /// The job entered a phase.
+    Phase(String),
+    /// The work has ended.
+    Ended,
+}
+
+/// Where the messages of a job go. Clones share one line.
+#[derive(Clone, Default)]
+pub(crate) struct Line(Arc<Mutex<Option<Sender<Message>>>>);
+
+impl Line {
+    /// Says that the job entered a phase. Nobody hears it if no one waits.
+    pub(crate) fn say(&self, phase: &str) {
+        self.send(Message::Phase(phase.to_owned()));
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(sender) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            // A caller that was interrupted does not listen any more.
+            let _ = sender.send(message);
+        }
+    }
+
+    fn connect(&self, sender: Option<Sender<Message>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+    }
+}
+
+/// A job in progress: its line, the flag that cancels it, and the listener to its phases.
+pub(crate) struct Desk {
+    pub(crate) line: Line,
+    pub(crate) cancel: Cancel,
+    pub(crate) listener: Option<Py<PyAny>>,
+}
+
+impl Desk {
+    /// Runs `work` on another thread, without the interpreter, and returns its result.
+    ///
+    /// An exception of the listener or an interrupt cancels the job and is raised at once: the thread ends by itself when
+    /// the job next looks at its flag, and nobody sees its result.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> PyResult<T> {
+        let (sender, mut messages) = channel();
+        self.line.connect(Some(sender));
+        let line = self.line.clone();
+        let worker = std::thread::Builder::new().name("paredown-job".to_owned()).spawn(move || {
+            let result = work();
+            line.send(Message::Ended);
+            result
+        });
+        let worker = worker.map_err(|error| {
+            exception(py, &Error::runtime(format!("a thread for the job cannot be started: {error}")))
+        })?;
+        let heard = loop {
+            let (back, message) = py.detach(|| wait(messages));
+            messages = back;
+            let noted = match message {
+                Ok(Message::Phase(phase)) => self.note(py, &phase),
+                Ok(Message::Ended) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                // A thread that panicked says nothing more.
+                Err(RecvTimeoutError::Timeout) if worker.is_finished() => break Ok(()),
+                Err(RecvTimeoutError::Timeout) => Ok(()),
+            };
+            if let Err(raised) = noted.and_then(|()| py.check_signals()) {
+                break Err(raised);
+            }
+        };
+        self.line.connect(None);
+        if let Err(raised) = heard {
+            self.cancel.cancel();
+            return Err(raised);
+        }
+        match py.detach(|| worker.join()) {
+            Ok(result) => result.map_err(|error| exception(py, &error)),
+            Err(_) => Err(exception(py, &Error::defect("the thread of the job panicked; please report it"))),
+        }
+    }
+
+    fn note(&self, py: Python<'_>, phase: &str) -> PyResult<()> {
+        self.listener.as_ref().map_or(Ok(()), |listener| listener.call1(py, (phase,)).map(drop))
+    }
+}
+
+/// The next message; gives the receiver back.
+fn wait(messages: Receiver<Message>) -> (Receiver<Message>, Result<Message, RecvTimeoutError>) {
+    let message = messages.recv_timeout(PATIENCE);
+    (messages, message)
+}

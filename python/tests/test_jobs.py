@@ -1,0 +1,157 @@
+"""The jobs give what the command line gives, from any kind of model and samples."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect as signatures
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnx
+import onnxruntime
+import paredown as pd
+import pytest
+from paredown import _paredown
+
+#: Options of the command line that write files or print, which results of the API do themselves.
+OF_THE_TERMINAL = {"dry-run", "external-data", "force", "help", "json", "output", "plan-out", "quiet", "report"}
+#: Arguments of the API that are typed as arguments without a name, or in another way.
+OF_PYTHON = {"model", "original", "rewritten", "progress"}
+
+
+def command(*typed: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "paredown", *typed], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("job", [pd.prune, pd.factorize, pd.tune, pd.inspect, pd.verify])
+def test_options_are_those_of_the_command(job: Any) -> None:
+    of_command = set(_paredown.options_of(job.__name__)) - OF_THE_TERMINAL
+    of_function = {name.replace("_", "-") for name in signatures.signature(job).parameters} - OF_PYTHON
+    assert of_function == of_command
+
+
+def test_the_command_and_the_function_write_the_same_bytes(tmp_path: Path, resnet: str) -> None:
+    typed = ["prune", resnet, "--macs", "50%", "--data", "fixtures/calib.npz", "--seed", "3"]
+    done = command(*typed, "-o", str(tmp_path / "command.onnx"), "--quiet")
+    assert done.returncode == 0, done.stderr
+    pd.prune(resnet, macs=0.5, data="fixtures/calib.npz", seed=3).save(tmp_path / "function.onnx")
+    digests = {hashlib.sha256((tmp_path / f"{name}.onnx").read_bytes()).digest() for name in ("command", "function")}
+    assert len(digests) == 1
+
+
+def test_a_model_is_a_path_bytes_or_a_message(mlp: str) -> None:
+    content = Path(mlp).read_bytes()
+    models = [mlp, Path(mlp), content, bytearray(content), onnx.load(mlp)]
+    results = {pd.prune(model, ratio=0.5, align=1).model_bytes() for model in models}
+    assert len(results) == 1
+    with pytest.raises(TypeError, match="not int"):
+        pd.prune(3, ratio=0.5)  # type: ignore[arg-type]
+
+
+class Reader:
+    """A ``CalibrationDataReader`` of ONNX Runtime."""
+
+    def __init__(self, batches: list[dict[str, numpy.ndarray]]) -> None:
+        self._batches = iter(batches)
+
+    def get_next(self) -> dict[str, numpy.ndarray] | None:
+        return next(self._batches, None)
+
+
+def test_samples_are_given_in_any_form(mlp: str, images: numpy.ndarray, tensor: Any) -> None:
+    parts = numpy.array_split(images, 4)
+    forms: dict[str, Any] = {
+        "arrays": {"input": images},
+        "an array": images,
+        "not contiguous": {"input": images.repeat(2, axis=0)[::2]},
+        "dicts": [{"input": part} for part in parts],
+        "tuples": [(part,) for part in parts],
+        "a generator": (part for part in parts),
+        "a reader": Reader([{"input": part} for part in parts]),
+        "tensors": [[tensor(part)] for part in parts],
+        "big endian": {"input": images.astype(">f4")},
+    }
+    expected = pd.prune(mlp, params=0.5, data="fixtures/calib.npz")
+    for form, data in forms.items():
+        result = pd.prune(mlp, params=0.5, data=data)
+        assert result.report["calibration"]["samples"] == len(images), form
+        # Batches of another size are summed in another order.
+        assert result.plan == expected.plan, form
+
+
+def test_torch_loads_samples(mlp: str, labelled: dict[str, numpy.ndarray]) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = [torch.from_numpy(labelled[name]) for name in ("input", "labels")]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tensors), batch_size=64)
+    result = pd.prune(mlp, params=0.5, data=loader)
+    assert result.report["verify"]["accuracy"]["after"] > 0.9
+
+
+def test_labels_come_last_in_a_tuple(resnet: str, labelled: dict[str, numpy.ndarray]) -> None:
+    batches = [(labelled["input"][i : i + 64], labelled["labels"][i : i + 64]) for i in range(0, 256, 64)]
+    result = pd.prune(resnet, ratio=0.25, eval=batches)
+    accuracy = result.report["verify"]["accuracy"]
+    assert accuracy["before"] > 0.99
+    assert 0 < accuracy["after"] < 1
+
+
+def test_a_result_is_saved_proved_and_run(tmp_path: Path, mlp: str, images: numpy.ndarray) -> None:
+    result = pd.prune(mlp, ratio=0.5, no_verify=True)
+    assert result.report["verify"]["valid"] is None
+    phases: list[str] = []
+    assert result.prove(progress=phases.append).report["verify"]["valid"] is True
+    assert phases == ["proving"]
+    path = tmp_path / "small.onnx"
+    result.save(path).save_plan(tmp_path / "plan.json")
+    assert path.read_bytes() == result.model_bytes()
+    outputs = onnxruntime.InferenceSession(result.model_bytes()).run(None, {"input": images[:3]})
+    assert outputs[0].shape == (3, 10)
+    report = pd.verify(mlp, path, plan=tmp_path / "plan.json", data={"input": images})
+    assert report["verify"]["exact_max_rel"] <= 1e-4
+
+
+def test_a_plan_is_carried_out_again(mlp: str) -> None:
+    first = pd.prune(mlp, ratio=0.5)
+    assert pd.prune(mlp, plan=first.plan).model_bytes() == first.model_bytes()
+    split = pd.factorize(mlp, rank=16)
+    assert pd.factorize(mlp, plan=split.plan).model_bytes() == split.model_bytes()
+
+
+def test_a_report_is_a_dictionary_a_text_and_a_table(resnet: str) -> None:
+    report = pd.inspect(resnet)
+    assert isinstance(report, dict)
+    assert "free" in str(report)
+    table = report.to_dataframe()
+    assert list(table["name"]) == [group["name"] for group in report["groups"]]
+    with pytest.raises(pd.UsageError, match="'model': choose one of groups"):
+        report.to_dataframe("model")
+
+
+def test_a_student_follows_its_teacher(mlp: str) -> None:
+    small = pd.prune(mlp, params=0.2, data="fixtures/calib.npz")
+    trained = pd.tune(small.model_bytes(), teacher=mlp, data="fixtures/train.npz", epochs=2)
+    assert trained.report["training"][0]["epochs"]
+
+
+def test_progress_is_told_in_the_thread_of_the_caller(resnet: str) -> None:
+    import threading
+
+    heard: list[tuple[str, bool]] = []
+    here = threading.current_thread()
+    pd.prune(resnet, macs=0.5, data="fixtures/calib.npz", progress=lambda phase: heard.append((phase, threading.current_thread() is here)))
+    assert any("repairing" in phase for phase, _ in heard)
+    assert all(is_here for _, is_here in heard)
+
+
+def test_progress_without_a_function_is_shown(mlp: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.prune(mlp, params=0.5, data="fixtures/calib.npz", progress=True)
+    assert capsys.readouterr().err.strip()
+
+
+def test_the_command_is_the_same(tmp_path: Path, mlp: str) -> None:
+    assert command("--version").stdout.split()[:2] == ["paredown", pd.__version__]
+    assert command("prune", mlp, "--ratio", "2").returncode == 2
+    assert command("inspect", str(tmp_path / "missing.onnx")).returncode == 3

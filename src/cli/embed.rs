@@ -1,0 +1,226 @@
+//! The commands as functions, for a program in another language that holds models in memory.
+//!
+//! Options are given as they are typed, so that they have one definition. Messages name them as keyword arguments:
+//! `` `max_drop` `` instead of `--max-drop`.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use super::bench::Bench;
+use super::flags::as_keywords;
+use super::job::Common;
+use super::{Args, Command};
+use crate::defect::print_no_panics;
+use crate::error::{Error, Result};
+use crate::jobs::setting::Configured;
+use crate::progress::Progress;
+use crate::{Cancel, Metric, Model, Outcome, Report, SaveOptions};
+
+/// Stands for every file of a command that the caller holds in memory.
+const IN_MEMORY: &str = "model";
+
+/// The caller of a command: what it holds in memory besides the model, and how it follows the job.
+pub struct Caller {
+    /// The teacher of `tune`.
+    pub teacher: Option<Model>,
+    /// The metric, unless it is a command among the options.
+    pub metric: Option<Metric>,
+    /// Called with a short description of each phase.
+    pub listener: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Cancels the job.
+    pub cancel: Cancel,
+}
+
+/// Runs `prune`, `factorize` or `tune` on `model`, proves the result unless `--no-verify` is among the options, and
+/// measures its latency where the command does.
+///
+/// # Errors
+/// As the job, [`Outcome::prove`] and [`Outcome::time`]; [`Usage`](crate::ErrorKind::Usage) for options that the command
+/// does not have.
+pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Caller) -> Result<Outcome> {
+    keyworded(|| match parsed(command, 1, &[&["--dry-run".into(), "--quiet".into()], options].concat())? {
+        Command::Prune(args) => {
+            let rewriting = Rewriting { common: &args.common, bench: Some(&args.bench), model };
+            rewriting.outcome(args.options()?, &caller, crate::prune)
+        }
+        Command::Factorize(args) => {
+            let rewriting = Rewriting { common: &args.common, bench: Some(&args.bench), model };
+            rewriting.outcome(args.options()?, &caller, crate::factorize)
+        }
+        Command::Tune(args) => {
+            let mut options = args.options()?;
+            options.teacher = caller.teacher.clone().map_or_else(|| args.teacher(), |teacher| Ok(Some(teacher)))?;
+            Rewriting { common: &args.common, bench: None, model }.outcome(options, &caller, crate::tune)
+        }
+        Command::Inspect(_) | Command::Verify(_) => Err(Error::usage(format!("{command} does not rewrite a model"))),
+    })
+}
+
+/// Runs `inspect` on `model`.
+///
+/// # Errors
+/// As [`inspect`](crate::inspect); [`Usage`](crate::ErrorKind::Usage) for options that the command does not have.
+pub fn inspect(options: &[OsString], model: &Model) -> Result<Report> {
+    keyworded(|| match parsed("inspect", 1, options)? {
+        Command::Inspect(args) => crate::inspect(model, &args.options()?),
+        _ => Err(Error::defect("another command was parsed")),
+    })
+}
+
+/// Runs `verify` on an original and its rewrite.
+///
+/// # Errors
+/// As [`verify`](crate::verify); [`Usage`](crate::ErrorKind::Usage) for options that the command does not have.
+pub fn verify(options: &[OsString], original: &Model, rewritten: &Model, caller: &Caller) -> Result<Report> {
+    keyworded(|| match parsed("verify", 2, &[&["--quiet".into()], options].concat())? {
+        Command::Verify(args) => {
+            let mut options = args.options(caller.progress())?;
+            if let Some(metric) = &caller.metric {
+                options = options.metric(metric.clone());
+            }
+            let report = crate::verify(original, rewritten, &options)?;
+            args.check(&report)?;
+            Ok(report)
+        }
+        _ => Err(Error::defect("another command was parsed")),
+    })
+}
+
+/// The long names of the options of a command, without the `--`.
+pub fn options_of(command: &str) -> Vec<String> {
+    let all = Args::command();
+    let arguments = all.find_subcommand(command).into_iter().flat_map(clap::Command::get_arguments);
+    arguments.filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+}
+
+/// The report as the terminal shows it, options named as keyword arguments.
+pub fn text(report: &Report, is_inspection: bool) -> String {
+    let text = if is_inspection { crate::report::inspection(report) } else { crate::report::result(report) };
+    as_keywords(&text, &Args::command())
+}
+
+impl Caller {
+    fn progress(&self) -> Progress {
+        let listener = Arc::clone(&self.listener);
+        Progress::to(move |phase| listener(phase)).with_cancel(self.cancel.clone())
+    }
+}
+
+/// A rewrite of a model in memory.
+struct Rewriting<'a> {
+    common: &'a Common,
+    bench: Option<&'a Bench>,
+    model: &'a Model,
+}
+
+impl Rewriting<'_> {
+    /// Runs `job`, then proves and times its result as the command does.
+    fn outcome<O: Configured>(
+        &self,
+        mut options: O,
+        caller: &Caller,
+        job: impl FnOnce(&Model, &O) -> Result<Outcome>,
+    ) -> Result<Outcome> {
+        let runs = options.metric_runs();
+        let mut setting = self.common.setting(runs, caller.progress())?;
+        setting.metric = caller.metric.clone().or(setting.metric);
+        *options.setting_mut() = setting;
+        if self.common.no_verify {
+            return job(self.model, &options);
+        }
+        let Some(bench) = self.bench else { return job(self.model, &options)?.prove() };
+        // Runtimes read files: a model that came as bytes is written to one.
+        let folder = tempfile::tempdir().map_err(|e| Error::output(format!("no temporary directory: {e}")))?;
+        let original = match self.model.sources().first() {
+            Some(path) => path.clone(),
+            None => {
+                let path = folder.path().join("original.onnx");
+                self.model.save(&path, &SaveOptions::default())?;
+                path
+            }
+        };
+        let runtimes = bench.open(&original)?;
+        job(self.model, &options)?.prove()?.time(&original, &runtimes)
+    }
+}
+
+/// Parses the options of a command that takes this many models.
+fn parsed(command: &str, models: usize, options: &[OsString]) -> Result<Command> {
+    let names = std::iter::repeat_n(OsString::from(IN_MEMORY), models);
+    let typed = ["paredown".into(), command.into()].into_iter().chain(options.iter().cloned());
+    let typed = typed.chain(["--".into()]).chain(names);
+    match Args::try_parse_from(typed) {
+        Ok(args) => Ok(args.command),
+        Err(error) => {
+            let text = error.to_string();
+            let message: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+            let message = message.join(" ");
+            let message = message.trim_start_matches("error: ");
+            // A group of which one is required: `<--ratio <R>|--params <B>>`.
+            let group = message.split_once(": <--").filter(|_| error.kind() == ErrorKind::MissingRequiredArgument);
+            Err(Error::usage(match group {
+                Some((_, group)) => {
+                    format!("give one of --{}", group.strip_suffix('>').unwrap_or(group).replace('|', ", "))
+                }
+                None => message.to_owned(),
+            }))
+        }
+    }
+}
+
+/// Runs `work`; its error names options as keyword arguments. Panics are not printed, because they become errors.
+fn keyworded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    print_no_panics();
+    work().map_err(|error| error.restated(|message| as_keywords(message, &Args::command())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn caller() -> Caller {
+        Caller { teacher: None, metric: None, listener: Arc::new(|_| {}), cancel: Cancel::new() }
+    }
+
+    fn typed(options: &[&str]) -> Vec<OsString> {
+        options.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_model_in_memory_is_pruned_as_the_command_prunes_it() {
+        let model = Model::load("fixtures/digits_mlp.onnx").unwrap();
+        let bytes = std::fs::read("fixtures/digits_mlp.onnx").unwrap();
+        let in_memory = Model::from_bytes(bytes.into()).unwrap();
+        let options = typed(&["--ratio=0.5", "--align=1"]);
+        let of = |model: &Model| rewrite("prune", &options, model, caller()).unwrap();
+        let (from_file, from_memory) = (of(&model), of(&in_memory));
+        assert_eq!(from_file.model.proto, from_memory.model.proto);
+        assert_eq!(from_memory.report.verify.valid, Some(true));
+        assert!(text(&from_memory.report, false).contains("parameters"));
+    }
+
+    #[test]
+    fn mistakes_name_keyword_arguments() {
+        let model = Model::load("fixtures/digits_mlp.onnx").unwrap();
+        let error = |command: &str, options: &[&str]| rewrite(command, &typed(options), &model, caller()).unwrap_err();
+        let wrong = error("prune", &["--ratio=2"]);
+        assert_eq!(wrong.kind(), ErrorKind::Usage);
+        assert!(wrong.to_string().contains("invalid value '2' for `ratio`"), "{wrong}");
+        let nothing = error("prune", &["--seed=1"]).to_string();
+        assert_eq!(nothing, "give one of `ratio`, `params`, `macs`, `size`, `max_drop`, `plan`");
+        let training = error("prune", &["--ratio=0.5", "--lr=0.1"]).to_string();
+        assert!(training.contains("`lr` is for training"), "{training}");
+        assert!(error("tune", &[]).to_string().contains("give some with `data`"));
+    }
+
+    #[test]
+    fn options_are_those_of_the_command() {
+        let options = options_of("prune");
+        assert!(options.contains(&"max-drop".to_owned()) && options.contains(&"data".to_owned()));
+        assert!(options_of("inspect").contains(&"thaw".to_owned()));
+    }
+}
