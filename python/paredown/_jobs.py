@@ -6,16 +6,18 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from . import _paredown
+from ._metric import Metric, judge
 from ._models import ModelLike, read
 from ._options import typed
 from ._progress import Listener, listening
 from ._results import Report, Result
 from ._samples import DataLike, Samples
+from .errors import UsageError
 
 PathLike = Union[str, "os.PathLike[str]"]
 #: A share of what there is (``0.5``), a number, or a text such as ``"12.5M"``.
@@ -72,6 +74,10 @@ def prune(
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
+    metric: Metric | None = None,
+    metric_cmd: str | None = None,
+    metric_timeout: float | None = None,
+    lower_is_better: bool = False,
     progress: bool | Listener = False,
 ) -> Result:
     """Removes the least important neurons, channels and attention heads, repairs the kept weights and proves the result.
@@ -81,6 +87,9 @@ def prune(
 
     ``data`` are samples for decisions and repair, a few hundred are enough: a path, arrays by the names of the model's
     inputs, a loader of batches, or an object with ``get_next()``. ``eval`` are samples that only measure the result.
+
+    ``metric`` is a function that gets a session of ONNX Runtime, or the bytes of the model if its parameter is annotated so, and
+    returns a number; higher is better unless ``lower_is_better`` is set. ``max_drop`` then bounds the share of it that is lost.
 
     >>> import numpy, paredown as pd
     >>> with numpy.load("fixtures/calib.npz") as file:
@@ -129,6 +138,10 @@ def factorize(
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
+    metric: Metric | None = None,
+    metric_cmd: str | None = None,
+    metric_timeout: float | None = None,
+    lower_is_better: bool = False,
     progress: bool | Listener = False,
 ) -> Result:
     """Splits layers into smaller ones of low rank, and proves the result.
@@ -171,6 +184,10 @@ def tune(
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
+    metric: Metric | None = None,
+    metric_cmd: str | None = None,
+    metric_timeout: float | None = None,
+    lower_is_better: bool = False,
     progress: bool | Listener = False,
 ) -> Result:
     """Trains the weights of a model on labels, or on the outputs of ``teacher``. Nothing else in the file changes.
@@ -218,6 +235,10 @@ def verify(
     memory: str | None = None,
     max_rel_l2: float | None = None,
     seed: int | None = None,
+    metric: Metric | None = None,
+    metric_cmd: str | None = None,
+    metric_timeout: float | None = None,
+    lower_is_better: bool = False,
     progress: bool | Listener = False,
 ) -> Report:
     """Proves a rewritten model against its original: valid and, with the plan, exact; measures fidelity and latency.
@@ -229,8 +250,9 @@ def verify(
     """
     options = dict(locals())
     first, second = read(original), read(rewritten)
+    judged = _judged(options)
     with _Given(_without(options, "original", "rewritten", "progress"), first) as given, listening(progress) as listener:
-        return Report(_paredown.verify(typed(given.options), first, second, listener))
+        return Report(_paredown.verify(typed(given.options), first, second, listener, judged))
 
 
 def _rewrite(command: str, model: ModelLike, options: dict[str, Any]) -> Result:
@@ -238,11 +260,22 @@ def _rewrite(command: str, model: ModelLike, options: dict[str, Any]) -> Result:
     loaded = read(model)
     teacher, progress = options.get("teacher"), options["progress"]
     options = _without(options, "model", "teacher", "progress")
+    judged = _judged(options)
     options["onnxruntime"] = options.get("onnxruntime") or _onnxruntime(command)
     with _Given(options, loaded) as given, listening(progress) as listener:
         taught = None if teacher is None else read(teacher)
-        outcome = _paredown.rewrite(command, typed(given.options), loaded, taught, listener)
+        outcome = _paredown.rewrite(command, typed(given.options), loaded, taught, listener, judged)
         return Result(outcome, given.samples)
+
+
+def _judged(options: dict[str, Any]) -> tuple[Callable[[bytes], float], bool] | None:
+    """Takes a metric that is a function out of the options."""
+    metric = options.pop("metric")
+    if metric is None:
+        return None
+    if options["metric_cmd"] is not None or options["metric_timeout"] is not None:
+        raise UsageError("`metric` is a function: `metric_cmd` and `metric_timeout` belong to a command")
+    return judge(metric), bool(options.pop("lower_is_better"))
 
 
 def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:

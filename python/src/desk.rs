@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use paredown::{Cancel, Error, Result};
+use paredown::{Cancel, Error, ErrorKind, Result};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::errors::exception;
 
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 enum Message {
     /// The job entered a phase.
     Phase(String),
+    /// The job wants to know how good this model is.
+    Judge(Vec<u8>, Sender<f64>),
     /// The work has ended.
     Ended,
 }
@@ -33,6 +36,14 @@ impl Line {
         self.send(Message::Phase(phase.to_owned()));
     }
 
+    /// Asks how good a model is, and waits for the answer.
+    pub(crate) fn judge(&self, model: Vec<u8>) -> Result<f64> {
+        let (sender, answer) = channel();
+        self.send(Message::Judge(model, sender));
+        // Nobody answers if the metric raised an exception, which is what the caller sees.
+        answer.recv().map_err(|_| Error::new(ErrorKind::Interrupted, "the metric gave no figure"))
+    }
+
     fn send(&self, message: Message) {
         if let Some(sender) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             // A caller that was interrupted does not listen any more.
@@ -45,17 +56,19 @@ impl Line {
     }
 }
 
-/// A job in progress: its line, the flag that cancels it, and the listener to its phases.
+/// A job in progress: its line, the flag that cancels it, the listener to its phases, and its metric.
 pub(crate) struct Desk {
     pub(crate) line: Line,
     pub(crate) cancel: Cancel,
     pub(crate) listener: Option<Py<PyAny>>,
+    /// The metric: a function of a model's bytes.
+    pub(crate) metric: Option<Py<PyAny>>,
 }
 
 impl Desk {
     /// Runs `work` on another thread, without the interpreter, and returns its result.
     ///
-    /// An exception of the listener or an interrupt cancels the job and is raised at once: the thread ends by itself when
+    /// An exception of the listener or the metric, or an interrupt, cancels the job and is raised at once: the thread ends by itself when
     /// the job next looks at its flag, and nobody sees its result.
     pub(crate) fn run<T: Send + 'static>(
         &self,
@@ -78,6 +91,7 @@ impl Desk {
             messages = back;
             let noted = match message {
                 Ok(Message::Phase(phase)) => self.note(py, &phase),
+                Ok(Message::Judge(model, answer)) => self.judge(py, &model, &answer),
                 Ok(Message::Ended) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
                 // A thread that panicked says nothing more.
                 Err(RecvTimeoutError::Timeout) if worker.is_finished() => break Ok(()),
@@ -96,6 +110,15 @@ impl Desk {
             Ok(result) => result.map_err(|error| exception(py, &error)),
             Err(_) => Err(exception(py, &Error::defect("the thread of the job panicked; please report it"))),
         }
+    }
+
+    fn judge(&self, py: Python<'_>, model: &[u8], answer: &Sender<f64>) -> PyResult<()> {
+        if let Some(metric) = &self.metric {
+            let figure = metric.call1(py, (PyBytes::new(py, model),))?.extract(py)?;
+            // A job that has ended does not listen any more.
+            let _ = answer.send(figure);
+        }
+        Ok(())
     }
 
     fn note(&self, py: Python<'_>, phase: &str) -> PyResult<()> {

@@ -36,11 +36,12 @@ pub(crate) struct Outcome {
     outcome: Mutex<Option<paredown::Outcome>>,
     line: Line,
     cancel: paredown::Cancel,
+    metric: Option<Py<PyAny>>,
 }
 
 impl Outcome {
     pub(crate) fn new(outcome: paredown::Outcome, desk: Desk) -> Self {
-        Self { outcome: Mutex::new(Some(outcome)), line: desk.line, cancel: desk.cancel }
+        Self { outcome: Mutex::new(Some(outcome)), line: desk.line, cancel: desk.cancel, metric: desk.metric }
     }
 
     /// Works on the result without the interpreter.
@@ -77,7 +78,8 @@ impl Outcome {
         let proved = if outcome.report.verify.valid.is_some() {
             outcome
         } else {
-            let desk = Desk { line: self.line.clone(), cancel: self.cancel.clone(), listener };
+            let metric = self.metric.as_ref().map(|metric| metric.clone_ref(py));
+            let desk = Desk { line: self.line.clone(), cancel: self.cancel.clone(), listener, metric };
             desk.run(py, move || outcome.prove())?
         };
         py.detach(|| *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(proved));

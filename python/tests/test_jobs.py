@@ -19,7 +19,7 @@ from paredown import _paredown
 #: Options of the command line that write files or print, which results of the API do themselves.
 OF_THE_TERMINAL = {"dry-run", "external-data", "force", "help", "json", "output", "plan-out", "quiet", "report"}
 #: Arguments of the API that are typed as arguments without a name, or in another way.
-OF_PYTHON = {"model", "original", "rewritten", "progress"}
+OF_PYTHON = {"metric", "model", "original", "rewritten", "progress"}
 
 
 def command(*typed: str) -> subprocess.CompletedProcess[str]:
@@ -155,3 +155,30 @@ def test_the_command_is_the_same(tmp_path: Path, mlp: str) -> None:
     assert command("--version").stdout.split()[:2] == ["paredown", pd.__version__]
     assert command("prune", mlp, "--ratio", "2").returncode == 2
     assert command("inspect", str(tmp_path / "missing.onnx")).returncode == 3
+
+
+def accuracy(session: onnxruntime.InferenceSession) -> float:
+    with numpy.load("fixtures/eval.npz") as file:
+        scores = session.run(None, {"input": file["input"]})[0]
+        return float((scores.argmax(axis=1) == file["labels"]).mean())
+
+
+def test_a_metric_judges_candidates_by_session_or_bytes(mlp: str) -> None:
+    result = pd.prune(mlp, max_drop=0.02, data="fixtures/train.npz", metric=accuracy)
+    figures = result.report["metric"]
+    session = onnxruntime.InferenceSession(result.model_bytes())
+    assert figures["after"] == pytest.approx(accuracy(session))
+    assert figures["after"] >= 0.98 * figures["before"]
+    assert result.report["model"]["after"]["macs"] < 0.5 * result.report["model"]["before"]["macs"]
+
+    def size(content: bytes) -> float:
+        return len(content)
+
+    report = pd.verify(mlp, result.model_bytes(), metric=size, lower_is_better=True)
+    assert report["metric"]["lower_is_better"] is True
+    assert report["metric"]["after"] == len(result.model_bytes())
+
+
+def test_a_proof_that_comes_later_measures_the_metric(mlp: str) -> None:
+    result = pd.prune(mlp, ratio=0.25, metric=accuracy, no_verify=True)
+    assert result.prove().report["metric"]["after"] > 0.5

@@ -128,6 +128,22 @@ def test_a_listener_that_fails_ends_the_job(resnet: str) -> None:
         pd.prune(resnet, macs=0.5, data="fixtures/calib.npz", progress=listener)
 
 
+def test_a_metric_that_fails_ends_the_job(mlp: str) -> None:
+    def failing(session: Any) -> float:
+        raise ZeroDivisionError
+
+    for metric, raised, message in [
+        (failing, ZeroDivisionError, ""),
+        (lambda session: float("nan"), pd.MetricError, "returned nan"),
+        (lambda session: "good", pd.MetricError, "returned 'good', which is not a number"),
+        (3, TypeError, "not int"),
+    ]:
+        with pytest.raises(raised, match=message):
+            pd.prune(mlp, max_drop=0.01, data="fixtures/calib.npz", metric=metric)  # type: ignore[arg-type]
+    with pytest.raises(pd.UsageError, match="belong to a command"):
+        pd.prune(mlp, ratio=0.5, metric=failing, metric_timeout=3)
+
+
 def test_other_threads_run_during_a_job(resnet: str) -> None:
     counted = 0
     is_done = threading.Event()
