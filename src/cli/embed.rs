@@ -55,7 +55,7 @@ pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Calle
             options.teacher = caller.teacher.clone().map_or_else(|| args.teacher(), |teacher| Ok(Some(teacher)))?;
             Rewriting { common: &args.common, bench: None, model }.outcome(options, &caller, crate::tune)
         }
-        Command::Inspect(_) | Command::Verify(_) => Err(Error::usage(format!("{command} does not rewrite a model"))),
+        _ => Err(Error::usage(format!("{command} does not rewrite a model in memory"))),
     })
 }
 
