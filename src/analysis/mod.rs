@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Result};
 use crate::facts::{Facts, sample_sizes};
 use crate::graph::{Graph, bodies, inlined, shadowing_function};
-use crate::normalize::{folded, may_unroll, unrolled};
+use crate::normalize::{folded, may_unroll, unrolled, unstacked};
 use crate::onnx::Model;
 use crate::ops::{Network, RuleShapes};
 use crate::runtime::inputs::{DimSizes, declared_inputs};
@@ -47,10 +47,17 @@ fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<Cow<'m, Model>> {
         return Err(Error::input(why));
     }
     let model = if may_unroll(&model.proto) { taken_apart(model, dims)? } else { model };
-    Ok(match bodies::hoisted(&model.proto) {
+    let model = match bodies::hoisted(&model.proto) {
         None => model,
         Some(hoisted) => Cow::Owned(model.restated(hoisted)),
-    })
+    };
+    let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+    let Some((proto, count)) = unstacked(&model.proto, &Graph::new(proto, model.proto.ir_version())?) else {
+        return Ok(model);
+    };
+    let mut model = model.restated(proto);
+    model.warnings.push(format!("{count} states of stacked recurrent layers were taken apart"));
+    Ok(Cow::Owned(model))
 }
 
 /// The model without sequences of tensors and branches, as far as constants decide them.
