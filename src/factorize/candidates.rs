@@ -10,7 +10,7 @@ use crate::graph::{NodeId, ValueId};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::tensor::{ElementType, TensorView};
-use crate::onnx::traits::INTEGER;
+use crate::onnx::traits::{INTEGER, RECURRENT};
 use crate::ops::{Linear, operator_name};
 
 /// Before this operator set Gemm had another rule of broadcasting.
@@ -134,6 +134,10 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
         let contraction = subject.network.relations.get(id.0).and_then(|relation| relation.contraction.as_ref());
         let outcome = match contraction.map(|c| c.linear) {
             Some(Some(linear)) => read(subject, id, linear),
+            Some(None) if node.traits().has(RECURRENT) => Err(format!(
+                "{} multiplies its state with R inside the operator, where no second product fits; prune its units instead",
+                node.op
+            )),
             Some(None) => Err("it multiplies with no stored matrix".to_owned()),
             None if node.traits().has(INTEGER) => {
                 Err("its weights are integers; factorize the model before quantizing it".to_owned())
