@@ -2,13 +2,15 @@
 
 use ndarray::Array2;
 
+use super::steps::{B, Steps, W};
 use super::window::Window;
 use crate::analysis::Subject;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{NodeId, View};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::onnx::traits::RECURRENT;
 use crate::ops::Linear;
 
 /// A linear operator with a stored weight: where its data, its weight and its result are, and how they make a matrix.
@@ -37,6 +39,18 @@ pub struct Layer {
     /// What the product is multiplied with (`alpha` of a Gemm).
     pub scale: f64,
     pub(crate) window: Option<Window>,
+    /// What it is of a recurrent operator, if it is one.
+    pub(crate) steps: Option<Steps>,
+    /// Further nodes that multiply with the same weight.
+    pub(crate) more: Vec<Use>,
+}
+
+/// A further node that multiplies with the weight of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Use {
+    node: NodeId,
+    data: String,
+    result: String,
 }
 
 /// The layers of the analysed graph whose weight is an initializer of floats (or a `Constant`), in graph order. Bodies of
@@ -61,7 +75,96 @@ pub fn layers(subject: Subject<'_>) -> Result<Vec<Layer>> {
     Ok(found)
 }
 
+/// The [`layers`], nodes with the same weight as one, and the gates of recurrent operators: all that reads units of a group
+/// by a stored matrix.
+///
+/// # Errors
+/// If an attribute or a weight is malformed.
+pub fn readers(subject: Subject<'_>) -> Result<Vec<Layer>> {
+    let view = View::of(subject.model)?;
+    let mut found: Vec<Layer> = Vec::new();
+    for layer in layers(subject)? {
+        match found.iter_mut().find(|known| known.multiplies_like(&layer)) {
+            Some(known) => known.add_use(layer),
+            None => found.push(layer),
+        }
+    }
+    for &id in &subject.graph.order {
+        let node = subject.graph.node(id);
+        if node.traits().has(RECURRENT) && node.domain.is_empty() && !node.in_body {
+            let steps = Steps::all(&view, id).map_err(|e| e.at_node(node.name.as_str()))?;
+            found.extend(steps.into_iter().map(|steps| Layer::of_steps(steps, id, &node.name)));
+        }
+    }
+    Ok(found)
+}
+
 impl Layer {
+    fn of_steps(steps: Steps, node: NodeId, name: &str) -> Self {
+        let linear =
+            Linear { data: 0, data_axis: 2, weight: W, weight_in: 2, weight_out: 1, bias: Some(B), result_axis: 2 };
+        Self {
+            node,
+            name: name.to_owned(),
+            data: steps.rows(),
+            weight: steps.weights()[0].clone(),
+            result: steps.result(),
+            linear,
+            groups: 1,
+            channels: steps.width(),
+            taps: 1,
+            outputs: steps.outputs(),
+            scale: 1.0,
+            window: None,
+            steps: Some(steps),
+            more: Vec::new(),
+        }
+    }
+
+    /// Whether another node multiplies with the same weight in the same way.
+    fn multiplies_like(&self, other: &Self) -> bool {
+        self.weight == other.weight
+            && self.linear == other.linear
+            && (self.groups, self.channels, self.taps, self.outputs)
+                == (other.groups, other.channels, other.taps, other.outputs)
+            && self.scale.to_bits() == other.scale.to_bits()
+            && self.window == other.window
+    }
+
+    /// Takes in another node with the same weight. Uses are sorted by what they read, so that layers that read the same values
+    /// in another order are alike.
+    fn add_use(&mut self, other: Self) {
+        let own = Use { node: self.node, data: self.data.clone(), result: self.result.clone() };
+        let other = Use { node: other.node, data: other.data, result: other.result };
+        self.more.extend([own, other]);
+        self.more.sort_by(|a, b| (&a.data, a.node).cmp(&(&b.data, b.node)));
+        let first = self.more.remove(0);
+        (self.node, self.data, self.result) = (first.node, first.data, first.result);
+    }
+
+    /// The layer at each node that multiplies with its weight.
+    pub(crate) fn uses(&self) -> impl Iterator<Item = Self> {
+        let single = Self { more: Vec::new(), ..self.clone() };
+        let more = self.more.iter().map(|at| Self {
+            node: at.node,
+            data: at.data.clone(),
+            result: at.result.clone(),
+            ..single.clone()
+        });
+        let more: Vec<Self> = more.collect();
+        std::iter::once(single).chain(more)
+    }
+
+    /// The nodes that multiply with its weight.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        std::iter::once(self.node).chain(self.more.iter().map(|at| at.node))
+    }
+
+    /// The values that these nodes read.
+    pub(crate) fn all_data(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.data).chain(self.more.iter().map(|at| &at.data))
+    }
+
     /// The layer that `node` is with the weight `tensor`; `None` if it cannot be written as matrices.
     ///
     /// # Errors
@@ -105,6 +208,8 @@ impl Layer {
             outputs,
             scale: if is_conv { 1.0 } else { f64::from(attributes.float_or("alpha", 1.0)?) },
             window,
+            steps: None,
+            more: Vec::new(),
         }))
     }
 
@@ -113,11 +218,15 @@ impl Layer {
     /// # Errors
     /// If an attribute or the weight is malformed.
     pub fn found_in(&self, view: &View<'_>) -> Result<Option<Self>> {
+        if let Some(steps) = &self.steps {
+            let found = steps.found_in(view)?;
+            return Ok(found.map(|steps| Self::of_steps(steps, self.node, &self.name)));
+        }
         let Some((id, node)) = view.maker(&self.result) else { return Ok(None) };
         let weight = view.operand(id, self.linear.weight).and_then(|value| view.tensor(value));
         let Some(weight) = weight else { return Ok(None) };
         let layer = Self::read(node, weight, self.linear, self.node)?;
-        Ok(layer.map(|layer| Self { name: self.name.clone(), ..layer }))
+        Ok(layer.map(|layer| Self { name: self.name.clone(), more: self.more.clone(), ..layer }))
     }
 
     /// Inputs of each matrix (K): channels times kernel positions, channels outermost.
@@ -127,7 +236,7 @@ impl Layer {
 
     /// Whether another layer reads the same rows: of the same value, in the same way.
     pub(crate) fn reads_like(&self, other: &Self) -> bool {
-        self.data == other.data
+        self.all_data().eq(other.all_data())
             && self.linear.data_axis == other.linear.data_axis
             && (self.groups, self.channels, self.taps) == (other.groups, other.channels, other.taps)
             && self.window == other.window
@@ -145,6 +254,21 @@ impl Layer {
             (Some(_), _) => ((g * self.channels + c) * self.outputs + o) * self.taps + t,
             (None, 0) => c * self.outputs + o,
             (None, _) => o * self.channels + c,
+        }
+    }
+
+    /// The K×N matrix of each group, from the tensors that `stored` finds by their names.
+    ///
+    /// # Errors
+    /// If a weight is not stored, or not of the size that the layer says.
+    pub fn stored_matrices<'t>(&self, stored: impl Fn(&str) -> Option<&'t TensorProto>) -> Result<Vec<Array2<f64>>> {
+        let find = |name: &str| stored(name).ok_or_else(|| Error::input(format!("weight '{name}' is not stored")));
+        match &self.steps {
+            Some(steps) => {
+                let [w, r] = steps.weights();
+                Ok(vec![steps.matrix(find(w)?, find(r)?)?])
+            }
+            None => self.matrices(find(&self.weight)?),
         }
     }
 

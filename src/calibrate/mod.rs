@@ -7,6 +7,7 @@
 mod block;
 pub mod data;
 pub mod evidence;
+mod exposed;
 mod feeding;
 mod layer;
 mod padding;
@@ -14,19 +15,21 @@ pub(crate) mod pair;
 mod rows;
 pub(crate) mod stages;
 mod statistics;
+mod steps;
 pub mod sums;
 mod window;
 
 pub(crate) use crate::runtime::in_turn;
 pub use crate::runtime::{Activations, Checkpoint, Held, Segment, Stream};
 pub use feeding::{Feeding, OutputAxes};
-pub use layer::{Layer, layers};
+pub use layer::{Layer, layers, readers};
 pub use rows::Sampler;
 pub use statistics::{InputStatistics, input_statistics};
 pub use sums::{Detail, Sums};
 
 pub(crate) use block::{BLOCK_ROWS, Block, Columns};
 pub(crate) use evidence::{Evidence, Gather};
+pub(crate) use exposed::exposed;
 pub(crate) use padding::Padding;
 pub(crate) use pair::{At, Pair, Visit, Wanted};
 pub(crate) use rows::{Lines, Row, floats};
@@ -51,6 +54,8 @@ pub struct Calibration<'a> {
     pub data: &'a Dataset,
     /// Samples that run at once.
     pub batch: usize,
+    /// Batches that run side by side, at most.
+    pub runs: usize,
     /// Seed of the choice of positions.
     pub seed: u64,
     /// The memory that it may take.
@@ -63,16 +68,19 @@ impl<'a> Calibration<'a> {
     pub fn new(data: &'a Dataset, seed: u64) -> Self {
         let sample = data.batches_of(0..1, 1).next().and_then(Result::ok);
         let values = sample.map_or(0, |batch| batch.inputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>());
-        Self { data, batch: (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE), seed, limits: Limits::default() }
+        let batch = (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE);
+        Self { data, batch, runs: usize::MAX, seed, limits: Limits::default() }
     }
 
-    /// [`new`](Self::new) for `model`, with no more samples at once than `limits` allow: one batch is run while all values of
-    /// the one before are summed up.
+    /// [`new`](Self::new) for `model`, with no more samples at once than `limits` allow: batches are run while all values of
+    /// those before are summed up.
     ///
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when one sample alone takes more memory than that.
     pub fn within(model: &ModelProto, data: &'a Dataset, seed: u64, limits: Limits) -> Result<Self> {
         let all = Self { limits, ..Self::new(data, seed) };
-        Ok(Self { batch: Feeding::of(model, data).keeping(limits, 2, all.batch)?, ..all })
+        let feeding = Feeding::of(model, data);
+        let batch = feeding.keeping(limits, 2, all.batch)?;
+        Ok(Self { batch, runs: feeding.side_by_side(limits, 2, batch), ..all })
     }
 }

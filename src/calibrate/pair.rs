@@ -85,7 +85,7 @@ impl<'d> Pair<'d> {
         let mut first = 0;
         let pair = [(&self.original, &sources), (&self.changed, &images)];
         let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
-        in_turn(self.data.data.batches(self.data.batch), run, |batch, (original, changed)| {
+        in_turn(self.data.data.batches(self.data.batch), self.data.runs, run, |batch, (original, changed)| {
             let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             let at = At { samples, first, total, padding: padding.as_ref() };
@@ -120,7 +120,7 @@ impl<'d> Pair<'d> {
         let run =
             |index: usize, batch: &Batch| self.original.run_from(&source, index, &batch.inputs, &feed(index, batch)?);
         let mut first = 0;
-        in_turn(self.data.data.batches(self.data.batch), run, |batch, found| {
+        in_turn(self.data.data.batches(self.data.batch), self.data.runs, run, |batch, found| {
             let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             visit(&found, At { samples, first, total, padding: padding.as_ref() })?;

@@ -43,10 +43,10 @@ impl Sampler {
         Self::of_rows(layer, layer.inputs() * ROWS_PER_INPUT, samples, seed)
     }
 
-    /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples.
+    /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples and the nodes of the layer.
     pub fn of_rows(layer: &Layer, rows: usize, samples: usize, seed: u64) -> Self {
-        let wanted = rows.max(LEAST_ROWS);
-        Self { seed, stream: layer.node.0 as u64, per_sample: wanted.div_ceil(samples.max(1)).max(1) }
+        let (wanted, visits) = (rows.max(LEAST_ROWS), samples.max(1) * (1 + layer.more.len()));
+        Self { seed, stream: layer.node.0 as u64, per_sample: wanted.div_ceil(visits).max(1) }
     }
 
     /// Rows of this batch, of which there are `rows`, whose samples are numbered from `first`; padding is left out.

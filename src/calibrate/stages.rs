@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::analysis::Subject;
 use crate::axes::{Expr, Selection};
 use crate::graph::{Graph, NodeId, ValueId};
+use crate::onnx::traits::RECURRENT;
 
 /// What a node is to the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,11 @@ impl Stages {
         found
     }
 
+    /// Whether a node is fitted in `stage`.
+    pub(crate) fn is_in(&self, stage: usize, node: NodeId) -> bool {
+        self.stages.get(stage).is_some_and(|nodes| nodes.contains(&node))
+    }
+
     /// Whether a value changed, and is final once `stage` begins.
     pub(crate) fn is_changed_before(&self, value: ValueId, stage: usize) -> bool {
         self.depth.get(&value).is_some_and(|&depth| depth <= stage)
@@ -79,12 +85,15 @@ pub(crate) fn after_removal(subject: Subject<'_>, selection: &Selection, candida
     let mut changed = Vec::new();
     let order = Stages::of(subject.graph, |id, reached| {
         let node = subject.graph.node(id);
-        let mut operands = (0..node.inputs.len()).filter_map(|slot| subject.network.operand(subject.graph, id, slot));
+        let operands = (0..node.inputs.len()).filter_map(|slot| subject.network.operand(subject.graph, id, slot));
         let data = node.inputs.first().copied().flatten().and_then(|value| subject.network.value(value));
-        if reached.is_some() || data.is_some_and(is_touched) {
+        // A recurrent layer reads its own units too.
+        let loses_states = node.traits().has(RECURRENT) && candidates.contains(&id);
+        if reached.is_some() || data.is_some_and(is_touched) || loses_states && operands.clone().any(is_touched) {
             changed.push(id);
             return if candidates.contains(&id) { Part::Layer { fitted: true } } else { Part::Changes };
         }
+        let mut operands = operands;
         if operands.any(is_touched) { Part::Changes } else { Part::Follows }
     });
     AfterRemoval { order, changed }

@@ -7,10 +7,11 @@ use rayon::prelude::*;
 
 use super::data::Batch;
 use super::sums::{Detail, Sums};
-use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, in_turn};
+use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, exposed, in_turn};
 use crate::analysis::Subject;
 use crate::error::Result;
 use crate::linalg::default_backend;
+use crate::onnx::proto::ModelProto;
 use crate::runtime::Tensor;
 
 /// Sums over the inputs of a layer, for each convolution group of it; layers that read the same rows share them.
@@ -30,13 +31,12 @@ impl<'l> Accumulator<'l> {
         Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
     }
 
-    /// The layer that is read.
-    pub(crate) fn layer(&self) -> &'l Layer {
-        self.layer
+    /// Adds the chosen rows of some samples, at every node of the layer.
+    pub(crate) fn add(&mut self, found: &Activations, at: At<'_>) -> Result<()> {
+        self.layer.all_data().try_for_each(|data| self.add_rows(found.get(data)?, at))
     }
 
-    /// Adds the chosen rows of some samples; `data` is what the layer reads.
-    pub(crate) fn add(&mut self, data: &Tensor, at: At<'_>) -> Result<()> {
+    fn add_rows(&mut self, data: &Tensor, at: At<'_>) -> Result<()> {
         let layer = self.layer;
         let rows = self.sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
         let lines = layer.inputs_of(data, &rows)?;
@@ -71,19 +71,20 @@ pub fn input_statistics(
             accumulators.push(Accumulator::new(layer, sampler, detail));
         }
     }
-    pass(subject, data, layers.iter().map(|layer| &layer.data), |found, at| {
-        accumulators.par_iter_mut().try_for_each(|a| a.add(found.get(&a.layer.data)?, at))
+    let model = exposed(subject.model, layers)?;
+    pass(&model, data, layers.iter().flat_map(Layer::all_data), |found, at| {
+        accumulators.par_iter_mut().try_for_each(|a| a.add(found, at))
     })?;
     let done: Vec<InputStatistics> = accumulators.into_iter().map(Accumulator::finish).collect();
     Ok(used.into_iter().filter_map(|at| done.get(at).cloned()).collect())
 }
 
-/// Runs the original over all samples, and calls `visit` with some of its values for all samples, in their order.
+/// Runs a model over all samples, and calls `visit` with some of its values for all samples, in their order.
 ///
 /// # Errors
 /// If reading the data or running the model fails; that of `visit`.
 pub(crate) fn pass<'n>(
-    subject: Subject<'_>,
+    model: &ModelProto,
     data: Calibration<'_>,
     values: impl IntoIterator<Item = &'n String>,
     mut visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
@@ -91,11 +92,11 @@ pub(crate) fn pass<'n>(
     let values: BTreeSet<&String> = values.into_iter().collect();
     let values: Vec<String> = values.into_iter().cloned().collect();
     let mut stream = Stream::default();
-    let segment = stream.segment(subject.model, &[], &values)?;
+    let segment = stream.segment(model, &[], &values)?;
     let total = data.data.samples();
     let mut first = 0;
     let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
-    in_turn(data.data.batches(data.batch), run, |batch, found| {
+    in_turn(data.data.batches(data.batch), data.runs, run, |batch, found| {
         let samples = batch.samples();
         let padding = Padding::of(&batch.inputs);
         visit(&found, At { samples, first, total, padding: padding.as_ref() })?;

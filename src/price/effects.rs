@@ -7,9 +7,6 @@ use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Held, Limits, NamedTensor, Stream};
 
-/// Bytes of activations in front of layers that wait for being measured side by side.
-const MOST_PENDING: usize = 512 << 20;
-
 /// A part that is changed alone, in one or more ways.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -51,7 +48,8 @@ pub(crate) fn effects(
         }
         pending_bytes += held.advance([(&mut stream, &segment)]);
         pending.extend((0..site.changes).map(|change| (index, change, stream.clone())));
-        if pending_bytes > MOST_PENDING || index + 1 == sites.len() {
+        // A half: the frontier that the next site starts from is held beside them.
+        if pending_bytes as u64 > limits.held() / 2 || index + 1 == sites.len() {
             let effects: Vec<f64> = pending.par_iter().map(measure).collect::<Result<_>>()?;
             for ((site, ..), effect) in pending.drain(..).zip(effects) {
                 measured[site].push(effect);

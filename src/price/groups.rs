@@ -32,9 +32,6 @@ const MOST_HELD_OUT: usize = 48;
 /// Inputs of the widest layer that is refitted; readers that are wider only follow the means.
 const WIDEST: usize = 6144;
 
-/// Bytes of covariances that are held at once.
-const HELD_BYTES: usize = 1 << 30;
-
 /// How many widths are tried when a group's effect on the output is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
@@ -65,6 +62,7 @@ pub(crate) struct Samples {
     held_out: Dataset,
     batches: Vec<Vec<NamedTensor>>,
     at_once: usize,
+    runs: usize,
     seed: u64,
     limits: Limits,
 }
@@ -85,6 +83,7 @@ impl Samples {
             held_out,
             batches,
             at_once: data.batch,
+            runs: data.runs,
             seed: data.seed,
             limits: data.limits,
         }))
@@ -97,7 +96,7 @@ impl Samples {
 
     /// Calibration on some of the samples.
     fn over<'d>(&self, data: &'d Dataset) -> Calibration<'d> {
-        Calibration { data, batch: self.at_once, seed: self.seed, limits: self.limits }
+        Calibration { data, batch: self.at_once, runs: self.runs, seed: self.seed, limits: self.limits }
     }
 
     /// The memory that pricing may take.
@@ -168,7 +167,7 @@ impl Market<'_> {
         }
         parts.sort_by_key(|(index, part)| (part.first, *index));
         let base = self.reference.distance_of(self.subject.model, self.samples.batches())?;
-        for portion in portions(parts, &consumers.layers) {
+        for portion in portions(parts, &consumers.layers, self.samples.limits.sums()) {
             for (index, curve) in self.measure(portion, &consumers.layers, base)? {
                 curves[index] = curve;
             }
@@ -205,7 +204,8 @@ impl Market<'_> {
                 let axes = subject.network.operand(subject.graph, *node, operand);
                 axes.and_then(|axes| axes.get(axis)).is_some_and(|expr| expr.mentions(factor))
             };
-            masks.iter().any(is_masked) || readers.iter().any(|reader| consumers.layers[reader.layer].node == *node)
+            masks.iter().any(is_masked)
+                || readers.iter().any(|reader| consumers.layers[reader.layer].nodes().any(|at| at == *node))
         };
         let Some(first) = subject.graph.order.iter().position(is_read) else {
             return Ok(Err("no node sums over it, so that a removal cannot be tried by masking"));
@@ -304,9 +304,7 @@ impl Market<'_> {
         }
         for index in layers_of(std::slice::from_ref(part)) {
             let layer = &layers[index];
-            let stored = subject.graph.value(&layer.weight).and_then(|value| subject.constant(value));
-            let stored = stored.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;
-            let mut matrices = layer.matrices(stored)?;
+            let mut matrices = layer.stored_matrices(|name| subject.constant(subject.graph.value(name)?))?;
             let mut shift = vec![0.0; layer.groups * layer.outputs];
             for reader in part.readers.iter().filter(|reader| reader.layer == index) {
                 let refitted = reader.refitted(removed, of(fitted, used, reader)?, &layer.name)?;
@@ -342,8 +340,8 @@ fn of<'s>(statistics: &'s [InputStatistics], used: &[usize], reader: &Reader) ->
     found.ok_or_else(|| Error::input("a layer has no statistics"))
 }
 
-/// Groups, in order, in portions whose covariances fit in memory.
-fn portions<'s, 'g>(parts: Vec<(usize, Part<'s, 'g>)>, layers: &[Layer]) -> Vec<Vec<(usize, Part<'s, 'g>)>> {
+/// Groups, in order, in portions whose covariances take no more than `most` bytes together.
+fn portions<'s, 'g>(parts: Vec<(usize, Part<'s, 'g>)>, layers: &[Layer], most: u64) -> Vec<Vec<(usize, Part<'s, 'g>)>> {
     let mut portions: Vec<Vec<(usize, Part<'s, 'g>)>> = Vec::new();
     let mut held = 0;
     for (index, part) in parts {
@@ -352,7 +350,7 @@ fn portions<'s, 'g>(parts: Vec<(usize, Part<'s, 'g>)>, layers: &[Layer]) -> Vec<
             inputs => 2 * inputs * inputs * size_of::<f64>(),
         };
         let bytes: usize = part.readers.iter().map(square).sum();
-        if portions.is_empty() || held + bytes > HELD_BYTES {
+        if portions.is_empty() || (held + bytes) as u64 > most {
             portions.push(Vec::new());
             held = 0;
         }

@@ -104,6 +104,10 @@ impl Reader {
 /// # Errors
 /// If the layer is not there, or a value does not fit the element type.
 pub(super) fn put(model: &mut ModelProto, layer: &Layer, matrices: &[Array2<f64>], shift: &[f64]) -> Result<()> {
+    if let Some(steps) = &layer.steps {
+        let bias = steps.bias(&View::of(model)?)? + &Array1::from(shift.to_vec());
+        return steps.put(model, matrices.first(), &bias);
+    }
     let gone = || Error::input(format!("layer '{}' is gone", layer.name));
     let view = View::of(model)?;
     let (id, node) = view.maker(&layer.result).ok_or_else(gone)?;
@@ -114,14 +118,17 @@ pub(super) fn put(model: &mut ModelProto, layer: &Layer, matrices: &[Array2<f64>
     let mut dims = vec![shift.len()];
     dims.resize(1 + behind, 1);
     let mut editor = Editor::new(model.clone(), &view.graph)?;
-    let name = |kind: &str| format!("{}_{kind}", layer.result);
-    let weight = editor.add(&name("priced"), layer.tensor(matrices, old)?);
-    let bare = editor.fresh(&name("bare"));
-    let added = editor.add(&name("shift"), from_f64_as("", &dims, shift, element)?);
-    editor.redirect(id, layer.linear.weight, weight)?;
-    editor.node_mut(id)?.output[0].clone_from(&bare);
-    let sum = operator("Add", [bare, added.clone()]);
-    editor.insert_after(id, NodeProto { name: Some(added), output: vec![layer.result.clone()], ..sum });
+    let weight = editor.add(&format!("{}_priced", layer.result), layer.tensor(matrices, old)?);
+    let added = editor.add(&format!("{}_shift", layer.result), from_f64_as("", &dims, shift, element)?);
+    for at in layer.uses() {
+        let (id, _) = view.maker(&at.result).ok_or_else(gone)?;
+        let bare = editor.fresh(&format!("{}_bare", at.result));
+        editor.redirect(id, layer.linear.weight, weight.clone())?;
+        editor.node_mut(id)?.output[0].clone_from(&bare);
+        let name = editor.fresh_node(&format!("{}_shift", at.result));
+        let sum = operator("Add", [bare, added.clone()]);
+        editor.insert_after(id, NodeProto { name: Some(name), output: vec![at.result.clone()], ..sum });
+    }
     *model = editor.finish_flat();
     Ok(())
 }

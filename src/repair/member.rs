@@ -31,6 +31,11 @@ pub(super) struct Member {
     pub(super) block: Option<Block>,
     /// The basis that its results are in, if it is not the original's.
     pub(super) basis: Option<Blocks>,
+    /// Every node that multiplies with its weight, in both models.
+    pub(super) uses: Vec<(Layer, Layer)>,
+    /// Channels of the original's data in the place of its own, where what a node reads depends on another node with the same
+    /// weight: then it is fitted to the original's data, which no weight changes.
+    pub(super) taught: Option<Vec<usize>>,
 }
 
 /// Rows of what a member should make, for the channels of all its groups.
@@ -53,8 +58,15 @@ impl Member {
             return Ok(Err("it no longer exists, or its weight is now computed"));
         };
         let Some(weight) = view.graph.value(&pruned.weight) else { return Ok(Err("its weight is not stored")) };
-        if view.graph.at(weight).uses.len() != 1 {
-            return Ok(Err("other nodes read its weight too"));
+        let mut uses = Vec::new();
+        for at in layer.uses() {
+            let Some(pruned) = at.found_in(view)? else { return Ok(Err("a node with its weight no longer exists")) };
+            uses.push((at, pruned));
+        }
+        let is_shared = uses.len() > 1;
+        let own = |(_, at): &(Layer, Layer)| at.weight == pruned.weight;
+        if view.graph.at(weight).uses.len() != uses.len() || !uses.iter().all(own) {
+            return Ok(Err("nodes of another kind read its weight too"));
         }
         let Some(tensor) = view.tensor(weight) else { return Ok(Err("its weight is not stored")) };
         let result = subject.graph.value(&layer.result).and_then(|value| subject.network.value(value));
@@ -67,13 +79,28 @@ impl Member {
         }
         let weights = pruned.matrices(tensor)?;
         let (place, bias) = write::bias(view, &pruned, kept.len())?;
-        let skips = skips(subject, (before, view), (&pruned, kept.len()), (layer, width), when)?;
-        Ok(Ok(Self { original: layer.clone(), pruned, kept, weights, bias, place, skips, block: None, basis: None }))
+        let mut others = uses.iter().map(|(_, at)| write::bias(view, at, kept.len()));
+        let is_same = |other: Result<(BiasPlace, Array1<f64>)>| other.map(|(at, b)| at.is_like(&place) && b == bias);
+        if is_shared && !others.try_fold(true, |all, other| Ok::<bool, Error>(all && is_same(other)?))? {
+            return Ok(Err("the nodes that share its weight have different biases"));
+        }
+        let taught = if uses.iter().all(|(at, _)| when.0.is_in(when.1, at.node)) {
+            None
+        } else {
+            match kept_inputs(subject, selection, layer) {
+                Some(inputs) if inputs.len() == pruned.inputs() && pruned.groups == 1 => Some(inputs),
+                _ => return Ok(Err("nodes that share its weight depend on each other")),
+            }
+        };
+        let skips =
+            if is_shared { None } else { skips(subject, (before, view), (&pruned, kept.len()), (layer, width), when)? };
+        let (original, block, basis) = (layer.clone(), None, None);
+        Ok(Ok(Self { original, pruned, kept, weights, bias, place, skips, block, basis, uses, taught }))
     }
 
     /// Looks for attention before the layer, if it lost inputs.
     pub(super) fn find_attention(&mut self, view: &View<'_>, all: &[Layer]) -> Result<()> {
-        if self.pruned.inputs() < self.original.inputs() {
+        if self.pruned.inputs() < self.original.inputs() && self.uses.len() == 1 {
             self.block = Block::find(view, all, &self.pruned)?;
         }
         Ok(())
@@ -81,8 +108,10 @@ impl Member {
 
     /// Values of the original that it is held against.
     pub(super) fn references(&self) -> impl Iterator<Item = &String> {
-        let data = self.may_be_untouched().then_some(&self.original.data);
-        [&self.original.result].into_iter().chain(self.skips.iter().map(|(before, _)| &before.value)).chain(data)
+        let reads_data = self.may_be_untouched() || self.taught.is_some();
+        let data = self.uses.iter().map(|(original, _)| &original.data).filter(move |_| reads_data);
+        let results = self.uses.iter().map(|(original, _)| &original.result);
+        results.chain(self.skips.iter().map(|(before, _)| &before.value)).chain(data)
     }
 
     /// Whether a small change of its input would leave nothing to repair: it lost no input, and has nothing to put back.
@@ -91,18 +120,21 @@ impl Member {
             && self.pruned.groups == self.original.groups
             && self.skips.is_none()
             && self.block.is_none()
+            && self.uses.len() == 1
     }
 
     /// Values of the repaired model that are final before this stage.
     pub(super) fn final_values(&self) -> impl Iterator<Item = &String> {
-        let own = self.block.is_none().then_some(&self.pruned.data);
+        let is_final = self.block.is_none() && self.taught.is_none();
+        let own = self.uses.iter().map(|(_, pruned)| &pruned.data).filter(move |_| is_final);
         let skip = self.skips.iter().map(|(_, after)| &after.value);
-        own.into_iter().chain(self.block.iter().flat_map(Block::reads)).chain(skip)
+        own.chain(self.block.iter().flat_map(Block::reads)).chain(skip)
     }
 
     /// Values of the repaired model that it is fitted on.
     pub(super) fn values(&self) -> impl Iterator<Item = &String> {
-        [&self.pruned.data].into_iter().chain(self.block.iter().flat_map(Block::taps))
+        let own = self.uses.iter().map(|(_, pruned)| &pruned.data).filter(|_| self.taught.is_none());
+        own.chain(self.block.iter().flat_map(Block::taps))
     }
 
     /// Outputs of group `matrix` among those of all groups.
@@ -110,9 +142,10 @@ impl Member {
         matrix * self.pruned.outputs..(matrix + 1) * self.pruned.outputs
     }
 
-    /// What it should make of these rows.
-    pub(super) fn targets<'t>(&'t self, visit: Visit<'t>, rows: &[Row]) -> Result<Targets<'t>> {
-        let y = visit.original.get(&self.original.result)?;
+    /// What it should make of these rows at node number `at` with its weight.
+    pub(super) fn targets<'t>(&'t self, visit: Visit<'t>, at: usize, rows: &[Row]) -> Result<Targets<'t>> {
+        let result = self.uses.get(at).map_or(&self.original.result, |(original, _)| &original.result);
+        let y = visit.original.get(result)?;
         let result = self.original.results_of(y, rows)?;
         if self.kept.iter().any(|&channel| channel >= result.channels()) {
             let problem = format!("its result has {} channels, not those that its weight makes", result.channels());
@@ -164,12 +197,19 @@ impl Member {
     /// What its only matrix should make of these rows, row after row.
     pub(super) fn target_rows(&self, visit: Visit<'_>, rows: &[Row]) -> Result<Vec<f64>> {
         let width = self.pruned.outputs;
-        let targets = self.targets(visit, rows)?;
+        let targets = self.targets(visit, 0, rows)?;
         let mut values = vec![0.0; width * rows.len()];
         self.write_targets(&targets, 0, 0..rows.len(), &mut Columns::over(&mut values, width));
         let row = |number: usize| values.iter().skip(number).step_by(rows.len().max(1)).map(|&value| f64::from(value));
         Ok((0..rows.len()).flat_map(row).collect())
     }
+}
+
+/// Rows of the layer's weight that a removal keeps.
+fn kept_inputs(subject: Subject<'_>, selection: &Selection, layer: &Layer) -> Option<Vec<usize>> {
+    let axes = subject.network.operand(subject.graph, layer.node, layer.linear.weight)?;
+    let kept = subject.network.solution.kept(axes.get(layer.linear.weight_in)?, selection);
+    (layer.taps == 1).then(|| kept.unwrap_or_else(|| (0..layer.inputs()).collect()))
 }
 
 /// The sum after the layer in both models, if its other branch is final already.

@@ -5,6 +5,8 @@
 //! * `bias`: the same with the bias alone;
 //! * `bn`: running means and variances of batch normalizations are estimated again.
 //!
+//! The gates of recurrent layers are fitted in the same way, to their original pre-activations at every step.
+//!
 //! Every fifth sample is held out. A layer whose error on those would grow keeps its weights; one that improves is fitted
 //! once more, on all samples, with the ridge that did best.
 
@@ -14,6 +16,9 @@ mod member;
 mod method;
 mod reader;
 mod reconstruct;
+mod recurrent;
+#[cfg(test)]
+mod recurrent_tests;
 mod report;
 mod skip;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::Method;
 use super::member::{Member, Targets};
 use super::touch::Touch;
 use super::write::BiasPlace;
-use crate::calibrate::{Activations, Calibration, Evidence, Gather, Row, Sampler, Visit};
+use crate::calibrate::{Calibration, Evidence, Gather, Row, Sampler, Visit};
 use crate::error::{Error, Result};
 use crate::linalg::default_backend;
 
@@ -69,35 +69,31 @@ pub(super) struct Solved {
 }
 
 impl<'m> Reader<'m> {
-    /// Readers for all members; `found` are the first samples' activations in the repaired model.
-    pub(super) fn all(
-        members: &'m [Member],
-        data: Calibration<'_>,
-        found: &Activations,
-        samples: usize,
-    ) -> Result<Vec<Self>> {
+    /// Readers for all members; `visit` is that of the first samples.
+    pub(super) fn all(members: &'m [Member], data: Calibration<'_>, visit: Visit<'_>) -> Result<Vec<Self>> {
         let mut shared: Vec<Vec<(usize, &'m Member)>> = Vec::new();
         for (number, member) in members.iter().enumerate() {
-            let known = shared.iter_mut().find(|known| known[0].1.pruned.reads_like(&member.pruned));
+            let known = shared.iter_mut().find(|known| known[0].1.reads_like(member));
             match known {
                 Some(known) => known.push((number, member)),
                 None => shared.push(vec![(number, member)]),
             }
         }
-        shared.into_iter().map(|members| Self::new(members, data, found, samples)).collect()
+        shared.into_iter().map(|members| Self::new(members, data, visit)).collect()
     }
 
-    fn new(
-        members: Vec<(usize, &'m Member)>,
-        data: Calibration<'_>,
-        found: &Activations,
-        samples: usize,
-    ) -> Result<Self> {
-        let layer = &members[0].1.pruned;
+    fn new(members: Vec<(usize, &'m Member)>, data: Calibration<'_>, visit: Visit<'_>) -> Result<Self> {
+        let (layer, samples) = (&members[0].1.pruned, visit.at.samples);
         let total = data.data.samples();
         let sampler = Sampler::new(layer, total, data.seed);
-        let rows = layer.row_count(found.get(&layer.data)?.shape());
-        let expected = sampler.choose(rows, samples, 0, None).len().div_ceil(samples.max(1)) * total;
+        let (first, nodes) = (&members[0].1, members[0].1.uses.len());
+        let found = if first.taught.is_some() {
+            visit.original.get(&first.original.data)?
+        } else {
+            visit.changed.get(&layer.data)?
+        };
+        let rows = layer.row_count(found.shape());
+        let expected = sampler.choose(rows, samples, 0, None).len().div_ceil(samples.max(1)) * total * nodes;
         let inputs = layer.inputs();
         let outputs = members.iter().map(|(_, member)| member.pruned.outputs).sum();
         let gather = || Gather::new(inputs, outputs, Evidence::expecting(expected, inputs, outputs));
@@ -113,17 +109,24 @@ impl<'m> Reader<'m> {
         if self.matrices.iter().all(Split::is_over) {
             return Ok(());
         }
-        let layer = &self.members[0].1.pruned;
-        let (at, data) = (visit.at, visit.changed.get(&layer.data)?);
+        (0..self.members[0].1.uses.len()).try_for_each(|node| self.add_rows(visit, node))
+    }
+
+    /// Adds the chosen rows of node number `node` with the members' weights.
+    fn add_rows(&mut self, visit: Visit<'_>, node: usize) -> Result<()> {
+        let first = self.members[0].1;
+        let Some((original, layer)) = first.uses.get(node) else { return Ok(()) };
+        let (at, taught) = (visit.at, first.taught.as_deref());
+        let data =
+            if taught.is_some() { visit.original.get(&original.data)? } else { visit.changed.get(&layer.data)? };
         let rows = self.sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
         let is_held_out = |row: &Row| (if self.by_sample { row.sample } else { row.index }) % HELD_OUT == HELD_OUT - 1;
         let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_held_out);
         for (rows, is_held_out) in [(train, false), (held_out, true)] {
-            let inputs = layer.inputs_of(data, &rows)?;
-            let targets = self.members.iter().map(|(_, member)| member.targets(visit, &rows));
+            let inputs = if taught.is_some() { original } else { layer }.inputs_of(data, &rows)?;
+            let targets = self.members.iter().map(|(_, member)| member.targets(visit, node, &rows));
             let targets: Vec<Targets<'_>> = targets.collect::<Result<_>>()?;
             let members = &self.members;
-            let original = &members[0].1.original;
             let is_compared = !is_held_out
                 && self.matrices.iter().any(|split| split.touch.as_ref().is_some_and(|touch| !touch.is_known()));
             let original = is_compared.then(|| original.inputs_of(visit.original.get(&original.data)?, &rows));
@@ -133,7 +136,10 @@ impl<'m> Reader<'m> {
                     let gather = if is_held_out { &mut split.held_out } else { &mut split.train };
                     let first = matrix * layer.channels;
                     gather.add(rows.len(), |rows, x, y| {
-                        inputs.write(first, rows.clone(), x);
+                        match taught {
+                            Some(channels) => inputs.write_channels(channels, rows.clone(), x),
+                            None => inputs.write(first, rows.clone(), x),
+                        }
                         if let (Some(touch), Some(original)) = (&mut split.touch, &original) {
                             touch.add(x, (original, first), rows.clone());
                         }
@@ -251,6 +257,12 @@ impl Refitted {
 }
 
 impl Member {
+    /// Whether another member is fitted on the same rows.
+    pub(super) fn reads_like(&self, other: &Self) -> bool {
+        let values = |member: &Self| member.uses.iter().map(|(_, at)| at.data.clone()).collect::<Vec<_>>();
+        self.pruned.reads_like(&other.pruned) && values(self) == values(other) && self.taught == other.taught
+    }
+
     /// Whether it can have another bias, and so other weights.
     fn is_free(&self) -> bool {
         self.place != BiasPlace::Computed

@@ -7,12 +7,13 @@ use super::Method;
 use super::attention::{Bases, Gathered};
 use super::member::Member;
 use super::reader::{Reader, Solved};
+use super::recurrent;
 use super::report::RepairReport;
 use super::write;
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::stages::{AfterRemoval, after_removal};
-use crate::calibrate::{Calibration, Pair, Wanted, layers};
+use crate::calibrate::{Calibration, Layer, Pair, Wanted, readers};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source, View};
 use crate::onnx::proto::ModelProto;
@@ -32,9 +33,9 @@ pub(super) fn reconstruct(
     (method, bases): (Method, &Bases),
 ) -> Result<Vec<RepairReport>> {
     let mut bases = bases.clone();
-    let all = layers(subject)?;
+    let all = readers(subject)?;
     let before = View::of(subject.model)?;
-    let nodes: Vec<NodeId> = all.iter().map(|layer| layer.node).collect();
+    let nodes: Vec<NodeId> = all.iter().flat_map(Layer::nodes).collect();
     let mut models = Pair::new(data);
     let mut reports = Vec::new();
     let AfterRemoval { order, changed } = after_removal(subject, selection, &nodes);
@@ -44,9 +45,18 @@ pub(super) fn reconstruct(
     );
     for (number, stage) in order.stages.iter().enumerate() {
         bases.renew(subject, (selection, stage), model, (data, &models))?;
+        // Nodes with one weight are fitted together, when the first of them is reached.
+        let is_earlier = |node: NodeId| (0..number).any(|earlier| order.is_in(earlier, node));
+        let is_due = |layer: &&Layer| layer.nodes().any(|node| stage.contains(&node)) && !layer.nodes().any(is_earlier);
+        let of_stage = all.iter().filter(is_due);
+        let (gates, of_stage): (Vec<&Layer>, Vec<&Layer>) = of_stage.partition(|layer| layer.steps.is_some());
+        if !gates.is_empty() {
+            let fitted = recurrent::fit(subject, selection, model, (data, &mut models), (&gates, method))?;
+            reports.extend(fitted);
+        }
         let mut members = Vec::new();
         let view = View::of(model)?;
-        for layer in all.iter().filter(|layer| stage.contains(&layer.node)) {
+        for layer in of_stage {
             match Member::new(subject, selection, (&before, &view), layer, (&order, number))? {
                 Ok(mut member) => {
                     member.basis = bases.of_results(layer.node, selection);
@@ -55,28 +65,51 @@ pub(super) fn reconstruct(
                 Err(why) => reports.push(left_alone(&layer.name, why)),
             }
         }
-        if members.is_empty() {
-            continue;
-        }
         if method == Method::Lstsq {
             // What reads heads in a new basis is fitted as any other layer.
             let is_other = |member: &&mut Member| !bases.has_inputs(member.original.node, selection);
             members.iter_mut().filter(is_other).try_for_each(|member| member.find_attention(&view, &all))?;
         }
-        let gathering = collect(subject, model, data, &members, &mut models)?;
-        let solved: Vec<_> =
-            gathering.readers.into_par_iter().map(|reader| reader.solve(method)).collect::<Result<_>>()?;
-        let mut solved: Vec<(usize, Vec<Solved>)> = solved.into_iter().flatten().collect();
-        solved.sort_by_key(|(member, _)| *member);
-        for ((member, attention), (_, matrices)) in members.iter().zip(gathering.attention).zip(&solved) {
-            let report = write_back(model, member, matrices, method)?;
-            reports.push(match attention {
-                Some(attention) => refit(model, member, attention, report)?,
-                None => report,
-            });
+        for members in portions(members, data.limits.sums()) {
+            let gathering = collect(subject, model, data, &members, &mut models)?;
+            let solved: Vec<_> =
+                gathering.readers.into_par_iter().map(|reader| reader.solve(method)).collect::<Result<_>>()?;
+            let mut solved: Vec<(usize, Vec<Solved>)> = solved.into_iter().flatten().collect();
+            solved.sort_by_key(|(member, _)| *member);
+            for ((member, attention), (_, matrices)) in members.iter().zip(gathering.attention).zip(&solved) {
+                let report = write_back(model, member, matrices, method)?;
+                reports.push(match attention {
+                    Some(attention) => refit(model, member, attention, report)?,
+                    None => report,
+                });
+            }
         }
     }
     Ok(reports)
+}
+
+/// Members in portions whose sums take no more than `most` bytes together, in order; those that read the same rows share theirs.
+fn portions(members: Vec<Member>, most: u64) -> Vec<Vec<Member>> {
+    let mut portions: Vec<Vec<Member>> = Vec::new();
+    let mut held = 0;
+    for member in members {
+        let (k, n) = (member.pruned.inputs() as u64, member.pruned.outputs as u64);
+        let is_known = portions.last().is_some_and(|last| last.iter().any(|other| other.reads_like(&member)));
+        // To fit and to judge by.
+        let each = if is_known { k * n } else { k * (k + n) };
+        let bytes = 2 * each * member.pruned.groups as u64 * size_of::<f64>() as u64;
+        match portions.last_mut() {
+            Some(last) if held + bytes <= most => {
+                held += bytes;
+                last.push(member);
+            }
+            _ => {
+                held = bytes;
+                portions.push(vec![member]);
+            }
+        }
+    }
+    portions
 }
 
 /// A layer after a removal that keeps its weights, and why.
@@ -116,7 +149,7 @@ fn collect<'m>(
     let mut attention: Vec<Option<Gathered>> = members.iter().map(|m| m.block.clone().map(Gathered::new)).collect();
     models.stage(&original, &repaired, |visit| {
         if readers.is_empty() {
-            readers = Reader::all(members, data, visit.changed, visit.at.samples)?;
+            readers = Reader::all(members, data, visit)?;
         }
         readers.par_iter_mut().try_for_each(|reader| reader.add(visit))?;
         for (member, gathered) in members.iter().zip(&mut attention) {
@@ -154,6 +187,9 @@ fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method
         let bias = ndarray::concatenate(Axis(0), &biases).map_err(|e| Error::input(e.to_string()))?;
         let weights = (method == Method::Lstsq).then_some(&weights[..]);
         write::replace(model, &member.pruned, weights, &bias)?;
+        for (_, other) in member.uses.iter().skip(1) {
+            write::replace(model, other, None, &bias)?;
+        }
     }
     Ok(RepairReport {
         name: member.original.name.clone(),

@@ -22,6 +22,13 @@ pub(super) enum BiasPlace {
     Computed,
 }
 
+impl BiasPlace {
+    /// Whether another node has its bias in a place of the same kind.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
 /// The layer's bias in a model, as far as the layer's own result holds it (an addition after it does not count).
 pub(super) fn bias(view: &View<'_>, layer: &Layer, width: usize) -> Result<(BiasPlace, Array1<f64>)> {
     let none = Array1::zeros(width);

@@ -77,11 +77,19 @@ impl<'a> Patch<'a> {
     /// Lets the node read a copy of its weight with zeros where the masks say so.
     fn mask_weight(&mut self, node: NodeId, operand: usize, masks: &[Mask]) -> Result<()> {
         let Some(tensor) = self.stored(node, operand) else { return Ok(()) };
-        let mut zeroed = tensor.clone();
-        for (axis, flags) in masks {
-            zeroed = TensorView::new(&zeroed)?.zeroed(*axis, flags)?;
-        }
-        let name = self.editor.add(&format!("{}_masked", tensor.name()), zeroed);
+        let value = self.subject.graph.node(node).inputs.get(operand).copied().flatten();
+        let known = value.map(|value| (self.subject.graph.at(value).name.clone(), masks.to_vec()));
+        let name = match known.as_ref().and_then(|known| self.zeroed.get(known)) {
+            Some(name) => name.clone(),
+            None => {
+                let mut zeroed = tensor.clone();
+                for (axis, flags) in masks {
+                    zeroed = TensorView::new(&zeroed)?.zeroed(*axis, flags)?;
+                }
+                self.editor.add(&format!("{}_masked", tensor.name()), zeroed)
+            }
+        };
+        self.zeroed.extend(known.map(|known| (known, name.clone())));
         self.editor.redirect(node, operand, name)
     }
 

@@ -55,11 +55,18 @@ struct Patch<'a> {
     editor: Editor<'a>,
     /// Bytes of sliced weights in memory.
     held: usize,
+    /// Weights with zeros: nodes that share a weight share its mask.
+    zeroed: BTreeMap<(String, Vec<(usize, Vec<bool>)>), String>,
 }
 
 impl<'a> Patch<'a> {
     fn new(subject: Subject<'a>) -> Result<Self> {
-        Ok(Self { subject, editor: Editor::new(subject.model.clone(), subject.graph)?, held: 0 })
+        Ok(Self {
+            subject,
+            editor: Editor::new(subject.model.clone(), subject.graph)?,
+            held: 0,
+            zeroed: BTreeMap::new(),
+        })
     }
 
     /// Slices the initializers and `Constant` nodes whose axes are the same at every use.

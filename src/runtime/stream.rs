@@ -202,17 +202,18 @@ pub(crate) fn run_both(
     Ok((first?, second?))
 }
 
-/// Runs the batches, as many side by side as there are threads, and takes in what they gave beside the runs of the next ones,
-/// in their order. Twice as many batches are in memory.
+/// Runs the batches, at most `most` side by side and no more than there are threads, and takes in what they gave beside the runs
+/// of the next ones, in their order. Twice as many batches are in memory.
 ///
 /// # Errors
 /// That of the first batch that has one.
 pub(crate) fn in_turn<B: Send + Sync, R: Send>(
     batches: impl Iterator<Item = Result<B>>,
+    most: usize,
     run: impl Fn(usize, &B) -> Result<R> + Sync,
     mut take: impl FnMut(B, R) -> Result<()> + Send,
 ) -> Result<()> {
-    let width = rayon::current_num_threads();
+    let width = rayon::current_num_threads().min(most).max(1);
     let mut batches = batches.enumerate();
     let mut ready: Vec<(B, R)> = Vec::new();
     loop {

@@ -4,8 +4,9 @@ use ndarray::{Array1, Array2};
 
 use super::{Context, magnitude};
 use crate::analysis::Subject;
-use crate::calibrate::{Detail, Layer, Sums, input_statistics, layers};
-use crate::error::{Error, Result};
+use crate::axes::Expr;
+use crate::calibrate::{Detail, Layer, Sums, input_statistics, readers};
+use crate::error::Result;
 use crate::plan::Group;
 
 /// A matrix (of a layer, or of one convolution group of it) and the rows that each unit owns.
@@ -27,7 +28,7 @@ pub(crate) struct Consumers {
 
 impl Consumers {
     pub(crate) fn new(context: &Context<'_, '_>) -> Result<Self> {
-        let layers = layers(context.subject)?;
+        let layers = readers(context.subject)?;
         let of_group = context.groups.iter().map(|group| consumers(context.subject, &layers, group)).collect();
         Ok(Self { layers, of_group })
     }
@@ -39,9 +40,7 @@ impl Consumers {
 
     /// Weights of a layer, K×N for each convolution group.
     pub(super) fn matrices(&self, subject: Subject<'_>, layer: &Layer) -> Result<Vec<Array2<f64>>> {
-        let tensor = subject.graph.value(&layer.weight).and_then(|v| subject.constant(v));
-        let tensor = tensor.ok_or_else(|| Error::input(format!("weight '{}' is not stored", layer.weight)))?;
-        layer.matrices(tensor)
+        layer.stored_matrices(|name| subject.constant(subject.graph.value(name)?))
     }
 
     /// Scores every group with consumers by the sum of what `score` gives for its rows, the others by `l2`.
@@ -83,12 +82,7 @@ pub(super) fn fallback(context: &Context<'_, '_>, of_group: &[Vec<Consumer>]) ->
 fn consumers(subject: Subject<'_>, layers: &[Layer], group: &Group) -> Vec<Consumer> {
     let mut found = Vec::new();
     for (index, layer) in layers.iter().enumerate() {
-        let axes = subject.network.operand(subject.graph, layer.node, layer.linear.weight);
-        let Some(expr) = axes.and_then(|axes| axes.get(layer.linear.weight_in)) else { continue };
-        if !expr.mentions(group.factor) {
-            continue;
-        }
-        let Some(positions) = subject.network.solution.positions_of(expr, group.factor) else { continue };
+        let Some(positions) = units_of_inputs(subject, layer, group) else { continue };
         for matrix in 0..layer.groups {
             // A transposed convolution lists the channels of all its groups.
             let first = if positions.len() == layer.channels { 0 } else { matrix * layer.channels };
@@ -107,4 +101,22 @@ fn consumers(subject: Subject<'_>, layers: &[Layer], group: &Group) -> Vec<Consu
         }
     }
     found
+}
+
+/// The unit of the group that each input channel is, by the axis of the weight that is contracted; `None` if it is none of
+/// them.
+fn units_of_inputs(subject: Subject<'_>, layer: &Layer, group: &Group) -> Option<Vec<Option<u32>>> {
+    let positions = |expr: &Expr| {
+        let is_of_group = expr.mentions(group.factor);
+        if is_of_group { subject.network.solution.positions_of(expr, group.factor) } else { None }
+    };
+    let Some(steps) = &layer.steps else {
+        let axes = subject.network.operand(subject.graph, layer.node, layer.linear.weight)?;
+        return positions(axes.get(layer.linear.weight_in)?);
+    };
+    let mut units = Vec::new();
+    for (expr, width) in steps.row_axes(subject, layer.node)? {
+        units.extend(positions(expr).unwrap_or_else(|| vec![None; width]));
+    }
+    Some(units)
 }

@@ -18,7 +18,7 @@ use super::consumers::{Consumer, Consumers, fallback};
 use super::surgeon::Surgeon;
 use super::taps::{FILTERS, Filtered, Heard};
 use super::{Context, diagonal};
-use crate::calibrate::{Accumulator, At, Detail, InputStatistics, Layer, Sampler, Sums, pass};
+use crate::calibrate::{Accumulator, At, Detail, InputStatistics, Layer, Sampler, Sums, exposed, pass};
 use crate::error::Result;
 use crate::linalg::default_backend;
 use crate::runtime::Tensor;
@@ -38,16 +38,13 @@ const DAMPING: (f64, f64) = (1e-1, 1e-2);
 /// Rows for each input that are enough.
 const ENOUGH_ROWS: usize = 10;
 
-/// Bytes of covariances that are held at once; the data is run again for each such portion of the groups.
-const HELD_BYTES: usize = 1 << 30;
-
 /// Relative distance of consecutive scores that would be equal: the order of removal must survive.
 const STEP: f64 = 1e-9;
 
 pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     let consumers = Consumers::new(context)?;
     let mut scores = fallback(context, &consumers.of_group)?;
-    for portion in portions(&consumers) {
+    for portion in portions(&consumers, context.calibration()?.limits.sums()) {
         let used = layers_of(&consumers, &portion);
         let known = known(context, &consumers, &used)?;
         let paths: Vec<Vec<f64>> =
@@ -59,8 +56,8 @@ pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     Ok(scores)
 }
 
-/// Groups with consumers, in portions whose covariances fit in memory.
-fn portions(consumers: &Consumers) -> Vec<Vec<usize>> {
+/// Groups with consumers, in portions whose covariances take no more than `most` bytes together; the data is run again for each.
+fn portions(consumers: &Consumers, most: u64) -> Vec<Vec<usize>> {
     let mut portions: Vec<Vec<usize>> = Vec::new();
     let mut held = 0;
     for (group, of_group) in consumers.of_group.iter().enumerate() {
@@ -68,7 +65,7 @@ fn portions(consumers: &Consumers) -> Vec<Vec<usize>> {
             continue;
         }
         let bytes: usize = of_group.iter().map(|c| square(width(&consumers.layers[c.layer]))).sum();
-        if portions.is_empty() || held + bytes > HELD_BYTES {
+        if portions.is_empty() || (held + bytes) as u64 > most {
             portions.push(Vec::new());
             held = 0;
         }
@@ -128,41 +125,20 @@ fn known(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Re
         Ok(Reader::Filtered { layer, sampler, groups })
     };
     let mut readers: Vec<Reader<'_>> = used.iter().map(reader).collect::<Result<_>>()?;
-    let values = used.iter().map(|&index| &consumers.layers[index].data);
-    pass(context.subject, data, values, |found, at| {
-        readers.par_iter_mut().try_for_each(|reader| {
-            let value = match reader {
-                Reader::Plain(accumulator) => &accumulator.layer().data,
-                Reader::Filtered { layer, .. } => &layer.data,
-            };
-            reader.add(found.get(value)?, at)
+    let values = used.iter().flat_map(|&index| consumers.layers[index].all_data());
+    let model = exposed(context.subject.model, used.iter().map(|&index| &consumers.layers[index]))?;
+    pass(&model, data, values, |found, at| {
+        readers.par_iter_mut().try_for_each(|reader| match reader {
+            Reader::Plain(accumulator) => accumulator.add(found, at),
+            Reader::Filtered { layer, sampler, groups } => {
+                layer.all_data().try_for_each(|data| add_filtered((layer, sampler, groups), found.get(data)?, at))
+            }
         })
     })?;
     readers.into_par_iter().map(Reader::finish).collect()
 }
 
 impl Reader<'_> {
-    fn add(&mut self, data: &Tensor, at: At<'_>) -> Result<()> {
-        let (layer, sampler, groups) = match self {
-            Self::Plain(accumulator) => return accumulator.add(data, at),
-            Self::Filtered { layer, sampler, groups } => (layer, sampler, groups),
-        };
-        let rows = sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
-        let lines = layer.inputs_of(data, &rows)?;
-        groups.par_iter_mut().enumerate().try_for_each(|(number, group)| {
-            let mut done = 0;
-            while done < rows.len() {
-                let next = rows.len().min(done + group.raw().room());
-                lines.write(number * layer.channels, done..next, &mut group.raw().next(next - done));
-                done = next;
-                if group.raw().room() == 0 {
-                    group.flush()?;
-                }
-            }
-            Ok(())
-        })
-    }
-
     fn finish(self) -> Result<Known> {
         Ok(match self {
             Self::Plain(accumulator) => Known::Plain(accumulator.finish()),
@@ -171,6 +147,28 @@ impl Reader<'_> {
             }
         })
     }
+}
+
+/// Adds the chosen rows of a convolution to its filtered taps.
+fn add_filtered(
+    (layer, sampler, groups): (&Layer, &Sampler, &mut Vec<Filtered>),
+    data: &Tensor,
+    at: At<'_>,
+) -> Result<()> {
+    let rows = sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
+    let lines = layer.inputs_of(data, &rows)?;
+    groups.par_iter_mut().enumerate().try_for_each(|(number, group)| {
+        let mut done = 0;
+        while done < rows.len() {
+            let next = rows.len().min(done + group.raw().room());
+            lines.write(number * layer.channels, done..next, &mut group.raw().next(next - done));
+            done = next;
+            if group.raw().room() == 0 {
+                group.flush()?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// One consumer on the path: surgery on it, or scores that stay as they are.

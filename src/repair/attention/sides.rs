@@ -79,7 +79,7 @@ impl Sides {
         let segment = stream.segment(subject.model, &[], &self.values())?;
         let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
         let mut first = 0;
-        in_turn(data.data.batches(data.batch), run, |batch, found| {
+        in_turn(data.data.batches(data.batch), data.runs, run, |batch, found| {
             let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             self.add(&found, data, At { samples, first, total, padding: padding.as_ref() })?;
