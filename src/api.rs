@@ -14,8 +14,9 @@ pub use crate::price::Effort;
 pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;
 pub use crate::report::{
-    BeforeAfter, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, MemberReport, MemoryReport,
-    ModelFigures, PriceReport, PricingReport, RepairReport, Report, SearchReport, TrialReport, TuningReport,
+    BeforeAfter, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, LayerSize, MemberReport,
+    MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report, SearchReport,
+    TrialReport, TuningReport,
 };
 pub use crate::train::{Loss, Options as Training};
 pub use crate::verify::{Accuracy, VerifyReport};

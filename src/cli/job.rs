@@ -13,11 +13,11 @@ use super::metric::Judging;
 use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
 use super::print::print;
+use super::reports::{proof, typed, write_report};
 use crate::error::{Error, Result};
 use crate::jobs::setting::{Configured, Setting};
 use crate::progress::Progress;
 use crate::report::result;
-use crate::texts::write_text;
 use crate::{Model, Outcome, Plan, SaveOptions};
 
 /// What is read, what is written, and how.
@@ -48,7 +48,7 @@ pub(super) struct Common {
     /// Write the result without running it to prove it
     #[arg(long)]
     pub(super) no_verify: bool,
-    /// Write the report to this file, as JSON
+    /// Write the report to this file: as a page to look at if the name ends in .html, otherwise as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Overwrite an existing output file
@@ -169,7 +169,10 @@ impl Job<'_> {
             outcome.plan.save(path)?;
         }
         if let Some(path) = &self.common.report {
-            write_text(path, &outcome.report.to_json())?;
+            outcome.report.commands = vec![typed()];
+            let written = self.output.map(|output| proof(original, output, self.plan_out));
+            outcome.report.commands.extend(written);
+            write_report(path, &outcome.report)?;
         }
         self.bar.finish_and_clear();
         if self.common.quiet { Ok(()) } else { print(&as_typed(&result(&outcome.report), command)) }

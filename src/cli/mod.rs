@@ -11,6 +11,7 @@ mod options;
 mod paths;
 mod print;
 mod prune;
+mod reports;
 mod training;
 mod tune;
 mod verify;

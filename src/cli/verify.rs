@@ -9,11 +9,11 @@ use super::metric::Judging;
 use super::options::{Data, Dims, Memory, listener, spinner};
 use super::paths::check_paths;
 use super::print::print;
+use super::reports::{typed, write_report};
 use crate::error::{Error, Result};
 use crate::jobs::setting::{Configured, Setting};
 use crate::progress::Progress;
 use crate::report::result;
-use crate::texts::write_text;
 use crate::{Model, Plan, Report, VerifyOptions};
 
 /// Proves a rewritten model against its original: checks that it is valid and, with the plan, exact; measures fidelity and latency
@@ -40,7 +40,7 @@ pub(super) struct Args {
     /// Seed for synthetic inputs
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Write the report to this file, as JSON
+    /// Write the report to this file: as a page to look at if the name ends in .html, otherwise as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Print only errors
@@ -83,9 +83,10 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let bar = spinner(args.quiet, "proving");
     let options = args.options(listener(&bar))?;
     let (original, rewritten) = (Model::load(&args.original)?, Model::load(&args.rewritten)?);
-    let report = crate::verify(&original, &rewritten, &options).map_err(|e| e.in_file(&args.rewritten))?;
+    let mut report = crate::verify(&original, &rewritten, &options).map_err(|e| e.in_file(&args.rewritten))?;
     if let Some(path) = &args.report {
-        write_text(path, &report.to_json())?;
+        report.commands = vec![typed()];
+        write_report(path, &report)?;
     }
     bar.finish_and_clear();
     if !args.quiet {

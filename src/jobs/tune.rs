@@ -75,7 +75,7 @@ pub(crate) fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
     let (trained, trained_how) = train::tune(&model.proto, data, guidance, &training)?;
     clock.lap("train")?;
     let trained = model.with_proto(trained);
-    report.model.after.bytes = trained.file_bytes();
+    report.enter_rewritten(&model.proto, &trained);
     report.training.push(trained_how);
     report.notes.extend(data.warnings().iter().cloned());
     report.seconds = clock.laps;

@@ -61,8 +61,7 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
     };
     let new_cost = CostModel::new(after.subject()).cost(&Selection::all());
     let mut report = Report::new(&analysis, &groups, &selection, cost.cost(&Selection::all()), new_cost);
-    report.model.after.bytes = rewritten.file_bytes();
-    report.model.after.nodes = after.graph.nodes.len();
+    report.enter_rewritten(&original.proto, rewritten);
     let adjusted = plan.is_some_and(|plan| plan.adjusted);
     if adjusted {
         same_sizes(&rewrite::prune(analysis.subject(), &selection)?, &rewritten.proto)?;

@@ -103,6 +103,12 @@ impl Model {
         &self.sources
     }
 
+    /// Name of the file that the model was read from, without its folder.
+    pub(crate) fn file_name(&self) -> Option<String> {
+        let path = self.sources.first()?;
+        path.file_name().map(|name| name.to_string_lossy().into_owned())
+    }
+
     /// The version of the operator set imported for `domain` (`""` and `"ai.onnx"` are the same).
     pub fn opset(&self, domain: &str) -> Option<i64> {
         let wanted = canonical_domain(domain);

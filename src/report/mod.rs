@@ -1,5 +1,8 @@
-//! The report of a job; the terminal and JSON are views of it. Shares are fractions, not percentages; `None` is `null`.
+//! The report of a job; the terminal, JSON and the page are views of it. Shares are fractions, not percentages; `None` is `null`.
 
+mod figures;
+mod network;
+mod page;
 #[cfg(feature = "cli")]
 mod terminal;
 
@@ -12,14 +15,19 @@ use crate::axes::Selection;
 use crate::latency::RuntimeLatency;
 use crate::linalg::default_backend;
 use crate::metric::MetricReport;
+use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
 use crate::plan::{Cost, Group};
 use crate::verify::VerifyReport;
 
 pub use crate::progress::Progress;
 pub use crate::repair::RepairReport;
 pub use crate::train::{EpochReport, TuningReport};
+pub(crate) use figures::percent;
+pub use figures::{human_bytes, human_count};
+pub use network::{LayerSize, NodeReport};
 #[cfg(feature = "cli")]
-pub use terminal::{coloured, human_bytes, human_count, inspection, result};
+pub use terminal::{coloured, inspection, result};
 
 /// Version of the JSON report.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -30,10 +38,19 @@ pub const SCHEMA_VERSION: u32 = 2;
 pub struct Report {
     /// Version of this structure.
     pub schema_version: u32,
+    /// File name of the original; `None` if it came from memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Commands that repeat the job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
     /// The library for matrix decompositions and least squares: `faer` or `lapack`.
     pub linear_algebra: String,
     /// Figures for the whole model, before and after.
     pub model: BeforeAfter,
+    /// Every layer with a stored weight, in the order of the graph; empty if nothing was rewritten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<NodeReport>,
     /// Every coupled group.
     pub groups: Vec<GroupReport>,
     /// Nodes that freeze the axes they touch, and why.
@@ -266,11 +283,6 @@ impl std::fmt::Display for TrialReport {
     }
 }
 
-/// A share as text: `12.50 %`.
-pub(crate) fn percent(share: f64) -> String {
-    format!("{:.2} %", 100.0 * share)
-}
-
 /// Calibration data, and the layers repaired with it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -306,8 +318,11 @@ impl Report {
         };
         Self {
             schema_version: SCHEMA_VERSION,
+            file: analysis.model.file_name(),
+            commands: Vec::new(),
             linear_algebra: default_backend().name().to_owned(),
             model: BeforeAfter { before: figures(before), after: figures(after) },
+            network: Vec::new(),
             groups: groups.iter().map(|group| GroupReport::new(group, selection)).collect(),
             frozen: frozen(analysis),
             layers: Vec::new(),
@@ -322,6 +337,20 @@ impl Report {
             allocation_gap: None,
             seconds: BTreeMap::new(),
             notes: analysis.model.warnings.clone(),
+        }
+    }
+
+    /// Enters the size and the layers of what `original` has become.
+    pub(crate) fn enter_rewritten(&mut self, original: &ModelProto, rewritten: &Model) {
+        self.model.after.bytes = rewritten.file_bytes();
+        self.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
+        self.network = network::network(original, &rewritten.proto);
+        let ranks: BTreeMap<&str, &LayerReport> =
+            self.layers.iter().map(|layer| (layer.name.as_str(), layer)).collect();
+        for layer in &mut self.network {
+            let Some(split) = ranks.get(layer.name.as_str()).filter(|split| split.rank.is_some()) else { continue };
+            layer.rank = split.rank;
+            layer.after = Some(LayerSize { width: layer.before.width, params: split.params });
         }
     }
 

@@ -4,36 +4,14 @@ use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::figures::{change, human_bytes, human_count, percent};
 use super::{
     CalibrationReport, EpochReport, GroupReport, PricingReport, RepairReport, Report, SearchReport, TuningReport,
-    percent,
 };
 use crate::latency::{RuntimeLatency, Timing};
 
 /// Layers that are named in one line.
 const MOST_NAMES: usize = 3;
-
-/// A count with a unit: `774.0 k`, `11.69 M`.
-pub fn human_count(count: u64) -> String {
-    scaled(count, &["", " k", " M", " G", " T"])
-}
-
-/// Bytes with a decimal unit: `46.8 MB`.
-pub fn human_bytes(bytes: u64) -> String {
-    scaled(bytes, &[" B", " kB", " MB", " GB", " TB"])
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn scaled(count: u64, units: &[&str]) -> String {
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let digits = if unit == 0 || value >= 99.95 { 0 } else { 2 };
-    format!("{value:.digits$}{}", units[unit])
-}
 
 /// What `inspect` shows: every group, with the reasons of those that are held.
 pub fn inspection(report: &Report) -> String {
@@ -314,9 +292,4 @@ fn latency_row(latency: &RuntimeLatency) -> Vec<String> {
         shown(&latency.after),
         format!("{prefix}{:.2}× as fast", latency.speedup()),
     ]
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn change(old: u64, new: u64) -> String {
-    if old == 0 { String::new() } else { format!("{:+.1} %", 100.0 * (new as f64 / old as f64 - 1.0)) }
 }

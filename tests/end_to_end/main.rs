@@ -23,6 +23,7 @@ mod metric;
 mod networks;
 mod never_silent;
 mod output_files;
+mod page;
 mod plans;
 mod prices;
 #[path = "../support/graph.rs"]

@@ -114,9 +114,8 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let rewritten = model.with_proto(rewritten);
     let after = costs(&rewritten, dims)?;
     let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
-    report.model.after.bytes = rewritten.file_bytes();
-    report.model.after.nodes = rewritten.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
     report.layers = layer_reports(&prepared, &decisions, &measured(&chosen, &latencies), (&found.refused, &cost));
+    report.enter_rewritten(&model.proto, &rewritten);
     report.notes.extend(notes);
     report.training = training;
     report.allocation_gap = gap;

@@ -178,8 +178,7 @@ impl<'j, 'm> Job<'j, 'm> {
         let (survey, options) = (self.survey, self.options);
         let (before, after) = (self.cost.cost(&Selection::all()), self.cost.cost(&done.selection));
         let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
-        report.model.after.bytes = done.model.file_bytes();
-        report.model.after.nodes = done.model.proto.graph.as_ref().map_or(0, |graph| graph.node.len());
+        report.enter_rewritten(&self.model.proto, &done.model);
         report.notes.extend(shift_note(&survey.groups, &done.selection));
         report.notes.extend(heads::notes(&survey.bases));
         report.notes.extend(alignment_notes(&survey.groups, &done.selection, options));
