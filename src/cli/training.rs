@@ -6,7 +6,7 @@ use crate::{Loss, Training};
 /// How training is done.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Fitting {
-    /// Peak learning rate [default: 0.001]
+    /// Peak learning rate, as a share of each tensor's root mean square [default: 0.01]
     #[arg(long, value_name = "RATE")]
     lr: Option<f64>,
     /// Batch size, unless the model fixes it [default: 64]
@@ -18,7 +18,7 @@ pub(super) struct Fitting {
     /// Share of the samples to mix with another sample (mixup), if all inputs are real numbers [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     mixup: Option<f64>,
-    /// Weight decay; each step applies it times the learning rate [default: 0.01]
+    /// Weight decay; each step applies it times the learning rate [default: 0.001]
     #[arg(long, value_name = "D")]
     weight_decay: Option<f32>,
     /// Stop after this many epochs without improvement on held-out samples [default: run all epochs]
@@ -60,6 +60,10 @@ pub(super) struct Retraining {
     /// data's labels if there are any
     #[arg(long, value_name = "EPOCHS")]
     retrain: Option<usize>,
+    /// Train the result for this many minutes on the original's outputs, without labels; the file then depends on the speed
+    /// of the machine
+    #[arg(long, value_name = "MINUTES", conflicts_with = "retrain")]
+    finish: Option<f64>,
     #[command(flatten)]
     training: Fitting,
 }
@@ -67,15 +71,20 @@ pub(super) struct Retraining {
 impl Retraining {
     /// The options as typed, if training was asked for.
     pub(super) fn options(&self) -> Result<Option<Training>> {
-        let Some(epochs) = self.retrain else {
-            return match self.training.first_typed() {
-                Some(option) => Err(Error::usage(format!("{option} is for training: add --retrain EPOCHS"))),
-                None => Ok(None),
-            };
+        let training = match (self.retrain, self.finish) {
+            (Some(0), _) => return Err(Error::usage("--retrain must be at least one epoch")),
+            (Some(epochs), _) => Training::epochs(epochs),
+            (None, Some(minutes)) => Training::minutes(minutes).labels(false).follow_sums(true),
+            (None, None) => {
+                return match self.training.first_typed() {
+                    Some(option) => {
+                        let message = format!("{option} is for training: add --retrain EPOCHS or --finish MINUTES");
+                        Err(Error::usage(message))
+                    }
+                    None => Ok(None),
+                };
+            }
         };
-        if epochs == 0 {
-            return Err(Error::usage("--retrain must be at least one epoch"));
-        }
-        self.training.options(Training::epochs(epochs)).map(Some)
+        self.training.options(training).map(Some)
     }
 }

@@ -46,7 +46,7 @@ impl Args {
         let mut training = self.training.options(training)?;
         training.include.clone_from(&self.include);
         training.exclude.clone_from(&self.exclude);
-        Ok(TuneOptions::new(training).labels(!self.no_labels))
+        Ok(TuneOptions::new(training.labels(!self.no_labels)))
     }
 
     /// The teacher, if one was given.

@@ -19,7 +19,6 @@ use crate::train::{self, Guidance};
 pub struct TuneOptions {
     pub(crate) training: train::Options,
     pub(crate) teacher: Option<Model>,
-    pub(crate) labels: bool,
     pub(crate) setting: Setting,
 }
 
@@ -28,18 +27,12 @@ configured!(TuneOptions);
 impl TuneOptions {
     /// Creates options for training with these settings, on the data's labels if there are any.
     pub fn new(training: train::Options) -> Self {
-        Self { training, teacher: None, labels: true, setting: Setting::default() }
+        Self { training, teacher: None, setting: Setting::default() }
     }
 
     /// Sets the teacher: the model whose outputs to reproduce, such as the original of a pruned model.
     pub fn teacher(mut self, teacher: Model) -> Self {
         self.teacher = Some(teacher);
-        self
-    }
-
-    /// Sets whether training follows the data's labels; it does by default.
-    pub fn labels(mut self, follow: bool) -> Self {
-        self.labels = follow;
         self
     }
 }
@@ -56,7 +49,7 @@ pub(crate) fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
     let data = samples.data.as_ref();
     let data = data.ok_or_else(|| Error::usage("training needs samples: give some with `data`"))?;
     let guidance = Guidance {
-        labels: data.has_labels() && options.labels,
+        labels: data.has_labels() && options.training.labels,
         teacher: options.teacher.as_ref().map(|teacher| &teacher.proto),
     };
     if !guidance.labels && guidance.teacher.is_none() {

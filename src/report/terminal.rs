@@ -72,6 +72,15 @@ fn training_line(training: &TuningReport) -> String {
     if training.best_epoch < training.epochs.len() {
         line += &format!(" (weights of epoch {})", training.best_epoch);
     }
+    if training.residual_sums > 0 {
+        line += &format!(", also towards {} residual sums of the original", training.residual_sums);
+    }
+    if training.restarts > 0 {
+        line += &format!(
+            "\nnote: the held-out loss grew in the first epoch, so training started again with smaller steps; they ended at a rate of {:.1e}",
+            training.rate
+        );
+    }
     training.note.iter().for_each(|note| line += &format!("\nnote: {note}"));
     line
 }

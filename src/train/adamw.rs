@@ -1,4 +1,5 @@
-//! AdamW (Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"), with its state in plain vectors.
+//! AdamW (Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"), with its state in plain vectors. Steps are
+//! relative to the size of each tensor, as in Adafactor (Shazeer & Stern 2018, section 8).
 
 use rayon::prelude::*;
 
@@ -10,11 +11,16 @@ const EPSILON: f32 = 1e-8;
 /// Largest norm of the gradient of all parameters together.
 const CLIP: f64 = 1.0;
 
-/// Moments of one parameter's gradient.
+/// Smallest size of a tensor that steps are relative to, so that biases of zero can move (ε₂ of Adafactor).
+const SMALLEST: f64 = 1e-3;
+
+/// Moments of one parameter's gradient, and the size of its steps.
 #[derive(Debug, Clone)]
 struct Moments {
     mean: Vec<f32>,
     square: Vec<f32>,
+    /// Root mean square of the parameter before training.
+    size: f32,
 }
 
 /// The optimizer of some parameters.
@@ -30,13 +36,13 @@ impl AdamW {
     pub(super) fn new(parameters: &[Parameter], decay: f32) -> Self {
         let moments = |parameter: &Parameter| {
             let count = parameter.value.len();
-            Moments { mean: vec![0.0; count], square: vec![0.0; count] }
+            Moments { mean: vec![0.0; count], square: vec![0.0; count], size: size(parameter.value.data()) }
         };
         Self { moments: parameters.iter().map(moments).collect(), steps: 0, decay }
     }
 
-    /// One step of size `rate` against the gradients, one for each parameter, whose common norm is clipped to 1. A parameter
-    /// without a gradient stays.
+    /// One step against the gradients, one for each parameter, whose common norm is clipped to 1. It moves each weight by about
+    /// `rate` times the root mean square of its tensor. A parameter without a gradient stays.
     pub(super) fn step(&mut self, parameters: &mut [Parameter], gradients: &[Option<Vec<f32>>], rate: f32) {
         self.steps += 1;
         let square = |gradient: &Vec<f32>| gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
@@ -47,6 +53,7 @@ impl AdamW {
         for ((parameter, moments), gradient) in parameters.iter_mut().zip(&mut self.moments).zip(gradients) {
             let Some(gradient) = gradient else { continue };
             let decay = if parameter.value.rank() > 1 { self.decay * rate } else { 0.0 };
+            let rate = rate * moments.size;
             let moments = moments.mean.par_iter_mut().zip(moments.square.par_iter_mut());
             let weights = parameter.value.data_mut().par_iter_mut().zip(gradient).zip(moments);
             weights.with_min_len(1 << 14).for_each(|((w, g), (m, v))| {
@@ -57,6 +64,13 @@ impl AdamW {
             });
         }
     }
+}
+
+/// The root mean square of a tensor, at least [`SMALLEST`].
+#[allow(clippy::cast_possible_truncation)]
+fn size(values: &[f32]) -> f32 {
+    let squares: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    (squares / values.len().max(1) as f64).sqrt().max(SMALLEST) as f32
 }
 
 /// The rate at `progress` (0..1) of training: a linear start, then a cosine down to nothing.

@@ -13,6 +13,7 @@ mod parameters;
 mod program;
 mod report;
 mod samples;
+mod sums;
 mod tape;
 #[cfg(test)]
 mod tests;

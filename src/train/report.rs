@@ -16,6 +16,15 @@ pub struct TuningReport {
     pub held_out: usize,
     /// Name of the loss.
     pub loss: String,
+    /// Number of the teacher's residual sums that were followed beside its outputs.
+    #[serde(default)]
+    pub residual_sums: usize,
+    /// Peak learning rate that was used, relative to the root mean square of each tensor.
+    #[serde(default)]
+    pub rate: f64,
+    /// How often training started again at a quarter of the rate, because the held-out loss grew in the first epoch.
+    #[serde(default)]
+    pub restarts: usize,
     /// Results on the held-out samples before training.
     pub before: EpochReport,
     /// Results of each epoch.

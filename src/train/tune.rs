@@ -11,6 +11,7 @@ use super::options::{Duration, Options};
 use super::program::{Program, Run, Wanted};
 use super::report::{EpochReport, TuningReport};
 use super::samples::{Mixture, Samples};
+use super::sums::{residual_sums, with_outputs};
 use super::tape::Tensor;
 use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
@@ -19,6 +20,12 @@ use crate::onnx::proto::ModelProto;
 use crate::plan::Patterns;
 use crate::runtime::inputs::declared_inputs;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
+
+/// Training whose held-out loss grows by more than this factor in the first epoch starts again with smaller steps.
+const DIVERGING: f64 = 1.5;
+
+/// How often training may start again, each time at a quarter of the rate.
+const RESTARTS: usize = 4;
 
 /// What training follows.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +66,10 @@ struct Trainer {
     samples: Samples,
     labels: bool,
     teacher: Option<Runnable>,
+    /// Number of outputs of the model; further outputs of the program are residual sums.
+    outputs: usize,
+    /// Residual sums of the teacher that are followed beside its outputs.
+    sums: Vec<String>,
     loss: Loss,
     mixup: f64,
     seed: u64,
@@ -81,15 +92,31 @@ impl Trainer {
         let View { proto, graph, .. } = View::of(model)?;
         let patterns = Patterns::new(&options.include, &options.exclude)?;
         let admits = |name: &str| patterns.refusal([name]).is_none();
-        let program = Program::new(model, Wanted::Parameters(&admits))?;
+        let mut sums = match guidance.teacher {
+            Some(teacher) if options.follow_sums => residual_sums(model, teacher)?,
+            _ => Vec::new(),
+        };
+        let program = Program::new(&with_outputs(model, &sums), Wanted::Parameters(&admits))?;
         let fixed = declared_inputs(proto)?.iter().find_map(crate::runtime::inputs::DeclaredInput::fixed_batch);
         let samples = Samples::read(data, options.batch, fixed)?;
-        let scores = program.outputs().iter().all(|name| is_scores(&graph, name));
+        let outputs = program.outputs().iter().take_while(|name| !sums.contains(name)).count();
+        let scores = program.outputs()[..outputs].iter().all(|name| is_scores(&graph, name));
         let by_default =
             if samples.has_classes() && guidance.labels || scores { Loss::KullbackLeibler } else { Loss::Mse };
         let loss = options.loss.unwrap_or(by_default);
         let mixup = if samples.are_real() { options.mixup } else { 0.0 };
-        let teacher = guidance.teacher.map(|teacher| Runnable::new(teacher, &RunOptions::default())).transpose()?;
+        let run = RunOptions::with_taps(sums.iter().cloned());
+        let teacher = guidance.teacher.map(|teacher| Runnable::new(teacher, &run)).transpose()?;
+        if let (Some(teacher), Some(rows)) = (&teacher, samples.in_order(true).first().filter(|_| !sums.is_empty())) {
+            let batch = samples.take(rows)?;
+            let (ours, theirs) = (program.evaluate(&batch.inputs, batch.samples())?, teacher.run(&batch.inputs)?);
+            let is_alike = |name: &String| {
+                let ours = ours.outputs.iter().find(|(known, _)| known == name).map(|(_, y)| y.dims());
+                let theirs = theirs.iter().find(|(known, _)| known == name).map(|(_, t)| t.shape());
+                ours.is_some() && ours == theirs
+            };
+            sums.retain(is_alike);
+        }
         let label_unit = samples.label_variance()?.unwrap_or(1.0);
         Ok(Self {
             graph,
@@ -97,6 +124,8 @@ impl Trainer {
             samples,
             labels: guidance.labels,
             teacher,
+            outputs,
+            sums,
             loss,
             mixup,
             seed: options.seed,
@@ -112,15 +141,18 @@ impl Trainer {
             samples: self.samples.count(false),
             held_out: self.samples.count(true),
             loss: self.loss_name().to_owned(),
+            residual_sums: self.sums.len(),
             ..TuningReport::default()
         };
         let before = self.score()?;
         report.before = EpochReport { epoch: 0, loss: None, held_out: before.loss, accuracy: before.accuracy };
-        let mut best = (before, 0, self.snapshot());
-        let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-        let mut optimizer = AdamW::new(self.program.parameters(), options.decay);
+        let start = self.snapshot();
+        let mut best = (before, 0, start.clone());
         let clock = Course { duration: options.duration, started: Instant::now() };
-        for epoch in 1.. {
+        report.rate = options.rate;
+        let (mut epoch, mut random, mut optimizer) = self.start(options);
+        loop {
+            epoch += 1;
             let batches = self.samples.shuffled(&mut random);
             let (mut sum, count) = (0.0, batches.len());
             for (index, rows) in batches.iter().enumerate() {
@@ -128,7 +160,7 @@ impl Trainer {
                     &mut optimizer,
                     rows,
                     &mut random,
-                    |done| rate(options.rate, done),
+                    |done| rate(report.rate, done),
                     || clock.share(epoch - 1, index, count),
                 )?;
                 sum += step / count as f64;
@@ -137,6 +169,20 @@ impl Trainer {
                 }
             }
             let score = if sum.is_finite() { self.score()? } else { Score { loss: f64::NAN, accuracy: None } };
+            let diverges = !(score.loss <= DIVERGING * before.loss);
+            if epoch == 1 && diverges && report.restarts < RESTARTS && !clock.is_over(0) {
+                options.progress.say(&format!(
+                    "epoch 1 at rate {:.1e}: held out {}, before {}; starting again at a quarter of that rate",
+                    report.rate,
+                    describe(score),
+                    describe(before)
+                ));
+                report.rate /= 4.0;
+                report.restarts += 1;
+                self.restore(start.clone());
+                (epoch, random, optimizer) = self.start(options);
+                continue;
+            }
             if !score.loss.is_finite() {
                 report.note = Some(format!(
                     "the loss was no longer a number in epoch {epoch}: the weights of epoch {} were kept; try a smaller `rate`",
@@ -166,6 +212,12 @@ impl Trainer {
         Ok(report)
     }
 
+    /// What the first epoch starts with: no epoch yet, the random numbers, the optimizer.
+    fn start(&self, options: &Options) -> (usize, ChaCha8Rng, AdamW) {
+        let optimizer = AdamW::new(self.program.parameters(), options.decay);
+        (0, ChaCha8Rng::seed_from_u64(options.seed), optimizer)
+    }
+
     /// One step of training; the loss before it.
     fn step(
         &mut self,
@@ -177,7 +229,14 @@ impl Trainer {
     ) -> Result<f64> {
         let batch = self.samples.take(rows)?;
         let mixture = (self.mixup > 0.0).then(|| Mixture::draw(rows.1.len(), self.mixup, random));
-        let (run, loss) = self.run(&batch, mixture.as_ref(), Program::run)?;
+        let (mut run, inputs) = self.run(&batch, mixture.as_ref(), Program::run)?;
+        let sums = run.outputs.split_off(self.outputs);
+        let taught = self.taught(&inputs)?;
+        let mut loss = self.loss(&run.outputs, &taught, batch.labels.as_ref(), mixture.as_ref())?;
+        if let Some(apart) = self.distance_of_sums(&sums, &taught)? {
+            loss = loss.plus(&apart)?;
+        }
+        drop(sums);
         let value = loss.item()?;
         if value.is_finite() {
             let mut gradients = loss.backward()?;
@@ -188,14 +247,28 @@ impl Trainer {
         Ok(value)
     }
 
-    /// The program and its loss on samples, mixed or as they are.
-    fn run(&self, batch: &Batch, mixture: Option<&Mixture>, run: Runs) -> Result<(Run, Tensor)> {
-        let count = batch.samples();
-        let mixed = mixture.map(|mixture| mixture.mix(&batch.inputs)).transpose()?;
-        let inputs = mixed.as_deref().unwrap_or(&batch.inputs);
-        let run = run(&self.program, inputs, count)?;
-        let loss = self.loss(&run, inputs, batch.labels.as_ref(), mixture)?;
-        Ok((run, loss))
+    /// What the program makes of samples, mixed or as they are, and what it read.
+    fn run(&self, batch: &Batch, mixture: Option<&Mixture>, run: Runs) -> Result<(Run, Vec<NamedTensor>)> {
+        let inputs = match mixture {
+            Some(mixture) => mixture.mix(&batch.inputs)?,
+            None => batch.inputs.clone(),
+        };
+        Ok((run(&self.program, &inputs, batch.samples())?, inputs))
+    }
+
+    /// What the teacher makes of samples: nothing where there is none.
+    fn taught(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>> {
+        self.teacher.as_ref().map_or_else(|| Ok(Vec::new()), |teacher| teacher.run(inputs))
+    }
+
+    /// The mean over the followed residual sums of their squared distance to the teacher's, relative to its squares.
+    fn distance_of_sums(&self, sums: &[(String, Tensor)], taught: &[NamedTensor]) -> Result<Option<Tensor>> {
+        let followed: Vec<_> = sums.iter().filter(|(name, _)| self.sums.contains(name)).cloned().collect();
+        if followed.is_empty() {
+            return Ok(None);
+        }
+        let apart = loss(&self.graph, &followed, &Target::Teacher(taught, Loss::Mse))?;
+        apart.scaled(1.0 / followed.len() as f64).map(Some)
     }
 
     /// What is followed: labels before a teacher.
@@ -210,22 +283,29 @@ impl Trainer {
     /// Cross-entropy of classes or squared error of values (over their variance), distance to the teacher, or the mean of both.
     fn loss(
         &self,
-        run: &Run,
-        inputs: &[NamedTensor],
+        outputs: &[(String, Tensor)],
+        taught: &[NamedTensor],
         labels: Option<&Labels>,
         mixture: Option<&Mixture>,
     ) -> Result<Tensor> {
-        let taught = self.teacher.as_ref().map(|teacher| teacher.run(inputs)).transpose()?;
-        let of = |target: Target<'_>| loss(&self.graph, &run.outputs, &target);
+        let of = |target: Target<'_>| loss(&self.graph, outputs, &target);
         let labels = labels.filter(|_| self.labels);
         let labels = labels.map(|labels| of(Target::Labels(labels, mixture))).transpose()?;
         let labels = labels.map(|loss| loss.scaled(1.0 / self.label_unit)).transpose()?;
-        let taught = taught.as_deref().map(|taught| of(Target::Teacher(taught, self.loss))).transpose()?;
+        let taught = self.teacher.as_ref().map(|_| of(Target::Teacher(taught, self.loss))).transpose()?;
         match (labels, taught) {
             (Some(labels), Some(taught)) => labels.plus(&taught)?.scaled(0.5),
             (Some(only), None) | (None, Some(only)) => Ok(only),
             (None, None) => Err(Error::usage("there is nothing to learn from")),
         }
+    }
+
+    /// The run of held-out samples, without residual sums, and its loss.
+    fn judged(&self, batch: &Batch, mixture: Option<&Mixture>) -> Result<(Run, f64)> {
+        let (mut run, inputs) = self.run(batch, mixture, Program::evaluate)?;
+        run.outputs.truncate(self.outputs);
+        let loss = self.loss(&run.outputs, &self.taught(&inputs)?, batch.labels.as_ref(), mixture)?.item()?;
+        Ok((run, loss))
     }
 
     /// Loss and accuracy on the held-out samples. The loss is the mean that training would see: a share is mixed, always in the
@@ -237,11 +317,11 @@ impl Trainer {
         for rows in self.samples.in_order(true) {
             let batch = self.samples.take(&rows)?;
             let weight = rows.1.len() as f64;
-            let (run, loss) = self.run(&batch, None, Program::evaluate)?;
-            sum += (1.0 - self.mixup) * weight * loss.item()?;
+            let (run, loss) = self.judged(&batch, None)?;
+            sum += (1.0 - self.mixup) * weight * loss;
             if self.mixup > 0.0 {
                 let mixture = Mixture::draw(rows.1.len(), 1.0, &mut random);
-                sum += self.mixup * weight * self.run(&batch, Some(&mixture), Program::evaluate)?.1.item()?;
+                sum += self.mixup * weight * self.judged(&batch, Some(&mixture))?.1;
             }
             count += weight;
             if let Some(Labels::Classes(labels)) = batch.labels.as_ref().filter(|_| self.labels) {

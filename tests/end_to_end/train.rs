@@ -185,6 +185,33 @@ fn a_loss_that_is_no_number_keeps_the_last_good_weights_and_says_so() {
 }
 
 #[test]
+fn training_that_diverges_starts_again_with_smaller_steps() {
+    let folder = Folder::new();
+    let (out, report) = (folder.at("out.onnx"), folder.at("report.json"));
+    let tune = tune("digits_overfit.onnx", &out, "--epochs 2 --lr 3 --no-verify --report").arg(&report);
+    let said = tune.arg("--data").arg(fixture("train_overfit.npz")).exits(0);
+    assert!(said.out.contains("started again"), "{}", said.out);
+    let training = &json(&report)["training"][0];
+    let (restarts, rate) = (training["restarts"].as_i64().unwrap(), training["rate"].as_f64().unwrap());
+    assert!((1..=4).contains(&restarts) && (rate - 3.0 / 4f64.powi(restarts as i32)).abs() < 1e-12, "{training}");
+}
+
+/// Labels are there and not followed; the residual network has sums to follow.
+#[test]
+fn finishing_follows_the_original_without_labels() {
+    let folder = Folder::new();
+    let (out, report) = (folder.at("out.onnx"), folder.at("report.json"));
+    let prune = Run::prune(&fixture("digits_resnet.onnx"), &out).args("--macs 30% --align 1 --finish 0.1 --report");
+    let said = prune.arg(&report).arg("--data").arg(fixture("train.npz")).exits(0);
+    assert!(said.out.contains("residual sums of the original"), "{}", said.out);
+    let training = &json(&report)["training"][0];
+    assert_eq!(training["loss"], "kl");
+    let held_out = |epoch: &serde_json::Value| epoch["held_out"].as_f64().unwrap();
+    let best = training["best_epoch"].as_u64().unwrap() as usize;
+    assert!(best > 0 && held_out(&training["epochs"][best - 1]) < held_out(&training["before"]), "{training}");
+}
+
+#[test]
 fn mistakes_are_told_before_any_work() {
     let folder = Folder::new();
     let out = folder.at("out.onnx");
@@ -202,6 +229,8 @@ fn mistakes_are_told_before_any_work() {
     run("--epochs 1 --include nothing* --data").arg(&train).exits(3).complains(&["trained"]);
     let prune = |args: &str| Run::prune(&fixture("digits_mlp.onnx"), &out).args(args);
     prune("--ratio 0.5 --retrain 1").exits(2).complains(&["--data"]);
+    prune("--ratio 0.5 --finish 0 --data").arg(&train).exits(2).complains(&["minutes"]);
+    prune("--ratio 0.5 --finish 1 --retrain 1 --data").arg(&train).exits(2).complains(&["--finish", "--retrain"]);
     prune("--ratio 0.5 --retrain 0 --data").arg(&train).exits(2).complains(&["--retrain"]);
     prune("--ratio 0.5 --checkpoint-dir steps --data").arg(&train).exits(2).complains(&["--retrain"]);
     prune("--ratio 0.5 --lr 0.1 --data").arg(&train).exits(2).complains(&["--lr", "--retrain"]);

@@ -158,7 +158,7 @@ fn trained(
 ) -> Result<(ModelProto, Vec<TuningReport>)> {
     let Some(retrain) = &options.retrain else { return Ok((rewritten, Vec::new())) };
     let data = data.ok_or_else(|| Error::usage("`retrain` needs samples: give some with `data`"))?;
-    let guidance = Guidance { labels: data.has_labels(), teacher: Some(&model.proto) };
+    let guidance = Guidance { labels: data.has_labels() && retrain.labels, teacher: Some(&model.proto) };
     let Setting { seed, progress, .. } = &options.setting;
     let retrain = train::Options { seed: *seed, progress: progress.clone(), ..retrain.clone() };
     let (trained, report) = train::tune(&rewritten, data, guidance, &retrain)?;

@@ -280,7 +280,7 @@ impl<'j, 'm> Job<'j, 'm> {
         if let (Some(retrain), Some(data)) = (&self.options.retrain, self.samples) {
             let seed = self.options.setting.seed.wrapping_add(step as u64);
             let options = train::Options { seed, progress, ..retrain.clone() };
-            let guidance = Guidance { labels: data.has_labels(), teacher: Some(&self.model.proto) };
+            let guidance = Guidance { labels: data.has_labels() && retrain.labels, teacher: Some(&self.model.proto) };
             let (trained, report) = train::tune(&rewritten, data, guidance, &options)?;
             rewritten = trained;
             training.push(report);
