@@ -1,10 +1,11 @@
-//! The public API: five jobs, their options and their results.
+//! The public API: six jobs, their options and their results.
 
 pub use crate::calibrate::data::images::{ImageOptions, Layout};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::factorize::{ConvMode, Method as Factorization};
 pub use crate::jobs::{
-    Array, Dataset, FactorizeOptions, InspectOptions, Outcome, PruneOptions, TuneOptions, Values, VerifyOptions,
+    Array, Counted, Dataset, FactorizeOptions, InspectOptions, Outcome, PruneOptions, SweepOptions, TuneOptions,
+    Values, VerifyOptions,
 };
 pub use crate::latency::{RuntimeLatency, RuntimeOptions, Runtimes, Timing};
 pub use crate::metric::{Metric, MetricReport};
@@ -15,8 +16,8 @@ pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;
 pub use crate::report::{
     BeforeAfter, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, LayerSize, MemberReport,
-    MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report, SearchReport,
-    TrialReport, TuningReport,
+    MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report, SearchReport, SweepPoint,
+    SweepReport, TrialReport, TuningReport,
 };
 pub use crate::train::{Loss, Options as Training};
 pub use crate::verify::{Accuracy, VerifyReport};
@@ -64,6 +65,16 @@ pub fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
 /// was cancelled.
 pub fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
     contained(&options.setting.progress, || jobs::tune(model, options))
+}
+
+/// Prunes a model to several budgets. Each result is proved, timed in `runtimes` and written, with a report and a page, to
+/// the folder of the options; a sweep that was interrupted goes on there.
+///
+/// # Errors
+/// As [`prune`] and [`Outcome::prove`]; [`Input`](ErrorKind::Input) if the folder holds another sweep,
+/// [`Nothing`](ErrorKind::Nothing) if no budget can be met.
+pub fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Runtimes>) -> Result<SweepReport> {
+    contained(&options.setting().progress, || jobs::sweep(model, options, runtimes))
 }
 
 /// Proves a rewritten model against its original: checks that it is valid and, with the plan, exact; measures fidelity

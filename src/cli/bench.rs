@@ -14,7 +14,7 @@ pub(super) struct Bench {
     onnxruntime: Option<PathBuf>,
     /// Command for measuring latency in any other runtime: `{model}` stands for the model's path, and the last number
     /// printed is the time in milliseconds
-    #[arg(long, value_name = "CMD", conflicts_with = "no_verify")]
+    #[arg(long, value_name = "CMD")]
     bench_cmd: Option<String>,
     /// Number of threads for each run in ONNX Runtime
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -22,6 +22,11 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// Whether a command was typed.
+    pub(super) fn has_command(&self) -> bool {
+        self.bench_cmd.is_some()
+    }
+
     /// Loads the given library, and tries the command.
     pub(super) fn open(&self, original: &Path) -> Result<Runtimes> {
         let mut options = RuntimeOptions::default();

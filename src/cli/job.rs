@@ -151,6 +151,9 @@ impl Job<'_> {
         rewrite: impl FnOnce(&Model) -> Result<Outcome>,
     ) -> Result<()> {
         let original = &self.common.model;
+        if self.common.no_verify && bench.is_some_and(Bench::has_command) {
+            return Err(Error::usage("--bench-cmd cannot be used with --no-verify"));
+        }
         let bench = bench.filter(|_| !self.common.no_verify);
         let runtimes = bench.map(|bench| bench.open(original)).transpose()?;
         let located = |error: Error| error.in_file(&self.common.model);

@@ -12,6 +12,7 @@ mod paths;
 mod print;
 mod prune;
 mod reports;
+mod sweep;
 mod training;
 mod tune;
 mod verify;
@@ -58,6 +59,7 @@ commands! {
     Inspect in inspect,
     Prune in prune,
     Factorize in factorize,
+    Sweep in sweep,
     Tune in tune,
     Verify in verify
 }

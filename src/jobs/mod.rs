@@ -11,6 +11,7 @@ mod inspect;
 mod outcome;
 pub mod prune;
 pub(crate) mod setting;
+mod sweep;
 mod tune;
 mod verify;
 
@@ -19,11 +20,13 @@ pub use factorize::FactorizeOptions;
 pub use inspect::InspectOptions;
 pub use outcome::{Evidence, Outcome};
 pub use prune::PruneOptions;
+pub use sweep::{Counted, SweepOptions};
 pub use tune::TuneOptions;
 pub use verify::VerifyOptions;
 
 pub(crate) use factorize::factorize;
 pub(crate) use inspect::inspect;
 pub(crate) use prune::prune as prune_model;
+pub(crate) use sweep::sweep;
 pub(crate) use tune::tune;
 pub(crate) use verify::verify;

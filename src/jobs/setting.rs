@@ -136,6 +136,13 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// The same samples, for another job.
+    pub(crate) fn again(&self) -> Self {
+        let again = |data: &Option<Samples>| data.as_ref().map(|data| data.part(0..data.samples()));
+        let (data, eval) = (again(&self.data), again(&self.eval));
+        Self { data, eval, metric: self.metric, _sources: self._sources.clone() }
+    }
+
     /// The samples to measure fidelity and accuracy on.
     pub(crate) fn to_measure(&self) -> Option<&Samples> {
         self.eval.as_ref().or(self.data.as_ref())

@@ -3,6 +3,7 @@
 mod figures;
 mod network;
 mod page;
+mod sweep;
 #[cfg(feature = "cli")]
 mod terminal;
 
@@ -26,8 +27,9 @@ pub use crate::train::{EpochReport, TuningReport};
 pub(crate) use figures::percent;
 pub use figures::{human_bytes, human_count};
 pub use network::{LayerSize, NodeReport};
+pub use sweep::{SweepPoint, SweepReport};
 #[cfg(feature = "cli")]
-pub use terminal::{coloured, inspection, result};
+pub use terminal::{coloured, inspection, points, result};
 
 /// Version of the JSON report.
 pub const SCHEMA_VERSION: u32 = 2;

@@ -6,7 +6,8 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::figures::{change, human_bytes, human_count, percent};
 use super::{
-    CalibrationReport, EpochReport, GroupReport, PricingReport, RepairReport, Report, SearchReport, TuningReport,
+    CalibrationReport, EpochReport, GroupReport, ModelFigures, PricingReport, RepairReport, Report, SearchReport,
+    SweepReport, TuningReport,
 };
 use crate::latency::{RuntimeLatency, Timing};
 
@@ -49,6 +50,40 @@ pub fn result(report: &Report) -> String {
     text += &allocation_lines(report);
     if report.verify.valid.is_none() {
         text += "note: the model was not run, so it is not proved to be valid and exact\n";
+    }
+    text
+}
+
+/// What a sweep shows: its points, and which of them no other one beats.
+pub fn points(report: &SweepReport) -> String {
+    let quality = report.quality.as_deref().unwrap_or("quality");
+    let mut table =
+        table(&["budget", "parameters", "MACs", "file", "latency", quality, "loss", "front"], &[1, 2, 3, 4, 5, 6]);
+    let mut add =
+        |name: &str, figures: &ModelFigures, time: Option<f64>, quality: Option<f64>, lost: Option<f64>, mark: &str| {
+            table.add_row(vec![
+                name.to_owned(),
+                human_count(figures.params),
+                human_count(figures.macs),
+                human_bytes(figures.bytes),
+                time.map(|time| format!("{time:.3} ms")).unwrap_or_default(),
+                quality.map(|figure| format!("{figure:.4}")).unwrap_or_default(),
+                lost.map(percent).unwrap_or_default(),
+                mark.to_owned(),
+            ]);
+        };
+    let found = || report.points.iter().filter(|point| point.hash.is_some());
+    let timed = found().find_map(|point| point.latencies.first());
+    let time = timed.map(|latency| latency.before.median_ms).or(report.before.latency_ms);
+    add("the original", &report.before, time, report.quality_before, None, "");
+    for point in found() {
+        let time = point.latencies.first().map(|latency| latency.after.median_ms).or(point.after.latency_ms);
+        add(&point.name, &point.after, time, point.quality, point.lost, if point.on_front { "✓" } else { "" });
+    }
+    let runtime = timed.map_or("tract", |latency| latency.runtime.as_str());
+    let mut text = format!("{table}\nlatency in {runtime}; a marked size is beaten by no other one\n");
+    for point in &report.points {
+        point.reason.iter().for_each(|why| text += &format!("no model for {}: {why}\n", point.name));
     }
     text
 }

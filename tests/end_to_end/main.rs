@@ -28,6 +28,7 @@ mod plans;
 mod prices;
 #[path = "../support/graph.rs"]
 mod support;
+mod sweep;
 mod train;
 mod usage;
 mod verify;

@@ -51,18 +51,7 @@ impl Checkpoints {
     /// [`Output`](crate::ErrorKind::Output) if it cannot be made.
     pub(super) fn open(folder: &Path, model: &Model, options: &PruneOptions, data: &Dataset) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
-        let mut hasher = Sha256::new();
-        hasher.update(prost::Message::encode_to_vec(&model.proto));
-        // Where it is kept, who listens and how much memory there is make no difference to the result.
-        let (dims, seed, limits) = (options.setting.dims.clone(), options.setting.seed, Limits::new(0));
-        let setting = Setting { dims, limits, seed, ..Setting::default() };
-        let mut told = PruneOptions { checkpoints: None, setting, ..options.clone() };
-        if let Some(retrain) = &mut told.retrain {
-            retrain.progress = Default::default();
-        }
-        hasher.update(format!("{told:?} {} {}", data.hash(), env!("CARGO_PKG_VERSION")));
-        let job = hexadecimal(&hasher.finalize()[..16]);
-        Ok(Self { folder: folder.to_owned(), job })
+        Ok(Self { folder: folder.to_owned(), job: job_name(model, options, Some(data)) })
     }
 
     fn paths(&self, step: usize) -> (PathBuf, PathBuf) {
@@ -116,6 +105,22 @@ impl Checkpoints {
             .map_err(|e| Error::output(e.to_string()).in_file(&path).caused_by(e))?;
         write_text(&path, &text)
     }
+}
+
+/// A name for a model, options and samples, which differs if one of them does.
+pub(super) fn job_name(model: &Model, options: &PruneOptions, data: Option<&Dataset>) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(prost::Message::encode_to_vec(&model.proto));
+    // Where it is kept, who listens and how much memory there is make no difference to the result.
+    let (dims, seed, limits) = (options.setting.dims.clone(), options.setting.seed, Limits::new(0));
+    let setting = Setting { dims, limits, seed, ..Setting::default() };
+    let mut told = PruneOptions { checkpoints: None, setting, ..options.clone() };
+    if let Some(retrain) = &mut told.retrain {
+        retrain.progress = Default::default();
+    }
+    let hash = data.map(Dataset::hash).unwrap_or_default();
+    hasher.update(format!("{told:?} {hash} {}", env!("CARGO_PKG_VERSION")));
+    hexadecimal(&hasher.finalize()[..16])
 }
 
 fn file_hash(path: &Path) -> Result<String> {

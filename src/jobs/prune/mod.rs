@@ -8,6 +8,7 @@ mod pricing;
 mod pruned;
 mod rounds;
 mod search;
+mod series;
 mod steps;
 mod survey;
 
@@ -16,6 +17,7 @@ use crate::error::Result;
 use crate::onnx::Model;
 
 pub use options::{PruneOptions, Target};
+pub(crate) use series::Series;
 
 /// Chooses what is removed, rewrites the model and repairs the kept weights; if asked, trains them.
 ///

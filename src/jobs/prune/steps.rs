@@ -78,9 +78,9 @@ fn method(options: &PruneOptions, samples: Samples<'_>) -> Method {
 
 /// A finished job, without the survey that it borrowed.
 pub(super) struct Finish {
-    selection: Selection,
-    plan: Plan,
-    model: Model,
+    pub(super) selection: Selection,
+    pub(super) plan: Plan,
+    pub(super) model: Model,
     pub(super) report: Report,
 }
 

@@ -1,6 +1,7 @@
 //! The report as one HTML page: no network, no fonts, readable on a phone, printed, in light and dark.
 
 mod charts;
+mod sweep;
 mod text;
 
 use charts::{Bar, Series};
@@ -104,6 +105,7 @@ fn tiles(report: &Report) -> String {
     format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.concat())
 }
 
+/// A time on the page.
 fn ms(time: f64) -> String {
     format!("{time:.3} ms")
 }

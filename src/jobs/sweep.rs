@@ -1,0 +1,211 @@
+//! One model at several sizes, each proved and measured, in a folder that an interrupted sweep goes on in.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::outcome::Outcome;
+use super::prune::{PruneOptions, Series, Target};
+use super::setting::Setting;
+use crate::error::{Error, ErrorKind, Result};
+use crate::latency::Runtimes;
+use crate::onnx::{Model, SaveOptions};
+use crate::plan::Remaining;
+use crate::report::{SweepPoint, SweepReport};
+use crate::texts::{hexadecimal, write_text};
+
+/// Shares that remain by default.
+const SHARES: [f64; 8] = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1];
+
+/// File name of the report, and of its page.
+const REPORT: (&str, &str) = ("sweep.json", "sweep.html");
+
+/// What the budgets of a sweep count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Counted {
+    /// Parameters.
+    Params,
+    /// Multiply–accumulates.
+    Macs,
+    /// Bytes of the file.
+    Size,
+}
+
+impl Counted {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Params => "params",
+            Self::Macs => "macs",
+            Self::Size => "size",
+        }
+    }
+
+    fn target(self, remaining: Remaining) -> Target {
+        match self {
+            Self::Params => Target::Params(remaining),
+            Self::Macs => Target::Macs(remaining),
+            Self::Size => Target::Size(remaining),
+        }
+    }
+}
+
+/// Options of [`sweep`](crate::sweep).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SweepOptions {
+    counted: Counted,
+    budgets: Vec<Remaining>,
+    folder: PathBuf,
+    pub(crate) commands: Vec<String>,
+    prune: PruneOptions,
+}
+
+impl SweepOptions {
+    /// Creates options for a sweep over these budgets of multiply–accumulates; over eight shares from 80 % to 10 % if
+    /// there are none. Results are written to `folder`.
+    pub fn new(budgets: impl IntoIterator<Item = Remaining>, folder: impl Into<PathBuf>) -> Self {
+        Self::of(Counted::Macs, budgets, folder)
+    }
+
+    /// Creates options for a sweep over budgets that count something else.
+    pub fn of(counted: Counted, budgets: impl IntoIterator<Item = Remaining>, folder: impl Into<PathBuf>) -> Self {
+        let mut budgets: Vec<Remaining> = budgets.into_iter().collect();
+        if budgets.is_empty() {
+            budgets.extend(SHARES.map(Remaining::Share));
+        }
+        let prune = PruneOptions::macs(0.5);
+        Self { counted, budgets, folder: folder.into(), commands: Vec::new(), prune }
+    }
+
+    /// Sets how the model is pruned. The target of these options is not used.
+    pub fn pruning(mut self, options: PruneOptions) -> Self {
+        self.prune = options;
+        self
+    }
+
+    /// Number of budgets.
+    pub(crate) fn len(&self) -> usize {
+        self.budgets.len()
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn setting_mut(&mut self) -> &mut Setting {
+        &mut self.prune.setting
+    }
+
+    pub(crate) fn setting(&self) -> &Setting {
+        &self.prune.setting
+    }
+}
+
+/// Prunes `model` to every budget, proves and times the results, and writes them with a report to the folder. Budgets that
+/// an earlier, interrupted sweep has finished are taken from there.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) for contradictory options, [`Input`](ErrorKind::Input) if the folder holds another sweep, and
+/// what pruning, the proof and writing return. A budget that is out of reach is no error: the report says so.
+pub(crate) fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Runtimes>) -> Result<SweepReport> {
+    let folder = &options.folder;
+    std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
+    let targets: Vec<(String, Target)> = options.budgets.iter().map(|&budget| named(options.counted, budget)).collect();
+    let Some((_, first)) = targets.first() else { return Err(Error::usage("a sweep needs a budget")) };
+    let series = Series::new(model, &PruneOptions { target: first.clone(), ..options.prune.clone() })?;
+    let empty = SweepReport::new(series.name(), options.counted.name(), model.file_name());
+    let earlier = read(&folder.join(REPORT.0), &empty.job)?;
+    let mut report = earlier.clone().unwrap_or(empty);
+    report.commands.clone_from(&options.commands);
+    report.points.clear();
+    for (index, (name, target)) in targets.iter().enumerate() {
+        let done = earlier.iter().flat_map(|report| &report.points).find(|point| is_whole(point, name, folder));
+        if let Some(point) = done {
+            report.points.push(point.clone());
+            continue;
+        }
+        options.setting().progress.enter(&format!("budget {} of {}: {name}", index + 1, targets.len()))?;
+        match series.prune(target) {
+            Ok(outcome) => add(&mut report, (name.as_str(), folder.as_path()), outcome, (model, runtimes))?,
+            Err(error) if error.kind() == ErrorKind::Nothing => {
+                report.points.push(SweepPoint::without_model(name.clone(), error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+        write(&mut report, folder)?;
+    }
+    write(&mut report, folder)?;
+    if report.points.iter().all(|point| point.hash.is_none()) {
+        let why = report.points.iter().find_map(|point| point.reason.clone()).unwrap_or_default();
+        return Err(Error::nothing(format!("no budget can be met; for the first one: {why}")));
+    }
+    Ok(report)
+}
+
+/// Proves, times and writes one result.
+fn add(
+    report: &mut SweepReport,
+    (name, folder): (&str, &Path),
+    outcome: Outcome,
+    (model, runtimes): (&Model, Option<&Runtimes>),
+) -> Result<()> {
+    let mut outcome = outcome.prove()?;
+    if let (Some(original), Some(runtimes)) = (model.sources().first(), runtimes) {
+        outcome = outcome.time(original, runtimes)?;
+    }
+    let path = folder.join(format!("{name}.onnx"));
+    // The file of an unfinished point is written again.
+    outcome.save_with(&path, &SaveOptions { external_data: false, force: true })?;
+    outcome.plan.save(folder.join(format!("{name}.plan.json")))?;
+    write_text(&folder.join(format!("{name}.json")), &outcome.report.to_json())?;
+    let (point, quality) = SweepPoint::of(name.to_owned(), hash(&path)?, &outcome.report);
+    report.before = outcome.report.model.before;
+    report.quality = Some(quality.name.to_owned());
+    report.quality_before = quality.before;
+    report.points.push(point);
+    Ok(())
+}
+
+/// Writes the report and its page.
+fn write(report: &mut SweepReport, folder: &Path) -> Result<()> {
+    report.mark_front();
+    write_text(&folder.join(REPORT.0), &report.to_json())?;
+    write_text(&folder.join(REPORT.1), &report.to_html())
+}
+
+/// The name of a budget, and what it asks for.
+fn named(counted: Counted, budget: Remaining) -> (String, Target) {
+    let figure = match budget {
+        // Rounded as a percentage is typed.
+        Remaining::Share(share) => format!("{}", (share * 1e6).round() / 1e4),
+        Remaining::Absolute(figure) => format!("{figure}-in-all"),
+    };
+    (format!("{}-{figure}", counted.name()), counted.target(budget))
+}
+
+/// The report of an earlier sweep of the same job.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if there is a report of another job, or it cannot be read.
+fn read(path: &Path, job: &str) -> Result<Option<SweepReport>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let damaged = |why: String| Error::input(format!("is no report of a sweep: {why}")).in_file(path);
+    let text = std::fs::read_to_string(path).map_err(|e| damaged(e.to_string()))?;
+    let report: SweepReport = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+    if report.job != job {
+        let message = "is of another sweep (another model, data, options or version); use another directory";
+        return Err(Error::input(message).in_file(path));
+    }
+    Ok(Some(report))
+}
+
+/// Whether this is the finished point of that name: its file is there as it was written, or none can be.
+fn is_whole(point: &SweepPoint, name: &str, folder: &Path) -> bool {
+    let is_there = |wanted: &String| hash(&folder.join(format!("{name}.onnx"))).is_ok_and(|found| found == *wanted);
+    point.name == name && point.hash.as_ref().map_or(point.reason.is_some(), is_there)
+}
+
+fn hash(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::input(e.to_string()).in_file(path).caused_by(e))?;
+    Ok(hexadecimal(&Sha256::digest(bytes)))
+}
