@@ -98,7 +98,7 @@ pub fn options_of(command: &str) -> Vec<String> {
 
 /// The report as the terminal shows it, options named as keyword arguments.
 pub fn text(report: &Report, is_inspection: bool) -> String {
-    let text = if is_inspection { crate::report::inspection(report) } else { crate::report::result(report) };
+    let text = if is_inspection { crate::report::inspection(report, true) } else { crate::report::result(report) };
     as_keywords(&text, &Args::command())
 }
 

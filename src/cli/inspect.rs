@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Allow pruning the axes of this graph output or input; may be repeated
     #[arg(long, value_name = "NAME")]
     thaw: Vec<String>,
+    /// List all groups, those of kernel axes and of repeated layers one by one
+    #[arg(long)]
+    all: bool,
     /// Show no progress
     #[arg(long, short)]
     quiet: bool,
@@ -48,5 +51,5 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let model = Model::load(&args.model)?;
     let report = crate::inspect(&model, &options).map_err(|e| e.in_file(&args.model))?;
     bar.finish_and_clear();
-    if args.json { print(&report.to_json()) } else { print(&as_typed(&inspection(&report), command)) }
+    if args.json { print(&report.to_json()) } else { print(&as_typed(&inspection(&report, args.all), command)) }
 }

@@ -1,6 +1,8 @@
 //! The report of a job; the terminal, JSON and the page are views of it. Shares are fractions, not percentages; `None` is `null`.
 
 mod figures;
+#[cfg(feature = "cli")]
+mod folding;
 mod network;
 mod page;
 mod sweep;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::figures::{change, human_bytes, human_count, percent};
+use super::folding::rows;
 use super::{
     CalibrationReport, EpochReport, GroupReport, ModelFigures, PricingReport, RepairReport, Report, SearchReport,
     SweepReport, TuningReport,
@@ -14,11 +15,18 @@ use crate::latency::{RuntimeLatency, Timing};
 /// Layers that are named in one line.
 const MOST_NAMES: usize = 3;
 
-/// What `inspect` shows: every group, with the reasons of those that are held.
-pub fn inspection(report: &Report) -> String {
+/// What `inspect` shows: the groups that a user can do something about, or `all` of them, with the reasons of those that
+/// are held.
+pub fn inspection(report: &Report, all: bool) -> String {
     let mut groups = table(&["group", "axis", "role", "size", "tensors", "params", "MACs", "why"], &[3, 4, 5, 6]);
-    for group in &report.groups {
-        groups.add_row(row(group, group.members.len()));
+    // Axes of kernels and positions, which an operator fixes.
+    let is_fixed = |group: &&GroupReport| !all && group.role == "frozen" && group.axis == "indices";
+    let (fixed, listed): (Vec<&GroupReport>, Vec<&GroupReport>) = report.groups.iter().partition(is_fixed);
+    let figure = |group: &GroupReport| group.members.len();
+    let lines: Vec<Vec<String>> =
+        if all { listed.iter().flat_map(|&group| rows(&[group], figure)).collect() } else { rows(&listed, figure) };
+    for line in lines {
+        groups.add_row(line);
     }
     let figures = &report.model.before;
     let (params, macs) = (human_count(figures.params), human_count(figures.macs));
@@ -26,6 +34,9 @@ pub fn inspection(report: &Report) -> String {
     let mut text = format!("{groups}\n");
     text += &format!("{params} parameters, {macs} MACs, {} in {} nodes; ", human_bytes(figures.bytes), figures.nodes);
     text += &format!("{open} of {} groups can be pruned\n", report.groups.len());
+    if !fixed.is_empty() {
+        text += &format!("{} frozen axes of kernels and positions are not listed; `all` lists them\n", fixed.len());
+    }
     text + &remarks(report)
 }
 
@@ -211,8 +222,9 @@ fn table(header: &[&str], right: &[usize]) -> Table {
 fn groups_table(report: &Report) -> String {
     let mut table = table(&["group", "axis", "role", "size", "kept", "params", "MACs", "why"], &[3, 4, 5, 6]);
     let is_held = |group: &GroupReport| group.kept == group.size && group.role == "frozen";
-    for group in report.groups.iter().filter(|group| !is_held(group)) {
-        table.add_row(row(group, group.kept));
+    let shown: Vec<&GroupReport> = report.groups.iter().filter(|group| !is_held(group)).collect();
+    for row in rows(&shown, |group| group.kept) {
+        table.add_row(row);
     }
     match report.groups.iter().filter(|group| is_held(group)).count() {
         0 => table.to_string(),
@@ -220,20 +232,6 @@ fn groups_table(report: &Report) -> String {
             format!("{table}\n{held} frozen groups are not shown; `paredown inspect` lists them with their reasons")
         }
     }
-}
-
-/// Name, axis, role, size, one more figure, cost and reason of a group.
-fn row(group: &GroupReport, figure: usize) -> Vec<String> {
-    vec![
-        group.name.clone(),
-        group.axis.clone(),
-        group.role.clone(),
-        group.size.to_string(),
-        figure.to_string(),
-        human_count(group.params),
-        human_count(group.macs),
-        group.reason.clone().unwrap_or_default(),
-    ]
 }
 
 fn layers_table(report: &Report) -> Table {

@@ -123,7 +123,7 @@ fn identity_makes_no_group() {
 #[test]
 fn text_and_json_show_the_same_groups() {
     let report = inspect("digits_vit.onnx");
-    let text = Run::new("inspect").arg(fixture("digits_vit.onnx")).exits(0).out;
+    let text = Run::new("inspect").arg(fixture("digits_vit.onnx")).arg("--all").exits(0).out;
     for group in groups(&report) {
         assert!(text.contains(group["name"].as_str().unwrap()), "{group}");
         if let Some(reason) = group["reason"].as_str() {
@@ -131,6 +131,14 @@ fn text_and_json_show_the_same_groups() {
             assert!(text.contains(node), "{reason}");
         }
     }
+}
+
+/// Nobody can shrink a kernel: its axes are counted, not listed.
+#[test]
+fn kernel_axes_are_counted() {
+    let text = Run::new("inspect").arg(fixture("digits_vit.onnx")).exits(0).out;
+    assert!(!text.contains("patch/Conv indices") && text.contains("head/Gemm neurons"), "{text}");
+    assert!(text.contains("4 frozen axes of kernels and positions are not listed; --all lists them"), "{text}");
 }
 
 /// Products of activations grow with the size of a dynamic axis, and the batch multiplies everything.

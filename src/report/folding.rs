@@ -1,0 +1,94 @@
+//! Tables of deep networks: rows of layers that repeat are folded into one.
+
+use std::collections::BTreeMap;
+
+use super::GroupReport;
+use super::figures::human_count;
+
+/// Tables of up to this many rows are shown whole.
+const WHOLE: usize = 16;
+
+/// Fewest layers that are folded into one row.
+const FEWEST: usize = 3;
+
+/// Rows of groups: name, axis, role, size, `figure`, parameters, multiply–accumulates and reason. In a long table, groups
+/// whose names differ in numbers only share a row, with the range of their figures and the sum of their costs.
+pub(super) fn rows(groups: &[&GroupReport], figure: impl Fn(&GroupReport) -> usize) -> Vec<Vec<String>> {
+    let mut alike: BTreeMap<(String, &str, &str, usize, String), Vec<&GroupReport>> = BTreeMap::new();
+    let key = |group: &'_ GroupReport| {
+        (starred(&group.name), group.size, starred(group.reason.as_deref().unwrap_or_default()))
+    };
+    for &group in groups {
+        let (name, size, reason) = key(group);
+        alike.entry((name, &group.axis, &group.role, size, reason)).or_default().push(group);
+    }
+    let mut rows = Vec::new();
+    for &group in groups {
+        let (name, size, reason) = key(group);
+        let Some(all) = alike.get(&(name.clone(), &group.axis, &group.role, size, reason.clone())) else { continue };
+        if groups.len() <= WHOLE || all.len() < FEWEST {
+            let why = group.reason.clone().unwrap_or_default();
+            rows.push(row(&group.name, group, figure(group).to_string(), (group.params, group.macs), why));
+        } else if all.first().is_some_and(|first| first.name == group.name) {
+            let figures = all.iter().map(|group| figure(group));
+            let range = match (figures.clone().min(), figures.max()) {
+                (Some(least), Some(most)) if least < most => format!("{least}–{most}"),
+                (least, _) => least.unwrap_or_default().to_string(),
+            };
+            let cost = all.iter().fold((0, 0), |(params, macs), group| (params + group.params, macs + group.macs));
+            rows.push(row(&format!("{name} ({} layers)", all.len()), group, range, cost, reason));
+        }
+    }
+    rows
+}
+
+fn row(name: &str, group: &GroupReport, figure: String, (params, macs): (u64, u64), reason: String) -> Vec<String> {
+    let (axis, role, size) = (group.axis.clone(), group.role.clone(), group.size.to_string());
+    vec![name.to_owned(), axis, role, size, figure, human_count(params), human_count(macs), reason]
+}
+
+/// The text with a star for every number.
+fn starred(text: &str) -> String {
+    let mut starred = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !c.is_ascii_digit() {
+            starred.push(c);
+        } else if !starred.ends_with('*') {
+            starred.push('*');
+        }
+    }
+    starred
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(name: String, kept: usize) -> GroupReport {
+        GroupReport {
+            name,
+            role: "free".to_owned(),
+            axis: "neurons".to_owned(),
+            size: 8,
+            kept,
+            members: Vec::new(),
+            params: 10,
+            macs: 20,
+            reason: None,
+            multiple_of: None,
+            misaligned: None,
+        }
+    }
+
+    #[test]
+    fn layers_that_repeat_share_a_row_of_a_long_table() {
+        let mut groups: Vec<GroupReport> =
+            (0..20).map(|i| group(format!("layers.{i}/up neurons"), 4 + i % 2)).collect();
+        groups.insert(0, group("head neurons".to_owned(), 8));
+        let all: Vec<&GroupReport> = groups.iter().collect();
+        let folded = rows(&all, |group| group.kept);
+        let expected = ["layers.*/up neurons (20 layers)", "neurons", "free", "8", "4–5", "200", "400", ""];
+        assert_eq!((folded.len(), &folded[1][..]), (2, &expected.map(str::to_owned)[..]));
+        assert_eq!(rows(&all[..10], |group| group.kept).len(), 10);
+    }
+}
