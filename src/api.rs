@@ -15,12 +15,12 @@ pub use crate::price::Effort;
 pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;
 pub use crate::report::{
-    BeforeAfter, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, LayerSize, MemberReport,
-    MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report, SearchReport, SweepPoint,
-    SweepReport, TrialReport, TuningReport,
+    BeforeAfter, BoundReport, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, LayerSize,
+    MemberReport, MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report,
+    SearchReport, SweepPoint, SweepReport, TrialReport, TuningReport,
 };
 pub use crate::train::{Loss, Options as Training};
-pub use crate::verify::{Accuracy, VerifyReport};
+pub use crate::verify::{Accuracy, Pairs, VerifyReport};
 
 use crate::defect::contained;
 use crate::jobs;

@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// data has no labels: 1%
     #[arg(long, value_name = "D", value_parser = ratio)]
     max_drop: Option<f64>,
+    /// With --max-drop: the probability with which no more than that is lost, on all samples like those of --data: 95%
+    #[arg(long, value_name = "P", value_parser = super::options::share, requires = "max_drop")]
+    confidence: Option<f64>,
     #[arg(long, value_name = "C", help = criteria())]
     criterion: Option<String>,
     #[arg(long, value_name = "METHOD", help = methods())]
@@ -156,6 +159,7 @@ impl Args {
             TypedEffort::Thorough => Effort::Thorough,
         };
         options.align = self.sizes.align();
+        options.confidence = self.confidence;
         options.criterion.clone_from(&self.criterion);
         options.repair = self.repair.as_deref().map(Repair::by_name).transpose()?;
         options.scope = self.scope.map(|scope| match scope {

@@ -4,6 +4,7 @@
 //! the samples, [`Clock`](clock::Clock) times the phases and looks whether the job was cancelled, [`Outcome`] proves and
 //! saves what came out.
 
+mod certificate;
 mod clock;
 mod dataset;
 mod factorize;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::certificate::Certificate;
 use super::outcome::enter;
 use super::setting::{Setting, configured};
 use crate::analysis::Analysis;
@@ -46,7 +47,10 @@ impl VerifyOptions {
 pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOptions) -> Result<Report> {
     let Setting { dims, limits, seed, progress, .. } = &options.setting;
     let samples = options.setting.open(original)?;
-    let plan = options.plan.as_ref();
+    let certificate = Certificate::read(&rewritten.proto)?;
+    certificate.iter().try_for_each(|certificate| certificate.check(original, rewritten))?;
+    // What was certified is proved, unless another plan is given.
+    let plan = options.plan.as_ref().or(certificate.as_ref().map(|certificate| &certificate.plan));
     let thaw = plan.map(|plan| plan.thaw.clone()).unwrap_or_default();
     let thawed: BTreeSet<String> = thaw.iter().cloned().collect();
     progress.enter("analysing")?;
@@ -84,6 +88,11 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
         failure => failure.into(),
     })?;
     enter(&mut report, &proved, *limits);
+    if let Some(certificate) = certificate {
+        let pairs = proved.faithfulness.as_ref().and_then(|found| found.pairs).filter(|_| data.is_some());
+        report.notes.push(certificate.compared(pairs)?);
+        report.search = certificate.search;
+    }
     report.metric = options.setting.judge(&samples, &after.model)?;
     Ok(report)
 }

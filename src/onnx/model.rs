@@ -16,6 +16,9 @@ use crate::{Error, Result};
 /// models stay far below; a file made of empty messages does not.
 const MEMORY_ALLOWANCE: usize = 512 << 20;
 
+/// Key of the entry of a model's metadata that holds its certificate.
+pub(crate) const CERTIFICATE: &str = "paredown.certificate";
+
 /// See [`MEMORY_ALLOWANCE`].
 const MEMORY_PER_BYTE: usize = 16;
 
@@ -66,10 +69,11 @@ impl Model {
     }
 
     /// The same origin with other content: a rewritten model, whose [`Model::save`] still refuses to overwrite the
-    /// files that the original came from.
+    /// files that the original came from. It has no certificate: that holds for one file.
     #[doc(hidden)]
     #[must_use]
-    pub fn with_proto(&self, proto: ModelProto) -> Self {
+    pub fn with_proto(&self, mut proto: ModelProto) -> Self {
+        proto.metadata_props.retain(|entry| entry.key() != CERTIFICATE);
         let file_bytes = proto.encoded_len() as u64;
         let (sources, external_data) = (self.sources.clone(), self.external_data);
         Self { proto, warnings: Vec::new(), file_bytes, sources, external_data }

@@ -21,7 +21,7 @@ use crate::metric::MetricReport;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Cost, Group};
-use crate::verify::VerifyReport;
+use crate::verify::{Pairs, VerifyReport};
 
 pub use crate::progress::Progress;
 pub use crate::repair::RepairReport;
@@ -258,10 +258,59 @@ pub struct SearchReport {
     pub figure: String,
     /// Share of the metric that the result loses.
     pub lost: f64,
+    /// What the result loses at most, if a confidence was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<BoundReport>,
     /// Number of held-out samples that the metric is measured on; `None` if it is the user's own.
     pub samples: Option<usize>,
     /// The reductions that were tried, in order.
     pub trials: Vec<TrialReport>,
+}
+
+/// What a result loses at most, with a given confidence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BoundReport {
+    /// Probability that the bound holds, for all candidates of the search together.
+    pub confidence: f64,
+    /// Share of the metric that is lost at most, on all samples like those that it was measured on.
+    pub at_most: f64,
+    /// Answers sample by sample.
+    pub pairs: Pairs,
+    /// Number of candidates that share the probability of an error.
+    pub candidates: usize,
+    /// How many samples with the same shares would give how low a bound: one with half of the distance to the measured
+    /// loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<(usize, f64)>,
+}
+
+impl BoundReport {
+    /// The bound for one of `candidates` whose answers are `pairs`.
+    pub(crate) fn new(confidence: f64, pairs: Pairs, candidates: usize) -> Self {
+        let error = Self::error(confidence, candidates);
+        let at_most = pairs.at_most(error);
+        let half = f64::midpoint(pairs.share(), at_most);
+        let more = pairs.needed(half, error).map(|samples| (samples, half));
+        Self { confidence, at_most, pairs, candidates, more }
+    }
+
+    /// The probability of an error for each of `candidates`, so that all bounds hold together (Bonferroni).
+    pub(crate) fn error(confidence: f64, candidates: usize) -> f64 {
+        (1.0 - confidence) / candidates.max(1) as f64
+    }
+}
+
+impl std::fmt::Display for BoundReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let points = |share: f64| format!("{:.2}", 100.0 * share);
+        let (confidence, samples) = (100.0 * self.confidence, self.pairs.samples);
+        write!(f, "at most {} points at {confidence} %, {samples} samples", points(self.at_most))?;
+        match self.more {
+            Some((samples, bound)) => write!(f, "; {samples} would allow {}", points(bound)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One reduction that a search tried.
@@ -272,6 +321,9 @@ pub struct TrialReport {
     pub macs: f64,
     /// Share of the metric that is lost; `null` if the reduction is out of reach.
     pub lost: Option<f64>,
+    /// What is lost at most, if a confidence was asked for; this is what has to be within the allowed loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f64>,
     /// Whether that loss is within the allowed one.
     pub fits: bool,
 }
@@ -281,8 +333,11 @@ impl std::fmt::Display for TrialReport {
         let macs = percent(self.macs);
         match self.lost {
             None => write!(f, "{macs} out of reach"),
-            Some(lost) if self.fits => write!(f, "{macs} loses {}", percent(lost)),
-            Some(lost) => write!(f, "{macs} loses {} (too much)", percent(lost)),
+            Some(lost) => {
+                write!(f, "{macs} loses {}", percent(lost))?;
+                self.at_most.iter().try_for_each(|most| write!(f, ", at most {}", percent(*most)))?;
+                f.write_str(if self.fits { "" } else { " (too much)" })
+            }
         }
     }
 }

@@ -133,9 +133,10 @@ fn training_line(training: &TuningReport) -> String {
 
 fn search_line(search: &SearchReport) -> String {
     let trials: Vec<String> = search.trials.iter().map(ToString::to_string).collect();
+    let bound = search.bound.map(|bound| format!("; {bound}")).unwrap_or_default();
     let samples = search.samples.map(|samples| format!(" on {samples} held-out samples")).unwrap_or_default();
     format!(
-        "note: the result loses {} of {}{samples} (allowed: {}); shares of the MACs that were tried: {}\n",
+        "note: the result loses {} of {}{samples}{bound} (allowed: {}); shares of the MACs that were tried: {}\n",
         percent(search.lost),
         search.figure,
         percent(search.allowed),

@@ -1,7 +1,7 @@
 //! How far a rewritten model is from the original, sample by sample.
 
-use super::Accuracy;
 use super::exactness::batch_size;
+use super::{Accuracy, Pairs};
 use crate::calibrate::Feeding;
 use crate::calibrate::data::{Dataset, Labels, Spread};
 use crate::runtime::{Limits, NamedTensor, Runnable, Tensor};
@@ -20,6 +20,8 @@ pub struct Faithfulness {
     pub max_abs: f64,
     /// Share of rows with the same largest class; `None` when no output has the form `[samples, classes]`.
     pub top1_agreement: Option<f64>,
+    /// Answers sample by sample: against the labels, where they are classes, else against the original's classes.
+    pub pairs: Option<Pairs>,
     /// Against the labels, where they are classes.
     pub accuracy: Accuracy,
     /// Against the labels, where they are real values: 1 − Σ(y − t)² / Σ(t − mean of t)².
@@ -58,6 +60,8 @@ pub struct FaithfulnessMeter {
     labelled: usize,
     right_before: usize,
     right_after: usize,
+    /// Samples that only one of the two models answers rightly: the original, the rewritten one.
+    only: [usize; 2],
     errors: Errors,
 }
 
@@ -94,7 +98,9 @@ impl FaithfulnessMeter {
             }
         }
         self.samples += rows;
-        self.add_classes(classes(original, rows)?, classes(rewritten, rows)?, labels.and_then(Labels::classes));
+        let right = labels.and_then(Labels::classes);
+        let classes = |outputs: &[NamedTensor]| classes(outputs, rows, right.is_some());
+        self.add_classes(classes(original)?, classes(rewritten)?, right);
         match labels {
             Some(Labels::Values(values)) => self.errors.add(original, rewritten, values),
             _ => Ok(()),
@@ -128,6 +134,23 @@ impl FaithfulnessMeter {
             self.labelled += labels.len().min(before.len());
             self.right_before += equal(&before, labels);
             self.right_after += equal(&after, labels);
+            for ((before, after), label) in before.iter().zip(&after).zip(labels) {
+                match (before == label, after == label) {
+                    (true, false) => self.only[0] += 1,
+                    (false, true) => self.only[1] += 1,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Answers sample by sample, if there are classes.
+    fn pairs(&self) -> Option<Pairs> {
+        let [lost, gained] = self.only;
+        match (self.labelled, self.classified) {
+            (0, 0) => None,
+            (0, samples) => Some(Pairs { samples, lost: samples - self.agreed, gained: None }),
+            (samples, _) => Some(Pairs { samples, lost, gained: Some(gained) }),
         }
     }
 
@@ -141,6 +164,7 @@ impl FaithfulnessMeter {
             cosine: if norms == 0.0 && self.delta == 0.0 { 1.0 } else { (self.dot / norms).clamp(-1.0, 1.0) },
             max_abs: self.max_abs,
             top1_agreement: share(self.agreed, self.classified),
+            pairs: self.pairs(),
             accuracy: Accuracy {
                 before: share(self.right_before, self.labelled),
                 after: share(self.right_after, self.labelled),
@@ -170,17 +194,23 @@ impl Errors {
 }
 
 /// The class of each sample: the index of the largest element in the first float output of shape `[rows, classes]`, else
-/// the first integer output of shape `[rows]`.
-fn classes(outputs: &[NamedTensor], rows: usize) -> Result<Option<Vec<i64>>> {
+/// the first integer output of shape `[rows]`. Without labels, an output that is called an embedding has no classes.
+fn classes(outputs: &[NamedTensor], rows: usize, has_labels: bool) -> Result<Option<Vec<i64>>> {
     let scores =
         |tensor: &Tensor| tensor.is_float() && matches!(tensor.shape(), &[n, classes] if n == rows && classes > 1);
-    if let Some((_, tensor)) = outputs.iter().find(|(_, tensor)| scores(tensor)) {
+    let is_embedding = |name: &str| EMBEDDINGS.iter().any(|word| name.to_lowercase().contains(word));
+    if let Some((_, tensor)) =
+        outputs.iter().find(|(name, tensor)| scores(tensor) && (has_labels || !is_embedding(name)))
+    {
         let width = tensor.shape().last().copied().unwrap_or(1);
         return Ok(Some(tensor.to_vec::<f32>()?.chunks(width).map(largest).collect()));
     }
     let is_class = |tensor: &Tensor| !tensor.is_float() && !tensor.is::<bool>() && tensor.shape() == [rows];
     outputs.iter().find(|(_, tensor)| is_class(tensor)).map(|(_, tensor)| tensor.to_vec::<i64>()).transpose()
 }
+
+/// Words in the names of outputs that are no scores: which element is the largest says nothing.
+const EMBEDDINGS: [&str; 5] = ["embed", "hidden", "pool", "feature", "latent"];
 
 /// Index of the first largest element; −1, which is no class, when nothing compares.
 #[allow(clippy::cast_possible_wrap)] // an index of a slice in memory
@@ -273,6 +303,28 @@ mod tests {
         assert!(found.rel_l2.is_nan() && found.max_abs.is_nan() && found.cosine.is_nan());
         let later = measure(&[[1.0, 2.0, 3.0]; 2], &[[1.0, f32::NAN, 3.0], [1.0, 2.0, 3.0]], None);
         assert!(later.max_abs.is_nan());
+    }
+
+    #[test]
+    fn the_largest_element_of_an_embedding_is_no_class() {
+        let outputs = |name: &str| vec![(name.to_owned(), Tensor::new(&[1, 3], &[1_f32, 2.0, 3.0]).unwrap())];
+        for (name, expected) in [("sentence_embedding", None), ("logits", Some(1.0))] {
+            let mut meter = FaithfulnessMeter::default();
+            meter.add(&outputs(name), &outputs(name), 1, None).unwrap();
+            assert_eq!(meter.finish().unwrap().top1_agreement, expected);
+            // Whoever gives classes says that there are some.
+            meter.add(&outputs(name), &outputs(name), 1, Some(&Labels::Classes(vec![2]))).unwrap();
+            assert_eq!(meter.finish().unwrap().accuracy.after, Some(1.0));
+        }
+    }
+
+    #[test]
+    fn answers_are_paired_sample_by_sample() {
+        let (before, after) =
+            ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]);
+        let found = measure(&before, &after, Some(&[0, 0, 2]));
+        assert_eq!(found.pairs, Some(Pairs { samples: 3, lost: 1, gained: Some(1) }));
+        assert_eq!(measure(&before, &after, None).pairs, Some(Pairs { samples: 3, lost: 2, gained: None }));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!
 //! [`Proof`] does all of it at once. [`VerifyReport`] is what becomes of it in the report.
 
+mod bound;
 mod exactness;
 mod faithful;
 mod kept;
@@ -20,6 +21,7 @@ mod trial;
 use serde::{Deserialize, Serialize};
 
 pub use crate::runtime::latency::{Latency, LatencyBudget, latency, latency_each};
+pub use bound::Pairs;
 pub use exactness::{Exactness, OutputExactness, exactness, exactness_of_rest};
 pub use faithful::{Faithfulness, FaithfulnessMeter, faithful};
 pub use kept::Kept;

@@ -11,6 +11,7 @@ mod bad_files;
 mod bad_graphs;
 mod budgets;
 mod command;
+mod confidence;
 mod dead_weight;
 mod determinism;
 mod exact;

@@ -5,8 +5,9 @@ use crate::error::{Error, Result};
 use crate::jobs::setting::{Opened, Setting};
 use crate::metric::MetricReport;
 use crate::onnx::Model;
+use crate::report::BoundReport;
 use crate::runtime::{Limits, RunOptions, Runnable};
-use crate::verify::{Faithfulness, faithful};
+use crate::verify::{Faithfulness, Pairs, faithful};
 
 /// This share of the samples, the last ones, judges; the others are calibrated on.
 const HELD_OUT: usize = 5;
@@ -33,6 +34,8 @@ pub(super) enum Judge<'s> {
 pub(super) struct Loss {
     pub(super) share: f64,
     pub(super) figure: &'static str,
+    /// Answers sample by sample, if they are classes.
+    pub(super) pairs: Option<Pairs>,
     /// Figures of the user's own metric.
     pub(super) metric: Option<MetricReport>,
 }
@@ -81,7 +84,7 @@ impl<'s> Judge<'s> {
             Self::Metric(setting, samples) => {
                 let metric = setting.judge(samples, candidate)?;
                 let share = metric.as_ref().map_or(f64::INFINITY, MetricReport::lost);
-                Ok(Loss { share, figure: METRIC, metric })
+                Ok(Loss { share, figure: METRIC, pairs: None, metric })
             }
             Self::Samples { original, held_out, limits } => {
                 let candidate = Runnable::new(&candidate.proto, &RunOptions::default())?;
@@ -92,6 +95,19 @@ impl<'s> Judge<'s> {
 }
 
 impl Loss {
+    /// What is lost at most with this confidence, where one of `candidates` is chosen by it.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) if the figure is not one of single samples.
+    pub(super) fn bound(&self, confidence: Option<f64>, candidates: usize) -> Result<Option<BoundReport>> {
+        let Some(confidence) = confidence else { return Ok(None) };
+        let pairs = self.pairs.ok_or_else(|| {
+            let figure = self.figure;
+            Error::usage(format!("`confidence` needs classes, sample by sample: the loss here is one of {figure}"))
+        })?;
+        Ok(Some(BoundReport::new(confidence, pairs, candidates)))
+    }
+
     /// Accuracy or R² where there are labels, else agreement of the largest class, else the cosine of the outputs.
     fn of(found: &Faithfulness) -> Self {
         let (share, figure) = match (found.r2, found.accuracy.before, found.accuracy.after, found.top1_agreement) {
@@ -100,6 +116,7 @@ impl Loss {
             (.., Some(agreement)) => (1.0 - agreement, "top-1 agreement"),
             _ => (1.0 - found.cosine, "cosine similarity"),
         };
-        Self { share, figure, metric: None }
+        let pairs = found.pairs.filter(|_| found.r2.is_none());
+        Self { share, figure, pairs, metric: None }
     }
 }

@@ -65,6 +65,8 @@ pub struct PruneOptions {
     pub(crate) retrain: Option<train::Options>,
     /// Where finished steps are kept, so that an interrupted job can go on.
     pub(crate) checkpoints: Option<PathBuf>,
+    /// With which probability a search loses no more than it may.
+    pub(crate) confidence: Option<f64>,
     /// Whether the result is to be proved, so that an original that does not run in tract is bad input.
     pub(crate) verify: bool,
     /// Samples, sizes, seed, and who is told.
@@ -128,6 +130,7 @@ impl PruneOptions {
             thaw: Vec::new(),
             retrain: None,
             checkpoints: None,
+            confidence: None,
             verify: true,
             setting: Setting::default(),
         }
@@ -231,6 +234,14 @@ impl PruneOptions {
         self
     }
 
+    /// Makes [`max_drop`](Self::max_drop) hold with this probability, such as 0.95, on all samples like those that were
+    /// given: an exact bound on the loss is what has to be small enough. It needs labels that are classes, or class
+    /// scores to compare with the original's. The result carries a certificate, which [`verify`](crate::verify) checks.
+    pub fn confidence(mut self, probability: f64) -> Self {
+        self.confidence = Some(probability);
+        self
+    }
+
     /// Skips the check that the original runs in tract, for results that will not be proved. Otherwise a model that
     /// does not run is refused as bad input.
     pub fn no_verify(mut self) -> Self {
@@ -252,6 +263,14 @@ impl PruneOptions {
     pub(super) fn check(&self) -> Result<()> {
         if self.min_keep == 0 || self.align == Align::Multiple(0) || self.steps == 0 {
             return Err(Error::usage("`min_keep`, `align` and `steps` are at least one"));
+        }
+        if let Some(confidence) = self.confidence {
+            if !matches!(self.target, Target::MaxDrop(_)) {
+                return Err(Error::usage("`confidence` is for `max_drop`"));
+            }
+            if !(confidence > 0.0 && confidence < 1.0) {
+                return Err(Error::usage(format!("`confidence` {confidence} is not between 0 and 1")));
+            }
         }
         match self.target {
             Target::Ratio(share) | Target::MaxDrop(share) if !(0.0..1.0).contains(&share) => {

@@ -7,11 +7,13 @@ use super::steps::{Job, Samples, pricing};
 use super::survey::Survey;
 use crate::calibrate::Calibration;
 use crate::error::{Error, ErrorKind, Result};
+use crate::jobs::certificate::Certificate;
 use crate::jobs::clock::Clock;
 use crate::jobs::setting::{Opened, to_fit};
 use crate::onnx::Model;
 use crate::plan::Remaining;
-use crate::report::{SearchReport, TrialReport, percent};
+use crate::report::{BoundReport, SearchReport, TrialReport, percent};
+use crate::verify::Pairs;
 
 /// Searches the smallest model (in multiply–accumulates) that loses no more than `allowed`.
 ///
@@ -28,6 +30,9 @@ pub(super) fn search<'m>(
         return Err(Error::usage("`max_drop` tries many removals and saves no checkpoints"));
     }
     let (judge, calibration) = Judge::new(model, &options.setting, opened)?;
+    if let (Some(confidence), Some(samples)) = (options.confidence, judge.samples()) {
+        enough(samples, confidence, allowed)?;
+    }
     // Scores and prices are measured once; budgets are tried on them.
     let fitted = calibration.as_ref().map(|data| to_fit(data, options.retrain.is_some()));
     let survey = Survey::new(model, options, fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed)))?;
@@ -51,15 +56,17 @@ pub(super) fn search<'m>(
             Err(error) => return Err(error),
         };
         let found = judge.loss(&done.model)?;
-        let fits = found.share <= allowed;
-        trials.push(TrialReport { macs: share, lost: Some(found.share), fits });
+        let bound = found.bound(options.confidence, HALVINGS)?;
+        let at_most = bound.map(|bound| bound.at_most);
+        let fits = at_most.unwrap_or(found.share) <= allowed;
+        trials.push(TrialReport { macs: share, lost: Some(found.share), at_most, fits });
         if fits {
-            (high, best) = (share, Some((job.finish(done, clock), found)));
+            (high, best) = (share, Some((job.finish(done, clock), found, bound)));
         } else {
             low = share;
         }
     }
-    let Some((mut finished, found)) = best else {
+    let Some((mut finished, found, bound)) = best else {
         let tried: Vec<String> = trials.iter().map(ToString::to_string).collect();
         return Err(Error::nothing(format!(
             "even the smallest removal loses more than {}; shares of the MACs that were tried: {}",
@@ -71,9 +78,29 @@ pub(super) fn search<'m>(
         allowed,
         figure: found.figure.to_owned(),
         lost: found.share,
+        bound,
         samples: judge.samples(),
         trials,
     });
     finished.report.metric = found.metric;
+    if bound.is_some() {
+        finished.model = Certificate::of(&finished.plan, &finished.report).attached(model, &finished.model);
+    }
     Ok(finished.of(survey))
+}
+
+/// Refuses samples that could not show so small a loss even if all their answers stayed.
+fn enough(samples: usize, confidence: f64, allowed: f64) -> Result<()> {
+    let none = Pairs { samples, lost: 0, gained: None };
+    let error = BoundReport::error(confidence, HALVINGS);
+    if none.at_most(error) <= allowed {
+        return Ok(());
+    }
+    let needed = none.needed(allowed, error).map_or_else(|| "more".to_owned(), |needed| format!("at least {needed}"));
+    Err(Error::input(format!(
+        "{samples} held-out samples, a fifth of `data`, cannot show a loss of {} at {} %, even if no answer changes: \
+         {needed} held-out samples are needed",
+        percent(allowed),
+        100.0 * confidence
+    )))
 }

@@ -366,8 +366,10 @@ fn search(search: &SearchReport) -> String {
         search.figure,
         percent(search.allowed)
     );
+    let bound = search.bound.map(|bound| paragraph(&format!("All samples like these: {bound}."))).unwrap_or_default();
     let caption = "Loss of every reduction that was tried, by the multiply–accumulates that remain";
     paragraph(&text)
+        + &bound
         + &charts::points(caption, &series, percent, percent)
         + &list(search.trials.iter().map(|trial| format!("{trial} (multiply–accumulates that remain)")))
 }
