@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,19 @@ class Report(dict[str, Any]):
     def to_json(self) -> str:
         """The report as JSON text."""
         return self._report.to_json()
+
+    def to_html(self) -> str:
+        """The report as one self-contained page."""
+        return self._report.to_html()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report: a page if the name ends in ``.html``, JSON otherwise."""
+        self._report.save(os.fspath(path))
+
+    def _repr_html_(self) -> str:
+        """The page, as notebooks show it."""
+        page = html.escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     def __str__(self) -> str:
         return self._report.text()
@@ -97,6 +111,11 @@ class Result:
     def save_plan(self, path: str | os.PathLike[str]) -> Result:
         """Writes the plan, and returns the result itself."""
         self._outcome.save_plan(os.fspath(path))
+        return self
+
+    def save_report(self, path: str | os.PathLike[str]) -> Result:
+        """Writes the report, a page if the name ends in ``.html``, and returns the result itself."""
+        self.report.save(path)
         return self
 
     def model_bytes(self) -> bytes:

@@ -24,6 +24,16 @@ impl Report {
         py.detach(|| self.report.to_json())
     }
 
+    /// The report as a page.
+    fn to_html(&self, py: Python<'_>) -> String {
+        py.detach(|| self.report.to_html())
+    }
+
+    /// Writes the report as a page if the name ends in `.html`, otherwise as JSON.
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        raised(py, py.detach(|| paredown::cli::embed::save_report(&path, &self.report)))
+    }
+
     /// The report as the command line prints it.
     fn text(&self, py: Python<'_>) -> String {
         py.detach(|| paredown::cli::embed::text(&self.report, self.is_inspection))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect as signatures
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,18 @@ def test_a_report_is_a_dictionary_a_text_and_a_table(resnet: str) -> None:
     assert list(table["name"]) == [group["name"] for group in report["groups"]]
     with pytest.raises(pd.UsageError, match="'model': choose one of groups"):
         report.to_dataframe("model")
+
+
+def test_a_report_is_a_page(tmp_path: Path, mlp: str) -> None:
+    result = pd.prune(mlp, ratio=0.5)
+    result.save_report(tmp_path / "report.html").save_report(tmp_path / "report.json")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page == result.report.to_html()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == result.report
+    assert "srcdoc=" in result.report._repr_html_()
+    with pytest.raises(pd.OutputError):
+        result.save_report(tmp_path / "no folder" / "report.html")
 
 
 def test_a_student_follows_its_teacher(mlp: str) -> None:

@@ -4,6 +4,7 @@
 //! `` `max_drop` `` instead of `--max-drop`.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::error::ErrorKind;
@@ -12,6 +13,7 @@ use clap::{CommandFactory, Parser};
 use super::bench::Bench;
 use super::flags::as_keywords;
 use super::job::Common;
+use super::reports::write_report;
 use super::{Args, Command};
 use crate::defect::print_no_panics;
 use crate::error::{Error, Result};
@@ -100,6 +102,14 @@ pub fn options_of(command: &str) -> Vec<String> {
 pub fn text(report: &Report, is_inspection: bool) -> String {
     let text = if is_inspection { crate::report::inspection(report, true) } else { crate::report::result(report) };
     as_keywords(&text, &Args::command())
+}
+
+/// Writes a report as a page if the name ends in `.html`, otherwise as JSON.
+///
+/// # Errors
+/// [`Output`](crate::ErrorKind::Output) if it cannot be written.
+pub fn save_report(path: &Path, report: &Report) -> Result<()> {
+    write_report(path, report)
 }
 
 impl Caller {

@@ -31,10 +31,21 @@ use crate::progress::Progress;
 
 /// Makes a trained ONNX model smaller and faster, file in, file out.
 #[derive(Debug, Parser)]
-#[command(name = "paredown", version, max_term_width = 100)]
+#[command(name = "paredown", version, long_version = built_with(), max_term_width = 100)]
 struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The version, and what it was built with, for `--version`.
+fn built_with() -> String {
+    let optimized = if cfg!(debug_assertions) { "with debug assertions" } else { "optimized" };
+    let (architecture, system) = (std::env::consts::ARCH, std::env::consts::OS);
+    let backend = crate::linalg::default_backend().name();
+    format!(
+        "{}\n{optimized}, {architecture} {system}; runtime: tract; linear algebra: {backend}",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// The subcommands: each is a file with its `Args` and a function `run`, which is given the whole command to name its flags.
@@ -137,6 +148,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_version_says_what_it_was_built_with() {
+        let version = Args::command().render_long_version();
+        assert!(version.starts_with(concat!("paredown ", env!("CARGO_PKG_VERSION"), "\n")), "{version}");
+        assert!(version.contains("tract") && version.contains(std::env::consts::ARCH), "{version}");
     }
 
     #[test]
