@@ -20,6 +20,7 @@ mod verify;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -31,14 +32,14 @@ use crate::progress::Progress;
 
 /// Makes a trained ONNX model smaller and faster, file in, file out.
 #[derive(Debug, Parser)]
-#[command(name = "paredown", version, long_version = built_with(), max_term_width = 100)]
+#[command(name = "paredown", version, long_version = BUILT_WITH.as_str(), max_term_width = 100)]
 struct Args {
     #[command(subcommand)]
     command: Command,
 }
 
 /// The version, and what it was built with, for `--version`.
-fn built_with() -> String {
+static BUILT_WITH: LazyLock<String> = LazyLock::new(|| {
     let optimized = if cfg!(debug_assertions) { "with debug assertions" } else { "optimized" };
     let (architecture, system) = (std::env::consts::ARCH, std::env::consts::OS);
     let backend = crate::linalg::default_backend().name();
@@ -46,7 +47,7 @@ fn built_with() -> String {
         "{}\n{optimized}, {architecture} {system}; runtime: tract; linear algebra: {backend}",
         env!("CARGO_PKG_VERSION")
     )
-}
+});
 
 /// The subcommands: each is a file with its `Args` and a function `run`, which is given the whole command to name its flags.
 macro_rules! commands {
