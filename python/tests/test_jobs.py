@@ -18,7 +18,7 @@ import pytest
 from paredown import _paredown
 
 #: Options of the command line that write files or print, which results of the API do themselves.
-OF_THE_TERMINAL = {"dry-run", "external-data", "force", "help", "json", "output", "plan-out", "quiet", "report"}
+OF_THE_TERMINAL = {"all", "dry-run", "external-data", "force", "help", "json", "output", "plan-out", "quiet", "report"}
 #: Arguments of the API that are typed as arguments without a name, or in another way.
 OF_PYTHON = {"metric", "model", "original", "rewritten", "progress"}
 
