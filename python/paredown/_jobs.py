@@ -37,6 +37,7 @@ def prune(
     macs: Budget | None = None,
     size: Budget | None = None,
     max_drop: Share | None = None,
+    confidence: Share | None = None,
     plan: Plan | None = None,
     data: DataLike | None = None,
     eval: DataLike | None = None,
