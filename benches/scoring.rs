@@ -4,6 +4,8 @@
 //! * `gram`: sums over rows in f64, and of f32 products, beside `XᵀX` in either precision;
 //! * `downdate`: a panel of removals from a matrix in surgery, beside the products `K×64 · 64×K` and `K×128 · 128×K` that
 //!   update `H⁻¹` and `W Wᵀ`;
+//! * `ridge`: a system of `lstsq` at one λ and at four of them, which are solved side by side on all threads, beside the product
+//!   `K×K · K×N`; the throughput counts a Cholesky factorization and two triangular solves for each λ;
 //! * `obs`: all removals of a layer, on all threads.
 //!
 //! `cargo bench --bench scoring`; throughput counts the multiplications of the plain products.
@@ -17,6 +19,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use ndarray::Array2;
 use paredown::internals::calibrate::Sums;
 use paredown::internals::linalg::default_backend;
+use paredown::internals::linalg::ridge::Ridge;
 use paredown::internals::score::surgeon::Surgeon;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -102,6 +105,27 @@ fn without_panel(mut surgeon: Surgeon<'_>) -> Surgeon<'_> {
     surgeon
 }
 
+fn ridge(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ridge");
+    group.sample_size(10);
+    for (k, n) in LAYERS {
+        let (covariance, cross) = layer(k, n);
+        let ridge = Ridge::primal(default_backend(), &covariance, cross.view(), None);
+        let mean = covariance.diag().sum() / k as f64;
+        let solve = k * k * k / 6 + k * k * n;
+        for lambdas in [&[1e-2][..], &[1e-3, 1e-2, 1e-1, 1.0]] {
+            let lambdas: Vec<f64> = lambdas.iter().map(|share| share * mean).collect();
+            group.throughput(Throughput::Elements((lambdas.len() * solve) as u64));
+            let name = format!("{} of {k}", lambdas.len());
+            group.bench_function(name, |bencher| bencher.iter(|| ridge.path(&lambdas, "layer").expect("solutions")));
+        }
+        group.throughput(Throughput::Elements((k * k * n) as u64));
+        group.bench_function(format!("matmul {k}"), |bencher| {
+            bencher.iter(|| default_backend().matmul(covariance.view(), cross.view()));
+        });
+    }
+}
+
 fn obs(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("obs");
     group.sample_size(10);
@@ -122,5 +146,5 @@ fn obs(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(scoring, gram, downdate, obs);
+criterion_group!(scoring, gram, downdate, ridge, obs);
 criterion_main!(scoring);
