@@ -1,11 +1,12 @@
-//! The public API: six jobs, their options and their results.
+//! The public API: jobs, their options and their results.
 
 pub use crate::calibrate::data::images::{ImageOptions, Layout};
+pub use crate::calibrate::{Merged, merge_stats};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::factorize::{ConvMode, Method as Factorization};
 pub use crate::jobs::{
-    Array, Counted, Dataset, FactorizeOptions, InspectOptions, Outcome, PruneOptions, SweepOptions, TuneOptions,
-    Values, VerifyOptions,
+    Array, Counted, Dataset, FactorizeOptions, GatherOptions, InspectOptions, Outcome, PruneOptions, SweepOptions,
+    TuneOptions, Values, VerifyOptions,
 };
 pub use crate::latency::{RuntimeLatency, RuntimeOptions, Runtimes, Timing};
 pub use crate::metric::{Metric, MetricReport};
@@ -55,6 +56,16 @@ pub fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
 /// [`Interrupted`](ErrorKind::Interrupted) if the job was cancelled.
 pub fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
     contained(&options.setting.progress, || jobs::factorize(model, options))
+}
+
+/// Gathers the sums that `prune` by `obs` and `factorize` are based on, and keeps them in a file of statistics, so that several
+/// machines can share the passes over the samples. Returns the number of results that are new in the file.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) without samples or without a file, [`Input`](ErrorKind::Input) for a malformed model or data,
+/// [`Interrupted`](ErrorKind::Interrupted) if the job was cancelled.
+pub fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
+    contained(&options.setting.progress, || jobs::gather(model, options))
 }
 
 /// Trains the weights of a model on labels, or on the outputs of a teacher model. Nothing else in the file changes.

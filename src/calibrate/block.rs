@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, CowArray, Ix2, s};
 
 /// Rows that a block holds: sums are formed over this many at a time, whatever the batches, so that their rounding depends on
 /// nothing else.
@@ -12,6 +12,9 @@ pub(crate) const BLOCK_ROWS: usize = 1024;
 
 /// Rows of a block of few columns, of which a layer may have one for each channel.
 const NARROW_ROWS: usize = 256;
+
+/// Products are formed over a multiple of this many rows.
+const EVEN: usize = 64;
 
 /// Columns below which a block is narrow.
 const NARROW: usize = 32;
@@ -123,11 +126,14 @@ impl Block {
         }
     }
 
-    /// The transposed block, width × capacity, rows that are not filled included.
+    /// The transposed block, width × rows; some rows of zeros may follow those that are filled.
     #[allow(clippy::expect_used)] // the length is the product of the sizes, as allocated
-    pub(crate) fn transposed(&self) -> ArrayView2<'_, f32> {
+    pub(crate) fn transposed(&self) -> CowArray<'_, f32, Ix2> {
         let width = if self.values.is_empty() { 0 } else { self.width };
-        ArrayView2::from_shape((width, self.capacity), &self.values).expect("values holds width × capacity")
+        let whole = ArrayView2::from_shape((width, self.capacity), &self.values);
+        let rows = self.filled.next_multiple_of(EVEN).min(self.capacity);
+        let whole = whole.expect("values holds width × capacity");
+        if rows == self.capacity { whole.into() } else { whole.slice_move(s![.., ..rows]).to_owned().into() }
     }
 
     /// Moves the filled rows to the end of a matrix of as many columns.

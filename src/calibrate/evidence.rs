@@ -227,6 +227,12 @@ impl Gather {
         }
     }
 
+    /// The sums of all rows, not finished: those of other rows may still be added.
+    pub(crate) fn finish_sums(mut self) -> Sums {
+        self.flush();
+        self.evidence.into_sums(default_backend())
+    }
+
     /// The evidence of all rows.
     pub(crate) fn finish(mut self) -> Evidence {
         self.flush();

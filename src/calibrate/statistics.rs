@@ -1,18 +1,19 @@
 //! Statistics of layers' inputs in the original model, for criteria and for splits.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::data::Batch;
+use super::rows::{Lines, Row};
+use super::stats::{Key, Record, SUMS, Stats, portion};
 use super::sums::{Detail, Sums};
-use super::{Activations, At, Calibration, Evidence, Gather, Layer, Padding, Sampler, Stream, exposed, in_turn};
+use super::{Activations, At, Calibration, Division, Layer, Padding, Portions, Sampler, Stream, exposed, in_turn};
 use crate::analysis::Subject;
 use crate::error::Result;
-use crate::linalg::default_backend;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::Tensor;
 
 /// Sums over the inputs of a layer, for each convolution group of it; layers that read the same rows share them.
 pub type InputStatistics = Arc<[Sums]>;
@@ -21,34 +22,73 @@ pub type InputStatistics = Arc<[Sums]>;
 pub(crate) struct Accumulator<'l> {
     layer: &'l Layer,
     sampler: Sampler,
-    groups: Vec<Gather>,
+    groups: Portions,
 }
 
 impl<'l> Accumulator<'l> {
-    pub(crate) fn new(layer: &'l Layer, sampler: Sampler, detail: Detail) -> Self {
-        let k = layer.inputs();
-        let sums = |_| Gather::new(k, 0, Evidence::sums(k, 0, detail));
-        Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
+    pub(crate) fn new(layer: &'l Layer, sampler: Sampler, detail: Detail, data: Calibration<'_>) -> Self {
+        Self { layer, sampler, groups: Portions::new(vec![layer.inputs(); layer.groups], detail, data.data) }
+    }
+
+    /// The layer that is read.
+    pub(crate) fn layer(&self) -> &'l Layer {
+        self.layer
+    }
+
+    /// How its rows are chosen.
+    pub(crate) fn sampler(&self) -> Sampler {
+        self.sampler
     }
 
     /// Adds the chosen rows of some samples, at every node of the layer.
     pub(crate) fn add(&mut self, found: &Activations, at: At<'_>) -> Result<()> {
-        self.layer.all_data().try_for_each(|data| self.add_rows(found.get(data)?, at))
-    }
-
-    fn add_rows(&mut self, data: &Tensor, at: At<'_>) -> Result<()> {
-        let layer = self.layer;
-        let rows = self.sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
-        let lines = layer.inputs_of(data, &rows)?;
-        self.groups.par_iter_mut().enumerate().for_each(|(group, gather)| {
-            gather.add(rows.len(), |rows, x, _| lines.write(group * layer.channels, rows, x));
-        });
+        let Self { layer, sampler, groups } = self;
+        let sources = rows_of((*layer, *sampler), found, at)?;
+        for (leaf, source, run) in groups.division().order(&sources) {
+            let lines = &sources[source].1;
+            groups.add_run(leaf, run, |group, rows, x| lines.write(group * layer.channels, rows, x));
+        }
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> InputStatistics {
-        self.groups.into_iter().map(|gather| gather.finish().into_sums(default_backend())).collect()
+    /// The sums, which are kept; where other machines sum up the other samples, those of a part of them.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub(crate) fn finish(self, kept: Option<&Kept<'_>>) -> Result<InputStatistics> {
+        let Self { layer, sampler, groups } = self;
+        let Some(kept) = kept.filter(|kept| kept.stats.leaves().is_some()) else {
+            let sums: InputStatistics = groups.total().into_iter().map(Sums::finish).collect();
+            kept.map(|kept| kept.put_sums(layer, sampler, &sums)).transpose()?;
+            return Ok(sums);
+        };
+        let mut last = Vec::new();
+        for (leaf, sums) in groups.finish() {
+            let detail = sums.first().map(Sums::detail);
+            let key = kept.key(SUMS, layer, sampler, &detail.unwrap_or(Detail::Diagonal));
+            kept.stats.put(&portion(&key, SUMS, leaf), &sums.iter().flat_map(Sums::to_record).collect::<Record>())?;
+            last = sums;
+        }
+        Ok(last.into_iter().map(Sums::finish).collect())
     }
+}
+
+/// The rows that are chosen of what each node of a layer reads.
+///
+/// # Errors
+/// If the model does not give these values, or not in the layer's width.
+pub(crate) fn rows_of<'t>(
+    (layer, sampler): (&Layer, Sampler),
+    found: &'t Activations,
+    at: At<'_>,
+) -> Result<Vec<(Vec<Row>, Lines<'t>)>> {
+    let rows = |data: &String| {
+        let data = found.get(data)?;
+        let rows = sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
+        let lines = layer.inputs_of(data, &rows)?;
+        Ok((rows, lines))
+    };
+    layer.all_data().map(rows).collect()
 }
 
 /// Statistics of the inputs of `layers` of the original model.
@@ -61,31 +101,146 @@ pub fn input_statistics(
     layers: &[Layer],
     detail: Detail,
 ) -> Result<Vec<InputStatistics>> {
-    let mut accumulators: Vec<Accumulator<'_>> = Vec::new();
+    let kept = Kept::of(subject, data);
+    let mut sources: Vec<(&Layer, Sampler)> = Vec::new();
     let mut used = Vec::with_capacity(layers.len());
     for layer in layers {
-        let known = accumulators.iter().position(|other| other.layer.reads_like(layer));
-        used.push(known.unwrap_or(accumulators.len()));
+        let known = sources.iter().position(|(other, _)| other.reads_like(layer));
+        used.push(known.unwrap_or(sources.len()));
         if known.is_none() {
-            let sampler = Sampler::new(layer, data.data.samples(), data.seed);
-            accumulators.push(Accumulator::new(layer, sampler, detail));
+            sources.push((layer, Sampler::new(layer, data.data.samples(), data.seed)));
         }
     }
-    let model = exposed(subject.model, layers)?;
-    pass(&model, data, layers.iter().flat_map(Layer::all_data), |found, at| {
-        accumulators.par_iter_mut().try_for_each(|a| a.add(found, at))
-    })?;
-    let done: Vec<InputStatistics> = accumulators.into_iter().map(Accumulator::finish).collect();
-    Ok(used.into_iter().filter_map(|at| done.get(at).cloned()).collect())
+    let mut done: Vec<Option<InputStatistics>> = Vec::with_capacity(sources.len());
+    for &(layer, sampler) in &sources {
+        done.push(kept.as_ref().map(|kept| kept.sums(layer, sampler, detail)).transpose()?.flatten());
+    }
+    let missing = sources.iter().zip(&done).filter(|(_, known)| known.is_none());
+    let mut accumulators: Vec<Accumulator<'_>> =
+        missing.map(|(&(layer, sampler), _)| Accumulator::new(layer, sampler, detail, data)).collect();
+    if !accumulators.is_empty() {
+        let layers: Vec<&Layer> = accumulators.iter().map(|accumulator| accumulator.layer).collect();
+        let model = exposed(subject.model, layers.iter().copied())?;
+        pass(&model, data, layers.into_iter().flat_map(Layer::all_data), |found, at| {
+            accumulators.par_iter_mut().try_for_each(|a| a.add(found, at))
+        })?;
+    }
+    let unknown = done.iter_mut().filter(|known| known.is_none());
+    for (slot, accumulator) in unknown.zip(accumulators) {
+        *slot = Some(accumulator.finish(kept.as_ref())?);
+    }
+    Ok(used.into_iter().filter_map(|at| done.get(at)?.clone()).collect())
 }
 
-/// Runs a model over all samples, and calls `visit` with some of its values for all samples, in their order.
+/// What passes over some samples found already, and how its records are told apart.
+pub(crate) struct Kept<'d> {
+    stats: &'d Stats,
+    key: Key,
+}
+
+impl<'d> Kept<'d> {
+    /// Of a model on these samples; `None` where nothing is kept.
+    pub(crate) fn of(subject: Subject<'_>, data: Calibration<'d>) -> Option<Self> {
+        let key = || Key::of("rows").model(subject.model).on("samples", data.data.identity());
+        data.data.stats().map(|stats| Self { stats, key: key() })
+    }
+
+    /// The key of what is known of the rows that a layer reads.
+    fn key(&self, kind: &str, layer: &Layer, sampler: Sampler, detail: &impl std::fmt::Debug) -> String {
+        let reads = (
+            layer.all_data().collect::<Vec<_>>(),
+            layer.linear.data_axis,
+            layer.groups,
+            layer.channels,
+            layer.taps,
+            &layer.window,
+        );
+        self.key.clone().on(kind, detail).on("reads", &reads).on("chosen by", &sampler).done()
+    }
+
+    /// The sums over the inputs of a layer.
+    ///
+    /// # Errors
+    /// If they are damaged.
+    pub(crate) fn sums(&self, layer: &Layer, sampler: Sampler, detail: Detail) -> Result<Option<InputStatistics>> {
+        let read = |detail: Detail| {
+            self.stats.get(&self.key(SUMS, layer, sampler, &detail), |record| {
+                let mut matrices = record.into_iter();
+                let groups = (0..layer.groups).map(|_| Sums::from_record(&mut matrices, layer.inputs(), detail));
+                groups.collect::<Option<Vec<Sums>>>()
+            })
+        };
+        let found = match (read(detail)?, detail) {
+            // Those with all products hold the others too.
+            (None, Detail::Diagonal) => {
+                read(Detail::Covariance)?.map(|sums| sums.into_iter().map(Sums::without_products).collect())
+            }
+            (found, _) => found,
+        };
+        Ok(found.map(InputStatistics::from))
+    }
+
+    /// Keeps the sums over the inputs of a layer.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn put_sums(&self, layer: &Layer, sampler: Sampler, statistics: &InputStatistics) -> Result<()> {
+        let Some(detail) = statistics.first().map(Sums::detail) else { return Ok(()) };
+        let record: Record = statistics.iter().flat_map(Sums::to_record).collect();
+        self.stats.put(&self.key(SUMS, layer, sampler, &detail), &record)
+    }
+
+    /// What `read` makes of the record on the rows that a layer reads, of some `kind` other than sums.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub(crate) fn get<T>(
+        &self,
+        (kind, layer, sampler): (&str, &Layer, Sampler),
+        read: impl FnOnce(Record) -> Option<T>,
+    ) -> Result<Option<T>> {
+        self.stats.get(&self.key(kind, layer, sampler, &layer.weight), read)
+    }
+
+    /// Keeps such a record: of all samples, or of one portion of them where other machines see the others.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn put(
+        &self,
+        (kind, layer, sampler): (&str, &Layer, Sampler),
+        leaf: usize,
+        record: &Record,
+    ) -> Result<()> {
+        let key = self.key(kind, layer, sampler, &layer.weight);
+        let is_shared = self.stats.leaves().is_some();
+        self.stats.put(&if is_shared { portion(&key, kind, leaf) } else { key }, record)
+    }
+}
+
+/// Runs a model over all samples, or over the share of them that is this machine's, and calls `visit` with some of its
+/// values, sample after sample.
 ///
 /// # Errors
 /// If reading the data or running the model fails; that of `visit`.
 pub(crate) fn pass<'n>(
     model: &ModelProto,
     data: Calibration<'_>,
+    values: impl IntoIterator<Item = &'n String>,
+    visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
+) -> Result<()> {
+    let all = 0..data.data.samples();
+    let own = data.data.stats().and_then(Stats::leaves).map(|leaves| Division::of(data.data).samples(leaves));
+    pass_over(model, (data, own.unwrap_or(all)), values, visit)
+}
+
+/// [`pass`] over some of the samples.
+///
+/// # Errors
+/// As [`pass`].
+pub(crate) fn pass_over<'n>(
+    model: &ModelProto,
+    (data, samples): (Calibration<'_>, Range<usize>),
     values: impl IntoIterator<Item = &'n String>,
     mut visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
 ) -> Result<()> {
@@ -94,9 +249,9 @@ pub(crate) fn pass<'n>(
     let mut stream = Stream::default();
     let segment = stream.segment(model, &[], &values)?;
     let total = data.data.samples();
-    let mut first = 0;
+    let mut first = samples.start;
     let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
-    in_turn(data.data.batches(data.batch), data.runs, run, |batch, found| {
+    in_turn(data.data.batches_of(samples, data.batch), data.runs, run, |batch, found| {
         let samples = batch.samples();
         let padding = Padding::of(&batch.inputs);
         visit(&found, At { samples, first, total, padding: padding.as_ref() })?;

@@ -7,6 +7,7 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 use super::block::Block;
+use super::stats::{Record, row};
 use crate::linalg::{Backend, in_strips, mirror_lower};
 
 /// Inputs whose products with all others are one task. A constant: sums must not depend on the number of threads.
@@ -106,12 +107,13 @@ impl Sums {
                 backend.add_product_f32(columns.slice(s![rows, ..]), targets.t(), strip);
             });
         }
+        drop((columns, targets));
         self.rows += rows;
         x.clear();
         y.clear();
     }
 
-    /// The sums, complete: once all blocks have been added.
+    /// The sums, complete: once all blocks, and all sums over other rows, have been added.
     pub(crate) fn finish(mut self) -> Self {
         if let Some(xx) = &mut self.xx {
             mirror_lower(xx);
@@ -154,6 +156,69 @@ impl Sums {
             xx: self.xx.as_ref().map(square),
             xy: self.xy.select(Axis(0), inputs),
         }
+    }
+
+    /// The sums as matrices, of which Σ xxᵀ is the lower triangle only, row by row.
+    pub(crate) fn to_record(&self) -> Record {
+        let triangle: Option<Vec<f64>> = self.xx.as_ref().map(|xx| {
+            let rows = xx.rows().into_iter().enumerate();
+            rows.flat_map(|(number, row)| row.into_iter().take(number + 1).copied()).collect()
+        });
+        vec![
+            row(&[self.rows as f64]),
+            self.x.to_matrix(),
+            self.y.to_matrix(),
+            self.zeros.view().insert_axis(Axis(0)).to_owned(),
+            row(&triangle.unwrap_or_default()),
+            self.xy.clone(),
+        ]
+    }
+
+    /// The sums that [`to_record`](Self::to_record) gave; takes as many matrices as it needs. `None` if their sizes contradict
+    /// each other.
+    pub(crate) fn from_matrices(matrices: &mut impl Iterator<Item = Array2<f64>>) -> Option<Self> {
+        let mut next = |rows: usize| matrices.next().filter(|matrix| matrix.nrows() == rows);
+        let rows = whole(*next(1)?.first()?)?;
+        let (x, y, zeros, triangle) = (next(3)?, next(3)?, next(1)?, next(1)?);
+        let (inputs, outputs) = (x.ncols(), y.ncols());
+        let xy = next(inputs)?;
+        if zeros.ncols() != inputs || xy.ncols() != outputs {
+            return None;
+        }
+        let xx = if triangle.is_empty() {
+            None
+        } else if triangle.ncols() == inputs.checked_mul(inputs.checked_add(1)?)? / 2 {
+            let mut xx = Array2::zeros((inputs, inputs));
+            let lower = xx.rows_mut().into_iter().enumerate();
+            let slots = lower.flat_map(|(number, row)| row.into_iter().take(number + 1));
+            slots.zip(&triangle).for_each(|(slot, &value)| *slot = value);
+            mirror_lower(&mut xx);
+            Some(xx)
+        } else {
+            return None;
+        };
+        let (x, y) = (Values::from_matrix(&x), Values::from_matrix(&y));
+        Some(Self { rows, x, y, zeros: zeros.row(0).to_owned(), xx, xy })
+    }
+
+    /// [`from_matrices`](Self::from_matrices), if it gives sums of this many inputs and no outputs in this detail.
+    pub(crate) fn from_record(
+        matrices: &mut impl Iterator<Item = Array2<f64>>,
+        inputs: usize,
+        detail: Detail,
+    ) -> Option<Self> {
+        let sums = Self::from_matrices(matrices)?;
+        (sums.inputs() == inputs && sums.y.sum.is_empty() && sums.detail() == detail).then_some(sums)
+    }
+
+    /// Whether other sums are over the same values.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.detail() == other.detail() && self.xy.dim() == other.xy.dim()
+    }
+
+    /// The sums without the products of inputs.
+    pub(crate) fn without_products(self) -> Self {
+        Self { xx: None, ..self }
     }
 
     /// Number of inputs.
@@ -278,6 +343,20 @@ impl Values {
         Self { origin: pick(&self.origin), sum: pick(&self.sum), square: pick(&self.square) }
     }
 
+    /// Origin, sums and squares, a row each.
+    fn to_matrix(&self) -> Array2<f64> {
+        let mut matrix = Array2::zeros((3, self.sum.len()));
+        let rows = [&self.origin, &self.sum, &self.square];
+        matrix.rows_mut().into_iter().zip(rows).for_each(|(mut row, values)| row.assign(values));
+        matrix
+    }
+
+    /// The opposite of [`to_matrix`](Self::to_matrix), for a matrix of three rows.
+    fn from_matrix(matrix: &Array2<f64>) -> Self {
+        let row = |number: usize| matrix.row(number).to_owned();
+        Self { origin: row(0), sum: row(1), square: row(2) }
+    }
+
     fn mean(&self, rows: usize) -> Array1<f64> {
         &self.origin + &(&self.sum / count(rows))
     }
@@ -338,6 +417,12 @@ fn in_lanes(column: &[f32], fold: impl Fn(&mut f64, f32)) -> f64 {
     }
     lanes.iter_mut().zip(rest).for_each(|(lane, &value)| fold(lane, value));
     lanes.iter().sum()
+}
+
+/// A number of rows that was stored as a float.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole(rows: f64) -> Option<usize> {
+    (rows.fract() == 0.0 && (0.0..9e15).contains(&rows)).then_some(rows as usize)
 }
 
 #[allow(clippy::cast_possible_truncation)]

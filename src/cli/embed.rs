@@ -45,19 +45,23 @@ pub struct Caller {
 pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Caller) -> Result<Outcome> {
     keyworded(|| match parsed(command, 1, &[&["--dry-run".into(), "--quiet".into()], options].concat())? {
         Command::Prune(args) => {
-            let rewriting = Rewriting { common: &args.common, bench: Some(&args.bench), model };
+            let rewriting =
+                Rewriting { common: &args.common, bench: Some(&args.bench), stats: args.plans.stats(), model };
             rewriting.outcome(args.options()?, &caller, crate::prune)
         }
         Command::Factorize(args) => {
-            let rewriting = Rewriting { common: &args.common, bench: Some(&args.bench), model };
+            let rewriting =
+                Rewriting { common: &args.common, bench: Some(&args.bench), stats: args.plans.stats(), model };
             rewriting.outcome(args.options()?, &caller, crate::factorize)
         }
         Command::Tune(args) => {
             let mut options = args.options()?;
             options.teacher = caller.teacher.clone().map_or_else(|| args.teacher(), |teacher| Ok(Some(teacher)))?;
-            Rewriting { common: &args.common, bench: None, model }.outcome(options, &caller, crate::tune)
+            Rewriting { common: &args.common, bench: None, stats: None, model }.outcome(options, &caller, crate::tune)
         }
-        _ => Err(Error::usage(format!("{command} does not rewrite a model in memory"))),
+        Command::Inspect(_) | Command::Verify(_) | Command::Gather(_) | Command::MergeStats(_) => {
+            Err(Error::usage(format!("{command} does not rewrite a model")))
+        }
     })
 }
 
@@ -123,6 +127,7 @@ impl Caller {
 struct Rewriting<'a> {
     common: &'a Common,
     bench: Option<&'a Bench>,
+    stats: Option<&'a Path>,
     model: &'a Model,
 }
 
@@ -137,6 +142,7 @@ impl Rewriting<'_> {
         let runs = options.metric_runs();
         let mut setting = self.common.setting(runs, caller.progress())?;
         setting.metric = caller.metric.clone().or(setting.metric);
+        setting.stats = self.stats.map(Path::to_owned);
         *options.setting_mut() = setting;
         if self.common.no_verify {
             return job(self.model, &options);

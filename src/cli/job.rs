@@ -59,7 +59,7 @@ pub(super) struct Common {
     quiet: bool,
 }
 
-/// Plans of what to remove or split, which can be edited by hand and carried out again.
+/// What a job leaves for later ones: plans, which can be edited by hand and carried out again, and statistics.
 #[derive(Debug, clap::Args)]
 pub(super) struct Plans {
     /// Carry out this plan instead of choosing what to change
@@ -68,9 +68,18 @@ pub(super) struct Plans {
     /// Write the choices that were made to a plan file
     #[arg(long, value_name = "FILE")]
     plan_out: Option<PathBuf>,
+    /// With --data: keep what passes over the samples find in this file, and take up what an earlier job on the same model
+    /// and samples left in it, such as one with another budget
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
 }
 
 impl Plans {
+    /// The file of statistics, if one was given.
+    pub(super) fn stats(&self) -> Option<&Path> {
+        self.stats.as_deref()
+    }
+
     /// The plan to carry out, if one was given.
     pub(super) fn load(&self) -> Result<Option<Plan>> {
         self.plan.as_deref().map(Plan::load).transpose()
@@ -90,6 +99,7 @@ impl Common {
             limits: memory.limits(),
             seed: *seed,
             progress,
+            ..Setting::default()
         })
     }
 
@@ -102,12 +112,13 @@ impl Common {
         doing: &'static str,
     ) -> Result<Job<'a>> {
         let (plan, plan_out) = plans.map_or((None, None), |plans| (plans.plan.as_deref(), plans.plan_out.as_deref()));
+        let stats = plans.and_then(Plans::stats);
         let read = self.data.paths().chain(plan).chain(others);
         check_paths(
             &self.model,
             read,
             self.output.as_deref(),
-            &[("--plan-out", plan_out), ("--report", self.report.as_deref())],
+            &[("--plan-out", plan_out), ("--report", self.report.as_deref()), ("--stats", stats)],
         )?;
         let bar = spinner(self.quiet, doing);
         let model = Model::load(&self.model)?;
@@ -115,7 +126,7 @@ impl Common {
         if let Some(output) = output {
             model.check_output(output, self.force)?;
         }
-        Ok(Job { common: self, plan_out, output, bar, model })
+        Ok(Job { common: self, plan_out, stats, output, bar, model })
     }
 }
 
@@ -123,6 +134,7 @@ impl Common {
 pub(super) struct Job<'a> {
     common: &'a Common,
     plan_out: Option<&'a Path>,
+    stats: Option<&'a Path>,
     output: Option<&'a Path>,
     bar: ProgressBar,
     /// The original.
@@ -134,6 +146,7 @@ impl Job<'_> {
     pub(super) fn configure<O: Configured>(&self, mut options: O) -> Result<O> {
         let runs = options.metric_runs();
         *options.setting_mut() = self.common.setting(runs, listener(&self.bar))?;
+        options.setting_mut().stats = self.stats.map(Path::to_owned);
         Ok(options)
     }
 

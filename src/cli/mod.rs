@@ -4,8 +4,10 @@ mod bench;
 pub mod embed;
 mod factorize;
 mod flags;
+mod gather;
 mod inspect;
 mod job;
+mod merge_stats;
 mod metric;
 mod options;
 mod paths;
@@ -73,6 +75,8 @@ commands! {
     Factorize in factorize,
     Sweep in sweep,
     Tune in tune,
+    Gather in gather,
+    MergeStats in merge_stats,
     Verify in verify
 }
 

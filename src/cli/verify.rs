@@ -61,6 +61,7 @@ impl Args {
             limits: self.memory.limits(),
             seed: self.seed,
             progress,
+            ..Setting::default()
         };
         options.plan = self.plan.as_deref().map(Plan::load).transpose()?;
         Ok(options)

@@ -8,6 +8,7 @@ mod certificate;
 mod clock;
 mod dataset;
 mod factorize;
+mod gather;
 mod inspect;
 mod outcome;
 pub mod prune;
@@ -18,6 +19,7 @@ mod verify;
 
 pub use dataset::{Array, Dataset, Values};
 pub use factorize::FactorizeOptions;
+pub use gather::GatherOptions;
 pub use inspect::InspectOptions;
 pub use outcome::{Evidence, Outcome};
 pub use prune::PruneOptions;
@@ -26,6 +28,7 @@ pub use tune::TuneOptions;
 pub use verify::VerifyOptions;
 
 pub(crate) use factorize::factorize;
+pub(crate) use gather::gather;
 pub(crate) use inspect::inspect;
 pub(crate) use prune::prune as prune_model;
 pub(crate) use sweep::sweep;

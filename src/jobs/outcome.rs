@@ -59,6 +59,7 @@ impl Outcome {
         let progress = self.setting.progress.clone();
         progress.enter("proving")?;
         let proved = contained(&progress, || Ok(self.proof().prove()?))?;
+        self.samples.kept(Ok(()))?;
         enter(&mut self.report, &proved, self.setting.limits);
         if self.report.metric.is_none() {
             self.report.metric = self.setting.judge(&self.samples, &self.model)?;

@@ -1,10 +1,14 @@
 //! Settings that all jobs share, and the samples that a job opens.
 
+use std::ops::Range;
+use std::path::PathBuf;
+
 use super::dataset::Dataset;
 use crate::calibrate::data::{BatchAxes, Dataset as Samples};
+use crate::calibrate::{LEAVES, Origin, Stats};
 use crate::error::{Error, Result};
 use crate::metric::{Metric, MetricReport};
-use crate::onnx::Model;
+use crate::onnx::{Model, hash_of};
 use crate::progress::Progress;
 use crate::report::CalibrationReport;
 use crate::runtime::Limits;
@@ -27,6 +31,10 @@ pub(crate) struct Setting {
     pub(crate) limits: Limits,
     /// Seed for every random choice.
     pub(crate) seed: u64,
+    /// The file that keeps what passes over the samples found.
+    pub(crate) stats: Option<PathBuf>,
+    /// The share of the samples to gather from, counted from 1, and the number of shares.
+    pub(crate) share: Option<(usize, usize)>,
     /// The progress listener and the flag that cancels the job.
     pub(crate) progress: Progress,
 }
@@ -121,7 +129,23 @@ macro_rules! configured {
     };
 }
 
+/// The builder method of options whose job takes up what was gathered before. The options have a field `setting`.
+macro_rules! recalling {
+    ($options:ty) => {
+        impl $options {
+            /// Keeps what passes over the samples find in this file, and takes up what an earlier job left in it, so that
+            /// another budget needs few passes. The file belongs to one model, one data set and one seed. The result is the
+            /// same with and without it.
+            pub fn stats(mut self, file: impl Into<std::path::PathBuf>) -> Self {
+                self.setting.stats = Some(file.into());
+                self
+            }
+        }
+    };
+}
+
 pub(crate) use configured;
+pub(crate) use recalling;
 
 /// The samples of a job, opened.
 #[derive(Debug, Default)]
@@ -143,10 +167,30 @@ impl Opened {
         Self { data, eval, metric: self.metric, _sources: self._sources.clone() }
     }
 
+    /// Keeps what passes over the samples found, where that was asked for, and returns what the job did.
+    ///
+    /// # Errors
+    /// That of the job; [`Output`](crate::ErrorKind::Output) if the file cannot be written.
+    pub(super) fn kept<T>(&self, done: Result<T>) -> Result<T> {
+        let saved = self.data.as_ref().and_then(Samples::stats).map_or(Ok(()), Stats::save);
+        let done = done?;
+        saved.map(|()| done)
+    }
+
     /// The samples to measure fidelity and accuracy on.
     pub(crate) fn to_measure(&self) -> Option<&Samples> {
         self.eval.as_ref().or(self.data.as_ref())
     }
+}
+
+/// The portions of the samples that share `number` of `of` is.
+fn leaves_of((number, of): (usize, usize)) -> Result<Range<usize>> {
+    if !(1..=LEAVES).contains(&of) || !(1..=of).contains(&number) {
+        return Err(Error::usage(format!(
+            "`share` {number} of {of}: there are at most {LEAVES} shares, counted from 1"
+        )));
+    }
+    Ok((number - 1) * LEAVES / of..number * LEAVES / of)
 }
 
 /// The samples to score and fit on, without those that training holds out.
@@ -161,6 +205,7 @@ pub(super) fn calibration_report(data: &Samples, seed: u64) -> CalibrationReport
         hash: data.hash().to_owned(),
         seed,
         synthetic: data.is_synthetic(),
+        reused: data.stats().map(|stats| stats.counts().0),
         ..CalibrationReport::default()
     }
 }
@@ -181,6 +226,9 @@ impl Setting {
     /// [`Input`](crate::ErrorKind::Input) if they do not fit the model, [`Usage`](crate::ErrorKind::Usage) if an option
     /// does not; what the metric returns.
     pub(crate) fn open(&self, model: &Model) -> Result<Opened> {
+        if self.stats.is_some() && self.data.is_none() {
+            return Err(Error::usage("`stats` keeps what was found on samples: give some with `data`"));
+        }
         if let Some((name, _)) = self.dims.named.iter().find(|&(_, &size)| size == 0) {
             return Err(Error::usage(format!("`dim` {name}=0: a size is at least one")));
         }
@@ -191,10 +239,24 @@ impl Setting {
         };
         let (data, eval) = (open(&self.data)?, open(&self.eval)?);
         Ok(Opened {
-            data,
+            data: data.map(|data| self.with_stats(model, data)).transpose()?,
             eval,
             metric: self.metric.as_ref().map(|metric| metric.of(model, &self.progress)).transpose()?,
             _sources: [self.data.clone(), self.eval.clone()],
         })
+    }
+
+    /// The samples with what an earlier job on the same model found on them.
+    fn with_stats(&self, model: &Model, data: Samples) -> Result<Samples> {
+        let Some(path) = &self.stats else { return Ok(data) };
+        let origin = Origin {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: hash_of(&model.proto),
+            data: data.hash().to_owned(),
+            samples: data.samples(),
+            seed: self.seed,
+        };
+        let leaves = self.share.map(leaves_of).transpose()?;
+        Ok(data.with_stats(Stats::open(path, origin, leaves)?))
     }
 }

@@ -9,10 +9,12 @@
 use std::io::{self, Write};
 
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use crate::onnx::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TrainingInfoProto,
 };
+use crate::texts::hexadecimal;
 
 /// Messages of at least this many encoded bytes are taken apart.
 const STREAM_FROM: usize = 16 << 10;
@@ -28,6 +30,24 @@ pub(super) fn write_model(model: &ModelProto, out: &mut impl Write) -> io::Resul
     let mut encoder = Encoder { out, scratch: Vec::new(), written: 0 };
     encoder.model(model)?;
     Ok(encoder.written)
+}
+
+/// SHA-256 of `model` as a file, its first 32 hexadecimal digits.
+pub(crate) fn hash_of(model: &ModelProto) -> String {
+    struct Hasher(Sha256);
+    impl Write for Hasher {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut hasher = Hasher(Sha256::new());
+    // A hasher takes everything.
+    let _ = write_model(model, &mut hasher);
+    hexadecimal(&hasher.0.finalize()[..16])
 }
 
 /// Size of `model` as a protobuf, in bytes.

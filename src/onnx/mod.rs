@@ -20,5 +20,6 @@ mod visit;
 mod wire;
 
 pub(crate) use buffer::put_aside;
+pub(crate) use encode::hash_of;
 pub use model::Model;
 pub use save::{SaveOptions, discard_staged};

@@ -8,10 +8,14 @@
 //!
 //! Distances of several outputs are added.
 
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
 use crate::error::Result;
 use crate::graph::{Graph, Node, View};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Activations, NamedTensor, Segment, Stream, Tensor};
+use crate::texts::hexadecimal;
 
 /// Least probability that a logarithm is taken of.
 const LEAST: f64 = 1e-12;
@@ -52,6 +56,18 @@ impl Reference {
         let forms = names.iter().map(|name| form(&view.graph, name, &outputs)).collect::<Result<_>>()?;
         let spreads = names.iter().map(|name| spread(name, &outputs)).collect::<Result<_>>()?;
         Ok(Self { names, forms, outputs, spreads })
+    }
+
+    /// SHA-256 of the outputs.
+    pub(crate) fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (batch, name) in self.outputs.iter().flat_map(|batch| self.names.iter().map(move |name| (batch, name))) {
+            if let Ok(tensor) = batch.get(name) {
+                hasher.update(format!("{name} {:?}\n", tensor.shape()));
+                hasher.update(tensor.as_bytes());
+            }
+        }
+        hexadecimal(&hasher.finalize()[..16])
     }
 
     /// Names of the outputs, in graph order.
@@ -105,12 +121,12 @@ impl Reference {
     }
 }
 
-/// Runs a segment on all batches.
+/// Runs a segment on all batches, as many side by side as there are threads.
 ///
 /// # Errors
 /// If tract fails.
 pub(super) fn run_all(stream: &Stream, segment: &Segment, batches: &[Vec<NamedTensor>]) -> Result<Vec<Activations>> {
-    batches.iter().enumerate().map(|(index, inputs)| stream.run(segment, index, inputs)).collect()
+    batches.par_iter().with_max_len(1).enumerate().map(|(index, inputs)| stream.run(segment, index, inputs)).collect()
 }
 
 /// What an output holds, by the operator that makes it, its values, its name and its shape.

@@ -43,9 +43,7 @@ pub(crate) fn effects(
     for (index, site) in sites.iter().enumerate() {
         let segment = stream.segment(model, &site.reads, &[])?;
         let mut held = Held::within(limits.held());
-        for (index, inputs) in batches.iter().enumerate() {
-            held.add([stream.run(&segment, index, inputs)?.frontier]);
-        }
+        run_all(&stream, &segment, batches)?.into_iter().for_each(|found| held.add([found.frontier]));
         pending_bytes += held.advance([(&mut stream, &segment)]);
         pending.extend((0..site.changes).map(|change| (index, change, stream.clone())));
         // A half: the frontier that the next site starts from is held beside them.

@@ -4,6 +4,7 @@
 //! original's activations in front of the first node that changes. The layers that read the group are fitted to do without
 //! ([`refit`](super::refit)) on four fifths of the samples; the others tell the loss.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ use super::refit::{Reader, put};
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::data::{Batch, Dataset};
-use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, Sums, input_statistics};
+use crate::calibrate::{Calibration, Detail, InputStatistics, Key, Layer, Sums, input_statistics, stats};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Group, Request, Scored};
@@ -94,6 +95,23 @@ impl Samples {
         self.over(&self.fitted)
     }
 
+    /// Sums up what the local repairs of the readers of `groups` are made of, and keeps it in the statistics of the samples.
+    ///
+    /// # Errors
+    /// If reading the data or running the model fails, or the sums cannot be written.
+    pub(crate) fn gather(&self, subject: Subject<'_>, groups: &[&Group]) -> Result<()> {
+        let consumers = Consumers::new(&Context { subject, groups, seed: self.seed, data: None })?;
+        let used: BTreeSet<usize> = consumers.of_group.iter().flatten().map(|consumer| consumer.layer).collect();
+        let layers = used.into_iter().filter_map(|index| consumers.layers.get(index));
+        let layers: Vec<Layer> = layers.filter(|layer| layer.inputs() <= WIDEST).cloned().collect();
+        for data in [&self.fitted, &self.held_out] {
+            for some in passes(&layers, self.limits.sums()) {
+                input_statistics(subject, self.over(data), some, Detail::Covariance)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Calibration on some of the samples.
     fn over<'d>(&self, data: &'d Dataset) -> Calibration<'d> {
         Calibration { data, batch: self.at_once, runs: self.runs, seed: self.seed, limits: self.limits }
@@ -166,13 +184,45 @@ impl Market<'_> {
             parts.extend(part.ok().map(|part| (index, part)));
         }
         parts.sort_by_key(|(index, part)| (part.first, *index));
+        let key = self.key();
+        let mut unknown = Vec::new();
+        for (index, part) in parts {
+            match self.recalled(key.as_ref(), &part)? {
+                Some(losses) => curves[index] = part.curve(&losses),
+                None => unknown.push((index, part)),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(Prices { curves, seconds: started.elapsed().as_secs_f64() });
+        }
         let base = self.reference.distance_of(self.subject.model, self.samples.batches())?;
-        for portion in portions(parts, &consumers.layers, self.samples.limits.sums()) {
-            for (index, curve) in self.measure(portion, &consumers.layers, base)? {
-                curves[index] = curve;
+        for portion in portions(unknown, &consumers.layers, self.samples.limits.sums()) {
+            for (index, part, losses) in self.measure(portion, &consumers.layers, base)? {
+                if let (Some(stats), Some(key)) = (self.samples.fitted.stats(), &key) {
+                    stats.put(&part.key(key), &[stats::row(&losses)])?;
+                }
+                curves[index] = part.curve(&losses);
             }
         }
         Ok(Prices { curves, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    /// What all prices of the market depend on; `None` where nothing is kept.
+    fn key(&self) -> Option<Key> {
+        let samples = (self.samples.fitted.identity(), self.samples.held_out.identity(), self.samples.seed);
+        self.samples.fitted.stats().map(|_| {
+            let key = Key::of("prices").model(self.subject.model).on("reference", &self.reference.hash());
+            key.on("samples", &samples).on("method", &self.method)
+        })
+    }
+
+    /// What a group loses at its widths, if that was measured before.
+    fn recalled(&self, key: Option<&Key>, part: &Part<'_, '_>) -> Result<Option<Vec<f64>>> {
+        let (Some(stats), Some(key)) = (self.samples.fitted.stats(), key) else { return Ok(None) };
+        stats.get(&part.key(key), |record| {
+            let losses = record.into_iter().next().filter(|losses| losses.dim() == (1, part.widths.len()))?;
+            Some(losses.into_iter().collect())
+        })
     }
 
     /// A group with its readers, or why it cannot be priced.
@@ -227,12 +277,13 @@ impl Market<'_> {
         widths
     }
 
-    fn measure(
+    /// What each group of a portion loses at its widths, beyond what the model loses with all of them.
+    fn measure<'s, 'g>(
         &self,
-        portion: Vec<(usize, Part<'_, '_>)>,
+        portion: Vec<(usize, Part<'s, 'g>)>,
         layers: &[Layer],
         base: f64,
-    ) -> Result<Vec<(usize, std::result::Result<Curve, String>)>> {
+    ) -> Result<Vec<(usize, Part<'s, 'g>, Vec<f64>)>> {
         let (indices, mut parts): (Vec<usize>, Vec<Part<'_, '_>>) = portion.into_iter().unzip();
         let used = layers_of(&parts);
         let fitted = self.statistics(&self.samples.fitted, layers, &used)?;
@@ -259,14 +310,10 @@ impl Market<'_> {
         let write = |site: usize, change: usize| self.narrowed(&parts[site], change, layers, (&used, &fitted));
         let measured =
             effects(self.subject.model, self.reference, &sites, write, self.samples.batches(), self.samples.limits())?;
-        let curve = |((index, part), losses): ((usize, &Part<'_, '_>), Vec<f64>)| {
-            let size = part.scored.group.size;
-            let points: Vec<(usize, f64)> =
-                part.widths.iter().zip(losses).map(|(width, loss)| (size - width, loss - base)).collect();
-            let scores: Vec<f64> = part.ranking.iter().map(|&unit| part.scored.scores[unit]).collect();
-            (index, Curve::new(&scores, &points).ok_or_else(|| "the outputs are not finite without it".to_owned()))
+        let beyond = |((index, part), losses): ((usize, Part<'s, 'g>), Vec<f64>)| {
+            (index, part, losses.into_iter().map(|loss| loss - base).collect())
         };
-        Ok(indices.into_iter().zip(&parts).zip(measured).map(curve).collect())
+        Ok(indices.into_iter().zip(parts).zip(measured).map(beyond).collect())
     }
 
     /// Statistics of the inputs of the layers `used`, in that order.
@@ -319,6 +366,23 @@ impl Market<'_> {
 }
 
 impl Part<'_, '_> {
+    /// The key of its losses; `key` is what all prices depend on.
+    fn key(&self, key: &Key) -> String {
+        let group = self.scored.group;
+        let units: Vec<_> = self.readers.iter().map(|reader| (reader.layer, reader.matrix, &reader.units)).collect();
+        let key = key.clone().on("group", &(&group.name, group.kind, &group.members, group.size)).on("readers", &units);
+        key.on("order", &self.ranking).on("widths", &self.widths).done()
+    }
+
+    /// What is lost at every width, from what is lost at those that were measured.
+    fn curve(&self, losses: &[f64]) -> std::result::Result<Curve, String> {
+        let size = self.scored.group.size;
+        let points: Vec<(usize, f64)> =
+            self.widths.iter().zip(losses).map(|(width, &loss)| (size - width, loss)).collect();
+        let scores: Vec<f64> = self.ranking.iter().map(|&unit| self.scored.scores[unit]).collect();
+        Curve::new(&scores, &points).ok_or_else(|| "the outputs are not finite without it".to_owned())
+    }
+
     /// The units that go at width number `change`.
     fn removed(&self, change: usize) -> &[usize] {
         let size = self.ranking.len();
@@ -338,6 +402,21 @@ fn of<'s>(statistics: &'s [InputStatistics], used: &[usize], reader: &Reader) ->
     let position = used.binary_search(&reader.layer).ok();
     let found = position.and_then(|position| statistics.get(position)?.get(reader.matrix));
     found.ok_or_else(|| Error::input("a layer has no statistics"))
+}
+
+/// Layers in runs whose covariances take no more than `most` bytes together.
+fn passes(layers: &[Layer], most: u64) -> Vec<&[Layer]> {
+    let bytes = |layer: &Layer| layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>();
+    let (mut runs, mut start, mut held) = (Vec::new(), 0, 0);
+    for (index, layer) in layers.iter().enumerate() {
+        if index > start && (held + bytes(layer)) as u64 > most {
+            runs.push(&layers[start..index]);
+            (start, held) = (index, 0);
+        }
+        held += bytes(layer);
+    }
+    runs.push(&layers[start..]);
+    runs
 }
 
 /// Groups, in order, in portions whose covariances take no more than `most` bytes together.

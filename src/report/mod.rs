@@ -354,6 +354,9 @@ pub struct CalibrationReport {
     pub seed: u64,
     /// Whether the data is synthetic.
     pub synthetic: bool,
+    /// Results of earlier passes over the data that were taken from a file of statistics; `null` if none was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<usize>,
     /// The layers that were considered for repair.
     pub layers: Vec<RepairReport>,
 }

@@ -188,6 +188,9 @@ fn calibration_line(calibration: &CalibrationReport) -> String {
         layers => format!(", {repaired} of {layers} layers repaired"),
     };
     let mut text = format!("calibrated on {samples} {source} (sha256 {hash}){repairs}");
+    if let Some(reused) = calibration.reused {
+        text += &format!(", {reused} results taken from the file of statistics");
+    }
     text += &told(calibration, "not repaired", |layer| layer.reason.as_deref());
     text + &told(calibration, "warning", |layer| layer.warning.as_deref())
 }

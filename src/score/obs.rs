@@ -18,10 +18,12 @@ use super::consumers::{Consumer, Consumers, fallback};
 use super::surgeon::Surgeon;
 use super::taps::{FILTERS, Filtered, Heard};
 use super::{Context, diagonal};
-use crate::calibrate::{Accumulator, At, Detail, InputStatistics, Layer, Sampler, Sums, exposed, pass};
+use crate::calibrate::{
+    Accumulator, Activations, At, Calibration, Detail, Division, InputStatistics, Kept, Layer, Sampler, Stats, Sums,
+    exposed, pass, pass_over, rows_of,
+};
 use crate::error::Result;
 use crate::linalg::default_backend;
-use crate::runtime::Tensor;
 
 /// Widest matrix whose inverse Hessian is formed.
 const WIDEST: usize = 6144;
@@ -38,8 +40,22 @@ const DAMPING: (f64, f64) = (1e-1, 1e-2);
 /// Rows for each input that are enough.
 const ENOUGH_ROWS: usize = 10;
 
+/// The kind of the records on filtered taps.
+const TAPS: &str = "taps";
+
 /// Relative distance of consecutive scores that would be equal: the order of removal must survive.
 const STEP: f64 = 1e-9;
+
+/// Sums up what the scores are made of, and keeps it.
+///
+/// # Errors
+/// If reading the data or running the model fails, or the sums cannot be written.
+pub(super) fn gather(context: &Context<'_, '_>) -> Result<()> {
+    let consumers = Consumers::new(context)?;
+    portions(&consumers)
+        .iter()
+        .try_for_each(|portion| known(context, &consumers, &layers_of(&consumers, portion)).map(drop))
+}
 
 pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     let consumers = Consumers::new(context)?;
@@ -98,7 +114,7 @@ fn layers_of(consumers: &Consumers, portion: &[usize]) -> Vec<usize> {
 /// What is summed up about the inputs of a layer, while data comes.
 enum Reader<'l> {
     Plain(Accumulator<'l>),
-    Filtered { layer: &'l Layer, sampler: Sampler, groups: Vec<Filtered> },
+    Filtered { layer: &'l Layer, sampler: Sampler, division: Division, groups: Vec<Filtered> },
 }
 
 /// What is known of the inputs of a layer.
@@ -111,64 +127,143 @@ enum Known {
 /// Statistics of the layers `used`, in that order.
 fn known(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Result<Vec<Known>> {
     let data = context.calibration()?;
-    let reader = |&index: &usize| {
+    let kept = Kept::of(context.subject, data);
+    let mut done: Vec<Option<Known>> = Vec::with_capacity(used.len());
+    let mut readers: Vec<Reader<'_>> = Vec::new();
+    for &index in used {
         let layer = &consumers.layers[index];
         let rows = (width(layer) * ROWS.0).max(layer.inputs() * ROWS.1);
         let sampler = Sampler::of_rows(layer, rows, data.data.samples(), data.seed);
+        let reader = Reader::new(context, consumers, layer, (sampler, data))?;
+        let found = kept.as_ref().map(|kept| reader.recall(kept)).transpose()?.flatten();
+        if found.is_none() {
+            readers.push(reader);
+        }
+        done.push(found);
+    }
+    let is_first = data.data.stats().and_then(Stats::leaves).is_none_or(|leaves| leaves.start == 0);
+    if !is_first {
+        let mut filtered: Vec<&mut Reader<'_>> =
+            readers.iter_mut().filter(|reader| matches!(reader, Reader::Filtered { .. })).collect();
+        let layers: Vec<&Layer> = filtered.iter().map(|reader| reader.layer()).collect();
+        if !layers.is_empty() {
+            let samples = Division::of(data.data).samples(&(0..1));
+            let model = exposed(context.subject.model, layers.iter().copied())?;
+            pass_over(&model, (data, samples), layers.into_iter().flat_map(Layer::all_data), |found, at| {
+                filtered.par_iter_mut().try_for_each(|reader| reader.add(found, at))
+            })?;
+            filtered.into_par_iter().try_for_each(|reader| reader.forget_rows())?;
+        }
+    }
+    if !readers.is_empty() {
+        let layers: Vec<&Layer> = readers.iter().map(Reader::layer).collect();
+        let model = exposed(context.subject.model, layers.iter().copied())?;
+        pass(&model, data, layers.into_iter().flat_map(Layer::all_data), |found, at| {
+            readers.par_iter_mut().try_for_each(|reader| reader.add(found, at))
+        })?;
+    }
+    let finished: Vec<Known> =
+        readers.into_par_iter().map(|reader| reader.finish(kept.as_ref())).collect::<Result<_>>()?;
+    done.iter_mut().filter(|known| known.is_none()).zip(finished).for_each(|(slot, known)| *slot = Some(known));
+    Ok(done.into_iter().flatten().collect())
+}
+
+impl<'l> Reader<'l> {
+    fn new(
+        context: &Context<'_, '_>,
+        consumers: &Consumers,
+        layer: &'l Layer,
+        (sampler, data): (Sampler, Calibration<'_>),
+    ) -> Result<Self> {
         if !is_filtered(layer) {
             let detail = if width(layer) > WIDEST { Detail::Diagonal } else { Detail::Covariance };
-            return Ok(Reader::Plain(Accumulator::new(layer, sampler, detail)));
+            return Ok(Self::Plain(Accumulator::new(layer, sampler, detail, data)));
         }
         let matrices = consumers.matrices(context.subject, layer)?;
-        let groups =
-            matrices.into_iter().map(|weight| Filtered::new(weight, (layer.taps, FILTERS), &layer.name)).collect();
-        Ok(Reader::Filtered { layer, sampler, groups })
-    };
-    let mut readers: Vec<Reader<'_>> = used.iter().map(reader).collect::<Result<_>>()?;
-    let values = used.iter().flat_map(|&index| consumers.layers[index].all_data());
-    let model = exposed(context.subject.model, used.iter().map(|&index| &consumers.layers[index]))?;
-    pass(&model, data, values, |found, at| {
-        readers.par_iter_mut().try_for_each(|reader| match reader {
-            Reader::Plain(accumulator) => accumulator.add(found, at),
-            Reader::Filtered { layer, sampler, groups } => {
-                layer.all_data().try_for_each(|data| add_filtered((layer, sampler, groups), found.get(data)?, at))
-            }
-        })
-    })?;
-    readers.into_par_iter().map(Reader::finish).collect()
-}
+        let is_shared = data.data.is_shared();
+        let group = |weight| Filtered::new(weight, (layer.taps, FILTERS), &layer.name, is_shared);
+        let groups = matrices.into_iter().map(group).collect();
+        Ok(Self::Filtered { layer, sampler, division: Division::of(data.data), groups })
+    }
 
-impl Reader<'_> {
-    fn finish(self) -> Result<Known> {
-        Ok(match self {
-            Self::Plain(accumulator) => Known::Plain(accumulator.finish()),
-            Self::Filtered { groups, .. } => {
-                Known::Filtered(groups.into_par_iter().map(Filtered::finish).collect::<Result<_>>()?)
+    fn layer(&self) -> &'l Layer {
+        match self {
+            Self::Plain(accumulator) => accumulator.layer(),
+            Self::Filtered { layer, .. } => layer,
+        }
+    }
+
+    /// What an earlier pass found.
+    fn recall(&self, kept: &Kept<'_>) -> Result<Option<Known>> {
+        match self {
+            Self::Plain(accumulator) => {
+                let (layer, sampler) = (accumulator.layer(), accumulator.sampler());
+                let detail = if width(layer) > WIDEST { Detail::Diagonal } else { Detail::Covariance };
+                Ok(kept.sums(layer, sampler, detail)?.map(Known::Plain))
             }
+            Self::Filtered { layer, sampler, .. } => kept.get((TAPS, layer, *sampler), |record| {
+                let mut matrices = record.into_iter();
+                let sizes = (layer.channels, layer.outputs);
+                let groups = (0..layer.groups).map(|_| Heard::from_record(&mut matrices, sizes));
+                groups.map(|heard| heard.map(Some)).collect::<Option<_>>().map(Known::Filtered)
+            }),
+        }
+    }
+
+    /// Adds the chosen rows of some samples, at every node of the layer.
+    fn add(&mut self, found: &Activations, at: At<'_>) -> Result<()> {
+        let (layer, sampler, division, groups) = match self {
+            Self::Plain(accumulator) => return accumulator.add(found, at),
+            Self::Filtered { layer, sampler, division, groups } => (layer, sampler, division, groups),
+        };
+        let sources = rows_of((layer, *sampler), found, at)?;
+        let runs = division.order(&sources);
+        groups.par_iter_mut().enumerate().try_for_each(|(number, group)| {
+            for (leaf, source, run) in &runs {
+                let lines = &sources[*source].1;
+                group.enter(*leaf)?;
+                let mut done = run.start;
+                while done < run.end {
+                    let next = run.end.min(done + group.raw().room());
+                    lines.write(number * layer.channels, done..next, &mut group.raw().next(next - done));
+                    done = next;
+                    if group.raw().room() == 0 {
+                        group.flush()?;
+                    }
+                }
+            }
+            Ok(())
         })
     }
-}
 
-/// Adds the chosen rows of a convolution to its filtered taps.
-fn add_filtered(
-    (layer, sampler, groups): (&Layer, &Sampler, &mut Vec<Filtered>),
-    data: &Tensor,
-    at: At<'_>,
-) -> Result<()> {
-    let rows = sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
-    let lines = layer.inputs_of(data, &rows)?;
-    groups.par_iter_mut().enumerate().try_for_each(|(number, group)| {
-        let mut done = 0;
-        while done < rows.len() {
-            let next = rows.len().min(done + group.raw().room());
-            lines.write(number * layer.channels, done..next, &mut group.raw().next(next - done));
-            done = next;
-            if group.raw().room() == 0 {
-                group.flush()?;
+    /// Finds the filters by the first portion of the samples, as a machine does that sums up all portions.
+    fn forget_rows(&mut self) -> Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Filtered { groups, .. } => groups.par_iter_mut().try_for_each(Filtered::forget_rows),
+        }
+    }
+
+    fn finish(self, kept: Option<&Kept<'_>>) -> Result<Known> {
+        match self {
+            Self::Plain(accumulator) => accumulator.finish(kept).map(Known::Plain),
+            Self::Filtered { layer, sampler, groups, .. } => {
+                let groups: Vec<Vec<(usize, Heard)>> =
+                    groups.into_par_iter().map(Filtered::finish).collect::<Result<_>>()?;
+                // All groups have the same rows.
+                let portions = groups.first().map_or(0, Vec::len);
+                for number in 0..portions {
+                    let of_groups: Vec<&(usize, Heard)> = groups.iter().filter_map(|group| group.get(number)).collect();
+                    if let (Some(kept), Some((leaf, _))) = (kept, of_groups.first()) {
+                        let record = of_groups.iter().flat_map(|(_, heard)| heard.to_record()).collect();
+                        kept.put((TAPS, layer, sampler), *leaf, &record)?;
+                    }
+                }
+                let last = groups.into_iter().map(|group| group.into_iter().next_back().map(|(_, heard)| heard));
+                Ok(Known::Filtered(last.collect()))
             }
         }
-        Ok(())
-    })
+    }
 }
 
 /// One consumer on the path: surgery on it, or scores that stay as they are.

@@ -8,7 +8,7 @@
 use ndarray::{Array2, s};
 use rayon::prelude::*;
 
-use crate::calibrate::{Block, Detail, Sums};
+use crate::calibrate::{Block, Detail, Folded, Sums};
 use crate::error::Result;
 use crate::linalg::default_backend;
 
@@ -28,6 +28,9 @@ pub(super) struct Filtered {
     name: String,
     raw: Block,
     state: Option<State>,
+    /// The portion of the samples that is being summed up.
+    leaf: usize,
+    folded: Folded,
 }
 
 #[derive(Debug)]
@@ -48,11 +51,65 @@ pub(super) struct Heard {
     pub(super) weight: Array2<f64>,
 }
 
+impl Heard {
+    /// The weight and the sums as matrices.
+    pub(super) fn to_record(&self) -> Vec<Array2<f64>> {
+        std::iter::once(self.weight.clone()).chain(self.sums.to_record()).collect()
+    }
+
+    /// What [`to_record`](Self::to_record) gave, of a matrix with this many channels and outputs; `None` if the sizes differ.
+    pub(super) fn from_record(
+        matrices: &mut impl Iterator<Item = Array2<f64>>,
+        (channels, outputs): (usize, usize),
+    ) -> Option<Self> {
+        let width = channels.checked_mul(FILTERS)?;
+        let weight = matrices.next().filter(|weight| weight.dim() == (width, outputs))?;
+        Some(Self { sums: Sums::from_record(matrices, width, Detail::Covariance)?, weight })
+    }
+}
+
 impl Filtered {
     /// Of a convolution with this weight (K×N, `taps` rows for each channel); `count` filters stay of each channel.
-    pub(super) fn new(weight: Array2<f64>, (taps, count): (usize, usize), name: &str) -> Self {
+    /// Portions of the samples are kept `apart` where others sum up the rest.
+    pub(super) fn new(weight: Array2<f64>, (taps, count): (usize, usize), name: &str, apart: bool) -> Self {
         let raw = Block::new(weight.nrows(), weight.nrows());
-        Self { taps, count: count.min(taps), weight, name: name.to_owned(), raw, state: None }
+        let folded = Folded::new(apart);
+        Self { taps, count: count.min(taps), weight, name: name.to_owned(), raw, state: None, leaf: 0, folded }
+    }
+
+    /// The next rows are of this portion of the samples.
+    ///
+    /// # Errors
+    /// If activations are not finite.
+    pub(super) fn enter(&mut self, leaf: usize) -> Result<()> {
+        if leaf != self.leaf {
+            self.close()?;
+            self.leaf = leaf;
+        }
+        Ok(())
+    }
+
+    /// Ends a portion.
+    fn close(&mut self) -> Result<()> {
+        self.flush()?;
+        if let Some(state) = &mut self.state {
+            let empty = Sums::new(state.weight.nrows(), 0, Detail::Covariance);
+            let sums = std::mem::replace(&mut state.sums, empty);
+            if sums.rows() > 0 {
+                self.folded.push(self.leaf, vec![sums]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets all rows but not the filters that were found by them: this machine sums up other portions.
+    ///
+    /// # Errors
+    /// If activations are not finite.
+    pub(super) fn forget_rows(&mut self) -> Result<()> {
+        self.close()?;
+        self.folded = Folded::new(true);
+        Ok(())
     }
 
     /// Where the next rows belong; at least one fits.
@@ -128,13 +185,16 @@ impl Filtered {
         Ok((qr.q.mapv(|v| v as f32), qr.r.dot(&loudest.t().dot(&heard))))
     }
 
-    /// The sums of all rows; `None` if there were none.
+    /// The sums of all rows, or of each portion where these are kept apart; none without rows.
     ///
     /// # Errors
     /// If activations are not finite.
-    pub(super) fn finish(mut self) -> Result<Option<Heard>> {
-        self.flush()?;
-        Ok(self.state.map(|State { sums, weight, .. }| Heard { sums: sums.finish(), weight }))
+    pub(super) fn finish(mut self) -> Result<Vec<(usize, Heard)>> {
+        self.close()?;
+        let Some(State { weight, .. }) = self.state else { return Ok(Vec::new()) };
+        let portions =
+            self.folded.finish().into_iter().filter_map(|(leaf, sums)| Some((leaf, sums.into_iter().next()?)));
+        Ok(portions.map(|(leaf, sums)| (leaf, Heard { sums: sums.finish(), weight: weight.clone() })).collect())
     }
 }
 

@@ -15,8 +15,8 @@ fn noise(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
     })
 }
 
-fn heard(x: &Array2<f64>, weight: &Array2<f64>, count: usize) -> Heard {
-    let mut filtered = Filtered::new(weight.clone(), (TAPS, count), "w");
+fn feed(filtered: &mut Filtered, x: &Array2<f64>, leaf: usize) {
+    filtered.enter(leaf).unwrap();
     let mut done = 0;
     while done < x.nrows() {
         let rows = filtered.raw().room().min(x.nrows() - done);
@@ -28,7 +28,34 @@ fn heard(x: &Array2<f64>, weight: &Array2<f64>, count: usize) -> Heard {
         done += rows;
         filtered.flush().unwrap();
     }
-    filtered.finish().unwrap().unwrap()
+}
+
+fn heard(x: &Array2<f64>, weight: &Array2<f64>, count: usize) -> Heard {
+    let mut filtered = Filtered::new(weight.clone(), (TAPS, count), "w", false);
+    feed(&mut filtered, x, 0);
+    filtered.finish().unwrap().pop().unwrap().1
+}
+
+/// The second machine finds the filters by the rows of the first one, and forgets these rows.
+#[test]
+fn the_portions_of_two_machines_are_those_of_one() {
+    let weight = noise(CHANNELS * TAPS, 4, 1);
+    let [early, late] = [2, 3].map(|seed| noise(1500, CHANNELS * TAPS, seed));
+    let filtered = |apart| Filtered::new(weight.clone(), (TAPS, FILTERS), "w", apart);
+    let [mut one, mut first, mut second] = [false, true, true].map(filtered);
+    feed(&mut one, &early, 0);
+    feed(&mut one, &late, 4);
+    feed(&mut first, &early, 0);
+    feed(&mut second, &early, 0);
+    second.forget_rows().unwrap();
+    feed(&mut second, &late, 4);
+    let finish = |filtered: Filtered| filtered.finish().unwrap().pop().unwrap();
+    let ((_, one), (start, first), (next, second)) = (finish(one), finish(first), finish(second));
+    assert_eq!((start, next), (0, 4));
+    assert!(one.weight == first.weight && one.weight == second.weight);
+    let mut merged = first.sums;
+    merged.merge(&second.sums);
+    assert_eq!(merged.finish().to_record(), one.sums.to_record());
 }
 
 fn variance(covariance: &Array2<f64>, weight: &Array2<f64>) -> f64 {

@@ -1,9 +1,13 @@
 //! How far a rewritten model is from the original, sample by sample.
 
+use ndarray::Array2;
+
 use super::exactness::batch_size;
 use super::{Accuracy, Pairs};
-use crate::calibrate::Feeding;
-use crate::calibrate::data::{Dataset, Labels, Spread};
+use crate::calibrate::data::{Batch, Dataset, Labels, Spread};
+use crate::calibrate::stats::{self, Key, Record, Stats};
+use crate::calibrate::{Calibration, Feeding, in_turn};
+use crate::onnx::proto::ModelProto;
 use crate::runtime::{Limits, NamedTensor, Runnable, Tensor};
 use crate::{Error, Result};
 
@@ -224,24 +228,141 @@ fn largest(scores: &[f32]) -> i64 {
     best.0
 }
 
-/// Samples that run at once, where memory allows.
-const BATCH: usize = 64;
+/// Most values of a model's outputs that are kept for the next job.
+const MOST_KEPT: usize = 4 << 20;
 
-/// Runs both models over all of `data` and measures their distance, as many samples at once as `limits` allow.
+/// The outputs of the original on some samples, batch by batch, as an earlier job kept them.
+#[derive(Default)]
+struct Known(Vec<Record>);
+
+impl Known {
+    /// The outputs for a batch, named as those of the rewritten model, which has the same signature; `None` if they were not
+    /// kept.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn get(&self, batch: usize, named: &[NamedTensor]) -> Result<Option<Vec<NamedTensor>>> {
+        let Some(record) = self.0.get(batch) else { return Ok(None) };
+        let tensor = |((name, _), pair): (&NamedTensor, &[Array2<f64>])| -> Result<NamedTensor> {
+            let shape: Vec<usize> = pair[0].iter().map(|&size| size as usize).collect();
+            let values: Vec<f32> = pair[1].iter().map(|&value| value as f32).collect();
+            Ok((name.clone(), Tensor::new(&shape, &values)?))
+        };
+        let pairs = record.chunks_exact(2);
+        if pairs.len() != named.len() {
+            return Ok(None);
+        }
+        named.iter().zip(pairs).map(tensor).collect::<Result<Vec<_>>>().map(Some)
+    }
+}
+
+/// The outputs of the original on their way into the statistics of the samples.
+struct Keeping<'d> {
+    stats: Option<(&'d Stats, String)>,
+    new: Vec<Record>,
+    values: usize,
+}
+
+impl<'d> Keeping<'d> {
+    /// Of a model on these samples; what an earlier job kept is not kept again.
+    fn new(original: Option<&ModelProto>, data: &'d Dataset, batch: usize) -> Result<(Known, Self)> {
+        let key = |original: &ModelProto| {
+            Key::of("outputs").model(original).on("samples", data.identity()).on("batch", &batch).done()
+        };
+        let stats = original.and_then(|original| Some((data.stats()?, key(original))));
+        let known = stats.as_ref().map(|(stats, key)| stats.get(key, batches_of)).transpose()?.flatten();
+        let stats = stats.filter(|_| known.is_none());
+        Ok((Known(known.unwrap_or_default()), Self { stats, new: Vec::new(), values: 0 }))
+    }
+
+    /// Takes in the outputs for the next batch.
+    fn add(&mut self, outputs: &[NamedTensor]) -> Result<()> {
+        if self.stats.is_none() {
+            return Ok(());
+        }
+        self.values += outputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>();
+        if self.values > MOST_KEPT || !outputs.iter().all(|(_, tensor)| tensor.is::<f32>()) {
+            (self.stats, self.new) = (None, Vec::new());
+            return Ok(());
+        }
+        let mut record = Record::new();
+        for (_, tensor) in outputs {
+            record.push(stats::row(&tensor.shape().iter().map(|&size| size as f64).collect::<Vec<_>>()));
+            record.push(stats::row(&tensor.to_vec::<f64>()?));
+        }
+        self.new.push(record);
+        Ok(())
+    }
+
+    /// Keeps what is new, once all batches are in.
+    fn keep(self) -> Result<()> {
+        let Some((stats, key)) = self.stats else { return Ok(()) };
+        let mut all = vec![stats::row(&self.new.iter().map(|record| record.len() as f64).collect::<Vec<_>>())];
+        all.extend(self.new.into_iter().flatten());
+        stats.put(&key, &all)
+    }
+}
+
+/// The batches of a record: the number of matrices of each, then shape and values of each output. `None` if these do not fit.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn batches_of(record: Record) -> Option<Vec<Record>> {
+    let mut matrices = record.into_iter();
+    let counts = matrices.next()?;
+    let mut batches = Vec::new();
+    for &count in &counts {
+        let batch: Record = matrices.by_ref().take(count as usize).collect();
+        let is_whole = |pair: &[Array2<f64>]| pair[0].iter().product::<f64>() == pair[1].len() as f64;
+        if batch.len() % 2 != 0 || batch.len() as f64 != count || !batch.chunks_exact(2).all(is_whole) {
+            return None;
+        }
+        batches.push(batch);
+    }
+    matrices.next().is_none().then_some(batches)
+}
+
+/// Runs both models over all of `data` and measures their distance. Large samples run one by one, several side by side; small
+/// ones share a run, as many as `limits` allow.
 ///
 /// # Errors
 /// What reading a batch or running a model returns, and [`FaithfulnessMeter::add`]; [`ErrorKind::Usage`](crate::ErrorKind::Usage) when
 /// one sample alone takes more memory than `limits` allow; [`ErrorKind::Input`](crate::ErrorKind::Input) when there is no batch.
 pub fn faithful(original: &Runnable, rewritten: &Runnable, data: &Dataset, limits: Limits) -> Result<Faithfulness> {
+    measured((None, original), rewritten, data, limits)
+}
+
+/// [`faithful`] to a model, whose outputs are kept in the statistics of the samples and taken up from there.
+///
+/// # Errors
+/// As [`faithful`]; if the outputs cannot be kept.
+pub(super) fn faithful_to(
+    (model, original): (&ModelProto, &Runnable),
+    rewritten: &Runnable,
+    data: &Dataset,
+    limits: Limits,
+) -> Result<Faithfulness> {
+    measured((Some(model), original), rewritten, data, limits)
+}
+
+fn measured(
+    (model, original): (Option<&ModelProto>, &Runnable),
+    rewritten: &Runnable,
+    data: &Dataset,
+    limits: Limits,
+) -> Result<Faithfulness> {
     let feeding = Feeding::of_runnable(original, data);
     let axes = feeding.outputs();
     let mut meter = FaithfulnessMeter::default();
-    for batch in data.batches(feeding.running(limits, 2, BATCH)?) {
-        let batch = batch?;
-        let (before, after) = rayon::join(|| original.run(&batch.inputs), || rewritten.run(&batch.inputs));
-        let (before, after) = (axes.in_front(before?, &batch)?, axes.in_front(after?, &batch)?);
-        meter.add(&before, &after, batch.samples(), batch.labels.as_ref())?;
-    }
+    let size = feeding.running(limits, 2, Calibration::new(data, 0).batch)?;
+    let (known, mut keeping) = Keeping::new(model, data, size)?;
+    let run = |index: usize, batch: &Batch| -> Result<(Vec<NamedTensor>, Vec<NamedTensor>)> {
+        let after = rewritten.run(&batch.inputs)?;
+        let before = known.get(index, &after)?.map_or_else(|| original.run(&batch.inputs), Ok)?;
+        Ok((before, after))
+    };
+    in_turn(data.batches(size), feeding.side_by_side(limits, 2, size), run, |batch, (before, after)| {
+        keeping.add(&before)?;
+        let (before, after) = (axes.in_front(before, &batch)?, axes.in_front(after, &batch)?);
+        meter.add(&before, &after, batch.samples(), batch.labels.as_ref())
+    })?;
+    keeping.keep()?;
     meter.finish().ok_or_else(nothing_to_compare)
 }
 

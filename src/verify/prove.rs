@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
+use super::faithful::faithful_to;
 use super::quantized::{self, Quantized};
 use super::trial::{Models, Removal, Trial, load, own_fault};
 use super::{
-    Exactness, Faithfulness, Kept, Latency, LatencyBudget, exactness_of_rest, faithful, latency_each, probes_of,
-    signature,
+    Exactness, Faithfulness, Kept, Latency, LatencyBudget, exactness_of_rest, latency_each, probes_of, signature,
 };
 use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
@@ -221,7 +221,7 @@ impl Proof<'_> {
         // Without data, fidelity is measured on the probes too.
         let faithfulness = match self.data {
             _ if !self.thaw.is_empty() => None,
-            Some(data) => Some(faithful(&before, &after, data, self.limits)?),
+            Some(data) => Some(faithful_to((original, &before), &after, data, self.limits)?),
             None => Some(trial.faithfulness(&before)?),
         };
         if self.data.is_none() && self.thaw.is_empty() {

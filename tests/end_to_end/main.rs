@@ -27,6 +27,7 @@ mod output_files;
 mod page;
 mod plans;
 mod prices;
+mod stats;
 #[path = "../support/graph.rs"]
 mod support;
 mod sweep;

@@ -30,6 +30,7 @@ mod schema;
 mod test_sets;
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use super::stats::Stats;
 use crate::onnx::proto::GraphProto;
 use crate::progress::Progress;
 use crate::runtime::inputs::DimSizes;
@@ -80,6 +82,10 @@ pub struct Dataset {
     progress: Progress,
     /// The temporary directory that the samples are read from, deleted with the last data set that reads it.
     files: Option<Arc<TempDir>>,
+    /// What tells these samples from other ones.
+    identity: String,
+    /// What passes over the samples found already.
+    stats: Option<Arc<Stats>>,
 }
 
 impl Dataset {
@@ -173,12 +179,14 @@ impl Dataset {
             range,
             fixed,
             open,
+            identity: hash.clone(),
             hash,
             has_labels,
             is_synthetic: false,
             warnings,
             progress: Progress::default(),
             files: None,
+            stats: None,
         })
     }
 
@@ -187,10 +195,12 @@ impl Dataset {
     pub fn part(&self, range: Range<usize>) -> Self {
         let batch = self.fixed.unwrap_or(1);
         let position = |sample: usize| self.range.start + sample.min(self.range.len()) / batch * batch;
+        let range = position(range.start)..position(range.end);
+        let identity = if range == self.range { self.identity.clone() } else { self.identity_of(&range) };
         Self {
             schema: self.schema.clone(),
             parts: self.parts.clone(),
-            range: position(range.start)..position(range.end),
+            range,
             fixed: self.fixed,
             open: Mutex::new(None),
             hash: self.hash.clone(),
@@ -199,6 +209,8 @@ impl Dataset {
             warnings: self.warnings.clone(),
             progress: self.progress.clone(),
             files: self.files.clone(),
+            identity,
+            stats: self.stats.clone(),
         }
     }
 
@@ -212,6 +224,32 @@ impl Dataset {
     pub(crate) fn within(mut self, progress: &Progress) -> Self {
         self.progress = progress.clone();
         self
+    }
+
+    /// The same samples, and what passes over them found already.
+    pub(crate) fn with_stats(mut self, stats: Stats) -> Self {
+        self.stats = Some(Arc::new(stats));
+        self
+    }
+
+    /// What passes over the samples found already, where that is kept.
+    pub(crate) fn stats(&self) -> Option<&Stats> {
+        self.stats.as_deref()
+    }
+
+    /// Whether other machines sum up some of the samples.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.stats().is_some_and(|stats| stats.leaves().is_some())
+    }
+
+    /// A text that tells these samples from all others, and from the same ones in another order.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// The identity of some of the samples: a range of them, or a list.
+    fn identity_of(&self, samples: &(impl Debug + ?Sized)) -> String {
+        hexadecimal(&Sha256::digest(format!("{} {samples:?}", self.identity))[..16])
     }
 
     /// This data set without the samples that training holds out.
@@ -240,7 +278,8 @@ impl Dataset {
             parts.push((Part::Chosen { of: Box::new(part.clone()), kept: kept.clone() }, kept.len()));
         }
         let range = 0..parts.iter().map(|(_, rows)| rows).sum();
-        Self { parts, range, ..self.part(0..self.samples()) }
+        let all: Vec<usize> = (self.range.clone()).filter(|&sample| stays(sample)).collect();
+        Self { parts, range, identity: self.identity_of(&all), ..self.part(0..self.samples()) }
     }
 
     /// Number of samples that [`Dataset::batches`] gives.

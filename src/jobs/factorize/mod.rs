@@ -125,6 +125,7 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let plan = Plan::of_ranks(chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect());
     drop(chosen);
     drop(prepared);
+    samples.kept(Ok(()))?;
     let analysis = analysis.into_owned();
     let evidence = Evidence { analysis, groups: None, selection: Selection::all(), thaw: Vec::new() };
     Ok(Outcome { model: rewritten, plan, report, evidence, setting: options.setting.clone(), samples })

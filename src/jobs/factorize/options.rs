@@ -2,7 +2,7 @@
 
 use crate::factorize::decompose::Method;
 use crate::factorize::select::Target;
-use crate::jobs::setting::{Setting, configured};
+use crate::jobs::setting::{Setting, configured, recalling};
 use crate::lowrank::conv::ConvMode;
 use crate::plan::{Align, Hardware, Plan, Remaining};
 use crate::train;
@@ -36,6 +36,7 @@ pub struct FactorizeOptions {
 }
 
 configured!(FactorizeOptions);
+recalling!(FactorizeOptions);
 
 impl FactorizeOptions {
     /// Splits every layer at this rank where that saves parameters.

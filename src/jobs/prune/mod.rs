@@ -37,8 +37,8 @@ pub(crate) fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
     let samples = options.setting.open(model)?;
     let data = samples.data.as_ref();
     let pruned = match options.target {
-        Target::MaxDrop(allowed) => search::search(model, options, &samples, allowed)?,
-        _ => steps::prune(model, options, data)?,
+        Target::MaxDrop(allowed) => search::search(model, options, &samples, allowed),
+        _ => steps::prune(model, options, data),
     };
-    Ok(pruned.into_outcome(options, samples))
+    Ok(samples.kept(pruned)?.into_outcome(options, samples))
 }

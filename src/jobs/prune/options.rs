@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::axes::Selection;
 use crate::error::{Error, Result};
-use crate::jobs::setting::{Setting, configured};
+use crate::jobs::setting::{Setting, configured, recalling};
 use crate::onnx::Model;
 use crate::plan::{Align, Budget, CostModel, Hardware, Plan, Quota, Remaining, Request, Scope, Units};
 use crate::price::Effort;
@@ -78,6 +78,7 @@ configured!(PruneOptions, |options| match options.target {
     Target::MaxDrop(_) => 1 + HALVINGS,
     _ => 2,
 });
+recalling!(PruneOptions);
 
 impl PruneOptions {
     /// Removes this share of every group's units: 0.5 removes half.

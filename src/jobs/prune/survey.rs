@@ -8,7 +8,7 @@ use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
 use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, Key, stats};
 use crate::error::{Error, Result};
 use crate::jobs::inspect::check_thawed;
 use crate::onnx::Model;
@@ -129,6 +129,31 @@ impl<'m> Survey<'m> {
         Ok(scored)
     }
 
+    /// [`score`](Self::score), unless the scores are known from an earlier job.
+    fn scores(&self, context: &Context<'_, '_>, criterion: &Criterion) -> Result<Vec<Vec<f64>>> {
+        let kept = context.data.and_then(|data| Some((data.data.stats()?, data.data.identity())));
+        let key = kept.map(|(_, samples)| {
+            let groups: Vec<_> = context.groups.iter().map(|g| (&g.name, g.kind, &g.members, g.size)).collect();
+            let key = Key::of("scores").model(context.subject.model).on("samples", samples).on("seed", &context.seed);
+            key.on("criterion", criterion.name).on("groups", &groups).done()
+        });
+        let read = |record: stats::Record| {
+            let sizes = context.groups.iter().map(|group| (1, group.size));
+            let is_fit = sizes.eq(record.iter().map(ndarray::Array2::dim));
+            is_fit.then(|| record.into_iter().map(|scores| scores.into_iter().collect()).collect())
+        };
+        if let (Some((stats, _)), Some(key)) = (kept, &key)
+            && let Some(scores) = stats.get(key, read)?
+        {
+            return Ok(scores);
+        }
+        let scores: Vec<Vec<f64>> = self.score(context, criterion)?.into_iter().map(|scored| scored.scores).collect();
+        if let (Some((stats, _)), Some(key)) = (kept, &key) {
+            stats.put(key, &scores.iter().map(|scores| stats::row(scores)).collect::<Vec<_>>())?;
+        }
+        Ok(scores)
+    }
+
     /// Scores of the open groups.
     fn worth(&self, options: &PruneOptions, open: &[&Group], judges: Judges<'_>) -> Result<&Worth> {
         if let Some(worth) = self.worth.get() {
@@ -136,9 +161,8 @@ impl<'m> Survey<'m> {
         }
         let Judges { criterion, data, .. } = judges;
         let context = Context { subject: self.analysis.subject(), groups: open, seed: options.setting.seed, data };
-        let scored = self.score(&context, criterion)?;
-        let comparable = scored.iter().any(|scored| scored.comparable);
-        let scores = scored.into_iter().map(|scored| scored.scores).collect();
+        let scores = self.scores(&context, criterion)?;
+        let comparable = criterion.is_error && !scores.is_empty();
         Ok(self.worth.get_or_init(|| Worth { scores, comparable, prices: OnceLock::new() }))
     }
 }

@@ -97,6 +97,17 @@ impl Bases {
         Ok(Self { widths: Basis::all(subject, traced, sides)?, obstacles })
     }
 
+    /// Sums up what the bases of a model are found from, and keeps it in the statistics of the samples. Returns whether there is
+    /// any head.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(crate) fn gather(subject: Subject<'_>, data: Calibration<'_>) -> Result<bool> {
+        let traced = trace_all(subject, data, &mut Vec::new())?;
+        Sides::of(&traced).gather(subject, data)?;
+        Ok(!traced.is_empty())
+    }
+
     /// The factors that have a basis, with what each of their indices adds to the squared error of scores and mixed values
     /// once it is gone, as a share of the whole; large to small.
     pub fn shares(&self) -> BTreeMap<FactorId, &[f64]> {

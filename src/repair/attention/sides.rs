@@ -8,27 +8,34 @@ use rayon::prelude::*;
 use super::bond::{Bond, Pair, Traced};
 use super::part::Part;
 use crate::analysis::Subject;
-use crate::calibrate::data::Batch;
-use crate::calibrate::{Activations, At, Calibration, Columns, Detail, Layer, Padding, Sampler, Stream, Sums, in_turn};
+use crate::calibrate::{Activations, At, Calibration, Detail, Layer, Portions, Sampler, Sums, pass, stats};
 use crate::error::{Error, Result};
-use crate::linalg::default_backend;
 
 /// C and G of a bond.
 pub(super) type Metric = (Array2<f64>, Array2<f64>);
 
 /// Rows of one head, as a layer makes them or reads them.
 struct Rows {
-    channels: Vec<usize>,
     /// What is added to them on their way.
     added: Array1<f64>,
     sums: Sums,
+}
+
+/// A head as a layer makes it or reads it.
+struct Head {
+    channels: Vec<usize>,
+    added: Array1<f64>,
 }
 
 /// What is gathered at one layer: heads among its results, or among its inputs.
 struct Side {
     layer: Layer,
     is_input: bool,
-    heads: Vec<Rows>,
+    heads: Vec<Head>,
+    /// Rows of all heads, once there are some.
+    gathered: Option<Portions>,
+    /// The sums, where they are known already.
+    known: Option<Vec<Sums>>,
 }
 
 /// The sides of all pairs of some widths.
@@ -57,12 +64,12 @@ impl Sides {
     fn place(&mut self, layer: &Layer, is_input: bool, channels: &[usize], added: &Array1<f64>) -> (usize, usize) {
         let is_there = |side: &Side| side.layer.node == layer.node && side.is_input == is_input;
         let number = self.all.iter().position(is_there).unwrap_or_else(|| {
-            self.all.push(Side { layer: layer.clone(), is_input, heads: Vec::new() });
+            self.all.push(Side { layer: layer.clone(), is_input, heads: Vec::new(), gathered: None, known: None });
             self.all.len() - 1
         });
         let added = if added.is_empty() { Array1::zeros(channels.len()) } else { added.select(Axis(0), channels) };
         let heads = &mut self.all[number].heads;
-        heads.push(Rows { channels: channels.to_vec(), added, sums: Sums::new(channels.len(), 0, Detail::Covariance) });
+        heads.push(Head { channels: channels.to_vec(), added });
         (number, heads.len() - 1)
     }
 
@@ -72,30 +79,41 @@ impl Sides {
         values.into_iter().cloned().collect()
     }
 
-    /// Runs the original over all data.
+    /// Runs the original over all data, unless an earlier job did so.
     pub(super) fn gather(&mut self, subject: Subject<'_>, data: Calibration<'_>) -> Result<()> {
-        let total = data.data.samples();
-        let mut stream = Stream::default();
-        let segment = stream.segment(subject.model, &[], &self.values())?;
-        let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
-        let mut first = 0;
-        in_turn(data.data.batches(data.batch), data.runs, run, |batch, found| {
-            let samples = batch.samples();
-            let padding = Padding::of(&batch.inputs);
-            self.add(&found, data, At { samples, first, total, padding: padding.as_ref() })?;
-            first += samples;
-            Ok(())
-        })
+        let kept = data.data.stats();
+        for side in &mut self.all {
+            let Some(stats) = kept else { break };
+            side.known = stats.get(&side.key(subject, data), |record| side.read(record))?;
+        }
+        let values: Vec<String> =
+            self.all.iter().filter(|side| side.known.is_none()).map(Side::value).cloned().collect();
+        if values.is_empty() {
+            return Ok(());
+        }
+        pass(subject.model, data, &values, |found, at| self.add(found, data, at))?;
+        let Some(stats) = kept else { return Ok(()) };
+        for side in self.all.iter_mut().filter(|side| side.known.is_none()) {
+            let key = side.key(subject, data);
+            for (leaf, sums) in side.gathered.take().map(Portions::finish).unwrap_or_default() {
+                let key = if data.data.is_shared() { stats::portion(&key, stats::SUMS, leaf) } else { key.clone() };
+                let record: stats::Record = sums.iter().flat_map(Sums::to_record).collect();
+                stats.put(&key, &record)?;
+                side.known = Some(sums.into_iter().map(Sums::finish).collect());
+            }
+        }
+        Ok(())
     }
 
     /// Adds the values of some samples.
     pub(super) fn add(&mut self, found: &Activations, data: Calibration<'_>, at: At<'_>) -> Result<()> {
-        self.all.par_iter_mut().try_for_each(|side| side.add(found, data, at))
+        let mut unknown: Vec<&mut Side> = self.all.iter_mut().filter(|side| side.known.is_none()).collect();
+        unknown.par_iter_mut().try_for_each(|side| side.add(found, data, at))
     }
 
     /// C and G of every bond of every pair of the widths that the sides were made of.
     pub(super) fn metrics(self, subject: Subject<'_>, traced: &[Traced]) -> Result<Vec<Vec<Vec<Metric>>>> {
-        let moments: Vec<Vec<Rows>> = self.all.into_iter().map(|side| side.heads).collect();
+        let moments: Vec<Vec<Rows>> = self.all.into_iter().map(Side::finish).collect();
         let mut places = self.places.into_iter();
         let mut of_pair = |pair: &Pair| -> Result<Vec<Metric>> {
             let bonds = pair.bonds.iter().zip(places.by_ref().take(pair.bonds.len()));
@@ -147,17 +165,34 @@ impl Side {
         let rows = sampler.choose(tensor.len() / width.max(1), at.samples, at.first, at.padding);
         let lines =
             if self.is_input { self.layer.inputs_of(tensor, &rows)? } else { self.layer.results_of(tensor, &rows)? };
-        let (count, backend) = (rows.len(), default_backend());
-        self.heads.par_iter_mut().for_each(|head| {
-            let mut values = vec![0.0; head.channels.len() * count];
-            let mut columns = Columns::over(&mut values, head.channels.len());
-            lines.write_channels(&head.channels, 0..count, &mut columns);
-            let x = Array2::from_shape_fn((count, head.channels.len()), |(row, column)| {
-                f64::from(values[column * count + row])
-            });
-            head.sums.merge(&Sums::of(backend, x.view(), Array2::zeros((count, 0)).view()));
-        });
+        let heads = &self.heads;
+        let widths = || heads.iter().map(|head| head.channels.len()).collect();
+        let gathered = self.gathered.get_or_insert_with(|| Portions::new(widths(), Detail::Covariance, data.data));
+        gathered.add(&rows, |head, rows, into| lines.write_channels(&heads[head].channels, rows, into));
         Ok(())
+    }
+
+    /// The key of its sums.
+    fn key(&self, subject: Subject<'_>, data: Calibration<'_>) -> String {
+        let heads: Vec<&Vec<usize>> = self.heads.iter().map(|head| &head.channels).collect();
+        let key = stats::Key::of("heads").model(subject.model).on("samples", data.data.identity());
+        let sampler = Sampler::new(&self.layer, data.data.samples(), data.seed);
+        key.on("reads", self.value()).on("heads", &heads).on("chosen by", &sampler).done()
+    }
+
+    /// Its sums from a record.
+    fn read(&self, record: stats::Record) -> Option<Vec<Sums>> {
+        let mut matrices = record.into_iter();
+        let heads = self.heads.iter();
+        heads.map(|head| Sums::from_record(&mut matrices, head.channels.len(), Detail::Covariance)).collect()
+    }
+
+    /// The rows of all heads.
+    fn finish(self) -> Vec<Rows> {
+        let gathered = self.gathered.map(|gathered| gathered.total().into_iter().map(Sums::finish).collect());
+        let sums: Vec<Sums> = self.known.or(gathered).unwrap_or_default();
+        let rows = |(head, sums): (Head, Sums)| Rows { added: head.added, sums };
+        self.heads.into_iter().zip(sums).map(rows).collect()
     }
 }
 

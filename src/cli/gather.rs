@@ -1,0 +1,66 @@
+//! `paredown gather`: the passes over the samples alone, or a share of them.
+
+use std::path::PathBuf;
+
+use clap::Command;
+
+use super::options::{Data, Dims, Memory, listener, spinner};
+use super::paths::check_paths;
+use super::print::print;
+use crate::error::Result;
+use crate::jobs::setting::Setting;
+use crate::{GatherOptions, Model};
+
+/// Gathers what prune and factorize need to know of the samples, and keeps it in a file for their --stats
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The ONNX file
+    model: PathBuf,
+    /// The file to keep the sums in
+    #[arg(long, value_name = "FILE", required = true)]
+    stats: PathBuf,
+    /// Gather from one share of the samples only, such as 2/4: every machine gets all samples as --data, and merge-stats
+    /// puts the files together. There may be up to 8 shares
+    #[arg(long, value_name = "K/N", value_parser = share)]
+    share: Option<(usize, usize)>,
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    dims: Dims,
+    #[command(flatten)]
+    memory: Memory,
+    /// Seed for every random choice
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print only errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// `2/4`: the second of four.
+fn share(typed: &str) -> Result<(usize, usize), String> {
+    let parts = typed.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+    parts.ok_or_else(|| format!("'{typed}' is not a share such as 2/4"))
+}
+
+pub(super) fn run(args: &Args, _: &Command) -> Result<()> {
+    check_paths(&args.model, args.data.paths(), None, &[("--stats", Some(args.stats.as_path()))])?;
+    let bar = spinner(args.quiet, "gathering");
+    let mut options = GatherOptions::new();
+    options.setting = Setting {
+        data: args.data.calibration(),
+        dims: args.dims.sizes()?,
+        batch_axes: args.data.batch_axes()?,
+        limits: args.memory.limits(),
+        seed: args.seed,
+        progress: listener(&bar),
+        stats: Some(args.stats.clone()),
+        share: args.share,
+        ..Setting::default()
+    };
+    let model = Model::load(&args.model)?;
+    let added = crate::gather(&model, &options).map_err(|e| e.in_file(&args.model))?;
+    bar.finish_and_clear();
+    let of = args.share.map_or(String::new(), |(number, of)| format!(" of share {number}/{of}"));
+    if args.quiet { Ok(()) } else { print(&format!("{added} results{of} kept in {}\n", args.stats.display())) }
+}

@@ -1,0 +1,74 @@
+//! Gathering: the passes over the samples alone, so that several machines can share them.
+
+use std::collections::BTreeSet;
+
+use super::setting::{Setting, configured, recalling};
+use crate::analysis::Analysis;
+use crate::calibrate::{Calibration, Stats};
+use crate::error::{Error, Result};
+use crate::factorize::candidates::candidates;
+use crate::factorize::inputs::input_moments;
+use crate::onnx::Model;
+use crate::plan::{Align, CostModel, Filter, Group, Units, groups};
+use crate::price::groups::Samples as Apart;
+use crate::repair::Bases;
+use crate::score::{self, Context};
+
+/// Options of [`gather`](crate::gather).
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct GatherOptions {
+    pub(crate) setting: Setting,
+}
+
+configured!(GatherOptions);
+recalling!(GatherOptions);
+
+impl GatherOptions {
+    /// Gathers from all samples.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gathers from one share of the samples only: share `number` of `of`, counted from 1. Every machine gets all samples as
+    /// [`data`](Self::data), so that it knows which are its own; [`merge_stats`](crate::merge_stats) puts the shares together.
+    pub fn share(mut self, number: usize, of: usize) -> Self {
+        self.setting.share = Some((number, of));
+        self
+    }
+}
+
+/// Gathers the sums that `prune` by `obs` and `factorize` are based on, and keeps them in a file. Returns their number.
+///
+/// # Errors
+/// [`Usage`](crate::ErrorKind::Usage) without samples or without a file to keep them in, [`Input`](crate::ErrorKind::Input) for
+/// a malformed model or data.
+pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
+    let Setting { dims, seed, limits, progress, .. } = &options.setting;
+    if options.setting.stats.is_none() {
+        return Err(Error::usage("say where to keep what is gathered: give a file with `stats`"));
+    }
+    progress.enter("analysing")?;
+    let samples = options.setting.open(model)?;
+    let Some(data) = &samples.data else { return Err(Error::usage("there are no samples: give some with `data`")) };
+    let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
+    let subject = analysis.subject();
+    let calibration = Calibration::within(subject.model, data, *seed, *limits)?;
+    progress.enter("gathering")?;
+    let has_heads = Bases::gather(subject, calibration)?;
+    let filter = Filter::new(&[], &[], Units::default(), false)?.aligned(Align::default());
+    let all = groups(subject, &CostModel::new(subject), &filter);
+    let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
+    score::gather(&Context { subject, groups: &open, seed: *seed, data: Some(calibration) })?;
+    let candidates = candidates(subject).open;
+    if let Some(apart) = Apart::new(calibration)? {
+        // Groups of a model with heads are priced in new bases, which are known once all shares are merged.
+        if !has_heads {
+            apart.gather(subject, &open)?;
+        }
+        input_moments(subject, apart.fitted(), &candidates)?;
+    }
+    input_moments(subject, calibration, &candidates)?;
+    let added = data.stats().map_or(0, |stats: &Stats| stats.counts().1);
+    samples.kept(Ok(added))
+}
