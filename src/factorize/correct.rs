@@ -12,7 +12,7 @@ use super::inputs::{MOST_INPUTS, layer};
 use super::rewrite::split_layers;
 use crate::analysis::Subject;
 use crate::calibrate::stages::{Part, Stages};
-use crate::calibrate::{Calibration, Detail, Evidence, Gather, Layer, Pair, Sampler, Visit, Wanted};
+use crate::calibrate::{Calibration, Columns, Detail, Evidence, Gather, Layer, Pair, Sampler, Visit, Wanted};
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
@@ -35,11 +35,20 @@ pub(crate) struct Chosen<'c> {
     pub(crate) energies: Vec<f64>,
 }
 
-/// Sums over rows of each group's input: as it is now (x), as it was in the original (y).
+/// A layer of which the outputs are at most this share of the inputs is summed up by its outputs: forming them costs less than
+/// their part of the sums of products.
+const FEW_OUTPUTS: usize = 8;
+
+/// Sums over rows of each group's input: as it is now (x), and as it was in the original (y), or what the group makes of that.
 struct Collector<'l> {
     layer: &'l Layer,
     sampler: Sampler,
-    groups: Vec<Gather>,
+    groups: Vec<(Gather, Option<Array2<f32>>)>,
+}
+
+/// Whether the outputs of a group of this weight (K×N) are summed up in place of its original inputs.
+fn is_by_outputs(weight: &Array2<f64>) -> bool {
+    weight.ncols() * FEW_OUTPUTS <= weight.nrows()
 }
 
 /// Fits the factors of every layer after split layers to its changed inputs, in place.
@@ -62,17 +71,24 @@ pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut 
         let pairs: Vec<(&Candidate, &Factors)> = chosen.iter().map(|c| (c.candidate, &c.factors)).collect();
         let model = split_layers(subject, &pairs)?;
         let layers: Vec<&Layer> = members.iter().map(|(_, layer)| layer).collect();
-        let sums = collect(&mut models, (subject.model, &model), data, &layers)?;
+        let weights: Vec<Vec<Array2<f64>>> =
+            members.iter().map(|(index, _)| weights(subject, chosen[*index].candidate)).collect::<Result<_>>()?;
+        let sums = collect(&mut models, (subject.model, &model), data, (&layers, &weights))?;
         let fitted: Vec<Factors> = members
             .par_iter()
-            .zip(&sums)
-            .map(|((index, _), sums)| fit(subject, &chosen[*index], sums))
+            .zip(weights.par_iter().zip(&sums))
+            .map(|((index, _), (weights, sums))| fit(subject, &chosen[*index], (weights, sums)))
             .collect::<Result<_>>()?;
         for ((index, _), factors) in members.iter().zip(fitted) {
             chosen[*index].factors = factors;
         }
     }
     Ok(())
+}
+
+/// The matrix of each group of a layer, K×N.
+fn weights(subject: Subject<'_>, candidate: &Candidate) -> Result<Vec<Array2<f64>>> {
+    matrices(candidate, &candidate.values(subject)?, ConvMode::Channel)
 }
 
 /// Positions of the layers whose inputs depend on others that are split, by the number of these on the longest way to them.
@@ -95,21 +111,27 @@ fn collect(
     models: &mut Pair<'_>,
     (before, after): (&ModelProto, &ModelProto),
     data: Calibration<'_>,
-    layers: &[&Layer],
+    (layers, weights): (&[&Layer], &[Vec<Array2<f64>>]),
 ) -> Result<Vec<Vec<Evidence>>> {
     let names: Vec<&String> = layers.iter().map(|layer| &layer.data).collect();
     let wanted = |model| Wanted::new(model, names.iter().copied(), []);
-    let mut collectors: Vec<Collector<'_>> = layers.iter().map(|layer| Collector::new(layer, data)).collect();
+    let mut collectors: Vec<Collector<'_>> =
+        layers.iter().zip(weights).map(|(layer, weights)| Collector::new(layer, weights, data)).collect();
     models.stage(&wanted(before), &wanted(after), |visit| collectors.par_iter_mut().try_for_each(|c| c.add(visit)))?;
-    Ok(collectors.into_iter().map(|c| c.groups.into_iter().map(Gather::finish).collect()).collect())
+    Ok(collectors.into_iter().map(|c| c.groups.into_iter().map(|(gather, _)| gather.finish()).collect()).collect())
 }
 
 impl<'l> Collector<'l> {
-    fn new(layer: &'l Layer, data: Calibration<'_>) -> Self {
+    #[allow(clippy::cast_possible_truncation)]
+    fn new(layer: &'l Layer, weights: &[Array2<f64>], data: Calibration<'_>) -> Self {
         let k = layer.inputs();
-        let sums = |_| Gather::new(k, k, Evidence::sums(k, k, Detail::Covariance));
+        let group = |weight: &Array2<f64>| {
+            let outputs = is_by_outputs(weight).then(|| weight.mapv(|w| w as f32));
+            let wanted = outputs.as_ref().map_or(k, Array2::ncols);
+            (Gather::new(k, wanted, Evidence::sums(k, wanted, Detail::Covariance)), outputs)
+        };
         let sampler = Sampler::new(layer, data.data.samples(), data.seed);
-        Self { layer, sampler, groups: (0..layer.groups).map(sums).collect() }
+        Self { layer, sampler, groups: weights.iter().map(group).collect() }
     }
 
     fn add(&mut self, visit: Visit<'_>) -> Result<()> {
@@ -117,24 +139,38 @@ impl<'l> Collector<'l> {
         let (now, was) = (visit.changed.get(&layer.data)?, visit.original.get(&layer.data)?);
         let rows = self.sampler.choose(layer.row_count(now.shape()), at.samples, at.first, at.padding);
         let (now, was) = (layer.inputs_of(now, &rows)?, layer.inputs_of(was, &rows)?);
-        self.groups.par_iter_mut().enumerate().for_each(|(group, gather)| {
+        self.groups.par_iter_mut().enumerate().for_each(|(group, (gather, weight))| {
             let first = group * layer.channels;
             gather.add(rows.len(), |rows, x, y| {
                 now.write(first, rows.clone(), x);
-                was.write(first, rows, y);
+                let Some(weight) = weight else { return was.write(first, rows, y) };
+                let count = rows.len();
+                let mut inputs = vec![0.0; weight.nrows() * count];
+                was.write(first, rows, &mut Columns::over(&mut inputs, weight.nrows()));
+                outputs(weight, &inputs, count, y);
             });
         });
         Ok(())
     }
 }
 
+/// Writes what a weight (K×N) makes of inputs (K columns of `count` values each): value by value, so that it is the same
+/// however many rows come at once.
+fn outputs(weight: &Array2<f32>, inputs: &[f32], count: usize, into: &mut Columns<'_>) {
+    for (number, factors) in weight.columns().into_iter().enumerate() {
+        let column = into.column(number);
+        column.fill(0.0);
+        for (&factor, input) in factors.iter().zip(inputs.chunks_exact(count.max(1))) {
+            column.iter_mut().zip(input).for_each(|(to, &value)| *to += factor * value);
+        }
+    }
+}
+
 /// The factors of a layer, from how its inputs have changed.
-fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[Evidence]) -> Result<Factors> {
+fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, (weights, sums): (&[Array2<f64>], &[Evidence])) -> Result<Factors> {
     let backend = default_backend();
     let candidate = chosen.candidate;
-    let weight = candidate.values(subject)?;
-    let matrices = matrices(candidate, &weight, ConvMode::Channel)?;
-    let groups = matrices.iter().zip(sums).zip(&chosen.energies);
+    let groups = weights.iter().zip(sums).zip(&chosen.energies);
     let located = |e: crate::Error| e.at_node(candidate.name.as_str());
     if !matches!(chosen.mode, ConvMode::Spatial | ConvMode::Tucker2) {
         let split = |((w, sums), &energy): ((&Array2<f64>, &Evidence), &f64)| {
@@ -145,6 +181,7 @@ fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, sums: &[Evidence]) -> Result<F
         let groups = groups.map(split).collect::<Result<_>>().map_err(located)?;
         return assembled(candidate, chosen.mode, groups);
     }
+    let weight = candidate.values(subject)?;
     let kernel = kernel(candidate, &weight)?;
     let split = |((w, sums), &energy): ((&Array2<f64>, &Evidence), &f64)| {
         let change = Change::new(w, sums);
@@ -172,13 +209,14 @@ struct Change {
 }
 
 impl Change {
-    fn new(w: &Array2<f64>, inputs: &Evidence) -> Self {
-        Self {
-            covariance: inputs.covariance(),
-            mean: inputs.mean_x(),
-            cross: default_backend().matmul(inputs.cross_covariance().view(), w.view()),
-            wanted: w.t().dot(&inputs.mean_y()),
-        }
+    fn new(w: &Array2<f64>, sums: &Evidence) -> Self {
+        let (cross, wanted) = (sums.cross_covariance(), sums.mean_y());
+        let (cross, wanted) = if is_by_outputs(w) {
+            (cross, wanted)
+        } else {
+            (default_backend().matmul(cross.view(), w.view()), w.t().dot(&wanted))
+        };
+        Self { covariance: sums.covariance(), mean: sums.mean_x(), cross, wanted }
     }
 
     fn inputs(&self) -> InputMoments<'_> {
