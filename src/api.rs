@@ -5,8 +5,8 @@ pub use crate::calibrate::{Merged, merge_stats};
 pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::factorize::{ConvMode, Method as Factorization};
 pub use crate::jobs::{
-    Array, Counted, Dataset, FactorizeOptions, GatherOptions, InspectOptions, Outcome, PruneOptions, SweepOptions,
-    TuneOptions, Values, VerifyOptions,
+    Array, CompressOptions, Counted, Dataset, FactorizeOptions, GatherOptions, InspectOptions, Means, Outcome,
+    PruneOptions, SweepOptions, TuneOptions, Values, VerifyOptions,
 };
 pub use crate::latency::{RuntimeLatency, RuntimeOptions, Runtimes, Timing};
 pub use crate::metric::{Metric, MetricReport};
@@ -16,7 +16,7 @@ pub use crate::price::Effort;
 pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;
 pub use crate::report::{
-    BeforeAfter, BoundReport, CalibrationReport, EpochReport, FrozenReport, GroupReport, LayerReport, LayerSize,
+    BeforeAfter, BoundReport, CalibrationReport, CandidateReport, EpochReport, FrozenReport, GroupReport, LayerReport, LayerSize,
     MemberReport, MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report,
     SearchReport, SweepPoint, SweepReport, TrialReport, TuningReport,
 };
@@ -66,6 +66,17 @@ pub fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
 /// [`Interrupted`](ErrorKind::Interrupted) if the job was cancelled.
 pub fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
     contained(&options.setting.progress, || jobs::gather(model, options))
+}
+
+/// Makes a model smaller by all means together: removes units, removes dimensions of heads, and splits layers, whatever costs
+/// the output least under one budget.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) for contradictory options or without samples, [`Input`](ErrorKind::Input) for a malformed
+/// model, plan or data, [`Nothing`](ErrorKind::Nothing) if nothing can be done or the budget is out of reach,
+/// [`Interrupted`](ErrorKind::Interrupted) if the job was cancelled.
+pub fn compress(model: &Model, options: &CompressOptions) -> Result<Outcome> {
+    contained(&options.setting.progress, || jobs::compress(model, options))
 }
 
 /// Trains the weights of a model on labels, or on the outputs of a teacher model. Nothing else in the file changes.

@@ -1,6 +1,6 @@
 //! The order in which layers are fitted once something changed: layers of one stage do not depend on each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analysis::Subject;
 use crate::axes::{Expr, Selection};
@@ -79,8 +79,13 @@ pub(crate) struct AfterRemoval {
     pub(crate) changed: Vec<NodeId>,
 }
 
-/// The nodes of `candidates` whose data a removal changes, by stage.
-pub(crate) fn after_removal(subject: Subject<'_>, selection: &Selection, candidates: &[NodeId]) -> AfterRemoval {
+/// The nodes of `candidates` whose data a removal changes, or that are `split`, by stage.
+pub(crate) fn after_removal(
+    subject: Subject<'_>,
+    selection: &Selection,
+    candidates: &[NodeId],
+    split: &BTreeSet<NodeId>,
+) -> AfterRemoval {
     let is_touched = |axes: &[Expr]| axes.iter().any(|axis| subject.network.solution.is_touched(axis, selection));
     let mut changed = Vec::new();
     let order = Stages::of(subject.graph, |id, reached| {
@@ -89,7 +94,8 @@ pub(crate) fn after_removal(subject: Subject<'_>, selection: &Selection, candida
         let data = node.inputs.first().copied().flatten().and_then(|value| subject.network.value(value));
         // A recurrent layer reads its own units too.
         let loses_states = node.traits().has(RECURRENT) && candidates.contains(&id);
-        if reached.is_some() || data.is_some_and(is_touched) || loses_states && operands.clone().any(is_touched) {
+        let is_narrowed = data.is_some_and(is_touched) || loses_states && operands.clone().any(is_touched);
+        if reached.is_some() || is_narrowed || split.contains(&id) {
             changed.push(id);
             return if candidates.contains(&id) { Part::Layer { fitted: true } } else { Part::Changes };
         }

@@ -54,6 +54,10 @@ pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Calle
                 Rewriting { common: &args.common, bench: Some(&args.bench), stats: args.plans.stats(), model };
             rewriting.outcome(args.options()?, &caller, crate::factorize)
         }
+        Command::Compress(args) => {
+            let rewriting = Rewriting { common: &args.common, bench: Some(&args.bench), model };
+            rewriting.outcome(args.options()?, &caller, crate::compress)
+        }
         Command::Tune(args) => {
             let mut options = args.options()?;
             options.teacher = caller.teacher.clone().map_or_else(|| args.teacher(), |teacher| Ok(Some(teacher)))?;

@@ -11,7 +11,7 @@ use crate::{ConvMode, Factorization, FactorizeOptions, Remaining};
 
 /// Splits layers into smaller ones of low rank, proves the result and writes it
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["rank", "energy", "params", "macs", "plan"]))]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["rank", "energy", "params", "macs", "size", "plan"]))]
 pub(super) struct Args {
     /// Rank for every layer where this rank saves parameters
     #[arg(long, value_name = "K")]
@@ -25,6 +25,9 @@ pub(super) struct Args {
     /// Multiply–accumulates (MACs) to keep in the whole model: 50% or 1.5G
     #[arg(long, value_name = "B", value_parser = remaining)]
     macs: Option<Remaining>,
+    /// File size to keep, including external data: 50% or 40MB
+    #[arg(long, value_name = "B", value_parser = remaining)]
+    size: Option<Remaining>,
     /// Decomposition for weight matrices
     #[arg(long, value_enum, default_value = "svd")]
     method: TypedMethod,
@@ -76,13 +79,16 @@ enum TypedConv {
 
 impl Args {
     fn target(&self) -> Result<FactorizeOptions> {
+        if let Some(size) = self.size {
+            return Ok(FactorizeOptions::size(size));
+        }
         match (self.plans.load()?, self.rank, self.energy, self.params, self.macs) {
             (Some(plan), ..) => Ok(FactorizeOptions::plan(plan)),
             (_, Some(rank), ..) => Ok(FactorizeOptions::rank(rank)),
             (_, _, Some(energy), ..) => Ok(FactorizeOptions::energy(energy)),
             (_, _, _, Some(params), _) => Ok(FactorizeOptions::params(params)),
             (_, _, _, _, Some(macs)) => Ok(FactorizeOptions::macs(macs)),
-            _ => Err(Error::usage("say how small: --rank, --energy, --params, --macs or --plan")),
+            _ => Err(Error::usage("say how small: --rank, --energy, --params, --macs, --size or --plan")),
         }
     }
 

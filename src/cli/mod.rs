@@ -1,6 +1,7 @@
 //! The command line: what was typed → resolved options → library call. One place turns errors into exit codes.
 
 mod bench;
+mod compress;
 pub mod embed;
 mod factorize;
 mod flags;
@@ -73,6 +74,7 @@ commands! {
     Inspect in inspect,
     Prune in prune,
     Factorize in factorize,
+    Compress in compress,
     Sweep in sweep,
     Tune in tune,
     Gather in gather,

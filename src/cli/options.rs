@@ -10,7 +10,7 @@ use crate::plan::Align;
 use crate::progress::Progress;
 use crate::runtime::Limits;
 use crate::runtime::inputs::DimSizes;
-use crate::{Dataset, Hardware, ImageOptions, Layout, Remaining};
+use crate::{Dataset, Effort, Hardware, ImageOptions, Layout, Remaining};
 
 /// Least budget of memory, in bytes: the program itself takes some of it.
 const LEAST_MEMORY: u64 = 64_000_000;
@@ -112,6 +112,24 @@ impl Dims {
             return Err(Error::usage(format!("--dim {name}=0: a size is at least one")));
         }
         Ok(sizes)
+    }
+}
+
+/// How many widths are tried when effects on the output are measured.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(super) enum TypedEffort {
+    Fast,
+    Normal,
+    Thorough,
+}
+
+impl TypedEffort {
+    pub(super) fn effort(self) -> Effort {
+        match self {
+            Self::Fast => Effort::Fast,
+            Self::Normal => Effort::Normal,
+            Self::Thorough => Effort::Thorough,
+        }
     }
 }
 

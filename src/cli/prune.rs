@@ -6,12 +6,12 @@ use clap::{Command, ValueEnum};
 
 use super::bench::Bench;
 use super::job::{Common, Plans};
-use super::options::{Sizes, ratio, remaining};
+use super::options::{Sizes, TypedEffort, ratio, remaining};
 use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::repair::METHODS;
 use crate::score::CRITERIA;
-use crate::{Effort, PruneOptions, Remaining, Repair, Scope, Units};
+use crate::{PruneOptions, Remaining, Repair, Scope, Units};
 
 /// Removes the least important neurons, channels and attention heads, proves the result and writes it
 #[derive(Debug, clap::Args)]
@@ -95,13 +95,6 @@ enum TypedScope {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum TypedEffort {
-    Fast,
-    Normal,
-    Thorough,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum TypedUnit {
     Auto,
     Heads,
@@ -153,11 +146,7 @@ impl Args {
         if self.common.no_verify {
             options = options.no_verify();
         }
-        options.effort = match self.effort {
-            TypedEffort::Fast => Effort::Fast,
-            TypedEffort::Normal => Effort::Normal,
-            TypedEffort::Thorough => Effort::Thorough,
-        };
+        options.effort = self.effort.effort();
         options.align = self.sizes.align();
         options.confidence = self.confidence;
         options.criterion.clone_from(&self.criterion);

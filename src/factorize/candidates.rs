@@ -51,6 +51,8 @@ pub enum Form {
         /// g.
         groups: usize,
     },
+    /// V×D, of which a `Gather` picks rows.
+    Table,
 }
 
 /// A layer that cannot be split, and why.
@@ -81,8 +83,17 @@ impl Candidate {
     /// K and N of each group's matrix (rows = inputs); for a kernel that of the channel split.
     pub fn matrix_shape(&self) -> (usize, usize) {
         match self.form {
-            Form::Matrix => (self.dims[self.linear.weight_in], self.dims[self.linear.weight_out]),
+            Form::Matrix | Form::Table => (self.dims[self.linear.weight_in], self.dims[self.linear.weight_out]),
             Form::Kernel { groups } => (self.dims[1..].iter().product(), self.dims[0] / groups),
+        }
+    }
+
+    /// The stored weight's axis of inputs, and that of outputs.
+    pub(crate) fn stored_axes(&self) -> [usize; 2] {
+        let stored = |axis: usize| self.axes.get(axis).copied().unwrap_or(axis);
+        match self.form {
+            Form::Matrix | Form::Table => [stored(self.linear.weight_in), stored(self.linear.weight_out)],
+            Form::Kernel { .. } => [stored(1), stored(0)],
         }
     }
 
@@ -142,7 +153,10 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
             None if node.traits().has(INTEGER) => {
                 Err("its weights are integers; factorize the model before quantizing it".to_owned())
             }
-            None => continue,
+            None => match table(subject, id) {
+                Some(linear) => read(subject, id, linear),
+                None => continue,
+            },
         };
         match outcome {
             Ok(candidate) => groups.entry(candidate.weight).or_default().push(candidate),
@@ -169,6 +183,31 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
         }
     }
     found
+}
+
+/// The operands of a `Gather` of rows of a stored matrix with more rows than columns, as those of a product: rows that are
+/// picked are products with unit vectors.
+fn table(subject: Subject<'_>, id: NodeId) -> Option<Linear> {
+    let node = subject.graph.node(id);
+    if node.op != "Gather" || !node.domain.is_empty() {
+        return None;
+    }
+    let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+    let (_, tensor, order) = stored(subject, operand(0)?).ok()?;
+    let &[rows, columns] = tensor.dims.as_slice() else { return None };
+    let element = ElementType::from_code(tensor.data_type()).ok()?;
+    let axis = Attributes::of(subject.proto().ok()?.node.get(id.0)?).int_or("axis", 0).ok()?;
+    let is_table = matches!(axis, 0 | -2) && order == [0, 1] && rows > columns && columns > 1 && element.is_float();
+    let result_axis = subject.facts.rank(operand(1)?)?;
+    is_table.then_some(Linear {
+        data: 1,
+        data_axis: 0,
+        weight: 0,
+        weight_in: 0,
+        weight_out: 1,
+        bias: None,
+        result_axis,
+    })
 }
 
 fn refused(subject: Subject<'_>, id: NodeId, linear: Option<Linear>, reason: String) -> Refused {
@@ -214,6 +253,7 @@ fn read(subject: Subject<'_>, id: NodeId, linear: Linear) -> Result<Candidate, S
 fn form(subject: Subject<'_>, id: NodeId, dims: &[usize]) -> Result<Form, String> {
     let node = subject.graph.node(id);
     match node.op.as_str() {
+        "Gather" => Ok(Form::Table),
         "ConvTranspose" => Err("transposed convolutions are not split".to_owned()),
         "Conv" => {
             let proto = subject.proto().map_err(|e| e.to_string())?;

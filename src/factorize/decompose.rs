@@ -90,6 +90,17 @@ impl Decomposition {
         &self.curve
     }
 
+    /// Squared error at every rank where only these outputs of each group are left; `None` where that is not known.
+    ///
+    /// # Errors
+    /// No convergence.
+    pub(crate) fn curve_of(&self, backend: &dyn Backend, outputs: &[usize]) -> Result<Option<ErrorCurve>> {
+        match &self.parts {
+            Parts::Outputs(pcas) if pcas.len() == 1 => pcas[0].curve_of(backend, outputs).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether the error is that of outputs on data.
     pub fn is_of_outputs(&self) -> bool {
         self.is_of_outputs
@@ -154,6 +165,11 @@ fn of_outputs(
         return Err(Error::input("its inputs were not measured for each group"));
     }
     let groups = matrices.into_iter().zip(inputs);
+    if candidate.form == Form::Table {
+        let pca = |(w, x): (Array2<f64>, Inputs)| OutputPca::of_rows(backend, w, &x.mean, &candidate.tensor);
+        let pcas: Vec<OutputPca> = groups.map(pca).collect::<Result<_>>()?;
+        return Ok((summed(pcas.iter().map(OutputPca::curve)), Parts::Outputs(pcas)));
+    }
     if matches!(mode, ConvMode::Spatial | ConvMode::Tucker2) {
         let kernel = kernel(candidate, weight)?;
         let groups: Vec<encoded::Group> =
@@ -171,7 +187,7 @@ fn of_outputs(
 /// The factors of all groups as those of the layer.
 pub(crate) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRank>) -> Result<Factors> {
     match candidate.form {
-        Form::Matrix => {
+        Form::Matrix | Form::Table => {
             let first = groups.into_iter().next();
             first.map(Factors::Matrix).ok_or_else(|| Error::input("it has no matrix"))
         }
@@ -193,7 +209,7 @@ pub(crate) fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Resu
 
 /// The matrices that are factorized, one for each group.
 pub(crate) fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
-    if candidate.form == Form::Matrix {
+    if matches!(candidate.form, Form::Matrix | Form::Table) {
         let stored = weight.view().into_dimensionality::<Ix2>().map_err(|e| Error::input(e.to_string()))?;
         let turned =
             if candidate.linear.weight_in < candidate.linear.weight_out { stored } else { stored.reversed_axes() };

@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::candidates::Candidate;
+use ndarray::Array2;
+
+use super::candidates::{Candidate, Form};
 use crate::analysis::Subject;
-use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, Sums, input_statistics};
+use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, Sums, input_statistics, pass};
 use crate::error::{Error, Result};
-use crate::graph::NodeId;
+use crate::graph::{NodeId, Source};
 use crate::lowrank::outputs::Inputs;
 use crate::onnx::tensor::from_f32;
-use crate::runtime::Limits;
+use crate::runtime::{Limits, Tensor};
 
 /// A layer with more inputs than this is decomposed without data: its covariance would take over half a gigabyte.
 pub(crate) const MOST_INPUTS: usize = 8192;
@@ -28,7 +30,7 @@ pub(crate) fn input_moments(
     let mut used: Vec<Vec<usize>> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let mut own = Vec::new();
-        if candidate.matrix_shape().0 <= MOST_INPUTS {
+        if candidate.form != Form::Table && candidate.matrix_shape().0 <= MOST_INPUTS {
             for &id in &candidate.nodes {
                 let Some(layer) = layer(subject, candidate, id)? else { continue };
                 own.push(layers.len());
@@ -41,7 +43,47 @@ pub(crate) fn input_moments(
     for part in passes(&layers, calibration.limits) {
         measured.extend(input_statistics(subject, calibration, part, Detail::Covariance)?);
     }
-    Ok(used.iter().map(|own| pooled(own, &measured)).collect())
+    let pooled = used.iter().zip(candidates).map(|(own, candidate)| match candidate.form {
+        Form::Table => picked(subject, calibration, candidate).map(|inputs| Some(vec![inputs])),
+        _ => Ok(pooled(own, &measured)),
+    });
+    pooled.collect()
+}
+
+/// How often each row of a table is picked, as the mean of unit vectors.
+///
+/// Rows that were never picked share the probability that a next one is new: the share of those that were picked once (Good
+/// 1953, "The Population Frequencies of Species").
+fn picked(subject: Subject<'_>, data: Calibration<'_>, candidate: &Candidate) -> Result<Inputs> {
+    let rows = candidate.matrix_shape().0;
+    let (mut counts, height) = (vec![0_u64; rows], i64::try_from(rows).unwrap_or(i64::MAX));
+    let mut count = |tensor: &Tensor| -> Result<()> {
+        for index in tensor.to_vec::<i64>()? {
+            let row = if index < 0 { index + height } else { index };
+            if let Some(count) = usize::try_from(row).ok().and_then(|row| counts.get_mut(row)) {
+                *count += 1;
+            }
+        }
+        Ok(())
+    };
+    for &id in &candidate.nodes {
+        let indices = subject.graph.node(id).inputs.get(candidate.linear.data).copied().flatten();
+        let Some(indices) = indices.map(|value| subject.graph.at(value)) else { continue };
+        if matches!(indices.source, Source::Input(_)) {
+            for batch in data.data.batches(data.batch) {
+                batch?.inputs.iter().filter(|(name, _)| *name == indices.name).try_for_each(|(_, t)| count(t))?;
+            }
+        } else {
+            pass(subject.model, data, [&indices.name], |found, _| count(found.get(&indices.name)?))?;
+        }
+    }
+    let total: u64 = counts.iter().sum();
+    let singles = counts.iter().filter(|&&count| count == 1).count() as f64;
+    let new = if total > 0 { (singles / total as f64).max(f64::EPSILON) } else { 1.0 };
+    let unseen = counts.iter().filter(|&&count| count == 0).count().max(1) as f64;
+    let share = |&count: &u64| if count == 0 { new / unseen } else { (1.0 - new) * count as f64 / total as f64 };
+    let mean = counts.iter().map(share).collect();
+    Ok(Inputs { rows: usize::try_from(total).unwrap_or(usize::MAX), mean, covariance: Array2::zeros((0, 0)) })
 }
 
 /// A node as a layer whose rows of input can be read.
@@ -105,7 +147,7 @@ pub(crate) fn scarce(candidates: &[Candidate], moments: &[Option<Vec<Inputs>>]) 
     let layers = candidates.iter().zip(moments);
     let scarce = layers.filter_map(|(candidate, inputs)| {
         let (rows, width) = (rows(inputs.as_ref()?)?, candidate.matrix_shape().0);
-        (rows < width).then_some((&candidate.name, rows, width))
+        (candidate.form != Form::Table && rows < width).then_some((&candidate.name, rows, width))
     });
     let scarce: Vec<_> = scarce.collect();
     let (name, rows, width) = scarce.first()?;

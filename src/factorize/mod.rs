@@ -6,6 +6,7 @@
 //! | [`decompose`] | the error of every rank of one layer |
 //! | [`price`] | what each rank costs |
 //! | [`select`] | the rank of each layer, from what the user asked for |
+//! | [`resized`] | what ranks cost and lose once units of the layer are gone |
 //! | [`rewrite`] | hands split layers to the rewriter |
 
 pub mod candidates;
@@ -13,6 +14,7 @@ pub(crate) mod correct;
 pub mod decompose;
 pub(crate) mod inputs;
 pub mod price;
+pub(crate) mod resized;
 pub mod rewrite;
 pub mod select;
 pub(crate) mod speed;

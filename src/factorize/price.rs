@@ -4,15 +4,7 @@ use super::candidates::{Candidate, Form};
 use crate::analysis::Subject;
 use crate::graph::{NodeId, ValueId};
 use crate::lowrank::conv::{ConvMode, inputs_in_proportion};
-
-/// Parameters, and multiply–accumulates of one run at the sample sizes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Price {
-    /// Elements of weights; a bias that has to be added counts.
-    pub params: u64,
-    /// Multiply–accumulates of all nodes that use the weight.
-    pub macs: u64,
-}
+use crate::plan::Cost;
 
 /// Prices the ranks of one layer.
 #[derive(Debug, Clone)]
@@ -20,11 +12,15 @@ pub struct PriceList {
     weight: Vec<u64>,
     groups: u64,
     mode: Option<ConvMode>,
+    /// Rows are picked, not multiplied.
+    is_table: bool,
     /// Sizes without channels of the input, of the result, and of what lies between the halves of a spatial split;
     /// one of each for every node.
     places: Vec<[u64; 3]>,
     shape: (u64, u64),
     added: u64,
+    /// Bits of an element.
+    bits: u64,
 }
 
 impl PriceList {
@@ -32,17 +28,35 @@ impl PriceList {
     pub fn new(subject: Subject<'_>, candidate: &Candidate, mode: ConvMode, added: usize) -> Self {
         let (k, n) = candidate.matrix_shape();
         let (groups, mode) = match candidate.form {
-            Form::Matrix => (1, None),
+            Form::Matrix | Form::Table => (1, None),
             Form::Kernel { groups } => (groups as u64, Some(mode)),
         };
         Self {
             weight: candidate.dims.iter().map(|&d| d as u64).collect(),
             groups,
             mode,
+            is_table: candidate.form == Form::Table,
             places: candidate.nodes.iter().map(|&id| places(subject, candidate, id)).collect(),
             shape: (k as u64, n as u64),
             added: added as u64,
+            bits: candidate.element.bits() as u64,
         }
+    }
+
+    /// The list of the same layer with `inputs` rows in the matrix of each group, and `outputs` columns.
+    #[must_use]
+    pub(crate) fn resized(&self, inputs: usize, outputs: usize) -> Self {
+        let (inputs, outputs) = (inputs as u64, outputs as u64);
+        let mut weight = self.weight.clone();
+        if self.is_conv() {
+            let taps: u64 = weight.iter().skip(2).product();
+            weight[0] = outputs * self.groups;
+            weight[1] = inputs / taps.max(1);
+        } else {
+            weight = vec![inputs, outputs];
+        }
+        let added = (self.added * outputs).div_ceil(self.shape.1.max(1));
+        Self { weight, shape: (inputs, outputs), added, ..self.clone() }
     }
 
     /// Whether the layer is a convolution.
@@ -51,13 +65,19 @@ impl PriceList {
     }
 
     /// The layer as it is.
-    pub fn dense(&self) -> Price {
+    pub fn dense(&self) -> Cost {
         let params: u64 = self.weight.iter().product();
-        Price { params, macs: self.places.iter().map(|[_, out, _]| out * params).sum() }
+        let macs = self.places.iter().map(|[_, out, _]| if self.is_table { 0 } else { out * params });
+        self.cost(params, macs.sum())
     }
 
-    /// The layer split at `rank` (of each group).
-    pub fn split(&self, rank: usize) -> Price {
+    fn cost(&self, params: u64, macs: u64) -> Cost {
+        Cost { params, macs, bytes: (params * self.bits).div_ceil(8) }
+    }
+
+    /// The layer split at `rank` (of each group): elements of weights, with a bias that has to be added, and
+    /// multiply–accumulates of all nodes that use the weight.
+    pub fn split(&self, rank: usize) -> Cost {
         let rank = rank as u64;
         let (k, n) = self.shape;
         let kernels: Vec<(u64, usize)> = match self.mode {
@@ -78,11 +98,12 @@ impl PriceList {
             _ => vec![(rank * k, 1), (rank * n, 1)],
         };
         let params: u64 = kernels.iter().map(|(size, _)| size * self.groups).sum();
+        let products = &kernels[usize::from(self.is_table)..];
         let macs = self
             .places
             .iter()
-            .map(|place| kernels.iter().map(|(size, at)| size * self.groups * place[*at]).sum::<u64>());
-        Price { params: params + self.added, macs: macs.sum() }
+            .map(|place| products.iter().map(|(size, at)| size * self.groups * place[*at]).sum::<u64>());
+        self.cost(params + self.added, macs.sum())
     }
 
     /// The largest rank that takes fewer parameters than the whole layer, 0 if none does.

@@ -24,6 +24,9 @@ fn of_layer<'s>(candidate: &'s Candidate, factors: &'s Factors) -> Result<Split<
         (Form::Matrix, Factors::Matrix(split)) => {
             (Chain::Matrix, vec![candidate.laid_out(&split.a), candidate.laid_out(&split.b)])
         }
+        (Form::Table, Factors::Matrix(split)) => {
+            (Chain::Table, vec![split.a.clone().into_dyn(), split.b.clone().into_dyn()])
+        }
         (Form::Kernel { .. }, Factors::Channel(split)) => (Chain::Channel, split.kernels.clone()),
         (Form::Kernel { .. }, Factors::Spatial(split)) => (Chain::Spatial, split.kernels.clone()),
         (Form::Kernel { .. }, Factors::Tucker2(split)) => (Chain::Tucker2, split.kernels.clone()),
@@ -46,6 +49,9 @@ fn of_layer<'s>(candidate: &'s Candidate, factors: &'s Factors) -> Result<Split<
 
 /// Parameters that a change of bias adds to the model: those of biases that are missing, or needed by others too.
 pub(crate) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usize {
+    if candidate.form == Form::Table {
+        return 0;
+    }
     let size = candidate.outputs();
     let of_node = |&id: &NodeId| {
         let bias = match candidate.linear.bias {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::price::{Price, PriceList};
+use super::price::PriceList;
 use crate::error::{Error, Result};
 use crate::lowrank::low_rank::ErrorCurve;
 use crate::plan::knapsack::{self as ranks, Choice};
-use crate::plan::{Align, Cost, Plan, Remaining};
+use crate::plan::{Align, Budget, Cost, Plan, Remaining};
 use crate::price::Curve;
 
 /// How small the layers are to become.
@@ -20,6 +20,8 @@ pub enum Target {
     Params(Remaining),
     /// What remains: multiply–accumulates.
     Macs(Remaining),
+    /// What remains: bytes of the file.
+    Size(Remaining),
     /// The ranks of a plan file.
     Plan(Plan),
 }
@@ -108,19 +110,25 @@ pub struct Decisions {
     pub gap: Option<f64>,
 }
 
-/// Chooses for every layer. `whole` is the cost of the model as it is, `align` what ranks are a multiple of where they
-/// are not typed by the user.
+/// Chooses for every layer. `whole` is the cost of the model as it is, beside which its file holds `rest` bytes; `align` is
+/// what ranks are a multiple of where they are not typed by the user.
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) for a rank of 0 or above that of every layer, and for an energy outside (0, 1];
 /// [`Input`](crate::ErrorKind::Input) for a plan that does not fit the model; [`Nothing`](crate::ErrorKind::Nothing)
 /// when the budget is out of reach.
-pub fn choose(offers: &[Offer<'_>], target: &Target, whole: Cost, align: Align) -> Result<Decisions> {
+pub fn choose(offers: &[Offer<'_>], target: &Target, (whole, rest): (Cost, u64), align: Align) -> Result<Decisions> {
     let layers = match target {
         Target::Rank(rank) => by_rank(offers, *rank)?,
         Target::Energy(share) => offers.iter().map(|offer| by_energy(offer, *share, align)).collect::<Result<_>>()?,
-        Target::Params(remaining) => return by_budget(offers, Unit::Params, whole.params, *remaining, align),
-        Target::Macs(remaining) => return by_budget(offers, Unit::Macs, whole.macs, *remaining, align),
+        Target::Params(remaining) => {
+            return by_budget(offers, Budget::Params(remaining.of(whole.params)), whole, align);
+        }
+        Target::Macs(remaining) => return by_budget(offers, Budget::Macs(remaining.of(whole.macs)), whole, align),
+        Target::Size(remaining) => {
+            let limit = remaining.of(whole.bytes.saturating_add(rest));
+            return by_budget(offers, Budget::Bytes { limit, rest }, whole, align);
+        }
         Target::Plan(plan) => by_plan(offers, plan)?,
     };
     Ok(Decisions { layers, gap: None })
@@ -142,7 +150,7 @@ fn by_rank(offers: &[Offer<'_>], rank: usize) -> Result<Vec<Decision>> {
 
 fn by_energy(offer: &Offer<'_>, share: f64, align: Align) -> Result<Decision> {
     let rank = offer.curve.rank_for_energy(share)?;
-    let step = step(offer, align);
+    let step = step(offer.prices, offer.curve.full_rank(), align);
     Ok(if_paying(offer, rank.div_ceil(step).saturating_mul(step).min(offer.curve.full_rank())))
 }
 
@@ -157,7 +165,8 @@ fn if_paying(offer: &Offer<'_>, rank: usize) -> Decision {
 
 /// The ranks at which a layer's effect on the output is measured, large to small: three, two and one quarter of what pays.
 pub(crate) fn reference_ranks(offer: &Offer<'_>, align: Align) -> Vec<usize> {
-    let (step, most) = (step(offer, align), offer.prices.paying(offer.curve.full_rank()));
+    let full = offer.curve.full_rank();
+    let (step, most) = (step(offer.prices, full, align), offer.prices.paying(full));
     let mut ranks: Vec<usize> = [3, 2, 1].iter().map(|part| (most * part / 4 / step * step).max(step)).collect();
     ranks.retain(|&rank| rank <= most);
     ranks.dedup();
@@ -165,51 +174,31 @@ pub(crate) fn reference_ranks(offer: &Offer<'_>, align: Align) -> Vec<usize> {
 }
 
 /// Ranks are multiples of this: of what `align` asks of the layer, or of less where it pays only up to a few multiples of it.
-fn step(offer: &Offer<'_>, align: Align) -> usize {
-    let paying = offer.prices.paying(offer.curve.full_rank());
-    let mut step = align.of_ranks(offer.prices.is_conv());
+fn step(prices: &PriceList, full: usize, align: Align) -> usize {
+    let paying = prices.paying(full);
+    let mut step = align.of_ranks(prices.is_conv());
     while step > 1 && step * 4 > paying {
         step = step.div_ceil(2);
     }
     step
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Unit {
-    Params,
-    Macs,
-}
-
-impl Unit {
-    fn of(self, price: Price) -> u64 {
-        match self {
-            Self::Params => price.params,
-            Self::Macs => price.macs,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Params => "parameters",
-            Self::Macs => "multiply–accumulates",
-        }
-    }
-}
-
-fn by_budget(offers: &[Offer<'_>], unit: Unit, whole: u64, remaining: Remaining, align: Align) -> Result<Decisions> {
-    let limit = remaining.of(whole);
-    let dense: u64 = offers.iter().map(|offer| unit.of(offer.prices.dense())).sum();
-    let rest = whole.saturating_sub(dense);
-    let layers: Vec<ranks::Layer> = offers
-        .iter()
-        .map(|offer| ranks::Layer { name: offer.name.to_owned(), choices: choices(offer, unit, align) })
-        .collect();
+fn by_budget(offers: &[Offer<'_>], budget: Budget, whole: Cost, align: Align) -> Result<Decisions> {
+    let limit = budget.limit();
+    // What the budget limits of a layer alone.
+    let of = |cost: Cost| budget.of(cost) - budget.of(Cost::default());
+    let dense: u64 = offers.iter().map(|offer| of(offer.prices.dense())).sum();
+    let rest = budget.of(whole).saturating_sub(dense);
+    let choices = |offer: &Offer<'_>| choices(offer, of, align);
+    let layers: Vec<ranks::Layer> =
+        offers.iter().map(|offer| ranks::Layer { name: offer.name.to_owned(), choices: choices(offer) }).collect();
     let least: u64 = layers.iter().filter_map(|layer| layer.choices.iter().map(|choice| choice.cost).min()).sum();
     if rest.saturating_add(least) > limit {
         return Err(Error::nothing(format!(
-            "the budget of {limit} {} is out of reach: with the smallest ranks {} remain (the model has {whole}); raise it, lower `align`, or prune first",
-            unit.name(),
-            rest.saturating_add(least)
+            "the budget of {limit} {} is out of reach: with the smallest ranks {} remain (the model has {}); raise it, lower `align`, or prune first",
+            budget.name(),
+            rest.saturating_add(least),
+            budget.of(whole)
         )));
     }
     let allocation = ranks::allocate(&layers, limit - rest)?;
@@ -222,20 +211,22 @@ fn by_budget(offers: &[Offer<'_>], unit: Unit, whole: u64, remaining: Remaining,
     Ok(Decisions { layers: layers.iter().zip(&allocation.chosen).zip(offers).map(decide).collect(), gap })
 }
 
-fn choices(offer: &Offer<'_>, unit: Unit, align: Align) -> Vec<Choice> {
-    let dense = offer.prices.dense();
-    let step = step(offer, align);
-    let most = offer.prices.paying(offer.curve.full_rank());
-    (1..=most / step)
-        .map(|i| i * step)
-        .map(|rank| Choice {
-            rank: Some(rank),
-            cost: unit.of(offer.prices.split(rank)),
-            error: offer.loss.map_or(0.0, |loss| loss.at(offer.curve.full_rank().saturating_sub(rank))),
-        })
-        .filter(|choice| choice.cost < unit.of(dense))
-        .chain([Choice { rank: None, cost: unit.of(dense), error: 0.0 }])
-        .collect()
+fn choices(offer: &Offer<'_>, of: impl Fn(Cost) -> u64, align: Align) -> Vec<Choice> {
+    let dense = of(offer.prices.dense());
+    let whole = Choice { rank: None, cost: dense, error: 0.0 };
+    let split = |rank: usize| Choice {
+        rank: Some(rank),
+        cost: of(offer.prices.split(rank)),
+        error: offer.loss.map_or(0.0, |loss| loss.at(offer.curve.full_rank().saturating_sub(rank))),
+    };
+    let ranks = ranks_of(offer.prices, offer.curve.full_rank(), align);
+    ranks.map(split).filter(|choice| choice.cost < dense).chain([whole]).collect()
+}
+
+/// The ranks that may be chosen for a layer, ascending.
+pub(crate) fn ranks_of(prices: &PriceList, full: usize, align: Align) -> impl Iterator<Item = usize> {
+    let (step, most) = (step(prices, full, align), prices.paying(full));
+    (1..=most / step).map(move |i| i * step)
 }
 
 fn by_plan(offers: &[Offer<'_>], plan: &Plan) -> Result<Vec<Decision>> {

@@ -6,6 +6,7 @@
 
 mod certificate;
 mod clock;
+mod compress;
 mod dataset;
 mod factorize;
 mod gather;
@@ -17,6 +18,7 @@ mod sweep;
 mod tune;
 mod verify;
 
+pub use compress::{CompressOptions, Means};
 pub use dataset::{Array, Dataset, Values};
 pub use factorize::FactorizeOptions;
 pub use gather::GatherOptions;
@@ -27,6 +29,7 @@ pub use sweep::{Counted, SweepOptions};
 pub use tune::TuneOptions;
 pub use verify::VerifyOptions;
 
+pub(crate) use compress::compress;
 pub(crate) use factorize::factorize;
 pub(crate) use gather::gather;
 pub(crate) use inspect::inspect;

@@ -75,6 +75,9 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
                 .to_owned(),
         );
     }
+    if let Some(plan) = plan {
+        same_ranks(plan, &rewritten.proto)?;
+    }
     let removed = Some(Removed { groups: &groups, selection: &selection, adjusted });
     let (rewritten, data) = (&after.model.proto, samples.to_measure());
     progress.enter("proving")?;
@@ -95,6 +98,25 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
     }
     report.metric = options.setting.judge(&samples, &after.model)?;
     Ok(report)
+}
+
+/// Checks that the last node of every layer that the plan splits reads as many inputs as its rank. Layers whose nodes have no
+/// name of their own are passed over.
+fn same_ranks(plan: &Plan, found: &ModelProto) -> Result<()> {
+    let Some(graph) = &found.graph else { return Ok(()) };
+    let sizes: BTreeMap<&str, &[i64]> =
+        graph.initializer.iter().map(|tensor| (tensor.name(), &tensor.dims[..])).collect();
+    for (name, &rank) in &plan.ranks {
+        let Some(node) = graph.node.iter().find(|node| node.name() == name) else { continue };
+        let is_rank = |&size: &i64| usize::try_from(size) == Ok(rank);
+        let operands = node.input.iter().filter_map(|input| sizes.get(input.as_str()));
+        if !operands.flat_map(|sizes| sizes.iter()).any(is_rank) {
+            return Err(
+                Error::proof(format!("it is not split at rank {rank}, as the plan says")).at_node(name.as_str())
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Checks that tensors of one name are of one size.

@@ -90,6 +90,19 @@ impl OutputPca {
         })
     }
 
+    /// Components of the rows of a table W (V×D) of which row i is picked with probability `shares[i]`: the eigenvectors of
+    /// Wᵀ diag(shares) W, around zero, so that no bias is needed.
+    ///
+    /// # Errors
+    /// Shares that do not fit W; entries that are not finite; no convergence.
+    pub(crate) fn of_rows(backend: &dyn Backend, w: Array2<f64>, shares: &Array1<f64>, name: &str) -> Result<Self> {
+        require_shape((shares.len(), w.ncols()), w.dim(), "shares of rows", name)?;
+        let weighted = &w * &shares.view().insert_axis(Axis(1));
+        let eigh = backend.eigh(backend.matmul(w.t(), weighted.view()).view(), name)?;
+        let curve = ErrorCurve::from_components(eigh.values.to_vec().into_iter());
+        Ok(Self { map: w, basis: eigh.vectors, means: None, curve, name: name.to_owned() })
+    }
+
     /// Components for a layer whose inputs have changed since the original outputs were recorded:
     /// M = (C + λI)⁻¹ (E[x yᵀ] + λ W), then the principal components of x M. λ = `damping` · mean diag C;
     /// pulling towards W instead of 0 leaves W alone where data says nothing, and gives M = W when the
@@ -128,6 +141,24 @@ impl OutputPca {
     /// Expected squared error of one sample's outputs at every rank.
     pub fn curve(&self) -> &ErrorCurve {
         &self.curve
+    }
+
+    /// The squared error of some of the outputs at every rank, where only these are left: the tails of the eigenvalues of
+    /// V_S Λ V_Sᵀ, for the rows S of V.
+    ///
+    /// # Errors
+    /// No convergence.
+    pub(crate) fn curve_of(&self, backend: &dyn Backend, outputs: &[usize]) -> Result<ErrorCurve> {
+        let full = self.curve.full_rank();
+        let root =
+            Array1::from_iter((0..full).map(|i| (self.curve.error(i) - self.curve.error(i + 1)).max(0.0).sqrt()));
+        let rows = self.basis.select(Axis(0), outputs) * &root;
+        let gram = if outputs.len() <= full {
+            backend.matmul(rows.view(), rows.t())
+        } else {
+            backend.matmul(rows.t(), rows.view())
+        };
+        Ok(ErrorCurve::from_components(backend.eigh(gram.view(), &self.name)?.values.to_vec().into_iter()))
     }
 
     /// A and B of rank r with the change of bias, A and B balanced.

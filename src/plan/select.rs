@@ -40,7 +40,18 @@ impl Budget {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// The same with another limit.
+    #[must_use]
+    pub(crate) fn with_limit(self, limit: u64) -> Self {
+        match self {
+            Budget::Params(_) => Budget::Params(limit),
+            Budget::Macs(_) => Budget::Macs(limit),
+            Budget::Bytes { rest, .. } => Budget::Bytes { limit, rest },
+        }
+    }
+
+    /// The unit of the limit.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Budget::Params(_) => "parameters",
             Budget::Macs(_) => "MACs",
@@ -148,7 +159,7 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
         }
         (Quota::Budget(budget), Scope::Layer) => {
             let fits = |selection: &Selection| budget.of(cost.cost(selection)) <= budget.limit();
-            reachable(budget, cost, &by_ratio(1.0))?;
+            reachable(budget, budget.of(cost.cost(&by_ratio(1.0))))?;
             let (mut low, mut high) = (0.0, 1.0);
             for _ in 0..40 {
                 let middle = f64::midpoint(low, high);
@@ -159,7 +170,7 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
         (Quota::Budget(budget), Scope::Global) => {
             let steps = global_steps(scored, &rankings, cost, Some(budget), request);
             let at = |count: usize| keep_rest(scored, &rankings, &removed_by(scored, &steps[..count]));
-            reachable(budget, cost, &at(steps.len()))?;
+            reachable(budget, budget.of(cost.cost(&at(steps.len()))))?;
             let (mut low, mut high) = (0, steps.len());
             while low < high {
                 let middle = usize::midpoint(low, high);
@@ -170,12 +181,11 @@ pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) ->
     }
 }
 
-/// Refuses a budget that not even `least` fits.
+/// Refuses a budget below `least`, the smallest figure that it limits.
 ///
 /// # Errors
 /// [`Nothing`](crate::ErrorKind::Nothing), with the smallest reachable figure.
-pub(crate) fn reachable(budget: Budget, cost: &CostModel<'_>, least: &Selection) -> Result<()> {
-    let least = budget.of(cost.cost(least));
+pub(crate) fn reachable(budget: Budget, least: u64) -> Result<()> {
     if least <= budget.limit() {
         return Ok(());
     }

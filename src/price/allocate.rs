@@ -1,11 +1,14 @@
-//! All widths under a budget, from the price of each.
+//! All widths and ranks under a budget, from the price of each.
 //!
-//! Groups share cost: a weight between two groups costs the product of their widths. For a multiplier μ, widths go down to a
-//! minimum of `Σ price(width) + μ · cost(all widths)`, one group at a time with the others as they are, until nothing moves
-//! (Everett 1963, "Generalized Lagrange Multiplier Method", by coordinates). μ is halved toward the budget; what the last step
-//! leaves unused is spent where it buys most.
+//! Groups share cost: a weight between two groups costs the product of their widths, and a split of it saves what depends on
+//! both. For a multiplier μ, widths go down to a minimum of `Σ price(width) + Σ price(rank) + μ · cost(all widths and ranks)`,
+//! one group at a time with the others as they are, each layer at the best rank for its sizes, until nothing moves (Everett
+//! 1963, "Generalized Lagrange Multiplier Method", by coordinates). μ is halved toward the budget; what the last step leaves
+//! unused is spent where it buys most.
 
 use super::curve::Curve;
+use super::groups::Prices;
+use super::splits::{Layer, Sizes, Splittable};
 use crate::axes::{FactorId, Selection};
 use crate::error::Result;
 use crate::plan::{Budget, CostModel, Request, Scored, reachable};
@@ -16,17 +19,37 @@ const HALVINGS: usize = 40;
 /// Rounds over all groups for one multiplier.
 const ROUNDS: usize = 12;
 
-/// Widths chosen for some groups.
+/// Widths chosen for some groups, and ranks for some layers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Allocation {
     /// What stays.
     pub(crate) selection: Selection,
     /// Units that stay in each group.
     pub(crate) kept: Vec<usize>,
+    /// The rank of each layer; `None` if it stays whole.
+    pub(crate) ranks: Vec<Option<usize>>,
     /// The sum of the prices.
     pub(crate) loss: f64,
     /// For each group, the width that it would go to next, if it could.
     pub(crate) next: Vec<Option<usize>>,
+}
+
+impl Allocation {
+    /// What another rule chose, with its prices.
+    pub(crate) fn of(selection: &Selection, scored: &[Scored<'_>], prices: &Prices, request: &Request) -> Self {
+        let kept: Vec<usize> =
+            scored.iter().map(|scored| selection.count(scored.group.factor, scored.group.size)).collect();
+        let groups = scored.iter().zip(&kept);
+        let narrower = |(scored, &kept): (&Scored<'_>, &usize)| {
+            scored.group.sizes(request.min_keep).into_iter().take_while(|&width| width < kept).last()
+        };
+        let next = groups.clone().map(narrower).collect();
+        let loss = |((scored, &kept), curve): ((&Scored<'_>, &usize), &std::result::Result<Curve, String>)| {
+            curve.as_ref().map_or(0.0, |curve| curve.at(scored.group.size - kept))
+        };
+        let loss = groups.zip(&prices.curves).map(loss).sum();
+        Self { selection: selection.clone(), kept, ranks: Vec::new(), loss, next }
+    }
 }
 
 /// A group that can be narrowed.
@@ -52,22 +75,23 @@ impl Item<'_, '_> {
     }
 }
 
-/// Chooses the width of every group that has a curve; the others keep all their units.
+/// Chooses the width of every group that has a curve, and the rank of every layer; the other groups keep all their units.
 ///
 /// # Errors
 /// [`Nothing`](crate::ErrorKind::Nothing) if the budget is out of reach.
 pub(crate) fn allocate(
     scored: &[Scored<'_>],
     curves: &[Option<&Curve>],
+    layers: &[&dyn Splittable],
     cost: &CostModel<'_>,
     (request, budget): (&Request, Budget),
 ) -> Result<Allocation> {
     let items: Vec<Option<Item<'_, '_>>> = scored.iter().zip(curves).map(|(s, c)| item(s, *c, request)).collect();
     let open: Vec<&Item<'_, '_>> = items.iter().flatten().collect();
-    let market = Widths { items: &open, cost, budget };
-    reachable(budget, cost, &market.selection(&vec![0; open.len()]))?;
+    let market = Widths::new(&open, layers, cost, budget);
+    reachable(budget, market.figure(&market.least()))?;
     let chosen = market.solve();
-    let mut chosen_of = chosen.iter().zip(market.next(&chosen));
+    let mut chosen_of = chosen.widths.iter().zip(market.next(&chosen));
     let (mut kept, mut next) = (Vec::new(), Vec::new());
     for (item, scored) in items.iter().zip(scored) {
         let (width, further) = match item.as_ref().and_then(|item| Some((item, chosen_of.next()?))) {
@@ -77,7 +101,8 @@ pub(crate) fn allocate(
         kept.push(width);
         next.push(further);
     }
-    Ok(Allocation { selection: market.selection(&chosen), kept, loss: market.loss(&chosen), next })
+    let (selection, loss) = (market.selection(&chosen.widths), market.loss(&chosen));
+    Ok(Allocation { selection, kept, ranks: chosen.ranks, loss, next })
 }
 
 fn item<'s, 'g>(scored: &'s Scored<'g>, curve: Option<&Curve>, request: &Request) -> Option<Item<'s, 'g>> {
@@ -87,32 +112,89 @@ fn item<'s, 'g>(scored: &'s Scored<'g>, curve: Option<&Curve>, request: &Request
     curve.map(|_| Item { scored, ranking: scored.ranking(), widths, prices })
 }
 
-/// A choice of widths: for each item, a position in its list.
-type Chosen = Vec<usize>;
+/// A choice: for each item, a position in its list of widths; for each layer, its rank.
+#[derive(Debug, Clone)]
+struct Chosen {
+    widths: Vec<usize>,
+    ranks: Vec<Option<usize>>,
+}
 
 struct Widths<'a, 's, 'g> {
     items: &'a [&'a Item<'s, 'g>],
+    layers: Vec<Layer<'a>>,
+    /// For each item, the layers whose sizes depend on it.
+    touched: Vec<Vec<usize>>,
     cost: &'a CostModel<'a>,
     budget: Budget,
 }
 
-impl Widths<'_, '_, '_> {
-    fn selection(&self, chosen: &[usize]) -> Selection {
+/// What a change of one item or layer costs and loses.
+#[derive(Clone, Copy)]
+struct Move {
+    cost: f64,
+    loss: f64,
+}
+
+impl<'a, 's, 'g> Widths<'a, 's, 'g> {
+    fn new(
+        items: &'a [&'a Item<'s, 'g>],
+        layers: &[&'a dyn Splittable],
+        cost: &'a CostModel<'a>,
+        budget: Budget,
+    ) -> Self {
+        let mentions = |item: &&Item<'_, '_>| {
+            layers.iter().enumerate().filter(|(_, layer)| layer.mentions(item.factor())).map(|(i, _)| i).collect()
+        };
+        let touched = items.iter().map(mentions).collect();
+        let layers = layers.iter().map(|&layer| Layer::new(layer, budget)).collect();
+        Self { items, layers, touched, cost, budget }
+    }
+
+    fn selection(&self, widths: &[usize]) -> Selection {
         let mut selection = Selection::all();
-        self.items.iter().zip(chosen).for_each(|(item, &index)| item.keep(item.widths[index], &mut selection));
+        self.items.iter().zip(widths).for_each(|(item, &index)| item.keep(item.widths[index], &mut selection));
         selection
     }
 
-    fn loss(&self, chosen: &[usize]) -> f64 {
-        self.items.iter().zip(chosen).map(|(item, &index)| item.prices[index]).sum()
+    fn loss(&self, chosen: &Chosen) -> f64 {
+        let of_groups = self.items.iter().zip(&chosen.widths).map(|(item, &index)| item.prices[index]).sum::<f64>();
+        let selection = self.selection(&chosen.widths);
+        let layers = self.layers.iter().zip(&chosen.ranks);
+        of_groups + layers.map(|(layer, &rank)| layer.at(layer.sizes(&selection), rank).loss).sum::<f64>()
     }
 
-    fn fits(&self, chosen: &[usize]) -> bool {
-        self.budget.of(self.cost.cost(&self.selection(chosen))) <= self.budget.limit()
+    /// What the budget limits, with this choice.
+    fn figure(&self, chosen: &Chosen) -> u64 {
+        let selection = self.selection(&chosen.widths);
+        let layers = self.layers.iter().zip(&chosen.ranks);
+        let saved: u64 = layers.map(|(layer, &rank)| layer.at(layer.sizes(&selection), rank).saving).sum();
+        self.budget.of(self.cost.cost(&selection)).saturating_sub(saved)
     }
 
-    /// What everything that mentions an item costs at each of its widths, the others being as `selection` has them: the
-    /// parabola through three of them, since a factor is found at most twice in a product of sizes.
+    fn fits(&self, chosen: &Chosen) -> bool {
+        self.figure(chosen) <= self.budget.limit()
+    }
+
+    /// Every layer at the rank that is best for its sizes at this multiplier.
+    fn with_ranks(&self, widths: Vec<usize>, multiplier: f64) -> Chosen {
+        let selection = self.selection(&widths);
+        let ranks = self.layers.iter().map(|layer| layer.best(layer.sizes(&selection), multiplier).rank).collect();
+        Chosen { widths, ranks }
+    }
+
+    /// All groups whole, all layers too.
+    fn whole(&self) -> Chosen {
+        let widths = self.items.iter().map(|item| item.widths.len() - 1).collect();
+        Chosen { widths, ranks: vec![None; self.layers.len()] }
+    }
+
+    /// All groups at their narrowest, all layers at the rank that saves most.
+    fn least(&self) -> Chosen {
+        self.with_ranks(vec![0; self.items.len()], f64::MAX.sqrt())
+    }
+
+    /// What everything that mentions an item costs at each of its widths, the others being as `selection` has them and all
+    /// layers whole: the parabola through three of them, since a factor is found at most twice in a product of sizes.
     fn costs(&self, item: &Item<'_, '_>, selection: &Selection) -> Vec<f64> {
         let mut selection = selection.clone();
         let mut at = |width: usize| {
@@ -125,18 +207,39 @@ impl Widths<'_, '_, '_> {
         item.widths.iter().map(|&width| parabola(&known, width as f64)).collect()
     }
 
+    /// Sizes of the layers that an item touches, at each of its widths: in proportion between the narrowest and the whole.
+    fn sizes(&self, position: usize, selection: &Selection) -> Vec<(usize, Vec<Sizes>)> {
+        let (item, mut selection) = (self.items[position], selection.clone());
+        let (first, last) = (item.widths[0], item.widths[item.widths.len() - 1]);
+        item.keep(first, &mut selection);
+        let narrow: Vec<Sizes> = self.touched[position].iter().map(|&i| self.layers[i].sizes(&selection)).collect();
+        item.keep(last, &mut selection);
+        let layers = self.touched[position].iter().zip(narrow);
+        let sizes = |(&index, narrow): (&usize, Sizes)| {
+            let whole = self.layers[index].sizes(&selection);
+            (index, item.widths.iter().map(|&width| narrow.toward(whole, (width - first, last - first))).collect())
+        };
+        layers.map(sizes).collect()
+    }
+
     /// Coordinate descent for one multiplier, from all units.
     fn descend(&self, multiplier: f64) -> Chosen {
-        let mut chosen: Chosen = self.items.iter().map(|item| item.widths.len() - 1).collect();
-        let mut selection = self.selection(&chosen);
+        let mut widths = self.whole().widths;
+        let mut selection = self.selection(&widths);
         for _ in 0..ROUNDS {
             let mut moved = false;
-            for (slot, item) in chosen.iter_mut().zip(self.items) {
+            for (position, item) in self.items.iter().enumerate() {
                 let costs = self.costs(item, &selection);
-                let value = |index: usize| item.prices[index] + multiplier * costs[index];
-                let best = (0..costs.len()).rev().min_by(|&a, &b| value(a).total_cmp(&value(b))).unwrap_or(*slot);
-                if value(best) < value(*slot) {
-                    (*slot, moved) = (best, true);
+                let mut values: Vec<f64> =
+                    item.prices.iter().zip(&costs).map(|(price, cost)| price + multiplier * cost).collect();
+                for (layer, sizes) in self.sizes(position, &selection) {
+                    let best = sizes.into_iter().map(|sizes| self.layers[layer].best(sizes, multiplier));
+                    values.iter_mut().zip(best).for_each(|(value, split)| *value += split.value(multiplier));
+                }
+                let now = widths[position];
+                let best = (0..values.len()).rev().min_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap_or(now);
+                if values[best] < values[now] {
+                    (widths[position], moved) = (best, true);
                     item.keep(item.widths[best], &mut selection);
                 }
             }
@@ -144,17 +247,17 @@ impl Widths<'_, '_, '_> {
                 break;
             }
         }
-        chosen
+        self.with_ranks(widths, multiplier)
     }
 
     fn solve(&self) -> Chosen {
-        let all: Chosen = self.items.iter().map(|item| item.widths.len() - 1).collect();
+        let all = self.whole();
         if self.fits(&all) {
             return all;
         }
         let mut best: Option<(f64, Chosen)> = None;
         let whole = self.budget.of(self.cost.cost(&Selection::all())).max(1) as f64;
-        let most: f64 = self.items.iter().map(|item| item.prices[0]).sum::<f64>().max(f64::MIN_POSITIVE);
+        let most = self.loss(&self.least()).max(f64::MIN_POSITIVE);
         let (mut low, mut high) = ((most / whole * 1e-9).ln(), (most * 1e9).ln());
         for _ in 0..HALVINGS {
             let middle = f64::midpoint(low, high);
@@ -169,43 +272,76 @@ impl Widths<'_, '_, '_> {
                 low = middle;
             }
         }
-        self.spend(best.map_or_else(|| vec![0; self.items.len()], |(_, chosen)| chosen))
+        self.spend(best.map_or_else(|| self.least(), |(_, chosen)| chosen))
+    }
+
+    /// What an item at each of its widths costs and loses, ranks being as they are.
+    fn moves(&self, position: usize, chosen: &Chosen, selection: &Selection) -> Vec<Move> {
+        let item = self.items[position];
+        let costs = self.costs(item, selection);
+        let mut moves: Vec<Move> = item.prices.iter().zip(&costs).map(|(&loss, &cost)| Move { cost, loss }).collect();
+        for (layer, sizes) in self.sizes(position, selection) {
+            for (at, sizes) in moves.iter_mut().zip(sizes) {
+                let split = self.layers[layer].at(sizes, chosen.ranks[layer]);
+                at.cost -= split.saving as f64;
+                at.loss += split.loss;
+            }
+        }
+        moves
     }
 
     /// Spends the rest of the budget where it gains most.
     fn spend(&self, mut chosen: Chosen) -> Chosen {
         loop {
-            let selection = self.selection(&chosen);
-            let left = self.budget.limit().saturating_sub(self.budget.of(self.cost.cost(&selection))) as f64;
-            let mut best: Option<(f64, usize, usize)> = None;
-            for (position, (item, &now)) in self.items.iter().zip(&chosen).enumerate() {
-                let costs = self.costs(item, &selection);
-                for wider in now + 1..item.widths.len() {
-                    let (price, gain) = (costs[wider] - costs[now], item.prices[now] - item.prices[wider]);
-                    let rate = gain / price.max(1.0);
-                    if price <= left && gain > 0.0 && best.is_none_or(|(most, ..)| rate > most) {
-                        best = Some((rate, position, wider));
-                    }
+            let selection = self.selection(&chosen.widths);
+            let left = self.budget.limit().saturating_sub(self.figure(&chosen)) as f64;
+            let mut best: Option<(f64, Chosen)> = None;
+            let mut offer = |now: Move, then: Move, chosen: &dyn Fn() -> Chosen| {
+                let (cost, gain) = (then.cost - now.cost, now.loss - then.loss);
+                let rate = gain / cost.max(1.0);
+                if cost <= left && gain > 0.0 && best.as_ref().is_none_or(|(most, _)| rate > *most) {
+                    best = Some((rate, chosen()));
+                }
+            };
+            for (position, &now) in chosen.widths.iter().enumerate() {
+                let moves = self.moves(position, &chosen, &selection);
+                for wider in now + 1..moves.len() {
+                    offer(moves[now], moves[wider], &|| {
+                        let mut next = chosen.clone();
+                        next.widths[position] = wider;
+                        next
+                    });
                 }
             }
-            let Some((_, position, wider)) = best else { return chosen };
-            let before = std::mem::replace(&mut chosen[position], wider);
-            if !self.fits(&chosen) {
-                chosen[position] = before;
-                return chosen;
+            for (position, (layer, &rank)) in self.layers.iter().zip(&chosen.ranks).enumerate() {
+                let sizes = layer.sizes(&selection);
+                let of = |rank: Option<usize>| {
+                    let split = layer.at(sizes, rank);
+                    Move { cost: -(split.saving as f64), loss: split.loss }
+                };
+                for other in layer.ranks_above(sizes, rank) {
+                    offer(of(rank), of(other), &|| {
+                        let mut next = chosen.clone();
+                        next.ranks[position] = other;
+                        next
+                    });
+                }
             }
+            let Some((_, next)) = best.filter(|(_, next)| self.fits(next)) else { return chosen };
+            chosen = next;
         }
     }
 
     /// For each item, the narrower width that saves most for what it loses.
-    fn next(&self, chosen: &[usize]) -> Vec<Option<usize>> {
-        let selection = self.selection(chosen);
-        let next = |(item, &now): (&&Item<'_, '_>, &usize)| {
-            let costs = self.costs(item, &selection);
-            let rate = |index: usize| (item.prices[index] - item.prices[now]) / (costs[now] - costs[index]).max(1.0);
+    fn next(&self, chosen: &Chosen) -> Vec<Option<usize>> {
+        let selection = self.selection(&chosen.widths);
+        let next = |(position, &now): (usize, &usize)| {
+            let moves = self.moves(position, chosen, &selection);
+            let rate =
+                |index: usize| (moves[index].loss - moves[now].loss) / (moves[now].cost - moves[index].cost).max(1.0);
             (0..now).rev().min_by(|&a, &b| rate(a).total_cmp(&rate(b)))
         };
-        self.items.iter().zip(chosen).map(next).collect()
+        chosen.widths.iter().enumerate().map(next).collect()
     }
 }
 
@@ -264,7 +400,7 @@ mod tests {
             let mut loss = 0.0;
             for share in [0.9, 0.7, 0.5, 0.3] {
                 let (request, budget) = request(share, cost);
-                let found = allocate(scored, &curves, cost, (&request, budget)).unwrap();
+                let found = allocate(scored, &curves, &[], cost, (&request, budget)).unwrap();
                 let macs = cost.cost(&found.selection).macs;
                 assert!(macs <= budget.limit() && macs as f64 > 0.97 * budget.limit() as f64, "{share}: {macs}");
                 assert!(found.loss > loss, "{share}");
@@ -280,16 +416,16 @@ mod tests {
             let made = curves(scored, |index| if index % 2 == 0 { 1e-6 } else { 1.0 });
             let (request, budget) = request(0.8, cost);
             let all: Vec<Option<&Curve>> = made.iter().map(Some).collect();
-            let found = allocate(scored, &all, cost, (&request, budget)).unwrap();
+            let found = allocate(scored, &all, &[], cost, (&request, budget)).unwrap();
             assert!(found.loss < 1e-3, "{}", found.loss);
             let odd: Vec<Option<&Curve>> =
                 made.iter().enumerate().map(|(index, curve)| (index % 2 == 1).then_some(curve)).collect();
-            let found = allocate(scored, &odd, cost, (&request, budget)).unwrap();
+            let found = allocate(scored, &odd, &[], cost, (&request, budget)).unwrap();
             for (index, scored) in scored.iter().enumerate().filter(|(index, _)| index % 2 == 0) {
                 assert_eq!(found.kept[index], scored.group.size);
             }
             let out_of_reach = self::request(1e-4, cost);
-            assert!(allocate(scored, &odd, cost, (&out_of_reach.0, out_of_reach.1)).is_err());
+            assert!(allocate(scored, &odd, &[], cost, (&out_of_reach.0, out_of_reach.1)).is_err());
         });
     }
 

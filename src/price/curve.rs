@@ -80,34 +80,43 @@ impl Curve {
 
     /// The loss with this many units removed.
     pub fn at(&self, removed: usize) -> f64 {
-        if removed == 0 {
+        if removed == 0 { 0.0 } else { self.at_error(self.error(removed)) }
+    }
+
+    /// The predicted error with this many units removed.
+    fn error(&self, removed: usize) -> f64 {
+        self.errors.get(removed).or(self.errors.last()).copied().unwrap_or(0.0)
+    }
+
+    /// The loss at an error that another selection of units leaves.
+    pub(crate) fn at_error(&self, error: f64) -> f64 {
+        if error <= 0.0 {
             return 0.0;
         }
-        let error = |removed: usize| self.errors.get(removed).or(self.errors.last()).copied().unwrap_or(0.0);
-        let pair = |index: usize| self.points.get(index).map(|&(removed, loss)| (error(removed), loss));
-        let above = self.points.partition_point(|&(measured, _)| measured < removed);
+        let pair = |index: usize| self.points.get(index).map(|&(removed, loss)| (self.error(removed), loss));
+        let above = self.points.partition_point(|&(measured, _)| self.error(measured) < error);
         let through = |first: usize| {
             let pairs: Vec<(f64, f64)> = [pair(first), pair(first + 1)].into_iter().flatten().collect();
-            Effect::through(&pairs).map(|effect| effect.at(error(removed)))
+            Effect::through(&pairs).map(|effect| effect.at(error))
         };
         let found = match (above.checked_sub(1).and_then(pair), pair(above)) {
             (Some(low), Some(high)) => {
                 // Between two points: through both, whatever the power.
-                let share = (error(removed) / low.0).ln() / (high.0 / low.0).ln();
+                let share = (error / low.0).ln() / (high.0 / low.0).ln();
                 Some(low.1 * (high.1 / low.1).powf(share.clamp(0.0, 1.0)))
             }
             (None, _) => through(0).map(|loss| loss.min(self.points[0].1)),
             (Some(last), None) => through(self.points.len().saturating_sub(2))
-                .map(|loss| loss * self.scale_at_end(error))
+                .map(|loss| loss * self.scale_at_end())
                 .map(|loss| loss.max(last.1)),
         };
         found.unwrap_or(0.0)
     }
 
     /// What makes the extrapolation go through the last point too, where its power was out of bounds.
-    fn scale_at_end(&self, error: impl Fn(usize) -> f64) -> f64 {
+    fn scale_at_end(&self) -> f64 {
         let [.., first, last] = self.points[..] else { return 1.0 };
-        let pairs = [(error(first.0), first.1), (error(last.0), last.1)];
+        let pairs = [(self.error(first.0), first.1), (self.error(last.0), last.1)];
         Effect::through(&pairs).map_or(1.0, |effect| last.1 / effect.at(pairs[1].0))
     }
 

@@ -3,6 +3,8 @@
 //! A batch normalization keeps its old statistics where the new ones do not bring its result closer to the original's
 //! on held-out samples.
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array1, array};
 use rayon::prelude::*;
 
@@ -53,7 +55,7 @@ pub(super) fn estimate(
     let candidates: Vec<NodeId> = subject.graph.order.iter().copied().filter(is_norm).collect();
     let mut models = Pair::new(data);
     let mut reports = Vec::new();
-    for stage in after_removal(subject, selection, &candidates).order.stages {
+    for stage in after_removal(subject, selection, &candidates, &BTreeSet::new()).order.stages {
         let view = View::of(model)?;
         let norms = stage.iter().map(|&id| Norm::read(subject, selection, &view, id));
         let mut norms: Vec<Norm> = norms.filter_map(Result::transpose).collect::<Result<_>>()?;

@@ -26,10 +26,13 @@ mod tests;
 mod touch;
 mod write;
 
+use std::collections::BTreeSet;
+
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::error::Result;
+use crate::graph::NodeId;
 use crate::onnx::proto::ModelProto;
 
 pub use attention::Bases;
@@ -40,8 +43,8 @@ pub(crate) use reader::RIDGES;
 pub use report::RepairReport;
 
 /// `pruned`, which is `subject` with only `selection` kept, repaired so that its layers' results are those of `subject`
-/// again, as well as their inputs allow. Heads of which dimensions are gone are in the new `bases` already. One report for each
-/// layer that was looked at.
+/// again, as well as their inputs allow. Heads of which dimensions are gone are in the new `bases` already, which are found again
+/// on the way. One report for each layer that was looked at.
 ///
 /// # Errors
 /// If reading the data, running a model or writing a weight fails.
@@ -50,15 +53,33 @@ pub fn repair(
     selection: &Selection,
     pruned: ModelProto,
     data: Calibration<'_>,
-    (method, bases): (Method, &Bases),
+    (method, bases): (Method, &mut Bases),
 ) -> Result<(ModelProto, Vec<RepairReport>)> {
     let mut model = pruned;
     let reports = match method {
         Method::None => Vec::new(),
         Method::Bias | Method::Lstsq => {
-            reconstruct::reconstruct(subject, selection, &mut model, data, (method, bases))?
+            reconstruct::reconstruct(subject, selection, &mut model, data, (method, bases), None)?
         }
         Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, data)?,
     };
+    Ok((model, reports))
+}
+
+/// A repaired model of which layers were `split` since, fitted once more: the last part of every split, and all layers after
+/// one or after a removal. `bases` are those that repair found.
+///
+/// # Errors
+/// As [`repair`].
+pub(crate) fn refit_split(
+    subject: Subject<'_>,
+    selection: &Selection,
+    split_model: ModelProto,
+    data: Calibration<'_>,
+    (bases, split): (&Bases, &BTreeSet<NodeId>),
+) -> Result<(ModelProto, Vec<RepairReport>)> {
+    let (mut model, mut bases) = (split_model, bases.clone());
+    let how = (Method::Lstsq, &mut bases);
+    let reports = reconstruct::reconstruct(subject, selection, &mut model, data, how, Some(split))?;
     Ok((model, reports))
 }

@@ -1,5 +1,7 @@
 //! `lstsq` and `bias`: layer after layer, inputs from the repaired model, targets from the original.
 
+use std::collections::BTreeSet;
+
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
@@ -30,27 +32,30 @@ pub(super) fn reconstruct(
     selection: &Selection,
     model: &mut ModelProto,
     data: Calibration<'_>,
-    (method, bases): (Method, &Bases),
+    (method, bases): (Method, &mut Bases),
+    split: Option<&BTreeSet<NodeId>>,
 ) -> Result<Vec<RepairReport>> {
-    let mut bases = bases.clone();
     let all = readers(subject)?;
     let before = View::of(subject.model)?;
     let nodes: Vec<NodeId> = all.iter().flat_map(Layer::nodes).collect();
     let mut models = Pair::new(data);
     let mut reports = Vec::new();
-    let AfterRemoval { order, changed } = after_removal(subject, selection, &nodes);
+    let AfterRemoval { order, changed } = after_removal(subject, selection, &nodes, split.unwrap_or(&BTreeSet::new()));
     let unread = changed.iter().filter(|node| !nodes.contains(node));
     reports.extend(
         unread.filter_map(|&node| Some(left_alone(&subject.graph.node(node).name, why_unread(subject, node)?))),
     );
     for (number, stage) in order.stages.iter().enumerate() {
-        bases.renew(subject, (selection, stage), model, (data, &models))?;
+        // Once layers are split, weights are no longer what a basis could be written into.
+        if split.is_none() {
+            bases.renew(subject, (selection, stage), model, (data, &models))?;
+        }
         // Nodes with one weight are fitted together, when the first of them is reached.
         let is_earlier = |node: NodeId| (0..number).any(|earlier| order.is_in(earlier, node));
         let is_due = |layer: &&Layer| layer.nodes().any(|node| stage.contains(&node)) && !layer.nodes().any(is_earlier);
         let of_stage = all.iter().filter(is_due);
         let (gates, of_stage): (Vec<&Layer>, Vec<&Layer>) = of_stage.partition(|layer| layer.steps.is_some());
-        if !gates.is_empty() {
+        if !gates.is_empty() && split.is_none() {
             let fitted = recurrent::fit(subject, selection, model, (data, &mut models), (&gates, method))?;
             reports.extend(fitted);
         }
@@ -65,7 +70,7 @@ pub(super) fn reconstruct(
                 Err(why) => reports.push(left_alone(&layer.name, why)),
             }
         }
-        if method == Method::Lstsq {
+        if method == Method::Lstsq && split.is_none() {
             // What reads heads in a new basis is fitted as any other layer.
             let is_other = |member: &&mut Member| !bases.has_inputs(member.original.node, selection);
             members.iter_mut().filter(is_other).try_for_each(|member| member.find_attention(&view, &all))?;

@@ -102,7 +102,7 @@ fn repaired(proto: ModelProto) -> (Vec<RepairReport>, f64, f64) {
     selection.keep(open[0].factor, (0..UNITS).map(|unit| unit < HALF).collect());
     let pruned = rewrite::prune(subject, &selection).unwrap();
     let calibration = Calibration::new(&data, 1);
-    let lstsq = (Method::Lstsq, &Bases::default());
+    let lstsq = (Method::Lstsq, &mut Bases::default());
     let (fitted, reports) = repair(subject, &selection, pruned.clone(), calibration, lstsq).unwrap();
     let run = |proto: &ModelProto| -> Vec<f32> {
         let runnable = Runnable::new(proto, &RunOptions::default()).unwrap();

@@ -28,7 +28,7 @@ fn repaired(name: &str, method: Method) -> (Vec<RepairReport>, crate::onnx::prot
     let selection = select(&scored, &cost, &request).unwrap();
     let pruned = rewrite::prune(subject, &selection).unwrap();
     let (model, reports) =
-        repair(subject, &selection, pruned, Calibration::new(&data, 1), (method, &Bases::default())).unwrap();
+        repair(subject, &selection, pruned, Calibration::new(&data, 1), (method, &mut Bases::default())).unwrap();
     (reports, model)
 }
 

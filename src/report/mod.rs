@@ -63,6 +63,9 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// Proofs and measurements.
     pub verify: VerifyReport,
+    /// Means of compression that were tried under the budget.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<CandidateReport>,
     /// How a budget was shared among groups, for each step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pricing: Vec<PricingReport>,
@@ -198,6 +201,12 @@ pub struct LayerReport {
     pub macs: u64,
     /// Relative squared error of the layer's output (or weight, without data).
     pub error: Option<f64>,
+    /// Loss at the output at this rank, if it was measured on held-out samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    /// The next smaller rank, and its loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<(usize, f64)>,
     /// The smallest rank that keeps 90 % of the energy: Σσ² of the weight, or the variance of the outputs with data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank_for_90: Option<usize>,
@@ -229,6 +238,22 @@ pub struct PricingReport {
     pub seconds: f64,
     /// The groups that share the budget.
     pub groups: Vec<PriceReport>,
+}
+
+/// Means of compression that were tried under a budget.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CandidateReport {
+    /// What was done: `widths`, `ranks`, or both.
+    pub means: String,
+    /// Loss at the output on held-out samples, repaired on the others; `null` if the budget is out of reach.
+    pub loss: Option<f64>,
+    /// Whether this is what was carried out.
+    #[serde(rename = "chosen")]
+    pub is_chosen: bool,
+    /// Why the budget is out of reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The loss that a group causes at the output, by its width.
@@ -389,6 +414,7 @@ impl Report {
             frozen: frozen(analysis),
             layers: Vec::new(),
             verify: VerifyReport::default(),
+            candidates: Vec::new(),
             pricing: Vec::new(),
             calibration: None,
             training: Vec::new(),

@@ -7,8 +7,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::figures::{change, human_bytes, human_count, percent};
 use super::folding::rows;
 use super::{
-    CalibrationReport, EpochReport, GroupReport, ModelFigures, PricingReport, RepairReport, Report, SearchReport,
-    SweepReport, TuningReport,
+    CalibrationReport, CandidateReport, EpochReport, GroupReport, ModelFigures, PricingReport, RepairReport, Report,
+    SearchReport, SweepReport, TuningReport,
 };
 use crate::latency::{RuntimeLatency, Timing};
 
@@ -50,6 +50,7 @@ pub fn result(report: &Report) -> String {
         text += &format!("{}\n", layers_table(report));
     }
     report.pricing.iter().for_each(|pricing| text += &pricing_lines(pricing));
+    text += &candidate_lines(&report.candidates);
     if let Some(calibration) = &report.calibration {
         text += &format!("{}\n", calibration_line(calibration));
     }
@@ -165,6 +166,18 @@ fn allocation_lines(report: &Report) -> String {
 fn remarks(report: &Report) -> String {
     let frozen = report.frozen.iter().map(|f| format!("frozen: {} ({}): {}\n", f.node, f.op, f.reason));
     frozen.chain(report.notes.iter().map(|note| format!("note: {note}\n"))).collect()
+}
+
+/// What each means loses under the budget.
+fn candidate_lines(candidates: &[CandidateReport]) -> String {
+    let line = |tried: &CandidateReport| {
+        let chosen = if tried.is_chosen { " (chosen)" } else { "" };
+        match (tried.loss, &tried.reason) {
+            (Some(loss), _) => format!("{}: {loss:.4} lost on held-out samples{chosen}\n", tried.means),
+            (None, why) => format!("{}: not possible: {}\n", tried.means, why.as_deref().unwrap_or_default()),
+        }
+    };
+    candidates.iter().map(line).collect()
 }
 
 /// How a budget was shared: the sum of the prices, what all of it costs together, and the groups without a price.

@@ -48,6 +48,18 @@ pub(crate) fn matrix(node: &NodeProto, linear: Linear) -> Result<Vec<Step>> {
     Ok(vec![first(start), last(end)])
 }
 
+/// Gather: rows are picked as before, and multiplied.
+pub(crate) fn table(node: &NodeProto) -> Vec<Step> {
+    let product = NodeProto {
+        name: node.name.clone(),
+        op_type: Some("MatMul".to_owned()),
+        output: node.output.clone(),
+        doc_string: node.doc_string.clone(),
+        ..NodeProto::default()
+    };
+    vec![first(bare(node)), last(product)]
+}
+
 /// k… with all of the geometry, then 1×1….
 pub(crate) fn channel(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
     let [whole, _] = kernels else { return Err(Error::input("a channel split has two kernels")) };

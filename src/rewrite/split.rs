@@ -21,6 +21,8 @@ use crate::ops::Linear;
 pub enum Chain {
     /// Two products.
     Matrix,
+    /// Rows that are picked, then a product.
+    Table,
     /// k… to r channels, then 1×1….
     Channel,
     /// k₁×1, then 1×k₂.
@@ -85,6 +87,7 @@ impl Patch<'_> {
         let node = self.subject.proto()?.node.get(id.0).ok_or_else(|| Error::input("a node is missing"))?;
         let steps: Vec<Step> = match split.chain {
             Chain::Matrix => chain::matrix(node, split.linear)?,
+            Chain::Table => chain::table(node),
             Chain::Channel => chain::channel(node, &split.weights)?,
             Chain::Spatial => chain::spatial(node, &split.weights)?,
             Chain::Tucker2 => chain::tucker2(node, &split.weights)?,
@@ -97,8 +100,11 @@ impl Patch<'_> {
         for (index, (step, weight)) in steps.into_iter().zip(weights).enumerate() {
             let mut new = step.node;
             let suffix = step.suffix;
-            set_operand(&mut new, split.linear.data, data);
-            set_operand(&mut new, split.linear.weight, weight.clone());
+            // A product after a Gather has its operands in another order.
+            let is_product = split.chain == Chain::Table && index > 0;
+            let (at, of) = if is_product { (0, 1) } else { (split.linear.data, split.linear.weight) };
+            set_operand(&mut new, at, data);
+            set_operand(&mut new, of, weight.clone());
             if index + 1 < count {
                 new.name = Some(self.editor.fresh_node(&format!("{title}/{suffix}")));
                 data = self.editor.fresh(&format!("{output}_{suffix}"));

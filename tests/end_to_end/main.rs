@@ -12,6 +12,7 @@ mod bad_graphs;
 mod budgets;
 mod command;
 mod confidence;
+mod compress;
 mod dead_weight;
 mod determinism;
 mod exact;

@@ -76,6 +76,10 @@ fn a_plan_of_ranks_has_no_removal_to_prove() {
     Run::new("factorize").arg(&original).arg("-o").arg(&out).args("--rank 16 --plan-out").arg(&plan).exits(0);
     let said = Run::new("verify").arg(&original).arg(&out).arg("--plan").arg(&plan).exits(0);
     assert!(said.out.contains("the plan of `prune`"), "{}", said.out);
+    let text = std::fs::read_to_string(&plan).unwrap().replace(":16", ":15");
+    std::fs::write(&plan, text).unwrap();
+    let verify = Run::new("verify").arg(&original).arg(&out).arg("--plan").arg(&plan);
+    verify.exits(5).complains(&["out.onnx", "not split at rank 15"]);
 }
 
 #[test]

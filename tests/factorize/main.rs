@@ -16,3 +16,4 @@ mod graphs;
 mod layers;
 #[path = "../support/graph.rs"]
 mod support;
+mod tables;

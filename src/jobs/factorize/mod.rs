@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
 use crate::factorize::correct::{Chosen, correct};
 use crate::factorize::inputs::{input_moments, scarce};
+use crate::factorize::resized::Resized;
 use crate::factorize::rewrite::split_layers;
 use crate::factorize::select::{Decision, Decisions, Offer, Target, Why, choose, reference_ranks};
 use crate::factorize::speed;
@@ -32,7 +33,8 @@ use crate::price::Curve;
 use crate::price::distance::Reference;
 use crate::price::effects::{Site, effects};
 use crate::price::groups::Samples as Apart;
-use crate::report::{Report, TuningReport};
+use crate::report::{LayerReport, Report, TuningReport};
+use crate::runtime::NamedTensor;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::latency::Latency;
 use crate::runtime::probes::probe_batches;
@@ -50,8 +52,7 @@ const PROBES: usize = 8;
 /// As [`choose`]; [`Input`](crate::ErrorKind::Input) for a malformed model or weights that cannot be decomposed,
 /// [`Nothing`](crate::ErrorKind::Nothing) if no layer is split; the message names reasons.
 pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
-    let Setting { dims, seed, progress, .. } = &options.setting;
-    let seed = *seed;
+    let Setting { dims, seed, progress, limits, .. } = &options.setting;
     if options.align == Align::Multiple(0) {
         return Err(Error::usage("`align` is at least one"));
     }
@@ -62,73 +63,228 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     progress.enter("analysing")?;
     let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
     let subject = analysis.subject();
-    let mut found = candidates(subject);
-    exclude(&mut found, options)?;
+    let found = layers(subject, options)?;
     clock.lap("analyse")?;
-    let calibration = data.map(|data| Calibration::within(subject.model, data, seed, options.setting.limits));
-    let calibration = calibration.transpose()?;
+    let calibration = data.map(|data| Calibration::within(subject.model, data, *seed, *limits)).transpose()?;
     // What a split costs the output is told by samples that it was not fitted to.
-    let is_shared = matches!(options.target, Target::Params(_) | Target::Macs(_));
+    let is_shared = matches!(options.target, Target::Params(_) | Target::Macs(_) | Target::Size(_));
     let apart = calibration.filter(|_| is_shared).map(Apart::new).transpose()?.flatten();
-    let moments = moments(subject, apart.as_ref().map(Apart::fitted).or(calibration), &found.open)?;
-    let mut notes: Vec<String> = scarce(&found.open, &moments).into_iter().collect();
-    clock.lap("calibrate")?;
-    progress.enter("splitting layers")?;
-    let mut prepared = prepare_all(subject, &found.open, options, moments)?;
-    clock.lap("decompose")?;
+    let first = apart.as_ref().map(Apart::fitted).or(calibration);
+    let mut offers = Offers::new(subject, &found, options, first, &mut clock)?;
     if is_shared {
-        notes.extend(weigh(&analysis, &mut prepared, options, (apart.as_ref(), calibration))?);
+        let measured = batches(&analysis, options, (apart.as_ref(), calibration)).and_then(|batches| {
+            let reference = Reference::new(subject.model, &batches)?;
+            offers.weigh(subject, options, Judge { reference: &reference, batches: &batches })
+        });
+        if let Err(error) = measured {
+            offers.notes.push(format!("the effect of each layer on the output could not be measured ({error})"));
+        }
         clock.lap("weigh")?;
     }
-    let cost = CostModel::new(subject);
-    let whole = cost.cost(&Selection::all());
-    let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
-    let Decisions { layers: mut decisions, gap } = if offers.is_empty() {
-        Decisions { layers: Vec::new(), gap: None }
-    } else {
-        choose(&offers, &options.target, whole, options.align)?
-    };
-    clock.lap("select")?;
-    if let (Some(data), Some(_)) = (calibration, &apart) {
-        refit(subject, &mut prepared, &decisions, options, data)?;
-        clock.lap("decompose")?;
-    }
-    let mut chosen = chosen(&prepared, &decisions)?;
-    let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
-    if options.keep_faster {
-        notes.extend(keep_faster(&prepared, &mut decisions, &mut chosen, &latencies));
-    }
-    if chosen.is_empty() {
-        return Err(nothing(&prepared, &decisions, &found.refused));
-    }
-    clock.lap("split")?;
-    if let (Some(data), true) = (calibration, options.sequential) {
-        correct(subject, data, &mut chosen)?;
-        clock.lap("correct")?;
-    }
-    let rewritten = split_layers(subject, &pairs(&chosen))?;
+    let again = calibration.filter(|_| apart.is_some());
+    let split = offers.split((model, subject), (&found, options), (calibration, again), &mut clock)?;
+    let Split { model: rewritten, ranks, layers, gap, notes } = split;
     let (rewritten, training) = trained(model, rewritten, options, samples.data.as_ref())?;
     if !training.is_empty() {
         clock.lap("train")?;
     }
     let rewritten = model.with_proto(rewritten);
-    let after = costs(&rewritten, dims)?;
-    let mut report = Report::new(&analysis, &[], &Selection::all(), whole, after);
-    report.layers = layer_reports(&prepared, &decisions, &measured(&chosen, &latencies), (&found.refused, &cost));
+    let whole = CostModel::new(subject).cost(&Selection::all());
+    let mut report = Report::new(&analysis, &[], &Selection::all(), whole, costs(&rewritten, dims)?);
+    report.layers = layers;
     report.enter_rewritten(&model.proto, &rewritten);
     report.notes.extend(notes);
     report.training = training;
     report.allocation_gap = gap;
-    report.calibration = data.map(|data| calibration_report(data, seed));
+    report.calibration = data.map(|data| calibration_report(data, *seed));
     clock.lap("rewrite")?;
     report.seconds = clock.laps;
-    let plan = Plan::of_ranks(chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect());
-    drop(chosen);
-    drop(prepared);
+    drop(found);
     samples.kept(Ok(()))?;
     let analysis = analysis.into_owned();
     let evidence = Evidence { analysis, groups: None, selection: Selection::all(), thaw: Vec::new() };
-    Ok(Outcome { model: rewritten, plan, report, evidence, setting: options.setting.clone(), samples })
+    let (plan, setting) = (Plan::of_ranks(ranks), options.setting.clone());
+    Ok(Outcome { model: rewritten, plan, report, evidence, setting, samples })
+}
+
+/// The layers of a model that may be split by these options, and all others with the reason.
+///
+/// # Errors
+/// [`Usage`](crate::ErrorKind::Usage) for a pattern that cannot be read.
+pub(in crate::jobs) fn layers(subject: Subject<'_>, options: &FactorizeOptions) -> Result<Candidates> {
+    let mut found = candidates(subject);
+    exclude(&mut found, options)?;
+    Ok(found)
+}
+
+/// What splits are judged on: the outputs that they should leave as they are.
+#[derive(Clone, Copy)]
+pub(in crate::jobs) struct Judge<'j> {
+    pub(in crate::jobs) reference: &'j Reference,
+    /// Inputs of the samples that the reference was run on.
+    pub(in crate::jobs) batches: &'j [Vec<NamedTensor>],
+}
+
+/// The samples that splits are judged on: those that they are not fitted to, else all, else synthetic ones.
+fn batches(
+    analysis: &Analysis<'_>,
+    options: &FactorizeOptions,
+    (apart, data): (Option<&Apart>, Option<Calibration<'_>>),
+) -> Result<Vec<Vec<NamedTensor>>> {
+    match (apart, data) {
+        (Some(apart), _) => Ok(apart.batches().to_vec()),
+        // Too few to hold some out.
+        (None, Some(data)) => data.data.batches(data.batch).map(|batch| Ok(batch?.inputs)).collect(),
+        (None, None) => {
+            let sizes = analysis.probe_sizes(&options.setting.dims);
+            probe_batches(analysis.subject().proto()?, &sizes, PROBES, options.setting.seed)
+        }
+    }
+}
+
+/// The layers of a model, decomposed.
+pub(in crate::jobs) struct Offers<'c> {
+    prepared: Vec<Prepared<'c>>,
+    notes: Vec<String>,
+}
+
+/// A model with some layers split.
+pub(in crate::jobs) struct Split {
+    pub(in crate::jobs) model: ModelProto,
+    /// Ranks, by the names of layers.
+    pub(in crate::jobs) ranks: BTreeMap<String, usize>,
+    /// Every layer, with what was decided about it.
+    pub(in crate::jobs) layers: Vec<LayerReport>,
+    /// Where a budget was shared out: how far the sum of errors may be above the least possible, as a share of it.
+    pub(in crate::jobs) gap: Option<f64>,
+    pub(in crate::jobs) notes: Vec<String>,
+}
+
+impl<'c> Offers<'c> {
+    /// Decomposes the layers of `found`, on samples if there are any.
+    ///
+    /// # Errors
+    /// As [`factorize`].
+    pub(in crate::jobs) fn new(
+        subject: Subject<'_>,
+        found: &'c Candidates,
+        options: &FactorizeOptions,
+        data: Option<Calibration<'_>>,
+        clock: &mut Clock,
+    ) -> Result<Self> {
+        let moments = moments(subject, data, &found.open)?;
+        let notes: Vec<String> = scarce(&found.open, &moments).into_iter().collect();
+        clock.lap("calibrate")?;
+        options.setting.progress.enter("splitting layers")?;
+        let prepared = prepare_all(subject, &found.open, options, moments)?;
+        clock.lap("decompose")?;
+        Ok(Self { prepared, notes })
+    }
+
+    /// Measures what each layer's split does to the model's output, with that layer alone split, at three ranks.
+    ///
+    /// # Errors
+    /// If a model cannot be made or run; errors then weigh by their share of the layer's energy.
+    pub(in crate::jobs) fn weigh(
+        &mut self,
+        subject: Subject<'_>,
+        options: &FactorizeOptions,
+        judge: Judge<'_>,
+    ) -> Result<()> {
+        let prepared = &mut self.prepared;
+        let ranks: Vec<Vec<usize>> =
+            prepared.iter().map(|layer| reference_ranks(&layer.offer(), options.align)).collect();
+        let site = |(layer, ranks): (&Prepared<'_>, &Vec<usize>)| -> Site {
+            let reads = subject.graph.node(layer.candidate.nodes[0]).inputs.iter().flatten();
+            let reads = reads.map(|&value| subject.graph.at(value).name.clone()).collect();
+            Site { reads, changes: ranks.len() }
+        };
+        let sites: Vec<Site> = prepared.iter().zip(&ranks).map(site).collect();
+        let write = |site: usize, change: usize| {
+            let layer = &prepared[site];
+            split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
+        };
+        let Judge { reference, batches } = judge;
+        let effects = effects(subject.model, reference, &sites, write, batches, options.setting.limits)?;
+        let base = reference.distance_of(subject.model, batches)?;
+        for ((layer, ranks), effects) in prepared.iter_mut().zip(&ranks).zip(effects) {
+            let curve = layer.decomposition.curve();
+            let losses = effects.into_iter().map(|loss| loss - base);
+            let points: Vec<(usize, f64)> = ranks.iter().map(|rank| curve.full_rank() - rank).zip(losses).collect();
+            if let Some(measured) = Curve::new(&components(curve), &points) {
+                (layer.loss, layer.is_weighed) = (Some(measured), true);
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers as choices beside the widths of groups; `narrowed` are selections, wide to narrow, in the order in which
+    /// units go.
+    ///
+    /// # Errors
+    /// If a decomposition does not converge.
+    pub(in crate::jobs) fn resized<'a>(
+        &'a self,
+        subject: Subject<'a>,
+        narrowed: &[Selection],
+        options: &FactorizeOptions,
+    ) -> Result<Vec<Resized<'a>>> {
+        let resized = |layer: &'a Prepared<'c>| match &layer.loss {
+            Some(loss) => {
+                let parts = (&layer.decomposition, &layer.prices, loss);
+                Resized::new(subject, layer.candidate, parts, narrowed, options.align)
+            }
+            None => Ok(None),
+        };
+        let layers: Vec<Option<Resized<'a>>> = self.prepared.par_iter().map(resized).collect::<Result<_>>()?;
+        Ok(layers.into_iter().flatten().collect())
+    }
+
+    /// Chooses ranks and splits the layers, fitted to `data`; `again` are samples that the layers are decomposed on once more
+    /// before they are split.
+    ///
+    /// # Errors
+    /// As [`factorize`].
+    pub(in crate::jobs) fn split(
+        mut self,
+        (model, subject): (&Model, Subject<'_>),
+        (found, options): (&'c Candidates, &FactorizeOptions),
+        (data, again): (Option<Calibration<'_>>, Option<Calibration<'_>>),
+        clock: &mut Clock,
+    ) -> Result<Split> {
+        let (prepared, notes) = (&mut self.prepared, &mut self.notes);
+        let cost = CostModel::new(subject);
+        let whole = cost.cost(&Selection::all());
+        let rest = model.file_bytes().saturating_sub(whole.bytes);
+        let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
+        let Decisions { layers: mut decisions, gap } = if offers.is_empty() {
+            Decisions { layers: Vec::new(), gap: None }
+        } else {
+            choose(&offers, &options.target, (whole, rest), options.align)?
+        };
+        clock.lap("select")?;
+        if let Some(data) = again {
+            refit(subject, prepared, &decisions, options, data)?;
+        }
+        let mut chosen = chosen(prepared, &decisions)?;
+        let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
+        if options.keep_faster {
+            notes.extend(keep_faster(prepared, &mut decisions, &mut chosen, &latencies));
+        }
+        if chosen.is_empty() {
+            return Err(nothing(prepared, &decisions, &found.refused));
+        }
+        clock.lap("split")?;
+        if let (Some(data), true) = (data, options.sequential) {
+            correct(subject, data, &mut chosen)?;
+            clock.lap("correct")?;
+        }
+        let outcomes = measured(&chosen, &latencies);
+        let layers = layer_reports(prepared, &decisions, &outcomes, (&found.refused, &cost), options.align);
+        let ranks = chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect();
+        let model = split_layers(subject, &pairs(&chosen))?;
+        Ok(Split { model, ranks, layers, gap, notes: self.notes })
+    }
 }
 
 /// The moments of every layer's inputs, where there is data.
@@ -210,51 +366,6 @@ fn keep_faster(
     (!untimed.is_empty()).then(named)
 }
 
-/// Measures what each layer's split does to the model's output, with that layer alone split, at three ranks: on samples that it
-/// was not fitted to, if there are any. Returns a note where that is not possible; errors then weigh by their share of the
-/// layer's energy.
-fn weigh(
-    analysis: &Analysis<'_>,
-    prepared: &mut [Prepared<'_>],
-    options: &FactorizeOptions,
-    (apart, data): (Option<&Apart>, Option<Calibration<'_>>),
-) -> Result<Option<String>> {
-    let subject = analysis.subject();
-    let batches = match (apart, data) {
-        (Some(apart), _) => apart.batches().to_vec(),
-        // Too few to hold some out.
-        (None, Some(data)) => data.data.batches(data.batch).map(|batch| Ok(batch?.inputs)).collect::<Result<_>>()?,
-        (None, None) => {
-            probe_batches(subject.proto()?, &analysis.probe_sizes(&options.setting.dims), PROBES, options.setting.seed)?
-        }
-    };
-    let ranks: Vec<Vec<usize>> = prepared.iter().map(|layer| reference_ranks(&layer.offer(), options.align)).collect();
-    let site = |(layer, ranks): (&Prepared<'_>, &Vec<usize>)| -> Site {
-        let reads = subject.graph.node(layer.candidate.nodes[0]).inputs.iter().flatten();
-        let reads = reads.map(|&value| subject.graph.at(value).name.clone()).collect();
-        Site { reads, changes: ranks.len() }
-    };
-    let sites: Vec<Site> = prepared.iter().zip(&ranks).map(site).collect();
-    let write = |site: usize, change: usize| {
-        let layer = &prepared[site];
-        split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
-    };
-    let measured = Reference::new(subject.model, &batches)
-        .and_then(|reference| effects(subject.model, &reference, &sites, write, &batches, options.setting.limits));
-    let effects = match measured {
-        Ok(effects) => effects,
-        Err(error) => {
-            return Ok(Some(format!("the effect of each layer on the output could not be measured ({error})")));
-        }
-    };
-    for ((layer, ranks), effects) in prepared.iter_mut().zip(&ranks).zip(effects) {
-        let curve = layer.decomposition.curve();
-        let points: Vec<(usize, f64)> = ranks.iter().map(|rank| curve.full_rank() - rank).zip(effects).collect();
-        layer.loss = Curve::new(&components(curve), &points).or(layer.loss.take());
-    }
-    Ok(None)
-}
-
 /// Moves layers that the user's patterns leave out to the refused ones.
 fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
     let patterns = Patterns::new(&options.include, &options.exclude)?;
@@ -262,7 +373,13 @@ fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
         let is_kernel = matches!(candidate.form, Form::Kernel { .. });
         let by_mode =
             (is_kernel && options.conv == ConvMode::None).then_some("`conv` none does not split convolutions");
-        patterns.refusal([candidate.name.as_str(), candidate.tensor.as_str()]).or(by_mode)
+        let is_table = candidate.form == Form::Table;
+        let by_target = (is_table && matches!(options.target, Target::Macs(_)))
+            .then_some("it is a table: a split of it saves parameters, but no multiply–accumulates");
+        let is_meant = if is_table { options.tables } else { options.layers };
+        let by_means = (!is_meant).then_some("`means` leaves it out");
+        let by_pattern = patterns.refusal([candidate.name.as_str(), candidate.tensor.as_str()]);
+        by_pattern.or(by_mode).or(by_target).or(by_means)
     };
     let (mut open, mut refused) = (Vec::new(), Vec::new());
     for candidate in std::mem::take(&mut found.open) {
@@ -283,7 +400,10 @@ fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
 }
 
 /// Cost of a rewritten model.
-fn costs(model: &Model, dims: &DimSizes) -> Result<Cost> {
+///
+/// # Errors
+/// If it cannot be analysed.
+pub(in crate::jobs) fn costs(model: &Model, dims: &DimSizes) -> Result<Cost> {
     let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
     Ok(CostModel::new(analysis.subject()).cost(&Selection::all()))
 }

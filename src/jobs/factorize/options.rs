@@ -19,6 +19,10 @@ pub struct FactorizeOptions {
     pub(crate) conv: ConvMode,
     /// What chosen ranks are multiples of, unless a layer is small.
     pub(crate) align: Align,
+    /// Whether products and convolutions are split.
+    pub(crate) layers: bool,
+    /// Whether tables of embeddings are split.
+    pub(crate) tables: bool,
     /// Patterns of layers or tensors to split; all if empty.
     pub(crate) include: Vec<String>,
     /// Patterns of layers or tensors to leave alone.
@@ -60,6 +64,11 @@ impl FactorizeOptions {
         Self::new(Target::Macs(remaining.into()))
     }
 
+    /// Splits layers to this file size, including external data: a share of the original's (`0.5`) or a number of bytes.
+    pub fn size(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Size(remaining.into()))
+    }
+
     /// Splits layers at the ranks of a plan.
     pub fn plan(plan: Plan) -> Self {
         Self::new(Target::Plan(plan))
@@ -73,6 +82,8 @@ impl FactorizeOptions {
             method: Method::default(),
             conv: ConvMode::default(),
             align: Align::default(),
+            layers: true,
+            tables: true,
             include: Vec::new(),
             exclude: Vec::new(),
             sequential: true,

@@ -13,12 +13,13 @@ use crate::factorize::decompose::Decomposition;
 use crate::factorize::inputs::input_moments;
 use crate::factorize::price::PriceList;
 use crate::factorize::rewrite::added_by_bias;
-use crate::factorize::select::{Decision, Offer};
+use crate::factorize::select::{Decision, Offer, ranks_of};
 use crate::linalg::default_backend;
 use crate::lowrank::Factors;
 use crate::lowrank::conv::ConvMode;
 use crate::lowrank::low_rank::ErrorCurve;
 use crate::lowrank::outputs::Inputs;
+use crate::plan::Align;
 use crate::price::Curve;
 
 /// A layer with everything that the choice needs.
@@ -29,6 +30,8 @@ pub(crate) struct Prepared<'c> {
     pub(crate) prices: PriceList,
     /// What the network's output loses without this many components.
     pub(super) loss: Option<Curve>,
+    /// Whether that was measured.
+    pub(super) is_weighed: bool,
 }
 
 impl<'c> Prepared<'c> {
@@ -39,6 +42,15 @@ impl<'c> Prepared<'c> {
             prices: &self.prices,
             loss: self.loss.as_ref(),
         }
+    }
+
+    /// What the network's output loses at `rank`, or with the layer whole, and the next smaller rank with its loss.
+    pub(super) fn losses(&self, rank: Option<usize>, align: Align) -> (Option<f64>, Option<(usize, f64)>) {
+        let Some(loss) = self.loss.as_ref().filter(|_| self.is_weighed) else { return (None, None) };
+        let full = self.decomposition.curve().full_rank();
+        let at = |rank: usize| loss.at(full.saturating_sub(rank));
+        let next = ranks_of(&self.prices, full, align).take_while(|&other| rank.is_none_or(|rank| other < rank)).last();
+        (Some(rank.map_or(0.0, at)), next.map(|next| (next, at(next))))
     }
 
     pub(super) fn chosen(&self, rank: usize) -> Result<Chosen<'c>> {
@@ -82,7 +94,7 @@ fn prepare<'c>(
     inputs: Option<Vec<Inputs>>,
 ) -> Result<Prepared<'c>> {
     let mode = match candidate.form {
-        Form::Matrix => ConvMode::Channel,
+        Form::Matrix | Form::Table => ConvMode::Channel,
         Form::Kernel { .. } => options.conv.on(&candidate.dims[2..]),
     };
     let weight = candidate.values(subject)?;
@@ -94,6 +106,7 @@ fn prepare<'c>(
         mode,
         prices: PriceList::new(subject, candidate, mode, added),
         loss: Curve::proportional(&components(decomposition.curve())),
+        is_weighed: false,
         decomposition,
     })
 }
@@ -111,9 +124,9 @@ pub(super) fn refit(
     let candidates: Vec<Candidate> = split.iter().map(|layer| layer.candidate.clone()).collect();
     let moments = input_moments(subject, data, &candidates)?;
     split.par_iter_mut().zip(moments).try_for_each(|(layer, inputs)| {
-        let loss = layer.loss.take();
+        let (loss, is_weighed) = (layer.loss.take(), layer.is_weighed);
         **layer = at_node(&layer.candidate.name, || prepare(subject, layer.candidate, options, inputs))?;
-        layer.loss = loss;
+        (layer.loss, layer.is_weighed) = (loss, is_weighed);
         Ok(())
     })
 }

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use super::prepare::Prepared;
 use crate::error::Error;
 use crate::factorize::candidates::{Form, Refused};
-use crate::factorize::price::Price;
 use crate::factorize::select::{Decision, Why};
-use crate::plan::CostModel;
+use crate::plan::{Align, Cost, CostModel};
 use crate::report::LayerReport;
 use crate::runtime::latency::Latency;
 
@@ -43,6 +42,7 @@ pub(super) fn layer_reports(
     decisions: &[Decision],
     outcomes: &BTreeMap<&str, Measured>,
     (refused, cost): (&[Refused], &CostModel<'_>),
+    align: Align,
 ) -> Vec<LayerReport> {
     let mut layers: BTreeMap<usize, LayerReport> = BTreeMap::new();
     for (layer, decision) in prepared.iter().zip(decisions) {
@@ -55,14 +55,18 @@ pub(super) fn layer_reports(
         let outcome = outcomes.get(candidate.name.as_str()).copied().unwrap_or_default();
         let error = outcome.error.map(|e| if total > 0.0 { e / total } else { 0.0 });
         let (k, n) = candidate.matrix_shape();
-        let shape = if candidate.form == Form::Matrix { vec![k, n] } else { candidate.dims.clone() };
+        let shape =
+            if matches!(candidate.form, Form::Matrix | Form::Table) { vec![k, n] } else { candidate.dims.clone() };
         let report = report(&candidate.name, &candidate.op, shape, price);
+        let (loss, next) = layer.losses(rank, align);
         layers.insert(
             candidate.nodes[0].0,
             LayerReport {
                 rank,
                 rank_for_90: layer.decomposition.curve().rank_for_energy(0.9).ok(),
                 error,
+                loss,
+                next,
                 latency_ms: outcome.latency.map(|latency| (latency.before_ms, latency.after_ms)),
                 decision: if rank.is_some() { "split" } else { "kept" }.to_owned(),
                 put_back: matches!(decision, Decision::Keep(Why::PutBack { .. })),
@@ -77,14 +81,14 @@ pub(super) fn layer_reports(
             &refused.name,
             &refused.op,
             refused.dims.clone(),
-            Price { params, macs: cost.macs_of(refused.node) },
+            Cost { params, macs: cost.macs_of(refused.node), bytes: 0 },
         );
         layers.insert(refused.node.0, LayerReport { reason: Some(refused.reason.clone()), ..report });
     }
     layers.into_values().collect()
 }
 
-fn report(name: &str, op: &str, shape: Vec<usize>, price: Price) -> LayerReport {
+fn report(name: &str, op: &str, shape: Vec<usize>, price: Cost) -> LayerReport {
     LayerReport {
         name: name.to_owned(),
         op: op.to_owned(),
@@ -93,6 +97,8 @@ fn report(name: &str, op: &str, shape: Vec<usize>, price: Price) -> LayerReport 
         params: price.params,
         macs: price.macs,
         error: None,
+        loss: None,
+        next: None,
         rank_for_90: None,
         latency_ms: None,
         decision: "kept".to_owned(),

@@ -95,6 +95,14 @@ pub(super) fn align(bases: &Bases, options: &PruneOptions, groups: &mut [Group])
     }
 }
 
+/// Leaves all groups alone but dimensions of heads that are in a new basis.
+pub(super) fn only(bases: &Bases, groups: &mut [Group]) {
+    let shares = bases.shares();
+    for group in groups.iter_mut().filter(|group| !shares.contains_key(&group.factor)) {
+        group.excluded.get_or_insert_with(|| "`means` leaves it out".to_owned());
+    }
+}
+
 /// Leaves only the bases in which a plan counts dimensions, or chooses them by a ratio.
 ///
 /// # Errors

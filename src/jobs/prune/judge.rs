@@ -16,7 +16,7 @@ const HELD_OUT: usize = 5;
 const METRIC: &str = "your metric";
 
 /// Measures what a candidate loses.
-pub(super) enum Judge<'s> {
+pub(in crate::jobs) enum Judge<'s> {
     /// The user's own metric.
     Metric(&'s Setting, &'s Opened),
     /// Samples that nothing else is decided on, and what the original makes of them.
@@ -46,7 +46,11 @@ impl<'s> Judge<'s> {
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) if there is nothing to judge by, [`Input`](crate::ErrorKind::Input) if there are
     /// too few samples, and what tract returns for the original.
-    pub(super) fn new(model: &Model, setting: &'s Setting, samples: &'s Opened) -> Result<(Self, Option<Dataset>)> {
+    pub(in crate::jobs) fn new(
+        model: &Model,
+        setting: &'s Setting,
+        samples: &'s Opened,
+    ) -> Result<(Self, Option<Dataset>)> {
         let data = samples.data.as_ref();
         if let Some(before) = samples.metric {
             if before == 0.0 {

@@ -2,15 +2,15 @@
 
 mod checkpoint;
 mod heads;
-mod judge;
-mod options;
-mod pricing;
+pub(in crate::jobs) mod judge;
+pub(in crate::jobs) mod options;
+pub(in crate::jobs) mod pricing;
 mod pruned;
 mod rounds;
-mod search;
+pub(in crate::jobs) mod search;
 mod series;
-mod steps;
-mod survey;
+pub(in crate::jobs) mod steps;
+pub(in crate::jobs) mod survey;
 
 use super::outcome::Outcome;
 use crate::error::Result;

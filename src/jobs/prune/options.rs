@@ -12,7 +12,7 @@ use crate::repair::Method;
 use crate::train;
 
 /// Candidates that a search tries, halving what remains: the result is within 1/128 of the multiplications.
-pub(super) const HALVINGS: usize = 7;
+pub(in crate::jobs) const HALVINGS: usize = 7;
 
 /// How much is to be removed, as the user says it.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +49,8 @@ pub struct PruneOptions {
     pub(crate) effort: Effort,
     /// Which factor of merged axes is removed.
     pub(crate) units: Units,
+    /// Whether only dimensions of heads in a new basis may go.
+    pub(crate) only_dims: bool,
     /// Fewest units that stay in a group.
     pub(crate) min_keep: usize,
     /// What kept units are multiples of.
@@ -123,6 +125,7 @@ impl PruneOptions {
             scope: None,
             effort: Effort::default(),
             units: Units::default(),
+            only_dims: false,
             min_keep: 1,
             align: Align::default(),
             allow_shifts: false,
@@ -251,7 +254,7 @@ impl PruneOptions {
     }
 
     /// What the plan to be carried out was allowed to do is allowed again.
-    pub(super) fn with_those_of_plan(&self) -> Self {
+    pub(in crate::jobs) fn with_those_of_plan(&self) -> Self {
         let mut options = self.clone();
         if let Target::Plan(plan) = &self.target {
             options.thaw.extend(plan.thaw.iter().filter(|value| !self.thaw.contains(value)).cloned());
@@ -261,7 +264,7 @@ impl PruneOptions {
     }
 
     /// Refuses numbers out of range.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(in crate::jobs) fn check(&self) -> Result<()> {
         if self.min_keep == 0 || self.align == Align::Multiple(0) || self.steps == 0 {
             return Err(Error::usage("`min_keep`, `align` and `steps` are at least one"));
         }
@@ -282,7 +285,7 @@ impl PruneOptions {
     }
 
     /// What is asked of the original once `done` of all steps are done.
-    pub(super) fn request(&self, model: &Model, cost: &CostModel<'_>, done: f64) -> Request {
+    pub(in crate::jobs) fn request(&self, model: &Model, cost: &CostModel<'_>, done: f64) -> Request {
         let whole = cost.cost(&Selection::all());
         let part = |whole: u64, remaining: Remaining| {
             let limit = remaining.of(whole);

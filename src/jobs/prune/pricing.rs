@@ -11,10 +11,11 @@ use crate::price::distance::Reference;
 use crate::price::groups::{Market, Prices, Samples};
 use crate::repair::Method;
 use crate::report::{PriceReport, PricingReport};
+use crate::runtime::NamedTensor;
 
 /// Samples, and the original's outputs on them.
 #[derive(Debug)]
-pub(super) struct Pricing {
+pub(in crate::jobs) struct Pricing {
     samples: Samples,
     reference: Reference,
     method: Method,
@@ -23,7 +24,7 @@ pub(super) struct Pricing {
 
 impl Pricing {
     /// Prices by the distance from `original`, or why there can be none.
-    pub(super) fn new(
+    pub(in crate::jobs) fn new(
         original: Subject<'_>,
         data: Option<Calibration<'_>>,
         (effort, method): (Effort, Method),
@@ -40,26 +41,36 @@ impl Pricing {
     ///
     /// # Errors
     /// If a narrowed model cannot be made or run.
-    pub(super) fn prices(&self, subject: Subject<'_>, scored: &[Scored<'_>], request: &Request) -> Result<Prices> {
+    pub(in crate::jobs) fn prices(
+        &self,
+        subject: Subject<'_>,
+        scored: &[Scored<'_>],
+        request: &Request,
+    ) -> Result<Prices> {
         let Self { samples, reference, method, effort } = self;
         Market { subject, reference, samples, method: *method, effort: *effort }.prices(scored, request)
     }
 
     /// The samples that prices are fitted on.
-    pub(super) fn fitted(&self) -> Calibration<'_> {
+    pub(in crate::jobs) fn fitted(&self) -> Calibration<'_> {
         self.samples.fitted()
+    }
+
+    /// What the original gives on the samples that prices are told by, and their inputs.
+    pub(in crate::jobs) fn judge(&self) -> (&Reference, &[Vec<NamedTensor>]) {
+        (&self.reference, self.samples.batches())
     }
 
     /// What a model loses on the samples that prices are told by.
     ///
     /// # Errors
     /// If it cannot be run.
-    pub(super) fn distance(&self, model: &ModelProto) -> Result<f64> {
+    pub(in crate::jobs) fn distance(&self, model: &ModelProto) -> Result<f64> {
         self.reference.distance_of(model, self.samples.batches())
     }
 
     /// What was chosen, and for how much.
-    pub(super) fn report(&self, scored: &[Scored<'_>], prices: &Prices, chosen: &Allocation) -> PricingReport {
+    pub(in crate::jobs) fn report(&self, scored: &[Scored<'_>], prices: &Prices, chosen: &Allocation) -> PricingReport {
         let group = |index: usize| {
             let (group, kept) = (scored[index].group, chosen.kept[index]);
             let mut report = PriceReport { name: group.name.clone(), kept, ..PriceReport::default() };

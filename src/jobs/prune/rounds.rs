@@ -7,9 +7,11 @@ use super::pricing::Pricing;
 use super::steps::{Job, compose};
 use super::survey::{Choice, Survey};
 use crate::axes::Selection;
+use crate::calibrate::Calibration;
 use crate::error::{ErrorKind, Result};
 use crate::onnx::Model;
-use crate::repair::repair;
+use crate::onnx::proto::ModelProto;
+use crate::repair::{Bases, repair};
 use crate::report::PricingReport;
 use crate::rewrite;
 
@@ -47,7 +49,7 @@ impl Job<'_, '_> {
     ///
     /// # Errors
     /// As [`Survey::choose`], and if a model cannot be repaired or run.
-    pub(super) fn choose_in_rounds(&self) -> Result<Choice> {
+    pub(in crate::jobs) fn choose_in_rounds(&self) -> Result<Choice> {
         let first = self.survey.choose(self.options, &self.request(1, 1), self.judges())?;
         let (false, Ok(pricing)) = (first.pricing.is_empty(), self.pricing) else { return Ok(first) };
         let mut best = self.tried(pricing, 1)?;
@@ -76,7 +78,6 @@ impl Job<'_, '_> {
     /// Goes to the budget in this many steps, each by prices of the model as it is before; carried out on the samples that
     /// prices are fitted on, and measured on the others.
     fn tried(&self, pricing: &Pricing, rounds: usize) -> Result<Tried> {
-        let subject = self.survey.analysis.subject();
         let mut reports = Vec::new();
         let mut before: Option<(Model, Selection, f64)> = None;
         for round in 1..=rounds {
@@ -87,10 +88,7 @@ impl Job<'_, '_> {
                 Some((_, done, _)) => compose(&self.survey.groups, done, &survey.groups, &choice.selection)?,
                 None => choice.selection,
             };
-            let bases = &self.survey.bases;
-            let mut rewritten = rewrite::prune(subject, &selection)?;
-            bases.write(subject, &selection, &mut rewritten)?;
-            let (rewritten, _) = repair(subject, &selection, rewritten, pricing.fitted(), (self.method, bases))?;
+            let (rewritten, _) = self.tried_on(pricing.fitted(), &selection)?;
             let loss = pricing.distance(&rewritten)?;
             let already = before.as_ref().map_or(0.0, |(.., loss)| *loss);
             reports.extend(choice.pricing.into_iter().map(|report| PricingReport {
@@ -103,5 +101,25 @@ impl Job<'_, '_> {
         }
         let (selection, loss) = before.map(|(_, selection, loss)| (selection, loss)).unwrap_or_default();
         Ok(Tried { selection, rounds: reports, loss })
+    }
+
+    /// The original with only `selection` left, repaired on these samples, and the bases that its heads are in.
+    ///
+    /// # Errors
+    /// If it cannot be rewritten, repaired or run.
+    pub(in crate::jobs) fn tried_on(
+        &self,
+        data: Calibration<'_>,
+        selection: &Selection,
+    ) -> Result<(ModelProto, Bases)> {
+        let subject = self.survey.analysis.subject();
+        if selection.touched().next().is_none() {
+            return Ok((subject.model.clone(), Bases::default()));
+        }
+        let mut bases = self.survey.bases.clone();
+        let mut rewritten = rewrite::prune(subject, selection)?;
+        bases.write(subject, selection, &mut rewritten)?;
+        let (rewritten, _) = repair(subject, selection, rewritten, data, (self.method, &mut bases))?;
+        Ok((rewritten, bases))
     }
 }

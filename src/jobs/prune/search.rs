@@ -3,7 +3,7 @@
 use super::judge::Judge;
 use super::options::{HALVINGS, PruneOptions, Target};
 use super::pruned::Pruned;
-use super::steps::{Job, Samples, pricing};
+use super::steps::{Finish, Job, Samples, pricing};
 use super::survey::Survey;
 use crate::calibrate::Calibration;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,16 +38,36 @@ pub(super) fn search<'m>(
     let survey = Survey::new(model, options, fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed)))?;
     let samples = Samples { all: calibration.as_ref(), fitted: fitted.as_ref() };
     let pricing = pricing(model, options, samples, &survey);
+    let mut finished = halve(&judge, (allowed, options.confidence), |share| {
+        let options = PruneOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
+        let job = Job::new(model, &options, samples, (&survey, &pricing))?;
+        let mut clock = Clock::start(&options.setting.progress);
+        let done = job.run(&mut clock)?;
+        Ok(job.finish(done, clock))
+    })?;
+    if finished.report.search.as_ref().is_some_and(|search| search.bound.is_some()) {
+        finished.model = Certificate::of(&finished.plan, &finished.report).attached(model, &finished.model);
+    }
+    Ok(finished.of(survey))
+}
+
+/// The smallest result of `reduce` that loses no more than is allowed (at this confidence, if one is given), by halving the
+/// share of the multiply–accumulates that it is given.
+///
+/// # Errors
+/// [`Nothing`](ErrorKind::Nothing) if even the smallest reduction loses too much; those of `reduce` of other kinds.
+pub(in crate::jobs) fn halve(
+    judge: &Judge<'_>,
+    (allowed, confidence): (f64, Option<f64>),
+    mut reduce: impl FnMut(f64) -> Result<Finish>,
+) -> Result<Finish> {
     let mut trials: Vec<TrialReport> = Vec::new();
     let mut best = None;
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..HALVINGS {
         let share = f64::midpoint(low, high);
-        let options = PruneOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
-        let job = Job::new(model, &options, samples, (&survey, &pricing))?;
-        let mut clock = Clock::start(&options.setting.progress);
-        let done = match job.run(&mut clock) {
-            Ok(done) => done,
+        let finished = match reduce(share) {
+            Ok(finished) => finished,
             Err(error) if error.kind() == ErrorKind::Nothing => {
                 trials.push(TrialReport { macs: share, ..TrialReport::default() });
                 low = share;
@@ -55,13 +75,13 @@ pub(super) fn search<'m>(
             }
             Err(error) => return Err(error),
         };
-        let found = judge.loss(&done.model)?;
-        let bound = found.bound(options.confidence, HALVINGS)?;
+        let found = judge.loss(&finished.model)?;
+        let bound = found.bound(confidence, HALVINGS)?;
         let at_most = bound.map(|bound| bound.at_most);
         let fits = at_most.unwrap_or(found.share) <= allowed;
         trials.push(TrialReport { macs: share, lost: Some(found.share), at_most, fits });
         if fits {
-            (high, best) = (share, Some((job.finish(done, clock), found, bound)));
+            (high, best) = (share, Some((finished, found, bound)));
         } else {
             low = share;
         }
@@ -83,10 +103,7 @@ pub(super) fn search<'m>(
         trials,
     });
     finished.report.metric = found.metric;
-    if bound.is_some() {
-        finished.model = Certificate::of(&finished.plan, &finished.report).attached(model, &finished.model);
-    }
-    Ok(finished.of(survey))
+    Ok(finished)
 }
 
 /// Refuses samples that could not show so small a loss even if all their answers stayed.

@@ -7,18 +7,20 @@ use super::heads;
 use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
 use super::pruned::Pruned;
-use super::survey::{Judges, Survey};
+use super::survey::{Choice, Judges, Survey};
 use crate::analysis::Subject;
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::graph::NodeId;
 use crate::jobs::clock::Clock;
 use crate::jobs::setting::{calibration_report, to_fit};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Align, CostModel, Group, Plan, Quota, Remaining, Request, Scope};
-use crate::repair::{Bases, Method, repair};
+use crate::progress::Progress;
+use crate::repair::{Bases, Method, refit_split, repair};
 use crate::report::{CalibrationReport, PricingReport, RepairReport, Report, TuningReport};
 use crate::rewrite;
 use crate::score::Criterion;
@@ -51,7 +53,7 @@ pub(super) fn prune<'m>(model: &'m Model, options: &PruneOptions, data: Option<&
 }
 
 /// What a shared budget goes by, or why there is no such thing.
-pub(super) fn pricing(
+pub(in crate::jobs) fn pricing(
     model: &Model,
     options: &PruneOptions,
     samples: Samples<'_>,
@@ -77,11 +79,11 @@ fn method(options: &PruneOptions, samples: Samples<'_>) -> Method {
 }
 
 /// A finished job, without the survey that it borrowed.
-pub(super) struct Finish {
-    pub(super) selection: Selection,
-    pub(super) plan: Plan,
-    pub(super) model: Model,
-    pub(super) report: Report,
+pub(in crate::jobs) struct Finish {
+    pub(in crate::jobs) selection: Selection,
+    pub(in crate::jobs) plan: Plan,
+    pub(in crate::jobs) model: Model,
+    pub(in crate::jobs) report: Report,
 }
 
 impl Finish {
@@ -93,36 +95,38 @@ impl Finish {
 
 /// The samples of a job.
 #[derive(Clone, Copy)]
-pub(super) struct Samples<'j> {
+pub(in crate::jobs) struct Samples<'j> {
     /// What training learns from and is judged on.
-    pub(super) all: Option<&'j Dataset>,
+    pub(in crate::jobs) all: Option<&'j Dataset>,
     /// What is scored and repaired on.
-    pub(super) fitted: Option<&'j Dataset>,
+    pub(in crate::jobs) fitted: Option<&'j Dataset>,
 }
 
 /// What is to be done, to which model.
-pub(super) struct Job<'j, 'm> {
-    pub(super) model: &'m Model,
-    pub(super) options: &'j PruneOptions,
+pub(in crate::jobs) struct Job<'j, 'm> {
+    pub(in crate::jobs) model: &'m Model,
+    pub(in crate::jobs) options: &'j PruneOptions,
     /// What training learns from and is judged on.
     samples: Option<&'j Dataset>,
     /// What is scored and repaired on.
-    pub(super) data: Option<Calibration<'j>>,
-    pub(super) survey: &'j Survey<'m>,
+    pub(in crate::jobs) data: Option<Calibration<'j>>,
+    pub(in crate::jobs) survey: &'j Survey<'m>,
     /// What a shared budget goes by, or why there is no such thing.
-    pub(super) pricing: &'j std::result::Result<Pricing, String>,
-    cost: CostModel<'j>,
+    pub(in crate::jobs) pricing: &'j std::result::Result<Pricing, String>,
+    pub(in crate::jobs) cost: CostModel<'j>,
     criterion: &'static Criterion,
-    pub(super) method: Method,
+    pub(in crate::jobs) method: Method,
     steps: usize,
     checkpoints: Option<Checkpoints>,
 }
 
 /// What has been done so far.
-pub(super) struct Done {
-    pub(super) model: Model,
+pub(in crate::jobs) struct Done {
+    pub(in crate::jobs) model: Model,
     selection: Selection,
     repaired: Vec<RepairReport>,
+    /// The bases that its heads are in.
+    pub(in crate::jobs) bases: Bases,
     training: Vec<TuningReport>,
     /// What each step was chosen by, and what is to be known about that.
     pricing: Vec<PricingReport>,
@@ -130,7 +134,7 @@ pub(super) struct Done {
 }
 
 impl<'j, 'm> Job<'j, 'm> {
-    pub(super) fn new(
+    pub(in crate::jobs) fn new(
         model: &'m Model,
         options: &'j PruneOptions,
         samples: Samples<'j>,
@@ -168,13 +172,13 @@ impl<'j, 'm> Job<'j, 'm> {
     }
 
     /// What units and groups are scored and priced by.
-    pub(super) fn judges(&self) -> Judges<'j> {
+    pub(in crate::jobs) fn judges(&self) -> Judges<'j> {
         let pricing = self.pricing.as_ref().map_err(String::as_str);
         Judges { criterion: self.criterion, data: self.data, pricing }
     }
 
     /// The plan and the report of what was done.
-    pub(super) fn finish(&self, done: Done, clock: Clock) -> Finish {
+    pub(in crate::jobs) fn finish(&self, done: Done, clock: Clock) -> Finish {
         let (survey, options) = (self.survey, self.options);
         let (before, after) = (self.cost.cost(&Selection::all()), self.cost.cost(&done.selection));
         let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
@@ -206,7 +210,7 @@ impl<'j, 'm> Job<'j, 'm> {
         Finish { selection: done.selection, plan, model: done.model, report }
     }
 
-    pub(super) fn run(&self, clock: &mut Clock) -> Result<Done> {
+    pub(in crate::jobs) fn run(&self, clock: &mut Clock) -> Result<Done> {
         let mut done = None;
         let mut first = 1;
         if let Some(finished) = self.checkpoints.as_ref().map(|c| c.last(self.steps)).transpose()?.flatten() {
@@ -214,7 +218,8 @@ impl<'j, 'm> Job<'j, 'm> {
             let selection = finished.plan.selection(&self.survey.groups, &[], &request, true)?;
             let Finished { step, model, repaired, training, .. } = finished;
             first = step + 1;
-            done = Some(Done { model, selection, repaired, training, pricing: Vec::new(), notes: Vec::new() });
+            let bases = Bases::default();
+            done = Some(Done { model, selection, repaired, bases, training, pricing: Vec::new(), notes: Vec::new() });
         }
         for step in first..=self.steps {
             let next = self.step(done, step, clock)?;
@@ -265,13 +270,7 @@ impl<'j, 'm> Job<'j, 'm> {
             (Some(next), Some(_)) => (next, &chosen),
             _ => (self.survey, &selection),
         };
-        let subject = survey.analysis.subject();
-        let mut rewritten = rewrite::prune(subject, kept)?;
-        survey.bases.write(subject, kept, &mut rewritten)?;
-        clock.lap("rewrite")?;
-        progress.say("repairing");
-        let (mut rewritten, repaired) = self.repaired((subject, &survey.bases), kept, rewritten)?;
-        clock.lap("repair")?;
+        let Narrowed { model: mut rewritten, repaired, bases } = self.narrowed(survey, kept, &progress, clock)?;
         let (mut training, mut pricing, mut notes) =
             before.map(|done| (done.training, done.pricing, done.notes)).unwrap_or_default();
         let known = notes.clone();
@@ -286,11 +285,76 @@ impl<'j, 'm> Job<'j, 'm> {
             training.push(report);
             clock.lap("train")?;
         }
-        Ok(Done { model: self.model.with_proto(rewritten), selection, repaired, training, pricing, notes })
+        Ok(Done { model: self.model.with_proto(rewritten), selection, repaired, bases, training, pricing, notes })
+    }
+
+    /// The model of `survey` with only `kept` left, in the bases of its heads, repaired on all samples.
+    fn narrowed(
+        &self,
+        survey: &Survey<'_>,
+        kept: &Selection,
+        progress: &Progress,
+        clock: &mut Clock,
+    ) -> Result<Narrowed> {
+        let subject = survey.analysis.subject();
+        let mut rewritten = rewrite::prune(subject, kept)?;
+        survey.bases.write(subject, kept, &mut rewritten)?;
+        clock.lap("rewrite")?;
+        progress.say("repairing");
+        let narrowed = self.repaired((subject, &survey.bases), kept, rewritten)?;
+        clock.lap("repair")?;
+        Ok(narrowed)
+    }
+
+    /// Carries out a choice on the original in one step, without training.
+    ///
+    /// # Errors
+    /// If the model cannot be rewritten, repaired or run.
+    pub(in crate::jobs) fn carry_out(&self, choice: Choice, clock: &mut Clock) -> Result<Done> {
+        let Choice { selection, pricing, notes } = choice;
+        let Narrowed { model, repaired, bases } = if selection.touched().next().is_some() {
+            self.narrowed(self.survey, &selection, &self.options.setting.progress, clock)?
+        } else {
+            Narrowed { model: self.model.proto.clone(), repaired: Vec::new(), bases: Bases::default() }
+        };
+        let model = self.model.with_proto(model);
+        Ok(Done { model, selection, repaired, bases, training: Vec::new(), pricing, notes })
+    }
+
+    /// A model with only `selection` left of which the layers `split` were split since, fitted to the original's outputs once
+    /// more, if there is a repair at all; `bases` are those that its heads are in.
+    ///
+    /// # Errors
+    /// If reading the data, running a model or writing a weight fails.
+    pub(in crate::jobs) fn refitted<'n>(
+        &self,
+        (selection, bases): (&Selection, &Bases),
+        model: ModelProto,
+        split: impl IntoIterator<Item = &'n String>,
+        data: Option<Calibration<'_>>,
+    ) -> Result<(ModelProto, Vec<RepairReport>)> {
+        let Some(data) = data.filter(|_| self.method == Method::Lstsq) else { return Ok((model, Vec::new())) };
+        let subject = self.survey.analysis.subject();
+        let split: BTreeSet<&str> = split.into_iter().map(String::as_str).collect();
+        let is_split = |id: &NodeId| {
+            let node = subject.graph.node(*id);
+            let results = node.outputs.iter().flatten().map(|&value| subject.graph.at(value).name.as_str());
+            results.chain([node.name.as_str()]).any(|name| split.contains(name))
+        };
+        let nodes: BTreeSet<NodeId> = subject.graph.order.iter().copied().filter(is_split).collect();
+        refit_split(subject, selection, model, data, (bases, &nodes))
+    }
+
+    /// What the options say, without measuring it as a whole.
+    ///
+    /// # Errors
+    /// As [`Survey::choose`].
+    pub(in crate::jobs) fn chosen(&self) -> Result<Choice> {
+        self.survey.choose(self.options, &self.request(1, 1), self.judges())
     }
 
     /// What step `step` of `steps` asks for.
-    pub(super) fn request(&self, step: usize, steps: usize) -> Request {
+    pub(in crate::jobs) fn request(&self, step: usize, steps: usize) -> Request {
         if step == 1 {
             return self.options.request(self.model, &self.cost, share(step, steps));
         }
@@ -304,16 +368,25 @@ impl<'j, 'm> Job<'j, 'm> {
         (subject, bases): (Subject<'_>, &Bases),
         kept: &Selection,
         pruned: ModelProto,
-    ) -> Result<(ModelProto, Vec<RepairReport>)> {
-        let Some(data) = self.data else { return Ok((pruned, Vec::new())) };
-        let (pruned, mut reports) = repair(subject, kept, pruned, data, (self.method, bases))?;
+    ) -> Result<Narrowed> {
+        let mut bases = bases.clone();
+        let Some(data) = self.data else { return Ok(Narrowed { model: pruned, repaired: Vec::new(), bases }) };
+        let (model, mut repaired) = repair(subject, kept, pruned, data, (self.method, &mut bases))?;
         if self.options.retrain.is_none() || matches!(self.method, Method::None | Method::BatchNorm) {
-            return Ok((pruned, reports));
+            return Ok(Narrowed { model, repaired, bases });
         }
-        let (pruned, norms) = repair(subject, kept, pruned, data, (Method::BatchNorm, bases))?;
-        reports.extend(norms.into_iter().filter(|norm| norm.reason.is_none()));
-        Ok((pruned, reports))
+        let (model, norms) = repair(subject, kept, model, data, (Method::BatchNorm, &mut bases))?;
+        repaired.extend(norms.into_iter().filter(|norm| norm.reason.is_none()));
+        Ok(Narrowed { model, repaired, bases })
     }
+}
+
+/// A model that lost units, repaired.
+struct Narrowed {
+    model: ModelProto,
+    repaired: Vec<RepairReport>,
+    /// The bases that its heads are in.
+    bases: Bases,
 }
 
 fn share(step: usize, steps: usize) -> f64 {
@@ -337,7 +410,7 @@ fn step_request(options: &PruneOptions, model: &Model, cost: &CostModel<'_>, (st
 
 /// `next`, a selection of what `done` left over, as a selection of the original. Groups are matched by name; one of
 /// which a single unit is left has no group any more.
-pub(super) fn compose(
+pub(in crate::jobs) fn compose(
     groups: &[Group],
     done: &Selection,
     next_groups: &[Group],

@@ -23,12 +23,13 @@ use crate::runtime::probes::probe_batches;
 use crate::score::{Context, Criterion};
 use crate::verify::own_fault;
 
-/// What stays, and how that was decided.
-pub(super) struct Choice {
-    pub(super) selection: Selection,
+/// What stays, and how that was decided; everything by default.
+#[derive(Default)]
+pub(in crate::jobs) struct Choice {
+    pub(in crate::jobs) selection: Selection,
     /// How a budget was shared, for each time that prices were measured.
-    pub(super) pricing: Vec<PricingReport>,
-    pub(super) notes: Vec<String>,
+    pub(in crate::jobs) pricing: Vec<PricingReport>,
+    pub(in crate::jobs) notes: Vec<String>,
 }
 
 impl Choice {
@@ -48,11 +49,11 @@ struct Worth {
 }
 
 /// A model, its groups, and what they are worth, which is measured once, however many targets are tried.
-pub(super) struct Survey<'m> {
-    pub(super) analysis: Analysis<'m>,
-    pub(super) groups: Vec<Group>,
+pub(in crate::jobs) struct Survey<'m> {
+    pub(in crate::jobs) analysis: Analysis<'m>,
+    pub(in crate::jobs) groups: Vec<Group>,
     /// Bases of heads in which their dimensions are in order.
-    pub(super) bases: Bases,
+    pub(in crate::jobs) bases: Bases,
     /// The model in these bases, if it is another one of the same graph.
     rebased: Option<ModelProto>,
     worth: OnceLock<Worth>,
@@ -60,15 +61,19 @@ pub(super) struct Survey<'m> {
 
 /// What units and groups are scored and priced by.
 #[derive(Clone, Copy)]
-pub(super) struct Judges<'j> {
-    pub(super) criterion: &'static Criterion,
-    pub(super) data: Option<Calibration<'j>>,
+pub(in crate::jobs) struct Judges<'j> {
+    pub(in crate::jobs) criterion: &'static Criterion,
+    pub(in crate::jobs) data: Option<Calibration<'j>>,
     /// What a shared budget goes by, or why there is no such thing.
-    pub(super) pricing: std::result::Result<&'j Pricing, &'j str>,
+    pub(in crate::jobs) pricing: std::result::Result<&'j Pricing, &'j str>,
 }
 
 impl<'m> Survey<'m> {
-    pub(super) fn new(model: &'m Model, options: &PruneOptions, data: Option<Calibration<'_>>) -> Result<Self> {
+    pub(in crate::jobs) fn new(
+        model: &'m Model,
+        options: &PruneOptions,
+        data: Option<Calibration<'_>>,
+    ) -> Result<Self> {
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
         let analysis = Analysis::new(model, &options.setting.dims, &thaw)?;
         check_thawed(&analysis, &options.thaw)?;
@@ -78,6 +83,9 @@ impl<'m> Survey<'m> {
         let filter = filter.ordered(bases.shares().into_keys().collect());
         let mut groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
         heads::align(&bases, options, &mut groups);
+        if options.only_dims {
+            heads::only(&bases, &mut groups);
+        }
         if let Target::Plan(plan) = &options.target {
             heads::follow(plan, &groups, &mut bases)?;
         }
@@ -86,32 +94,65 @@ impl<'m> Survey<'m> {
     }
 
     /// Chooses the units that stay. A budget that is shared among groups goes by prices, if they can be measured.
-    pub(super) fn choose(&self, options: &PruneOptions, request: &Request, judges: Judges<'_>) -> Result<Choice> {
-        let open: Vec<&Group> = self.groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
-        if open.is_empty() {
-            let nothing = nothing_open(&self.groups, options);
-            return Err(match self.contradiction(options).filter(|_| options.verify) {
-                Some(fault) => Error::input(format!("{fault}\n{nothing}")),
-                None => nothing,
-            });
-        }
+    pub(in crate::jobs) fn choose(
+        &self,
+        options: &PruneOptions,
+        request: &Request,
+        judges: Judges<'_>,
+    ) -> Result<Choice> {
+        let open = self.open(options)?;
         if let Target::Plan(plan) = &options.target {
             let scored =
                 if plan.needs_scores() { self.worth(options, &open, judges)?.scored(&open) } else { Vec::new() };
             return Ok(Choice::of(plan.selection(&self.groups, &scored, request, options.allow_shifts)?));
         }
         let subject = self.analysis.subject();
-        let worth = self.worth(options, &open, judges)?;
-        let scored = worth.scored(&open);
         match (request.quota, request.scope) {
             (Quota::Budget(budget), Scope::Global) => {
-                // What goes of heads goes in their new bases.
-                let priced = Subject { model: self.rebased.as_ref().unwrap_or(subject.model), ..subject };
-                let prices = worth.prices.get_or_init(|| prices(priced, &scored, request, judges.pricing));
+                let (scored, prices) = self.priced(options, request, judges)?;
                 shared(subject, &scored, (request, budget), (prices, judges.pricing))
             }
-            _ => Ok(Choice::of(select(&scored, &CostModel::new(subject), request)?)),
+            _ => {
+                let scored = self.worth(options, &open, judges)?.scored(&open);
+                Ok(Choice::of(select(&scored, &CostModel::new(subject), request)?))
+            }
         }
+    }
+
+    /// Scores of all open groups, and what each costs the output or why that is not known.
+    ///
+    /// # Errors
+    /// [`Nothing`](crate::ErrorKind::Nothing) if no group is open; if units cannot be scored.
+    pub(in crate::jobs) fn priced(
+        &self,
+        options: &PruneOptions,
+        request: &Request,
+        judges: Judges<'_>,
+    ) -> Result<(Vec<Scored<'_>>, &std::result::Result<Prices, String>)> {
+        let open = self.open(options)?;
+        let worth = self.worth(options, &open, judges)?;
+        let scored = worth.scored(&open);
+        let prices = worth.prices.get_or_init(|| prices(self.rebased(), &scored, request, judges.pricing));
+        Ok((scored, prices))
+    }
+
+    /// The model with its heads in their new bases, as far as these can be written in place: what goes of heads goes there.
+    fn rebased(&self) -> Subject<'_> {
+        let subject = self.analysis.subject();
+        Subject { model: self.rebased.as_ref().unwrap_or(subject.model), ..subject }
+    }
+
+    /// The groups that may lose units.
+    fn open(&self, options: &PruneOptions) -> Result<Vec<&Group>> {
+        let open: Vec<&Group> = self.groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
+        if !open.is_empty() {
+            return Ok(open);
+        }
+        let nothing = nothing_open(&self.groups, options);
+        Err(match self.contradiction(options).filter(|_| options.verify) {
+            Some(fault) => Error::input(format!("{fault}\n{nothing}")),
+            None => nothing,
+        })
     }
 
     /// Scores of all units: of dimensions of heads in a new basis by what each does there, of all others by the criterion.
@@ -217,7 +258,7 @@ fn shared(
     match (prices, pricing) {
         (Ok(prices), Ok(pricing)) => {
             let curves: Vec<Option<&Curve>> = prices.curves.iter().map(|curve| curve.as_ref().ok()).collect();
-            let allocation = allocate(scored, &curves, &cost, (request, budget))?;
+            let allocation = allocate(scored, &curves, &[], &cost, (request, budget))?;
             let report = pricing.report(scored, prices, &allocation);
             Ok(Choice { pricing: vec![report], ..Choice::of(allocation.selection) })
         }

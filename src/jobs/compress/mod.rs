@@ -1,0 +1,147 @@
+//! Compression: one budget, shared by all means.
+//!
+//! Widths of groups and ranks of layers have prices in the same currency: what the network's output loses on held-out samples.
+//! So one allocation chooses among them. Each means alone is a special case of it; what was chosen is carried out, measured and
+//! compared with these, and the best of them is the result.
+
+mod candidates;
+mod options;
+
+use std::collections::BTreeMap;
+
+use super::clock::Clock;
+use super::factorize::{Offers, Split, costs, layers};
+use super::outcome::{Evidence, Outcome};
+use super::prune::Target;
+use super::prune::judge::Judge;
+use super::prune::search::halve;
+use super::prune::steps::{Finish, Job, Samples, pricing};
+use super::prune::survey::{Choice, Survey};
+use crate::analysis::Analysis;
+use crate::calibrate::Calibration;
+use crate::error::{Error, Result};
+use crate::factorize::select;
+use crate::onnx::Model;
+use crate::plan::{Plan, Remaining};
+use crate::report::LayerReport;
+use candidates::{Bench, Candidate};
+
+pub use options::{CompressOptions, Means};
+
+/// Chooses what to remove and what to split, rewrites the model and repairs it.
+///
+/// # Errors
+/// [`Usage`](crate::ErrorKind::Usage) for contradictory options or without samples, [`Input`](crate::ErrorKind::Input) for a
+/// malformed model or plan, [`Nothing`](crate::ErrorKind::Nothing) if nothing can be done or the budget is out of reach.
+pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outcome> {
+    options.check()?;
+    let opened = options.setting.open(model)?;
+    let mut clock = Clock::start(&options.setting.progress);
+    options.setting.progress.enter("analysing")?;
+    let search = match options.target {
+        Target::MaxDrop(_) => Some(Judge::new(model, &options.setting, &opened)?),
+        _ => None,
+    };
+    let calibration = search.as_ref().and_then(|(_, calibration)| calibration.as_ref());
+    let data = calibration.or(opened.data.as_ref());
+    if data.is_none() && !matches!(options.target, Target::Plan(_)) {
+        return Err(Error::usage(
+            "`compress` weighs its means by what they cost on samples: give some with `data`; synthetic ones are enough",
+        ));
+    }
+    let target = match &options.target {
+        Target::Plan(plan) => Target::Plan(Plan { ranks: BTreeMap::new(), ..plan.clone() }),
+        target => target.clone(),
+    };
+    let pruning = options.pruning(target).with_those_of_plan();
+    let calibration = data.map(|data| Calibration::new(data, options.setting.seed));
+    let survey = Survey::new(model, &pruning, calibration)?;
+    clock.lap("analyse")?;
+    let samples = Samples { all: data, fitted: data };
+    let pricing = pricing(model, &pruning, samples, &survey);
+    let finished = match (&options.target, &search) {
+        (Target::Plan(plan), _) => {
+            let job = Job::new(model, &pruning, samples, (&survey, &pricing))?;
+            finish(&job, options, planned(&job, plan)?, clock)?
+        }
+        (Target::MaxDrop(allowed), Some((judge, _))) => halve(judge, (*allowed, None), |share| {
+            let options = CompressOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
+            let pruning = options.pruning(options.target.clone());
+            let job = Job::new(model, &pruning, samples, (&survey, &pricing))?;
+            best(&job, &options, Clock::start(&options.setting.progress))
+        })?,
+        _ => best(&Job::new(model, &pruning, samples, (&survey, &pricing))?, options, clock)?,
+    };
+    let Finish { selection, plan, model, report } = finished;
+    let thaw = pruning.thaw.clone();
+    drop(search);
+    let groups = (!plan.groups.is_empty()).then_some(survey.groups);
+    let evidence = Evidence { analysis: survey.analysis.into_owned(), groups, selection, thaw };
+    Ok(Outcome { model, plan, report, evidence, setting: options.setting.clone(), samples: opened })
+}
+
+/// The best of what may be done under a budget, carried out.
+fn best(job: &Job<'_, '_>, options: &CompressOptions, mut clock: Clock) -> Result<Finish> {
+    let (chosen, tried) = Bench::new(job, options)?.best(&mut clock)?;
+    let mut finished = finish(job, options, chosen, clock)?;
+    finished.report.candidates = tried;
+    Ok(finished)
+}
+
+/// What a plan says.
+fn planned(job: &Job<'_, '_>, plan: &Plan) -> Result<Candidate> {
+    if plan.groups.is_empty() && plan.ranks.is_empty() {
+        return Err(Error::nothing("the plan is empty: it names no groups and no ranks"));
+    }
+    let choice = if plan.groups.is_empty() { Choice::default() } else { job.chosen()? };
+    Ok(Candidate { choice, ranks: plan.ranks.clone(), ..Candidate::default() })
+}
+
+/// Carries out on all samples what was chosen.
+fn finish(job: &Job<'_, '_>, options: &CompressOptions, chosen: Candidate, mut clock: Clock) -> Result<Finish> {
+    let done = job.carry_out(chosen.choice, &mut clock)?;
+    let bases = done.bases.clone();
+    let mut finished = job.finish(done, Clock::start(&options.setting.progress));
+    if chosen.ranks.is_empty() {
+        finished.report.seconds = clock.laps;
+        return Ok(finished);
+    }
+    let narrow = &finished.model;
+    let analysis = Analysis::new(narrow, &options.setting.dims, &Default::default())?;
+    let subject = analysis.subject();
+    let splitting = options.splitting(select::Target::Plan(Plan::of_ranks(chosen.ranks)));
+    let found = layers(subject, &splitting)?;
+    let offers = Offers::new(subject, &found, &splitting, job.data, &mut clock)?;
+    let split = offers.split((narrow, subject), (&found, &splitting), (job.data, None), &mut clock)?;
+    let Split { model, ranks, layers, notes, .. } = split;
+    let (model, refitted) = job.refitted((&finished.selection, &bases), model, ranks.keys(), job.data)?;
+    clock.lap("repair")?;
+    let model = narrow.with_proto(model);
+    let after = costs(&model, &options.setting.dims)?;
+    let figures = &mut finished.report.model.after;
+    (figures.params, figures.macs) = (after.params, after.macs);
+    finished.report.layers = if chosen.layers.is_empty() { layers } else { decided(chosen.layers, &layers) };
+    finished.report.enter_rewritten(&job.model.proto, &model);
+    finished.report.allocation_gap = chosen.gap;
+    if let Some(calibration) = &mut finished.report.calibration {
+        calibration.layers.retain(|layer| refitted.iter().all(|later| later.name != layer.name));
+        calibration.layers.extend(refitted);
+    }
+    finished.report.notes.extend(notes);
+    finished.plan.ranks = ranks;
+    finished.plan.adjusted = true;
+    finished.report.seconds = clock.laps;
+    drop(found);
+    finished.model = model;
+    Ok(finished)
+}
+
+/// What was decided about each layer, with the error of the factors that are written.
+fn decided(mut layers: Vec<LayerReport>, written: &[LayerReport]) -> Vec<LayerReport> {
+    for layer in &mut layers {
+        if let Some(written) = written.iter().find(|written| written.name == layer.name) {
+            layer.error = written.error;
+        }
+    }
+    layers
+}
