@@ -47,7 +47,7 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) bench: Bench,
     #[command(flatten)]
-    plans: Plans,
+    pub(super) plans: Plans,
     #[command(flatten)]
     pub(super) common: Common,
 }

@@ -55,7 +55,8 @@ pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Calle
             rewriting.outcome(args.options()?, &caller, crate::factorize)
         }
         Command::Compress(args) => {
-            let rewriting = Rewriting { common: &args.common, bench: Some(&args.bench), model };
+            let rewriting =
+                Rewriting { common: &args.common, bench: Some(&args.bench), stats: args.plans.stats(), model };
             rewriting.outcome(args.options()?, &caller, crate::compress)
         }
         Command::Tune(args) => {

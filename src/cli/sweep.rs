@@ -99,6 +99,8 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
         dims: args.dims.sizes()?,
         batch_axes: args.data.batch_axes()?,
         limits: args.memory.limits(),
+        stats: None,
+        share: None,
         seed: args.seed,
         progress: listener(&bar),
     };

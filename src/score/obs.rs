@@ -52,7 +52,7 @@ const STEP: f64 = 1e-9;
 /// If reading the data or running the model fails, or the sums cannot be written.
 pub(super) fn gather(context: &Context<'_, '_>) -> Result<()> {
     let consumers = Consumers::new(context)?;
-    portions(&consumers)
+    portions(&consumers, context.calibration()?.limits.sums())
         .iter()
         .try_for_each(|portion| known(context, &consumers, &layers_of(&consumers, portion)).map(drop))
 }

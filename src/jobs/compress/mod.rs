@@ -75,6 +75,7 @@ pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outco
     let Finish { selection, plan, model, report } = finished;
     let thaw = pruning.thaw.clone();
     drop(search);
+    opened.kept(Ok(()))?;
     let groups = (!plan.groups.is_empty()).then_some(survey.groups);
     let evidence = Evidence { analysis: survey.analysis.into_owned(), groups, selection, thaw };
     Ok(Outcome { model, plan, report, evidence, setting: options.setting.clone(), samples: opened })
