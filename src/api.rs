@@ -16,8 +16,8 @@ pub use crate::price::Effort;
 pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;
 pub use crate::report::{
-    BeforeAfter, BoundReport, CalibrationReport, CandidateReport, EpochReport, FrozenReport, GroupReport, LayerReport, LayerSize,
-    MemberReport, MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report,
+    BeforeAfter, BoundReport, CalibrationReport, CandidateReport, EpochReport, FrozenReport, GroupReport, LayerReport,
+    LayerSize, MemberReport, MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report,
     SearchReport, SweepPoint, SweepReport, TrialReport, TuningReport,
 };
 pub use crate::train::{Loss, Options as Training};

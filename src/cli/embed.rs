@@ -64,7 +64,7 @@ pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Calle
             options.teacher = caller.teacher.clone().map_or_else(|| args.teacher(), |teacher| Ok(Some(teacher)))?;
             Rewriting { common: &args.common, bench: None, stats: None, model }.outcome(options, &caller, crate::tune)
         }
-        Command::Inspect(_) | Command::Verify(_) | Command::Gather(_) | Command::MergeStats(_) => {
+        Command::Inspect(_) | Command::Sweep(_) | Command::Verify(_) | Command::Gather(_) | Command::MergeStats(_) => {
             Err(Error::usage(format!("{command} does not rewrite a model")))
         }
     })
