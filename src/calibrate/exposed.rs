@@ -161,23 +161,21 @@ impl<'e, 'g, 'c> Taps<'e, 'g, 'c> {
         let mut done: BTreeMap<String, String> = BTreeMap::new();
         for &part in parts {
             let steps = part.of(self.cell);
-            let rows = match done.get(&steps.rows()) {
-                Some(rows) => rows.clone(),
-                None => {
-                    let state = match states.get(&steps.direction()) {
-                        Some(state) => state.clone(),
-                        None => {
-                            let state = self.previous(steps.direction(), steps.is_backward())?;
-                            let state = self.transposed(&state, &[1, 0, 2]);
-                            states.insert(steps.direction(), state.clone());
-                            state
-                        }
-                    };
-                    let rows = self.rows(&steps, &input, state)?;
-                    self.named(&steps.rows(), rows.clone());
-                    done.insert(steps.rows(), rows.clone());
-                    rows
-                }
+            let rows = if let Some(rows) = done.get(&steps.rows()) {
+                rows.clone()
+            } else {
+                let state = if let Some(state) = states.get(&steps.direction()) {
+                    state.clone()
+                } else {
+                    let state = self.previous(steps.direction(), steps.is_backward())?;
+                    let state = self.transposed(&state, &[1, 0, 2]);
+                    states.insert(steps.direction(), state.clone());
+                    state
+                };
+                let rows = self.rows(&steps, &input, state)?;
+                self.named(&steps.rows(), rows.clone());
+                done.insert(steps.rows(), rows.clone());
+                rows
             };
             let result = self.product(&rows, &steps)?;
             self.named(&steps.result(), result);

@@ -79,15 +79,14 @@ impl<'a> Patch<'a> {
         let Some(tensor) = self.stored(node, operand) else { return Ok(()) };
         let value = self.subject.graph.node(node).inputs.get(operand).copied().flatten();
         let known = value.map(|value| (self.subject.graph.at(value).name.clone(), masks.to_vec()));
-        let name = match known.as_ref().and_then(|known| self.zeroed.get(known)) {
-            Some(name) => name.clone(),
-            None => {
-                let mut zeroed = tensor.clone();
-                for (axis, flags) in masks {
-                    zeroed = TensorView::new(&zeroed)?.zeroed(*axis, flags)?;
-                }
-                self.editor.add(&format!("{}_masked", tensor.name()), zeroed)
+        let name = if let Some(name) = known.as_ref().and_then(|known| self.zeroed.get(known)) {
+            name.clone()
+        } else {
+            let mut zeroed = tensor.clone();
+            for (axis, flags) in masks {
+                zeroed = TensorView::new(&zeroed)?.zeroed(*axis, flags)?;
             }
+            self.editor.add(&format!("{}_masked", tensor.name()), zeroed)
         };
         self.zeroed.extend(known.map(|known| (known, name.clone())));
         self.editor.redirect(node, operand, name)
