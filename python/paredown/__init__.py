@@ -13,7 +13,7 @@ Options are named as on the command line, with underscores: ``--max-drop 1%`` is
 
 from __future__ import annotations
 
-from ._jobs import factorize, inspect, prune, tune, verify
+from ._jobs import compress, factorize, inspect, prune, tune, verify
 from ._paredown import __version__
 from ._results import Report, Result
 from .errors import (
@@ -43,6 +43,7 @@ __all__ = [
     "RuntimeUnsupported",
     "UsageError",
     "__version__",
+    "compress",
     "factorize",
     "inspect",
     "prune",

@@ -73,6 +73,7 @@ def prune(
     onnxruntime: PathLike | None = None,
     bench_cmd: str | None = None,
     threads: int | None = None,
+    stats: PathLike | None = None,
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
@@ -138,6 +139,7 @@ def factorize(
     onnxruntime: PathLike | None = None,
     bench_cmd: str | None = None,
     threads: int | None = None,
+    stats: PathLike | None = None,
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
@@ -158,6 +160,56 @@ def factorize(
     True
     """
     return _rewrite("factorize", model, dict(locals()))
+
+
+def compress(
+    model: ModelLike,
+    *,
+    params: Budget | None = None,
+    macs: Budget | None = None,
+    size: Budget | None = None,
+    max_drop: Share | None = None,
+    plan: Plan | None = None,
+    data: DataLike | None = None,
+    eval: DataLike | None = None,
+    images: PathLike | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: int | None = None,
+    layout: Literal["nchw", "nhwc"] | None = None,
+    batch_axis: Mapping[str, int | None] | None = None,
+    dim: Mapping[str, int] | None = None,
+    means: Sequence[Literal["prune", "dims", "rank", "tables"]] | None = None,
+    effort: Literal["fast", "normal", "thorough"] | None = None,
+    min_keep: int | None = None,
+    target: Hardware | None = None,
+    align: int | None = None,
+    include: Names | None = None,
+    exclude: Names | None = None,
+    onnxruntime: PathLike | None = None,
+    bench_cmd: str | None = None,
+    threads: int | None = None,
+    stats: PathLike | None = None,
+    memory: str | None = None,
+    seed: int | None = None,
+    no_verify: bool = False,
+    metric: Metric | None = None,
+    metric_cmd: str | None = None,
+    metric_timeout: float | None = None,
+    lower_is_better: bool = False,
+    progress: bool | Listener = False,
+) -> Result:
+    """Removes units and splits layers, whatever costs the output least under one budget, and proves the result.
+
+    Give one of ``params``, ``macs`` and ``size`` (what remains), ``max_drop`` (the accuracy that may be lost) and ``plan``.
+
+    >>> import paredown as pd
+    >>> result = pd.compress("fixtures/digits_mlp.onnx", params=0.5, data="fixtures/calib.npz")
+    >>> figures = result.report["model"]
+    >>> figures["after"]["params"] <= 0.5 * figures["before"]["params"]
+    True
+    """
+    return _rewrite("compress", model, dict(locals()))
 
 
 def tune(

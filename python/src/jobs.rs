@@ -30,7 +30,7 @@ fn desk(listener: Option<Py<PyAny>>, metric: Option<Metric>, teacher: Option<&Mo
     (Desk { line, cancel, listener, metric: metric.map(|(metric, _)| metric) }, caller)
 }
 
-/// Runs `prune`, `factorize` or `tune` with options as they are typed.
+/// Runs `prune`, `factorize`, `compress` or `tune` with options as they are typed.
 #[pyfunction]
 #[pyo3(signature = (command, options, model, teacher=None, listener=None, metric=None))]
 pub(crate) fn rewrite(

@@ -27,7 +27,7 @@ def command(*typed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "paredown", *typed], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("job", [pd.prune, pd.factorize, pd.tune, pd.inspect, pd.verify])
+@pytest.mark.parametrize("job", [pd.prune, pd.factorize, pd.compress, pd.tune, pd.inspect, pd.verify])
 def test_options_are_those_of_the_command(job: Any) -> None:
     of_command = set(_paredown.options_of(job.__name__)) - OF_THE_TERMINAL
     of_function = {name.replace("_", "-") for name in signatures.signature(job).parameters} - OF_PYTHON

@@ -36,7 +36,7 @@ pub struct Caller {
     pub cancel: Cancel,
 }
 
-/// Runs `prune`, `factorize` or `tune` on `model`, proves the result unless `--no-verify` is among the options, and
+/// Runs `prune`, `factorize`, `compress` or `tune` on `model`, proves the result unless `--no-verify` is among the options, and
 /// measures its latency where the command does.
 ///
 /// # Errors
