@@ -111,6 +111,7 @@ def factorize(
     energy: Share | None = None,
     params: Budget | None = None,
     macs: Budget | None = None,
+    size: Budget | None = None,
     plan: Plan | None = None,
     data: DataLike | None = None,
     eval: DataLike | None = None,
