@@ -152,7 +152,7 @@ def factorize(
 ) -> Result:
     """Splits layers into smaller ones of low rank, and proves the result.
 
-    Give one of ``rank``, ``energy`` (the share of Σσ² to keep in every layer), ``params`` and ``macs`` (what remains of the
+    Give one of ``rank``, ``energy`` (the share of Σσ² to keep in every layer), ``params``, ``macs`` and ``size`` (what remains of the
     whole model) and ``plan``.
 
     >>> import paredown as pd
