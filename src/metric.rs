@@ -108,7 +108,10 @@ impl Metric {
 
 impl fmt::Debug for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metric").field("name", &self.name).field("lower_is_better", &self.lower_is_better).finish()
+        f.debug_struct("Metric")
+            .field("name", &self.name)
+            .field("lower_is_better", &self.lower_is_better)
+            .finish_non_exhaustive()
     }
 }
 

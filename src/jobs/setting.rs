@@ -156,7 +156,7 @@ pub(crate) struct Opened {
     /// The metric of the original, if there is one.
     pub(crate) metric: Option<f64>,
     /// Keeps temporary files until the samples are no longer read.
-    _sources: [Option<Dataset>; 2],
+    sources: [Option<Dataset>; 2],
 }
 
 impl Opened {
@@ -164,7 +164,7 @@ impl Opened {
     pub(crate) fn again(&self) -> Self {
         let again = |data: &Option<Samples>| data.as_ref().map(|data| data.part(0..data.samples()));
         let (data, eval) = (again(&self.data), again(&self.eval));
-        Self { data, eval, metric: self.metric, _sources: self._sources.clone() }
+        Self { data, eval, metric: self.metric, sources: self.sources.clone() }
     }
 
     /// Keeps what passes over the samples found, where that was asked for, and returns what the job did.
@@ -242,7 +242,7 @@ impl Setting {
             data: data.map(|data| self.with_stats(model, data)).transpose()?,
             eval,
             metric: self.metric.as_ref().map(|metric| metric.of(model, &self.progress)).transpose()?,
-            _sources: [self.data.clone(), self.eval.clone()],
+            sources: [self.data.clone(), self.eval.clone()],
         })
     }
 

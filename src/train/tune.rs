@@ -169,7 +169,7 @@ impl Trainer {
                 }
             }
             let score = if sum.is_finite() { self.score()? } else { Score { loss: f64::NAN, accuracy: None } };
-            let diverges = !(score.loss <= DIVERGING * before.loss);
+            let diverges = score.loss.is_nan() || score.loss > DIVERGING * before.loss;
             if epoch == 1 && diverges && report.restarts < RESTARTS && !clock.is_over(0) {
                 options.progress.say(&format!(
                     "epoch 1 at rate {:.1e}: held out {}, before {}; starting again at a quarter of that rate",

@@ -310,7 +310,7 @@ fn batches_of(record: Record) -> Option<Vec<Record>> {
     for &count in &counts {
         let batch: Record = matrices.by_ref().take(count as usize).collect();
         let is_whole = |pair: &[Array2<f64>]| pair[0].iter().product::<f64>() == pair[1].len() as f64;
-        if batch.len() % 2 != 0 || batch.len() as f64 != count || !batch.chunks_exact(2).all(is_whole) {
+        if !batch.len().is_multiple_of(2) || batch.len() as f64 != count || !batch.chunks_exact(2).all(is_whole) {
             return None;
         }
         batches.push(batch);

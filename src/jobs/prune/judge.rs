@@ -24,7 +24,7 @@ pub(in crate::jobs) enum Judge<'s> {
         /// The original.
         original: Box<Runnable>,
         /// The samples.
-        held_out: Dataset,
+        held_out: Box<Dataset>,
         /// Memory to run them in.
         limits: Limits,
     },
@@ -68,7 +68,10 @@ impl<'s> Judge<'s> {
         }
         let original = Box::new(Runnable::new(&model.proto, &RunOptions::default())?);
         let held_out = data.part(first..samples);
-        Ok((Self::Samples { original, held_out, limits: setting.limits }, Some(data.part(0..first))))
+        Ok((
+            Self::Samples { original, held_out: Box::new(held_out), limits: setting.limits },
+            Some(data.part(0..first)),
+        ))
     }
 
     /// Number of samples that judge, if they are known.

@@ -152,7 +152,7 @@ fn layers_of_network(layers: &[NodeReport]) -> String {
     ];
     let figure = |height: f64| format!("{height:.0}");
     charts::bars("Width of every layer, from input to output", &widths, figure)
-        + &charts::bars("Weights of every layer", &weights, |count| short_count(count))
+        + &charts::bars("Weights of every layer", &weights, short_count)
         + &folded("All layers as a table", &table("Layers", &columns, layers.iter().map(row)))
 }
 
@@ -456,8 +456,9 @@ fn training(training: &TuningReport) -> String {
 
 /// The commands that repeat the job, and where its time went.
 fn commands(report: &Report) -> String {
-    let lines: String = report.commands.iter().map(|line| format!("{}\n", escape(line))).collect();
-    let lines = if lines.is_empty() { lines } else { format!("<pre><code>{lines}</code></pre>\n") };
+    let lines: Vec<String> = report.commands.iter().map(|line| escape(line)).collect();
+    let lines = lines.join("\n");
+    let lines = if lines.is_empty() { lines } else { format!("<pre><code>{lines}\n</code></pre>\n") };
     let columns = [Column::Text("Phase"), Column::Figure("Seconds")];
     let rows = report.seconds.iter().map(|(phase, seconds)| vec![phase.clone().into(), format!("{seconds:.2}").into()]);
     let memory = report

@@ -17,8 +17,9 @@ impl SweepReport {
 fn page(report: &SweepReport) -> String {
     let title = report.file.as_deref().unwrap_or("a model in memory");
     let missing = report.points.iter().filter_map(|point| Some(format!("{}: {}", point.name, point.reason.as_ref()?)));
-    let commands: String = report.commands.iter().map(|line| format!("{}\n", escape(line))).collect();
-    let commands = if commands.is_empty() { commands } else { format!("<pre><code>{commands}</code></pre>\n") };
+    let commands: Vec<String> = report.commands.iter().map(|line| escape(line)).collect();
+    let commands = commands.join("\n");
+    let commands = if commands.is_empty() { commands } else { format!("<pre><code>{commands}\n</code></pre>\n") };
     let content = [
         format!("<p class=\"quiet\">One model at several sizes</p>\n<h1>{}</h1>\n", escape(title)),
         section("Size and quality", &front(report)),

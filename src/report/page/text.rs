@@ -43,8 +43,8 @@ pub(super) fn paragraph(text: &str) -> String {
 
 /// A list of texts; empty without any.
 pub(super) fn list(items: impl IntoIterator<Item = String>) -> String {
-    let items: String = items.into_iter().map(|item| format!("<li>{}</li>\n", escape(&item))).collect();
-    if items.is_empty() { items } else { format!("<ul>\n{items}</ul>\n") }
+    let items: Vec<String> = items.into_iter().map(|item| format!("<li>{}</li>", escape(&item))).collect();
+    if items.is_empty() { String::new() } else { format!("<ul>\n{}\n</ul>\n", items.join("\n")) }
 }
 
 /// A column of a table.
