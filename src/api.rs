@@ -6,9 +6,9 @@ pub use crate::error::{Error, ErrorKind, Result};
 pub use crate::factorize::{ConvMode, Method as Factorization};
 pub use crate::jobs::{
     Array, CompressOptions, Counted, Dataset, FactorizeOptions, GatherOptions, InspectOptions, Means, Outcome,
-    PruneOptions, SweepOptions, TuneOptions, Values, VerifyOptions,
+    PruneOptions, RecordedTimes, SweepOptions, TuneOptions, Values, VerifyOptions,
 };
-pub use crate::latency::{RuntimeLatency, RuntimeOptions, Runtimes, Timing};
+pub use crate::latency::{RuntimeLatency, RuntimeName, RuntimeOptions, Runtimes, Timing};
 pub use crate::metric::{Metric, MetricReport};
 pub use crate::onnx::{Model, SaveOptions};
 pub use crate::plan::{Hardware, Plan, PlannedGroup, Remaining, Scope, Units};
@@ -16,9 +16,9 @@ pub use crate::price::Effort;
 pub use crate::progress::Cancel;
 pub use crate::repair::Method as Repair;
 pub use crate::report::{
-    BeforeAfter, BoundReport, CalibrationReport, CandidateReport, EpochReport, FrozenReport, GroupReport, LayerReport,
-    LayerSize, MemberReport, MemoryReport, ModelFigures, NodeReport, PriceReport, PricingReport, RepairReport, Report,
-    SearchReport, SweepPoint, SweepReport, TrialReport, TuningReport,
+    BeforeAfter, BoundReport, CalibrationReport, CandidateReport, EpochReport, FrozenReport, GroupReport,
+    LatencyReport, LatencyRound, LayerReport, LayerSize, MemberReport, MemoryReport, ModelFigures, NodeReport,
+    PriceReport, PricingReport, RepairReport, Report, SearchReport, SweepPoint, SweepReport, TrialReport, TuningReport,
 };
 pub use crate::train::{Loss, Options as Training};
 pub use crate::verify::{Accuracy, Pairs, VerifyReport};
@@ -97,6 +97,16 @@ pub fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
 /// [`Nothing`](ErrorKind::Nothing) if no budget can be met.
 pub fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Runtimes>) -> Result<SweepReport> {
     contained(&options.setting().progress, || jobs::sweep(model, options, runtimes))
+}
+
+/// Times the operators of a model at the sizes that pruning may leave, and writes them to the file that
+/// [`RuntimeOptions::table`] names. On another machine, that file tells a latency budget how fast they are here.
+///
+/// # Errors
+/// [`Usage`](ErrorKind::Usage) if no file is named, or it was recorded on another machine; [`Input`](ErrorKind::Input) for a
+/// malformed model, or one that the runtime does not run; [`Output`](ErrorKind::Output) if the file cannot be written.
+pub fn record_times(model: &Model, options: &PruneOptions) -> Result<RecordedTimes> {
+    contained(&options.setting.progress, || jobs::record(model, options))
 }
 
 /// Proves a rewritten model against its original: checks that it is valid and, with the plan, exact; measures fidelity

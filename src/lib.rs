@@ -118,6 +118,7 @@ mod rewrite;
 mod runtime;
 mod score;
 mod texts;
+mod times;
 mod train;
 mod verify;
 

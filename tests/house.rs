@@ -28,6 +28,7 @@ const ORDER: &[&str] = &[
     "analysis",
     "plan",
     "rewrite",
+    "times",
     "calibrate",
     "train",
     "score",

@@ -36,6 +36,7 @@ def prune(
     params: Budget | None = None,
     macs: Budget | None = None,
     size: Budget | None = None,
+    latency: Budget | None = None,
     max_drop: Share | None = None,
     confidence: Share | None = None,
     plan: Plan | None = None,
@@ -74,6 +75,8 @@ def prune(
     bench_cmd: str | None = None,
     threads: int | None = None,
     stats: PathLike | None = None,
+    runtime: Literal["onnxruntime", "tract"] | None = None,
+    bench_table: PathLike | None = None,
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
@@ -86,7 +89,7 @@ def prune(
     """Removes the least important neurons, channels and attention heads, repairs the kept weights and proves the result.
 
     Give one of ``ratio`` (the share that is removed from every group), ``params``, ``macs`` and ``size`` (what remains),
-    ``max_drop`` (the accuracy that may be lost) and ``plan``.
+    ``latency`` (the time of one run, a share or a text such as ``"8ms"``), ``max_drop`` (the accuracy that may be lost) and ``plan``.
 
     ``data`` are samples for decisions and repair, a few hundred are enough: a path, arrays by the names of the model's
     inputs, a loader of batches, or an object with ``get_next()``. ``eval`` are samples that only measure the result.

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import UsageError
 
 #: Options that say what remains: a share as a float, or a number.
-BUDGETS = {"params", "macs", "size"}
+BUDGETS = {"params", "macs", "size", "latency"}
 
 
 def typed(options: Mapping[str, Any]) -> list[str]:

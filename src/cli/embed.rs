@@ -64,9 +64,12 @@ pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Calle
             options.teacher = caller.teacher.clone().map_or_else(|| args.teacher(), |teacher| Ok(Some(teacher)))?;
             Rewriting { common: &args.common, bench: None, stats: None, model }.outcome(options, &caller, crate::tune)
         }
-        Command::Inspect(_) | Command::Sweep(_) | Command::Verify(_) | Command::Gather(_) | Command::MergeStats(_) => {
-            Err(Error::usage(format!("{command} does not rewrite a model")))
-        }
+        Command::Inspect(_)
+        | Command::Sweep(_)
+        | Command::Gather(_)
+        | Command::MergeStats(_)
+        | Command::Verify(_)
+        | Command::BenchTable(_) => Err(Error::usage(format!("{command} does not rewrite a model"))),
     })
 }
 
@@ -232,7 +235,7 @@ mod tests {
         assert_eq!(wrong.kind(), ErrorKind::Usage);
         assert!(wrong.to_string().contains("invalid value '2' for `ratio`"), "{wrong}");
         let nothing = error("prune", &["--seed=1"]).to_string();
-        assert_eq!(nothing, "give one of `ratio`, `params`, `macs`, `size`, `max_drop`, `plan`");
+        assert_eq!(nothing, "give one of `ratio`, `params`, `macs`, `size`, `latency`, `max_drop`, `plan`");
         let training = error("prune", &["--ratio=0.5", "--lr=0.1"]).to_string();
         assert!(training.contains("`lr` is for training"), "{training}");
         assert!(error("tune", &[]).to_string().contains("give some with `data`"));

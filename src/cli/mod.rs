@@ -1,6 +1,7 @@
 //! The command line: what was typed → resolved options → library call. One place turns errors into exit codes.
 
 mod bench;
+mod bench_table;
 mod compress;
 pub mod embed;
 mod factorize;
@@ -79,7 +80,8 @@ commands! {
     Tune in tune,
     Gather in gather,
     MergeStats in merge_stats,
-    Verify in verify
+    Verify in verify,
+    BenchTable in bench_table
 }
 
 /// Runs the command line, and returns its exit code for `main`.

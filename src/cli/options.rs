@@ -236,6 +236,25 @@ pub(super) fn remaining(typed: &str) -> Result<Remaining, String> {
     }
 }
 
+/// A latency that remains: `60%` of the original's, or a time such as `8ms`, `500us` or `1.2s`.
+pub(super) fn latency(typed: &str) -> Result<Remaining, String> {
+    let wrong = || format!("'{typed}' is not a latency such as 60%, 8ms, 500us or 1.2s");
+    let text = typed.trim();
+    if text.ends_with('%') {
+        return share(text).map(Remaining::Share);
+    }
+    let number = text.trim_end_matches(|c: char| c.is_alphabetic());
+    let scale = match &text[number.len()..] {
+        "s" => 1.0,
+        "ms" => 1e-3,
+        "us" | "µs" | "μs" => 1e-6,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.trim().parse::<f64>().map_err(|_| wrong())? * scale;
+    let time = std::time::Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if time.is_zero() { Err(wrong()) } else { Ok(time.into()) }
+}
+
 /// A spinner on a terminal, nothing when piped or `--quiet`.
 pub(super) fn spinner(quiet: bool, message: &'static str) -> ProgressBar {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
@@ -272,6 +291,17 @@ mod tests {
         assert_eq!(remaining("123"), Ok(Remaining::Absolute(123)));
         for wrong in ["", "M", "-3", "40MiB", "110%", "nan", "1e400"] {
             assert!(remaining(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_latency_is_a_share_or_a_time() {
+        assert_eq!(latency("60%"), Ok(Remaining::Share(0.6)));
+        assert_eq!(latency("8ms"), Ok(Remaining::Absolute(8_000_000)));
+        assert_eq!(latency("1.5 s"), Ok(Remaining::Absolute(1_500_000_000)));
+        assert_eq!(latency("250us"), Ok(Remaining::Absolute(250_000)));
+        for wrong in ["8", "0ms", "-1ms", "8m", "ms", "nanms"] {
+            assert!(latency(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Command, ValueEnum};
 
-use super::bench::Bench;
+use super::bench::{Bench, Latency};
 use super::job::{Common, Plans};
 use super::options::{Sizes, TypedEffort, ratio, remaining};
 use super::training::Retraining;
@@ -15,7 +15,7 @@ use crate::{PruneOptions, Remaining, Repair, Scope, Units};
 
 /// Removes the least important neurons, channels and attention heads, proves the result and writes it
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["ratio", "params", "macs", "size", "max_drop", "plan"]))]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["ratio", "params", "macs", "size", "latency", "max_drop", "plan"]))]
 pub(super) struct Args {
     /// Share of each group's units to remove: 0.5 or 50%
     #[arg(long, value_name = "R", value_parser = ratio)]
@@ -29,6 +29,8 @@ pub(super) struct Args {
     /// File size to keep, including external data: 50% or 40MB
     #[arg(long, value_name = "B", value_parser = remaining)]
     size: Option<Remaining>,
+    #[command(flatten)]
+    latency: Latency,
     /// Remove as much as possible while losing at most this share of accuracy, or of agreement with the original if the
     /// data has no labels: 1%
     #[arg(long, value_name = "D", value_parser = ratio)]
@@ -123,13 +125,18 @@ impl Args {
         if let Some(drop) = self.max_drop {
             return Ok(PruneOptions::max_drop(drop));
         }
+        if let Some(latency) = self.latency.latency {
+            return Ok(PruneOptions::latency(latency));
+        }
         match (self.plans.load()?, self.ratio, self.params, self.macs, self.size) {
             (Some(plan), ..) => Ok(PruneOptions::plan(plan)),
             (_, Some(ratio), ..) => Ok(PruneOptions::ratio(ratio)),
             (_, _, Some(params), ..) => Ok(PruneOptions::params(params)),
             (_, _, _, Some(macs), _) => Ok(PruneOptions::macs(macs)),
             (_, _, _, _, Some(size)) => Ok(PruneOptions::size(size)),
-            _ => Err(Error::usage("say how much to remove: --ratio, --params, --macs, --size, --max-drop or --plan")),
+            _ => Err(Error::usage(
+                "say how much to remove: --ratio, --params, --macs, --size, --latency, --max-drop or --plan",
+            )),
         }
     }
 
@@ -160,13 +167,14 @@ impl Args {
         options.thaw.clone_from(&self.thaw);
         options.retrain = self.retrain.options()?;
         options.checkpoints.clone_from(&self.checkpoint_dir);
+        options.runtimes = self.latency.options(&self.bench);
         Ok(options)
     }
 }
 
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let options = args.options()?;
-    let job = args.common.open(Some(&args.plans), None, "analysing and rewriting")?;
+    let job = args.common.open(Some(&args.plans), args.latency.table(), "analysing and rewriting")?;
     let options = job.configure(options)?;
     job.finish_timed(command, Some(&args.bench), |model| crate::prune(model, &options))
 }

@@ -72,7 +72,7 @@ impl PriceList {
     }
 
     fn cost(&self, params: u64, macs: u64) -> Cost {
-        Cost { params, macs, bytes: (params * self.bits).div_ceil(8) }
+        Cost { params, macs, bytes: (params * self.bits).div_ceil(8), nanos: 0 }
     }
 
     /// The layer split at `rank` (of each group): elements of weights, with a bias that has to be added, and

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::latency::inputs;
 use super::setting::{Opened, Setting};
 use crate::analysis::Analysis;
 use crate::axes::Selection;
@@ -11,7 +12,6 @@ use crate::latency::Runtimes;
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::{Group, Plan};
 use crate::report::{MemoryReport, Report};
-use crate::runtime::probes::probes;
 use crate::runtime::{Limits, peak_bytes};
 use crate::verify::{Proof, Proved, Removed, VerifyReport};
 
@@ -81,10 +81,7 @@ impl Outcome {
             return Ok(self);
         }
         self.setting.progress.enter("timing")?;
-        let analysis = &self.evidence.analysis;
-        let sizes = analysis.probe_sizes(&self.setting.dims);
-        // The first batch is a pair where the batch is open, the next one a single sample.
-        let inputs = probes(analysis.subject().proto()?, &sizes, 3, self.setting.seed)?.pop().unwrap_or_default();
+        let inputs = inputs(&self.evidence.analysis, &self.setting)?;
         let measured = runtimes.measure(original, &self.model, &inputs)?;
         self.report.latencies = measured.latencies;
         self.report.notes.extend(measured.notes);

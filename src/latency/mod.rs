@@ -7,7 +7,9 @@ pub mod command;
 pub mod find;
 pub mod onnxruntime;
 pub mod runtimes;
+pub mod stopwatch;
 pub mod timing;
 
-pub use runtimes::{Measured, RuntimeOptions, Runtimes};
+pub use runtimes::{Measured, RuntimeName, RuntimeOptions, Runtimes};
+pub(crate) use stopwatch::{Stopwatch, Where};
 pub use timing::{RuntimeLatency, Timing};

@@ -12,12 +12,14 @@ use std::ptr::{null, null_mut};
 use std::rc::Rc;
 
 use libloading::Library;
+use prost::Message;
 
 use super::find;
 use super::timing::{RuntimeLatency, by_turns};
 use crate::error::{Error, Result};
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::runtime::{NamedTensor, Tensor};
+use crate::runtime::latency::{Fed, least_times};
+use crate::runtime::{NamedTensor, Tensor, Watch};
 
 /// What every session computes on: the provider that every build of the library has.
 const PROVIDER: &str = "CPUExecutionProvider";
@@ -52,6 +54,8 @@ struct Api {
     get_error_message: unsafe extern "system" fn(Status) -> *const c_char,
     create_env: unsafe extern "system" fn(c_int, *const c_char, *mut *mut Opaque) -> Status,
     create_session: unsafe extern "system" fn(*const Opaque, *const OrtChar, *const Opaque, *mut *mut Opaque) -> Status,
+    create_session_from_array:
+        unsafe extern "system" fn(*const Opaque, *const c_void, usize, *const Opaque, *mut *mut Opaque) -> Status,
     run: unsafe extern "system" fn(
         *mut Opaque,
         *const Opaque,
@@ -113,6 +117,7 @@ impl Api {
                 get_error_message: entry(table, 2),
                 create_env: entry(table, 3),
                 create_session: entry(table, 7),
+                create_session_from_array: entry(table, 8),
                 run: entry(table, 9),
                 create_session_options: entry(table, 10),
                 set_optimization_level: entry(table, 23),
@@ -239,16 +244,34 @@ impl OnnxRuntime {
         threads: usize,
     ) -> Result<RuntimeLatency> {
         let session = |path: &Path| {
-            let open = Session::open(self, path, threads);
+            let open = Session::open(self, &File::At(path), threads);
             let mut session = open.map_err(|why| Error::input(why).in_file(path))?;
             session.feed(inputs, outputs).map_err(|why| Error::input(why).in_file(path))?;
             Ok::<_, Error>(session)
         };
         let (before, after) = (session(before)?, session(after)?);
         let run = |session: &Session| session.run().map_err(Error::input);
-        let [before, after] = by_turns(|| run(&before), || run(&after))?;
+        let [before, after] = by_turns(Watch::of(threads), || run(&before), || run(&after))?;
         let runtime = format!("ONNX Runtime {}", self.version);
         Ok(RuntimeLatency { runtime, provider: Some(PROVIDER.to_owned()), threads: Some(threads), before, after })
+    }
+}
+
+impl OnnxRuntime {
+    /// The least time of one run of each model, in milliseconds, all run by turns on `threads` threads; `None` for those that
+    /// do not run.
+    pub(crate) fn times(self: &Rc<Self>, models: &[Fed], threads: usize) -> Vec<Option<f64>> {
+        let open = |fed: &Fed| -> Option<Session> {
+            let mut session = Session::open(self, &File::Bytes(&fed.model.encode_to_vec()), threads).ok()?;
+            session.feed(&fed.inputs, &fed.outputs()).ok()?;
+            Some(session)
+        };
+        let sessions: Vec<Option<Session>> = models.iter().map(open).collect();
+        let run = |index: usize| match &sessions[index] {
+            Some(session) => session.run().map_err(Error::input),
+            None => Err(Error::input("the model does not load")),
+        };
+        least_times(Watch::of(threads), models.len(), run)
     }
 }
 
@@ -257,6 +280,12 @@ impl Drop for OnnxRuntime {
         // SAFETY: sessions hold a count of this environment, so that none is left.
         unsafe { (self.api.release_env)(self.env) };
     }
+}
+
+/// The file of a model.
+enum File<'a> {
+    At(&'a Path),
+    Bytes(&'a [u8]),
 }
 
 /// A loaded model and what it is fed with.
@@ -277,7 +306,7 @@ struct Feed {
 }
 
 impl Session {
-    fn open(runtime: &Rc<OnnxRuntime>, path: &Path, threads: usize) -> std::result::Result<Self, String> {
+    fn open(runtime: &Rc<OnnxRuntime>, file: &File<'_>, threads: usize) -> std::result::Result<Self, String> {
         let api = &runtime.api;
         // SAFETY: the place for the options is valid.
         let options = Options { api, options: api.made(|options| unsafe { (api.create_session_options)(options) })? };
@@ -291,10 +320,20 @@ impl Session {
             let (key, value) = (c"session.intra_op.allow_spinning", c"0");
             api.check((api.add_config_entry)(options.options, key.as_ptr(), value.as_ptr()))?;
         }
-        let path = ort_path(path)?;
-        // SAFETY: environment and options are valid, and the path is a string with a zero at its end.
-        let session =
-            api.made(|session| unsafe { (api.create_session)(runtime.env, path.as_ptr(), options.options, session) })?;
+        let session = match file {
+            File::At(path) => {
+                let path = ort_path(path)?;
+                // SAFETY: environment and options are valid, and the path is a string with a zero at its end.
+                api.made(|session| unsafe {
+                    (api.create_session)(runtime.env, path.as_ptr(), options.options, session)
+                })?
+            }
+            // SAFETY: environment and options are valid, and the bytes are as many as is said.
+            File::Bytes(bytes) => api.made(|session| unsafe {
+                let (start, length) = (bytes.as_ptr().cast(), bytes.len());
+                (api.create_session_from_array)(runtime.env, start, length, options.options, session)
+            })?,
+        };
         let (names, feeds, outputs) = (Vec::new(), Vec::new(), Vec::new());
         Ok(Self { runtime: Rc::clone(runtime), session, names, feeds, outputs })
     }

@@ -21,6 +21,20 @@ pub struct RuntimeOptions {
     pub command: Option<String>,
     /// Number of threads for each run in ONNX Runtime; 0 counts as 1.
     pub threads: usize,
+    /// The runtime whose latency a budget limits; if `None`, ONNX Runtime if its library is found, otherwise tract.
+    pub runtime: Option<RuntimeName>,
+    /// The file of operator times that a latency budget is shared by; if `None`, one in the user's cache directory. A table
+    /// that another machine recorded is used as it is.
+    pub table: Option<PathBuf>,
+}
+
+/// A runtime in which single operators can be timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeName {
+    /// ONNX Runtime.
+    OnnxRuntime,
+    /// tract.
+    Tract,
 }
 
 /// The runtimes that latency is measured in, besides tract.

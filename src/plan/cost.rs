@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Sub;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::surface::Surface;
 use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId, Selection};
 use crate::graph::{NodeId, Source, ValueId};
@@ -19,6 +21,14 @@ pub struct Cost {
     pub macs: u64,
     /// Bytes of all stored tensors.
     pub bytes: u64,
+    /// Predicted nanoseconds of one run; 0 where operators were not timed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nanos: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(figure: &u64) -> bool {
+    *figure == 0
 }
 
 impl Sub for Cost {
@@ -29,21 +39,32 @@ impl Sub for Cost {
             params: self.params.saturating_sub(other.params),
             macs: self.macs.saturating_sub(other.macs),
             bytes: self.bytes.saturating_sub(other.bytes),
+            nanos: self.nanos.saturating_sub(other.nanos),
         }
     }
 }
 
-/// A product of axis sizes, and what it counts for.
+/// Axis sizes, and what they count for: their product, or the time of an operator of these sizes.
 #[derive(Debug, Clone)]
 struct Term {
     axes: Vec<Expr>,
     weighs: Weighs,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Weighs {
     Tensor { bits: u64, is_param: bool },
     Macs,
+    Time(Arc<Surface>),
+}
+
+/// The time of an operator, as a function of the sizes of these axes.
+#[derive(Debug, Clone)]
+pub(crate) struct Timed {
+    /// The axes whose sizes may change.
+    pub(crate) axes: Vec<Expr>,
+    /// The time at their sizes.
+    pub(crate) surface: Arc<Surface>,
 }
 
 /// Prices selections of one model.
@@ -57,12 +78,22 @@ pub struct CostModel<'a> {
 impl<'a> CostModel<'a> {
     /// Collects the stored tensors and contractions of a model.
     pub fn new(subject: Subject<'a>) -> Self {
+        Self::timed(subject, &[])
+    }
+
+    /// The same, with the times of its operators.
+    pub(crate) fn timed(subject: Subject<'a>, times: &[Timed]) -> Self {
         let mut terms = stored_tensors(subject);
         for relation in &subject.network.relations {
             for axes in relation.contraction.iter().flat_map(|c| &c.macs) {
                 terms.push(Term { axes: axes.clone(), weighs: Weighs::Macs });
             }
         }
+        terms.extend(
+            times
+                .iter()
+                .map(|Timed { axes, surface }| Term { axes: axes.clone(), weighs: Weighs::Time(Arc::clone(surface)) }),
+        );
         let mut by_factor: BTreeMap<FactorId, Vec<usize>> = BTreeMap::new();
         for (index, term) in terms.iter().enumerate() {
             let factors: BTreeSet<FactorId> = term.axes.iter().flat_map(Expr::factors).collect();
@@ -108,10 +139,15 @@ impl<'a> CostModel<'a> {
     fn sum(&self, indices: impl Iterator<Item = usize>, selection: &Selection) -> Cost {
         let mut cost = Cost::default();
         for term in indices.filter_map(|index| self.terms.get(index)) {
-            let count = self.product(&term.axes, selection);
-            match term.weighs {
-                Weighs::Macs => cost.macs = cost.macs.saturating_add(count),
-                Weighs::Tensor { bits, is_param } => {
+            let product = || self.product(&term.axes, selection);
+            match &term.weighs {
+                Weighs::Macs => cost.macs = cost.macs.saturating_add(product()),
+                Weighs::Time(surface) => {
+                    let sizes: Vec<u64> = self.sizes(&term.axes, selection).collect();
+                    cost.nanos = cost.nanos.saturating_add(nanos(surface.at(&sizes)));
+                }
+                &Weighs::Tensor { bits, is_param } => {
+                    let count = product();
                     cost.bytes = cost.bytes.saturating_add(count.saturating_mul(bits).div_ceil(8));
                     if is_param {
                         cost.params = cost.params.saturating_add(count);
@@ -123,9 +159,19 @@ impl<'a> CostModel<'a> {
     }
 
     fn product(&self, axes: &[Expr], selection: &Selection) -> u64 {
-        let sizes = axes.iter().map(|axis| self.subject.network.solution.extent(axis, selection));
-        sizes.fold(1, |product: u64, size| product.saturating_mul(size.map_or(u64::MAX, |e| e.under(0))))
+        self.sizes(axes, selection).fold(1, u64::saturating_mul)
     }
+
+    fn sizes(&self, axes: &[Expr], selection: &Selection) -> impl Iterator<Item = u64> {
+        let sizes = axes.iter().map(|axis| self.subject.network.solution.extent(axis, selection));
+        sizes.map(|size| size.map_or(u64::MAX, |extent| extent.under(0)))
+    }
+}
+
+/// Milliseconds in whole nanoseconds.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn nanos(ms: f64) -> u64 {
+    (ms * 1e6).round().max(0.0) as u64
 }
 
 /// Every stored tensor once; a small constant once for each distinct set of axes that its uses give it.
@@ -146,7 +192,7 @@ fn stored_tensors(subject: Subject<'_>) -> Vec<Term> {
         let weighs = Weighs::Tensor { bits: element.bits() as u64, is_param };
         let whole = subject.network.value(value).map(<[Expr]>::to_vec);
         let variants = private.remove(&value).unwrap_or_else(|| whole.into_iter().collect());
-        terms.extend(variants.into_iter().map(|axes| Term { axes, weighs }));
+        terms.extend(variants.into_iter().map(|axes| Term { axes, weighs: weighs.clone() }));
     }
     terms
 }

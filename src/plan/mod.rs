@@ -11,8 +11,10 @@ pub mod knapsack;
 mod patterns;
 mod remaining;
 mod select;
+mod surface;
 
 pub use align::{Align, Hardware, Misaligned};
+pub(crate) use cost::Timed;
 pub use cost::{Cost, CostModel};
 pub use file::{Plan, PlannedGroup};
 pub use groups::{Filter, Group, Kind, Member, Units, groups};
@@ -20,3 +22,4 @@ pub use patterns::Patterns;
 pub use remaining::Remaining;
 pub(crate) use select::reachable;
 pub use select::{Budget, Quota, Request, Scope, Scored, select};
+pub(crate) use surface::Surface;

@@ -1,7 +1,9 @@
 //! Budgets: a share of the original or a number.
 
-/// A budget: the parameters, multiply–accumulates or bytes to keep. A float converts to a share of the original, an
-/// integer to a number.
+use std::time::Duration;
+
+/// A budget: the parameters, multiply–accumulates, bytes or nanoseconds to keep. A float converts to a share of the original, an
+/// integer to a number, and a [`Duration`] to its nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Remaining {
     /// A share of the original.
@@ -30,5 +32,11 @@ impl From<f64> for Remaining {
 impl From<u64> for Remaining {
     fn from(figure: u64) -> Self {
         Self::Absolute(figure)
+    }
+}
+
+impl From<Duration> for Remaining {
+    fn from(time: Duration) -> Self {
+        Self::Absolute(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
     }
 }

@@ -21,6 +21,8 @@ pub enum Budget {
         /// What the file holds beside stored tensors, which stays.
         rest: u64,
     },
+    /// Predicted nanoseconds of one run that remain.
+    Latency(u64),
 }
 
 impl Budget {
@@ -30,13 +32,14 @@ impl Budget {
             Budget::Params(_) => cost.params,
             Budget::Macs(_) => cost.macs,
             Budget::Bytes { rest, .. } => cost.bytes.saturating_add(rest),
+            Budget::Latency(_) => cost.nanos,
         }
     }
 
     /// The limit.
     pub fn limit(self) -> u64 {
         match self {
-            Budget::Params(limit) | Budget::Macs(limit) | Budget::Bytes { limit, .. } => limit,
+            Budget::Params(limit) | Budget::Macs(limit) | Budget::Bytes { limit, .. } | Budget::Latency(limit) => limit,
         }
     }
 
@@ -47,6 +50,7 @@ impl Budget {
             Budget::Params(_) => Budget::Params(limit),
             Budget::Macs(_) => Budget::Macs(limit),
             Budget::Bytes { rest, .. } => Budget::Bytes { limit, rest },
+            Budget::Latency(_) => Budget::Latency(limit),
         }
     }
 
@@ -56,6 +60,7 @@ impl Budget {
             Budget::Params(_) => "parameters",
             Budget::Macs(_) => "MACs",
             Budget::Bytes { .. } => "bytes",
+            Budget::Latency(_) => "ns",
         }
     }
 }

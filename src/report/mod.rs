@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::Analysis;
 use crate::axes::Selection;
-use crate::latency::RuntimeLatency;
+use crate::latency::{RuntimeLatency, Timing};
 use crate::linalg::default_backend;
 use crate::metric::MetricReport;
 use crate::onnx::Model;
@@ -80,6 +80,9 @@ pub struct Report {
     /// The user's own metric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<MetricReport>,
+    /// The latency budget, and what was measured on the way to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_budget: Option<LatencyReport>,
     /// The search for the largest reduction within the allowed loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,
@@ -273,6 +276,53 @@ pub struct PriceReport {
     pub reason: Option<String>,
 }
 
+/// A latency budget: what was asked for, and what was predicted and measured on the way to it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LatencyReport {
+    /// Runtime, version, processor and threads.
+    pub runtime: String,
+    /// Median time of one run of the original, in milliseconds.
+    pub before_ms: f64,
+    /// The time that was asked for.
+    pub wanted_ms: f64,
+    /// The results that were tried; the last one was carried out.
+    pub rounds: Vec<LatencyRound>,
+    /// Number of operators, as the runtime groups nodes.
+    pub operators: usize,
+    /// Number of operators whose time is an estimate.
+    pub estimated: usize,
+    /// Number of operator sizes that were timed by this job; the others were in the table.
+    pub timed: usize,
+}
+
+/// One result on the way to a latency budget.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LatencyRound {
+    /// Predicted time, as a share of the original's.
+    pub predicted: f64,
+    /// Measured time of the original; `null` if the operators were timed on another machine.
+    pub before: Option<Timing>,
+    /// Measured time of the result, in alternation with the original.
+    pub after: Option<Timing>,
+}
+
+impl std::fmt::Display for LatencyRound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} predicted, ", percent(self.predicted))?;
+        let (Some(before), Some(after)) = (&self.before, &self.after) else { return f.write_str("not measured") };
+        write!(
+            f,
+            "{} measured ({:.3} ± {:.3} ms, {:.3} ms before)",
+            percent(after.median_ms / before.median_ms.max(1e-9)),
+            after.median_ms,
+            (after.high_ms - after.low_ms) / 2.0,
+            before.median_ms
+        )
+    }
+}
+
 /// A search for the largest reduction within the allowed loss.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -419,6 +469,7 @@ impl Report {
             calibration: None,
             training: Vec::new(),
             latencies: Vec::new(),
+            latency_budget: None,
             memory: None,
             metric: None,
             search: None,

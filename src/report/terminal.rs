@@ -7,8 +7,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::figures::{change, human_bytes, human_count, percent};
 use super::folding::rows;
 use super::{
-    CalibrationReport, CandidateReport, EpochReport, GroupReport, ModelFigures, PricingReport, RepairReport, Report,
-    SearchReport, SweepReport, TuningReport,
+    CalibrationReport, CandidateReport, EpochReport, GroupReport, LatencyReport, ModelFigures, PricingReport,
+    RepairReport, Report, SearchReport, SweepReport, TuningReport,
 };
 use crate::latency::{RuntimeLatency, Timing};
 
@@ -58,6 +58,7 @@ pub fn result(report: &Report) -> String {
         text += &format!("{}\n", training_line(training));
     }
     text += &format!("{}\n{}", summary_table(report), remarks(report));
+    report.latency_budget.iter().for_each(|budget| text += &budget_lines(budget));
     report.search.iter().for_each(|search| text += &search_line(search));
     text += &allocation_lines(report);
     if report.verify.valid.is_none() {
@@ -143,6 +144,19 @@ fn search_line(search: &SearchReport) -> String {
         percent(search.allowed),
         trials.join(" · ")
     )
+}
+
+/// A latency budget: what each result was predicted and measured to take.
+fn budget_lines(budget: &LatencyReport) -> String {
+    let LatencyReport { runtime, before_ms, wanted_ms, rounds, operators, .. } = budget;
+    let mut text = format!(
+        "latency budget: {wanted_ms:.3} ms of {before_ms:.3} ms ({}) by the times of {operators} operators in {runtime}\n",
+        percent(wanted_ms / before_ms.max(1e-9))
+    );
+    for (index, round) in rounds.iter().enumerate() {
+        text += &format!("  result {}: {round}\n", index + 1);
+    }
+    text
 }
 
 /// How good the shares of a budget are, and what was put back.

@@ -28,6 +28,7 @@ mod stack;
 mod stream;
 mod support;
 mod tensor;
+mod watch;
 mod weights;
 
 pub use limits::{Limits, peak_bytes};
@@ -43,4 +44,5 @@ pub(crate) use stack::on_deep_stack;
 pub(crate) use stream::{in_turn, run_both};
 pub(crate) use support::{framework, is_supported, spell_out_default, takes_own_statistics};
 pub(crate) use tensor::element_count;
+pub(crate) use watch::Watch;
 pub(crate) use weights::tensor_of;

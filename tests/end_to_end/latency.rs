@@ -45,3 +45,60 @@ fn what_cannot_be_measured_in_is_refused_before_any_work() {
     run.env("ORT_DYLIB_PATH", wrong.to_str().unwrap()).exits(3).complains(&["does not load"]);
     assert_eq!(folder.names(), ["libonnxruntime.so"]);
 }
+
+/// A prune job of the residual network in tract, with a table of operator times in `folder`.
+fn to_latency(folder: &Folder, out: &str, latency: &str) -> Run {
+    let run =
+        Run::prune(&fixture("digits_resnet.onnx"), &folder.at(out)).args("--runtime tract --latency").arg(latency);
+    run.arg("--bench-table").arg(folder.at("times.json"))
+}
+
+#[test]
+fn a_latency_budget_is_predicted_measured_and_its_times_are_kept() {
+    let folder = Folder::new();
+    let report = folder.at("report.json");
+    let said = to_latency(&folder, "out.onnx", "85%").arg("--report").arg(&report).exits(0);
+    assert!(said.out.contains("latency budget: ") && said.out.contains("predicted, "), "{}", said.out);
+    let budget = json(&report)["latency_budget"].clone();
+    let rounds = budget["rounds"].as_array().unwrap().clone();
+    assert!(!rounds.is_empty() && rounds.iter().all(|round| round["after"]["median_ms"].as_f64().unwrap() > 0.0));
+    assert!(rounds[0]["predicted"].as_f64().unwrap() <= 0.85, "{budget}");
+    assert!(budget["timed"].as_u64().unwrap() > 10 && budget["estimated"] == 0, "{budget}");
+    let model = json(&report)["model"].clone();
+    assert!(model["after"]["macs"].as_u64() < model["before"]["macs"].as_u64());
+    let again = folder.at("again.json");
+    to_latency(&folder, "again.onnx", "85%").arg("--report").arg(&again).exits(0);
+    assert_eq!(json(&again)["latency_budget"]["timed"], 0);
+}
+
+/// What another machine recorded decides alone, so that the result is the same every time.
+#[test]
+fn a_table_is_recorded_and_used_on_another_machine() {
+    let folder = Folder::new();
+    let table = folder.at("times.json");
+    let said = Run::new("bench-table").arg(fixture("digits_resnet.onnx")).args("--runtime tract -o").arg(&table);
+    let said = said.exits(0);
+    assert!(said.out.contains("tract") && said.out.contains("timed"), "{}", said.out);
+    let mut recorded = json(&table);
+    recorded["places"][0]["device"] = "another processor".into();
+    std::fs::write(&table, recorded.to_string()).unwrap();
+    let written = ["first.onnx", "second.onnx"].map(|out| {
+        let said = to_latency(&folder, out, "85%").exits(0);
+        assert!(said.out.contains("another processor") && said.out.contains("not measured"), "{}", said.out);
+        std::fs::read(folder.at(out)).unwrap()
+    });
+    assert_eq!(written[0], written[1]);
+}
+
+#[test]
+fn a_latency_that_cannot_be_asked_for_is_refused() {
+    let folder = Folder::new();
+    to_latency(&folder, "out.onnx", "8").exits(2).complains(&["8ms"]);
+    to_latency(&folder, "out.onnx", "100%").exits(2).complains(&["--latency"]);
+    to_latency(&folder, "out.onnx", "60%").args("--thaw input").exits(2).complains(&["--latency", "--thaw"]);
+    let steps = to_latency(&folder, "out.onnx", "60%").args("--retrain 1 --checkpoint-dir steps");
+    steps.exits(2).complains(&["--latency", "checkpoints"]);
+    to_latency(&folder, "out.onnx", "1us").exits(4).complains(&["out of reach"]);
+    let wrong = folder.write("times.json", "{}");
+    to_latency(&folder, "out.onnx", "60%").exits(3).complains(&[wrong.to_str().unwrap(), "no table of times"]);
+}

@@ -64,7 +64,9 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
     /// [`Input`](ErrorKind::Input) if nothing can be measured on the samples.
     pub(super) fn new(job: &'b Job<'j, 'm>, options: &'b CompressOptions) -> Result<Self> {
         let request = job.request(1, 1);
-        let Quota::Budget(budget) = request.quota else { return Err(Error::usage("`compress` needs a budget")) };
+        let Quota::Budget(budget @ (Budget::Params(_) | Budget::Macs(_) | Budget::Bytes { .. })) = request.quota else {
+            return Err(Error::usage("`compress` needs a budget of parameters, multiply–accumulates or bytes"));
+        };
         let pricing = job.pricing.as_ref().map_err(|why| Error::input(format!("means cannot be compared: {why}")))?;
         Ok(Self { job, options, pricing, request, budget })
     }
@@ -119,7 +121,8 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
         let limit = Remaining::Absolute(self.budget.limit());
         self.options.splitting(match self.budget {
             Budget::Params(_) => select::Target::Params(limit),
-            Budget::Macs(_) => select::Target::Macs(limit),
+            // `new` takes no budget of latency.
+            Budget::Macs(_) | Budget::Latency(_) => select::Target::Macs(limit),
             Budget::Bytes { .. } => select::Target::Size(limit),
         })
     }

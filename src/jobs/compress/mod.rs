@@ -55,22 +55,22 @@ pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outco
     };
     let pruning = options.pruning(target).with_those_of_plan();
     let calibration = data.map(|data| Calibration::new(data, options.setting.seed));
-    let survey = Survey::new(model, &pruning, calibration)?;
+    let survey = Survey::new(model, &pruning, calibration, None)?;
     clock.lap("analyse")?;
     let samples = Samples { all: data, fitted: data };
     let pricing = pricing(model, &pruning, samples, &survey);
     let finished = match (&options.target, &search) {
         (Target::Plan(plan), _) => {
-            let job = Job::new(model, &pruning, samples, (&survey, &pricing))?;
+            let job = Job::new(model, &pruning, samples, (&survey, &pricing, None))?;
             finish(&job, options, planned(&job, plan)?, clock)?
         }
         (Target::MaxDrop(allowed), Some((judge, _))) => halve(judge, (*allowed, None), |share| {
             let options = CompressOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
             let pruning = options.pruning(options.target.clone());
-            let job = Job::new(model, &pruning, samples, (&survey, &pricing))?;
+            let job = Job::new(model, &pruning, samples, (&survey, &pricing, None))?;
             best(&job, &options, Clock::start(&options.setting.progress))
         })?,
-        _ => best(&Job::new(model, &pruning, samples, (&survey, &pricing))?, options, clock)?,
+        _ => best(&Job::new(model, &pruning, samples, (&survey, &pricing, None))?, options, clock)?,
     };
     let Finish { selection, plan, model, report } = finished;
     let thaw = pruning.thaw.clone();

@@ -81,7 +81,7 @@ pub(super) fn layer_reports(
             &refused.name,
             &refused.op,
             refused.dims.clone(),
-            Cost { params, macs: cost.macs_of(refused.node), bytes: 0 },
+            Cost { params, macs: cost.macs_of(refused.node), ..Cost::default() },
         );
         layers.insert(refused.node.0, LayerReport { reason: Some(refused.reason.clone()), ..report });
     }

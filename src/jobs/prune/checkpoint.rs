@@ -9,6 +9,7 @@ use super::options::PruneOptions;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::jobs::setting::Setting;
+use crate::latency::RuntimeOptions;
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
 use crate::report::{RepairReport, TuningReport};
@@ -111,10 +112,10 @@ impl Checkpoints {
 pub(super) fn job_name(model: &Model, options: &PruneOptions, data: Option<&Dataset>) -> String {
     let mut hasher = Sha256::new();
     hasher.update(prost::Message::encode_to_vec(&model.proto));
-    // Where it is kept, who listens and how much memory there is make no difference to the result.
+    // Where it is kept, who listens, how much memory there is and where latency is measured make no difference to the result.
     let (dims, seed, limits) = (options.setting.dims.clone(), options.setting.seed, Limits::new(0));
     let setting = Setting { dims, limits, seed, ..Setting::default() };
-    let mut told = PruneOptions { checkpoints: None, setting, ..options.clone() };
+    let mut told = PruneOptions { checkpoints: None, runtimes: RuntimeOptions::default(), setting, ..options.clone() };
     if let Some(retrain) = &mut told.retrain {
         retrain.progress = Default::default();
     }

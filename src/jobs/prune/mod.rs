@@ -3,6 +3,7 @@
 mod checkpoint;
 mod heads;
 pub(in crate::jobs) mod judge;
+mod latency;
 pub(in crate::jobs) mod options;
 pub(in crate::jobs) mod pricing;
 mod pruned;
@@ -38,6 +39,7 @@ pub(crate) fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
     let data = samples.data.as_ref();
     let pruned = match options.target {
         Target::MaxDrop(allowed) => search::search(model, options, &samples, allowed),
+        Target::Latency(remaining) => latency::prune(model, options, data, remaining),
         _ => steps::prune(model, options, data),
     };
     Ok(samples.kept(pruned)?.into_outcome(options, samples))

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::axes::Selection;
 use crate::error::{Error, Result};
+use crate::jobs::latency::check as check_latency;
 use crate::jobs::setting::{Setting, configured, recalling};
+use crate::latency::RuntimeOptions;
 use crate::onnx::Model;
 use crate::plan::{Align, Budget, CostModel, Hardware, Plan, Quota, Remaining, Request, Scope, Units};
 use crate::price::Effort;
@@ -25,6 +27,8 @@ pub enum Target {
     Macs(Remaining),
     /// What remains: bytes of the file, external data included.
     Size(Remaining),
+    /// What remains: the time of one run, a share of the original's or nanoseconds.
+    Latency(Remaining),
     /// As little as possible remains, as long as no more than this share of accuracy or agreement is lost.
     MaxDrop(f64),
     /// What a plan file says.
@@ -69,6 +73,8 @@ pub struct PruneOptions {
     pub(crate) checkpoints: Option<PathBuf>,
     /// With which probability a search loses no more than it may.
     pub(crate) confidence: Option<f64>,
+    /// Where operators are timed for a latency budget.
+    pub(crate) runtimes: RuntimeOptions,
     /// Whether the result is to be proved, so that an original that does not run in tract is bad input.
     pub(crate) verify: bool,
     /// Samples, sizes, seed, and who is told.
@@ -103,6 +109,12 @@ impl PruneOptions {
         Self::new(Target::Size(remaining.into()))
     }
 
+    /// Prunes to this latency: a share of the original's (`0.5`) or a [`Duration`](std::time::Duration). Operators are timed at
+    /// several sizes in the runtime that [`runtimes`](Self::runtimes) names; the result is measured and the sizes corrected.
+    pub fn latency(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Latency(remaining.into()))
+    }
+
     /// Removes as much as possible while losing at most this share of accuracy; 0.01 is one point. Without labels, the
     /// share is of the agreement with the original.
     pub fn max_drop(share: f64) -> Self {
@@ -135,6 +147,7 @@ impl PruneOptions {
             retrain: None,
             checkpoints: None,
             confidence: None,
+            runtimes: RuntimeOptions::default(),
             verify: true,
             setting: Setting::default(),
         }
@@ -246,6 +259,13 @@ impl PruneOptions {
         self
     }
 
+    /// Sets the runtime whose latency a budget limits, and the file of its operator times. The default is ONNX Runtime if its
+    /// library is found, and tract otherwise.
+    pub fn runtimes(mut self, runtimes: RuntimeOptions) -> Self {
+        self.runtimes = runtimes;
+        self
+    }
+
     /// Skips the check that the original runs in tract, for results that will not be proved. Otherwise a model that
     /// does not run is refused as bad input.
     pub fn no_verify(mut self) -> Self {
@@ -280,6 +300,13 @@ impl PruneOptions {
             Target::Ratio(share) | Target::MaxDrop(share) if !(0.0..1.0).contains(&share) => {
                 Err(Error::usage(format!("{share} is not a share from 0 to less than 1")))
             }
+            Target::Latency(_) if !self.thaw.is_empty() => Err(Error::usage(
+                "`latency` cannot be combined with `thaw`: the two models would take different inputs",
+            )),
+            Target::Latency(_) if self.checkpoints.is_some() => {
+                Err(Error::usage("`latency` measures several results and saves no checkpoints"))
+            }
+            Target::Latency(remaining) => check_latency(remaining),
             _ => Ok(()),
         }
     }
@@ -299,6 +326,7 @@ impl PruneOptions {
                 let rest = model.file_bytes().saturating_sub(whole.bytes);
                 Quota::Budget(Budget::Bytes { limit: part(model.file_bytes(), remaining), rest })
             }
+            Target::Latency(remaining) => Quota::Budget(Budget::Latency(part(whole.nanos, remaining))),
             // A search tries budgets.
             Target::Plan(_) | Target::MaxDrop(_) => Quota::Ratio(0.0),
         };

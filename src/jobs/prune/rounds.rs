@@ -81,7 +81,10 @@ impl Job<'_, '_> {
         let mut reports = Vec::new();
         let mut before: Option<(Model, Selection, f64)> = None;
         for round in 1..=rounds {
-            let next = before.as_ref().map(|(model, ..)| Survey::new(model, self.options, self.data)).transpose()?;
+            let next = before
+                .as_ref()
+                .map(|(model, ..)| Survey::new(model, self.options, self.data, self.meter))
+                .transpose()?;
             let survey = next.as_ref().unwrap_or(self.survey);
             let choice = survey.choose(self.options, &self.request(round, rounds), self.judges())?;
             let selection = match &before {

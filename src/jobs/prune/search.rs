@@ -35,12 +35,13 @@ pub(super) fn search<'m>(
     }
     // Scores and prices are measured once; budgets are tried on them.
     let fitted = calibration.as_ref().map(|data| to_fit(data, options.retrain.is_some()));
-    let survey = Survey::new(model, options, fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed)))?;
+    let survey =
+        Survey::new(model, options, fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed)), None)?;
     let samples = Samples { all: calibration.as_ref(), fitted: fitted.as_ref() };
     let pricing = pricing(model, options, samples, &survey);
     let mut finished = halve(&judge, (allowed, options.confidence), |share| {
         let options = PruneOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
-        let job = Job::new(model, &options, samples, (&survey, &pricing))?;
+        let job = Job::new(model, &options, samples, (&survey, &pricing, None))?;
         let mut clock = Clock::start(&options.setting.progress);
         let done = job.run(&mut clock)?;
         Ok(job.finish(done, clock))

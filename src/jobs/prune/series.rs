@@ -38,7 +38,7 @@ impl<'m> Series<'m> {
         options.setting.progress.enter("analysing")?;
         let fitted = opened.data.as_ref().map(|data| to_fit(data, options.retrain.is_some()));
         let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
-        let survey = Survey::new(model, options, calibration)?;
+        let survey = Survey::new(model, options, calibration, None)?;
         let samples = Samples { all: opened.data.as_ref(), fitted: fitted.as_ref() };
         let pricing = pricing(model, options, samples, &survey);
         Ok(Self { model, options: options.clone(), opened, fitted, survey, pricing })
@@ -57,7 +57,7 @@ impl<'m> Series<'m> {
         let options = PruneOptions { target: target.clone(), ..self.options.clone() };
         let samples = Samples { all: self.opened.data.as_ref(), fitted: self.fitted.as_ref() };
         let mut clock = Clock::start(&options.setting.progress);
-        let job = Job::new(self.model, &options, samples, (&self.survey, &self.pricing))?;
+        let job = Job::new(self.model, &options, samples, (&self.survey, &self.pricing, None))?;
         let done = job.run(&mut clock)?;
         let Finish { selection, plan, model, report } = job.finish(done, clock);
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();

@@ -24,6 +24,7 @@ use crate::repair::{Bases, Method, refit_split, repair};
 use crate::report::{CalibrationReport, PricingReport, RepairReport, Report, TuningReport};
 use crate::rewrite;
 use crate::score::Criterion;
+use crate::times::table::Meter;
 use crate::train::{self, Guidance};
 
 /// Chooses the units to remove, rewrites the model, repairs the kept weights and, if asked, trains them; in one step or
@@ -41,11 +42,11 @@ pub(super) fn prune<'m>(model: &'m Model, options: &PruneOptions, data: Option<&
     // What training is judged on, scores and repair must not see.
     let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
     let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
-    let survey = Survey::new(model, options, calibration)?;
+    let survey = Survey::new(model, options, calibration, None)?;
     clock.lap("analyse")?;
     let samples = Samples { all: data, fitted: fitted.as_ref() };
     let pricing = pricing(model, options, samples, &survey);
-    let job = Job::new(model, options, samples, (&survey, &pricing))?;
+    let job = Job::new(model, options, samples, (&survey, &pricing, None))?;
     let done = job.run(&mut clock)?;
     let finished = job.finish(done, clock);
     drop(job);
@@ -63,7 +64,7 @@ pub(in crate::jobs) fn pricing(
         Target::MaxDrop(_) => Target::Macs(Remaining::Share(1.0)),
         target => target.clone(),
     };
-    let cost = CostModel::new(survey.analysis.subject());
+    let cost = survey.cost();
     let request = PruneOptions { target, ..options.clone() }.request(model, &cost, 1.0);
     if !matches!((request.quota, request.scope), (Quota::Budget(_), Scope::Global)) {
         return Err("no budget is shared".to_owned());
@@ -113,6 +114,8 @@ pub(in crate::jobs) struct Job<'j, 'm> {
     pub(in crate::jobs) survey: &'j Survey<'m>,
     /// What a shared budget goes by, or why there is no such thing.
     pub(in crate::jobs) pricing: &'j std::result::Result<Pricing, String>,
+    /// What times operators, for a latency budget.
+    pub(in crate::jobs) meter: Option<&'j Meter>,
     pub(in crate::jobs) cost: CostModel<'j>,
     criterion: &'static Criterion,
     pub(in crate::jobs) method: Method,
@@ -133,12 +136,19 @@ pub(in crate::jobs) struct Done {
     notes: Vec<String>,
 }
 
+impl Done {
+    /// What stays.
+    pub(super) fn selection(&self) -> &Selection {
+        &self.selection
+    }
+}
+
 impl<'j, 'm> Job<'j, 'm> {
     pub(in crate::jobs) fn new(
         model: &'m Model,
         options: &'j PruneOptions,
         samples: Samples<'j>,
-        (survey, pricing): (&'j Survey<'m>, &'j std::result::Result<Pricing, String>),
+        (survey, pricing, meter): (&'j Survey<'m>, &'j std::result::Result<Pricing, String>, Option<&'j Meter>),
     ) -> Result<Self> {
         let data = samples.all;
         let by_default = if data.is_some() { "obs" } else { "l2" };
@@ -163,7 +173,8 @@ impl<'j, 'm> Job<'j, 'm> {
             data: samples.fitted.map(calibration).transpose()?,
             survey,
             pricing,
-            cost: CostModel::new(survey.analysis.subject()),
+            meter,
+            cost: survey.cost(),
             criterion: Criterion::by_name(options.criterion.as_deref().unwrap_or(by_default))?,
             method,
             steps: if matches!(options.target, Target::Plan(_)) { 1 } else { options.steps.max(1) },
@@ -241,7 +252,8 @@ impl<'j, 'm> Job<'j, 'm> {
     fn step(&self, before: Option<Done>, step: usize, clock: &mut Clock) -> Result<Done> {
         let progress = self.options.setting.progress.within(format!("step {step} of {}", self.steps));
         progress.say("scoring");
-        let next = before.as_ref().map(|done| Survey::new(&done.model, self.options, self.data)).transpose()?;
+        let next =
+            before.as_ref().map(|done| Survey::new(&done.model, self.options, self.data, self.meter)).transpose()?;
         let (choice, selection) = match (&next, &before) {
             (Some(next), Some(done)) => {
                 let choice = next.choose(self.options, &self.request(step, self.steps), self.judges())?;

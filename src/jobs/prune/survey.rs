@@ -21,6 +21,8 @@ use crate::repair::Bases;
 use crate::report::PricingReport;
 use crate::runtime::probes::probe_batches;
 use crate::score::{Context, Criterion};
+use crate::times::table::Meter;
+use crate::times::{Times, times};
 use crate::verify::own_fault;
 
 /// What stays, and how that was decided; everything by default.
@@ -52,6 +54,8 @@ struct Worth {
 pub(in crate::jobs) struct Survey<'m> {
     pub(in crate::jobs) analysis: Analysis<'m>,
     pub(in crate::jobs) groups: Vec<Group>,
+    /// The times of its operators, for a latency budget.
+    pub(in crate::jobs) times: Times,
     /// Bases of heads in which their dimensions are in order.
     pub(in crate::jobs) bases: Bases,
     /// The model in these bases, if it is another one of the same graph.
@@ -73,6 +77,7 @@ impl<'m> Survey<'m> {
         model: &'m Model,
         options: &PruneOptions,
         data: Option<Calibration<'_>>,
+        meter: Option<&Meter>,
     ) -> Result<Self> {
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
         let analysis = Analysis::new(model, &options.setting.dims, &thaw)?;
@@ -90,7 +95,15 @@ impl<'m> Survey<'m> {
             heads::follow(plan, &groups, &mut bases)?;
         }
         let rebased = heads::rebased(analysis.subject(), &bases)?;
-        Ok(Self { analysis, groups, bases, rebased, worth: OnceLock::new() })
+        let open: Vec<&Group> = groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
+        let timed = |meter| times(analysis.subject(), &open, options.min_keep, meter, &options.setting.progress);
+        let times = meter.map(timed).transpose()?.unwrap_or_default();
+        Ok(Self { analysis, groups, times, bases, rebased, worth: OnceLock::new() })
+    }
+
+    /// What selections cost, in time too if its operators were timed.
+    pub(in crate::jobs) fn cost(&self) -> CostModel<'_> {
+        CostModel::timed(self.analysis.subject(), &self.times.timed)
     }
 
     /// Chooses the units that stay. A budget that is shared among groups goes by prices, if they can be measured.
@@ -106,15 +119,14 @@ impl<'m> Survey<'m> {
                 if plan.needs_scores() { self.worth(options, &open, judges)?.scored(&open) } else { Vec::new() };
             return Ok(Choice::of(plan.selection(&self.groups, &scored, request, options.allow_shifts)?));
         }
-        let subject = self.analysis.subject();
         match (request.quota, request.scope) {
             (Quota::Budget(budget), Scope::Global) => {
                 let (scored, prices) = self.priced(options, request, judges)?;
-                shared(subject, &scored, (request, budget), (prices, judges.pricing))
+                shared(&self.cost(), &scored, (request, budget), (prices, judges.pricing))
             }
             _ => {
                 let scored = self.worth(options, &open, judges)?.scored(&open);
-                Ok(Choice::of(select(&scored, &CostModel::new(subject), request)?))
+                Ok(Choice::of(select(&scored, &self.cost(), request)?))
             }
         }
     }
@@ -249,16 +261,15 @@ fn prices(
 
 /// Shares a budget among groups: by their prices, or without these by the scores of their units.
 fn shared(
-    subject: Subject<'_>,
+    cost: &CostModel<'_>,
     scored: &[Scored<'_>],
     (request, budget): (&Request, Budget),
     (prices, pricing): (&std::result::Result<Prices, String>, std::result::Result<&Pricing, &str>),
 ) -> Result<Choice> {
-    let cost = CostModel::new(subject);
     match (prices, pricing) {
         (Ok(prices), Ok(pricing)) => {
             let curves: Vec<Option<&Curve>> = prices.curves.iter().map(|curve| curve.as_ref().ok()).collect();
-            let allocation = allocate(scored, &curves, &[], &cost, (request, budget))?;
+            let allocation = allocate(scored, &curves, &[], cost, (request, budget))?;
             let report = pricing.report(scored, prices, &allocation);
             Ok(Choice { pricing: vec![report], ..Choice::of(allocation.selection) })
         }
@@ -266,7 +277,7 @@ fn shared(
             let why = prices.as_ref().err().map(String::as_str).unwrap_or_default();
             let note =
                 format!("groups share the budget by the scores of their units, which is only an estimate: {why}");
-            Ok(Choice { notes: vec![note], ..Choice::of(select(scored, &cost, request)?) })
+            Ok(Choice { notes: vec![note], ..Choice::of(select(scored, cost, request)?) })
         }
     }
 }

@@ -9,8 +9,8 @@ use text::{Cell, Column, escape, folded, list, paragraph, section, table};
 
 use super::figures::{change, human_bytes, human_count, percent};
 use super::{
-    CalibrationReport, EpochReport, GroupReport, LayerReport, NodeReport, PricingReport, Report, SearchReport,
-    TuningReport,
+    CalibrationReport, EpochReport, GroupReport, LatencyReport, LayerReport, NodeReport, PricingReport, Report,
+    SearchReport, TuningReport,
 };
 
 /// Style of the page.
@@ -33,6 +33,7 @@ fn page(report: &Report) -> String {
         section("What changed", &layers_of_network(&report.network)),
         section("Quality", &quality(report)),
         section("Latency", &latency(report)),
+        section("The latency budget", &report.latency_budget.as_ref().map(latency_budget).unwrap_or_default()),
         section("What was removed", &removed(report)),
         section("What was split", &split(report)),
         section("What stayed, and why", &stayed(report)),
@@ -346,6 +347,17 @@ fn pricing(pricing: &PricingReport) -> String {
         ]
     });
     paragraph(&(text + ".")) + &folded("What every group costs the output", &table("Losses of groups", &columns, rows))
+}
+
+/// What was asked for of one run, and what each result was predicted and measured to take.
+fn latency_budget(budget: &LatencyReport) -> String {
+    let LatencyReport { runtime, before_ms, wanted_ms, rounds, operators, .. } = budget;
+    let text = format!(
+        "{wanted_ms:.3} ms of {before_ms:.3} ms ({}) were asked for. Sizes were chosen by the times of {operators} operators in {runtime}.",
+        percent(wanted_ms / before_ms.max(1e-9))
+    );
+    let results = rounds.iter().enumerate().map(|(index, round)| format!("result {}: {round}", index + 1));
+    paragraph(&text) + &list(results)
 }
 
 /// The reductions that a search tried.

@@ -1,0 +1,83 @@
+//! `latency`: the units that stay are chosen by predicted times, and the result is measured before it is repaired.
+
+use super::options::{PruneOptions, Target};
+use super::pruned::Pruned;
+use super::steps::{Job, Samples, pricing};
+use super::survey::Survey;
+use crate::axes::Selection;
+use crate::calibrate::Calibration;
+use crate::calibrate::data::Dataset;
+use crate::error::{ErrorKind, Result};
+use crate::jobs::clock::Clock;
+use crate::jobs::latency::{Aim, Tried};
+use crate::jobs::setting::to_fit;
+use crate::onnx::Model;
+use crate::plan::Remaining;
+use crate::rewrite;
+use crate::times::table::Meter;
+
+/// Prunes a model to this latency.
+///
+/// # Errors
+/// As [`Aim::new`], and what pruning to a budget returns.
+pub(super) fn prune<'m>(
+    model: &'m Model,
+    options: &PruneOptions,
+    data: Option<&Dataset>,
+    remaining: Remaining,
+) -> Result<Pruned<'m>> {
+    let mut clock = Clock::start(&options.setting.progress);
+    options.setting.progress.enter("analysing")?;
+    let meter = Meter::open(&options.runtimes)?;
+    let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
+    let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
+    let survey = Survey::new(model, options, calibration, Some(&meter))?;
+    clock.lap("time operators")?;
+    let samples = Samples { all: data, fitted: fitted.as_ref() };
+    let pricing = pricing(model, options, samples, &survey);
+    let whole = survey.cost().cost(&Selection::all()).nanos;
+    let aim = Aim::new(model, &survey.analysis, &options.setting, (remaining, whole), &meter)?;
+    let limited = |limit: f64| PruneOptions { target: Target::Latency(Remaining::Share(limit)), ..options.clone() };
+    let attempt = |selection: Selection, limit: f64| -> Result<Tried<Selection>> {
+        options.setting.progress.enter("measuring a result")?;
+        let rewritten = model.with_proto(rewrite::prune(survey.analysis.subject(), &selection)?);
+        let predicted = survey.cost().cost(&selection).nanos as f64 / whole.max(1) as f64;
+        Ok(Tried { choice: selection, limit, predicted, measured: aim.measure(&rewritten)? })
+    };
+    let mut tried = aim.approach(|limit| {
+        let options = limited(limit);
+        let job = Job::new(model, &options, samples, (&survey, &pricing, Some(&meter)))?;
+        attempt(survey.choose(&options, &job.request(1, 1), job.judges())?.selection, limit)
+    })?;
+    clock.lap("measure results")?;
+    let limit = tried.last().map_or(aim.wanted, |best| best.limit);
+    let carry_out = |limit: f64, clock: &mut Clock| {
+        let options = limited(limit);
+        Job::new(model, &options, samples, (&survey, &pricing, Some(&meter)))?.run(clock)
+    };
+    let mut done = carry_out(limit, &mut clock)?;
+    // Prices that are measured again on the way to the budget lead to another choice.
+    if tried.last().is_none_or(|best| best.choice != *done.selection()) {
+        tried.push(attempt(done.selection().clone(), limit)?);
+        if tried.last().is_some_and(|last| last.measured.is_some() && !last.meets(aim.wanted)) {
+            let limit = aim.corrected(&tried);
+            match carry_out(limit, &mut clock) {
+                Ok(again) => {
+                    tried.push(attempt(again.selection().clone(), limit)?);
+                    done = again;
+                }
+                Err(error) if error.kind() == ErrorKind::Nothing => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    clock.lap("measure results")?;
+    let options = limited(limit);
+    let job = Job::new(model, &options, samples, (&survey, &pricing, Some(&meter)))?;
+    let mut finished = job.finish(done, clock);
+    let (report, notes) = aim.report(&survey.times, &tried);
+    finished.report.latency_budget = Some(report);
+    finished.report.notes.extend(notes);
+    drop(job);
+    Ok(finished.of(survey))
+}

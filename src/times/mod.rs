@@ -1,0 +1,178 @@
+//! What the operators of a model take, at every size: measured once for each distinct operator, and fitted.
+//!
+//! A runtime computes some neighbouring nodes as one: a convolution with the normalization and activation after it, a chain
+//! of elementwise operators. Such a [`Unit`](units::Unit) is cut out as a model of its own ([`alone`]) at a few sizes of the
+//! groups that it mentions ([`design`]), and timed by turns with others. Its [`signature`] says what its time depends on:
+//! operators, attributes and shapes. Equal ones are timed once, and times are kept in a [`table`]. Where nothing is known about a
+//! unit, an [`estimate`] stands in.
+
+pub(crate) mod alone;
+mod blocks;
+pub(crate) mod design;
+pub(crate) mod estimate;
+pub(crate) mod signature;
+pub(crate) mod table;
+pub(crate) mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::analysis::Subject;
+use crate::axes::{Expr, FactorId, Selection};
+use crate::error::Result;
+use crate::graph::View;
+use crate::plan::{Group, Surface, Timed};
+use crate::progress::Progress;
+use crate::rewrite;
+
+use alone::{alone, sizes};
+use design::Design;
+use estimate::{estimate, padded};
+use table::Meter;
+use units::{Unit, units};
+
+/// The times of all operators of a model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Times {
+    /// What each takes at every size.
+    pub(crate) timed: Vec<Timed>,
+    /// How many operators there are.
+    pub(crate) units: usize,
+    /// How many of them could not be timed, so that their time is an estimate.
+    pub(crate) estimated: usize,
+    /// The estimated ones' share of the whole time.
+    pub(crate) estimated_share: f64,
+}
+
+/// A unit at some sizes.
+struct Asked {
+    case: usize,
+    sizes: Vec<u64>,
+    signature: String,
+    /// Shapes of what a convolution converts into and out of blocks.
+    converted: Vec<Vec<usize>>,
+}
+
+/// A unit, the axes of it that may change, and what was measured.
+struct Case {
+    unit: Unit,
+    axes: Vec<Expr>,
+    measured: Vec<(Vec<u64>, f64)>,
+}
+
+impl Case {
+    fn sizes(&self, subject: Subject<'_>, selection: &Selection) -> Option<Vec<u64>> {
+        sizes(subject, &self.axes, selection)
+    }
+}
+
+/// Times the operators of a model at sizes of the open `groups`.
+///
+/// # Errors
+/// If a narrowed model cannot be made, if the runtime cannot be started, or if the job was cancelled.
+pub(crate) fn times(
+    subject: Subject<'_>,
+    groups: &[&Group],
+    min_keep: usize,
+    meter: &Meter,
+    progress: &Progress,
+) -> Result<Times> {
+    let open: BTreeSet<FactorId> = groups.iter().map(|group| group.factor).collect();
+    let mut cases: Vec<Case> = units(subject)
+        .into_iter()
+        .map(|unit| Case { axes: changing(subject, &unit, &open), unit, measured: Vec::new() })
+        .collect();
+    let neighbours: Vec<BTreeSet<FactorId>> =
+        cases.iter().map(|case| case.axes.iter().flat_map(Expr::factors).collect()).collect();
+    let design = Design::new(groups, &neighbours, min_keep);
+    let overhead = meter.overhead()?;
+    let mut seen: Vec<BTreeSet<Vec<u64>>> = vec![BTreeSet::new(); cases.len()];
+    for (number, selection) in design.selections().enumerate() {
+        progress.enter("timing operators")?;
+        // The first selection is the whole.
+        let narrowed = (number > 0).then(|| rewrite::prune(subject, &selection)).transpose()?;
+        let view = View::of(narrowed.as_ref().unwrap_or(subject.model))?;
+        let mut wanted = BTreeMap::new();
+        let mut asked: Vec<Asked> = Vec::new();
+        for (index, case) in cases.iter().enumerate() {
+            let Some(sizes) = case.sizes(subject, &selection) else { continue };
+            if !seen[index].insert(sizes.clone()) {
+                continue;
+            }
+            let Some(fed) = alone(subject, &case.unit, &view, &selection) else { continue };
+            let signature = signature::of(&fed);
+            let converted = if meter.place().is_blocked() { converted(subject, case, &selection) } else { Vec::new() };
+            wanted.entry(signature.clone()).or_insert(fed);
+            asked.push(Asked { case: index, sizes, signature, converted });
+        }
+        meter.measure(wanted)?;
+        let shapes: Vec<Vec<usize>> = asked.iter().flat_map(|asked| asked.converted.clone()).collect();
+        blocks::measure(&shapes, meter)?;
+        for Asked { case, sizes, signature, converted } in asked {
+            let Some(ms) = meter.known(&signature) else { continue };
+            // Half of a conversion into blocks and back.
+            let halves = converted.iter().filter_map(|shape| blocks::conversion(shape, meter, overhead));
+            let besides = overhead + halves.sum::<f64>() / 2.0;
+            cases[case].measured.push((sizes, (ms - besides).max(ms / 10.0)));
+        }
+    }
+    meter.keep()?;
+    Ok(fitted(subject, &cases))
+}
+
+/// Fewest channels that are computed in blocks.
+const FEWEST_BLOCKED: usize = 8;
+
+/// The shapes of the input and the result of a unit with a convolution over images, as far as they are computed in blocks.
+fn converted(subject: Subject<'_>, case: &Case, selection: &Selection) -> Vec<Vec<usize>> {
+    let graph = subject.graph;
+    let Some(&conv) = case.unit.nodes.iter().find(|&&id| graph.node(id).op == "Conv") else { return Vec::new() };
+    let data = graph.node(conv).inputs.first().copied().flatten();
+    let ends = data.into_iter().chain(case.unit.makes.first().copied());
+    let shapes = ends.filter_map(|value| alone::shape(subject, value, selection));
+    shapes.filter(|shape| shape.len() == 4 && shape[1] >= FEWEST_BLOCKED).collect()
+}
+
+/// The axes of what a unit reads and makes that mention an open factor; one for each set of factors.
+fn changing(subject: Subject<'_>, unit: &Unit, open: &BTreeSet<FactorId>) -> Vec<Expr> {
+    let Subject { graph, network, .. } = subject;
+    let operands = unit
+        .nodes
+        .iter()
+        .flat_map(|&id| (0..graph.node(id).inputs.len()).filter_map(move |slot| network.operand(graph, id, slot)));
+    let values = unit.makes.iter().filter_map(|&value| network.value(value));
+    let mut found: Vec<(BTreeSet<FactorId>, Expr)> = Vec::new();
+    for axis in operands.chain(values).flatten() {
+        let factors: BTreeSet<FactorId> = axis.factors().into_iter().filter(|factor| open.contains(factor)).collect();
+        if !factors.is_empty() && found.iter().all(|(known, _)| *known != factors) {
+            found.push((factors, axis.clone()));
+        }
+    }
+    found.into_iter().map(|(_, axis)| axis).collect()
+}
+
+/// A function for each unit. Units that were not timed get estimates, brought to the scale of those that were.
+fn fitted(subject: Subject<'_>, cases: &[Case]) -> Times {
+    let whole = Selection::all();
+    let (mut measured, mut expected) = (0.0, 0.0);
+    for case in cases.iter().filter(|case| !case.measured.is_empty()) {
+        measured += case.measured[0].1;
+        expected += estimate(subject, &case.unit, &whole);
+    }
+    let scale = if expected > 0.0 { measured / expected } else { 1.0 };
+    let (mut estimated, mut guessed) = (0, 0.0);
+    let timed = cases.iter().map(|case| {
+        let sizes = case.sizes(subject, &whole).unwrap_or_else(|| vec![1; case.axes.len()]);
+        let surface = if case.measured.is_empty() {
+            estimated += 1;
+            guessed += scale * estimate(subject, &case.unit, &whole);
+            padded(subject, &case.unit, &case.axes).scaled(scale)
+        } else {
+            Surface::fit(&sizes, &case.measured)
+        };
+        Timed { axes: case.axes.clone(), surface: Arc::new(surface) }
+    });
+    let timed: Vec<Timed> = timed.collect();
+    let all = measured + guessed;
+    Times { timed, units: cases.len(), estimated, estimated_share: if all > 0.0 { guessed / all } else { 0.0 } }
+}
