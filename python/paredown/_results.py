@@ -56,8 +56,8 @@ class Report(dict[str, Any]):
         >>> report = pd.inspect("fixtures/digits_mlp.onnx")
         >>> report.to_dataframe()[["axis", "size", "role"]].head(2)
               axis  size    role
-        0  neurons   192    free
-        1  neurons   192    free
+        0  neurons   256    free
+        1  indices     8  frozen
         """
         import pandas
 

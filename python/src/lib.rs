@@ -1,7 +1,7 @@
 //! The extension module `paredown._paredown`: models, jobs and their results for the Python package around it.
 //!
 //! A job gets its options as they are typed on the command line, so that each has one definition. It runs on a thread of
-//! its own, which never touches Python: what it says and asks arrives at the caller's thread ([`desk`]).
+//! its own, which never touches Python: what it says and asks arrives at the caller's thread (`desk.rs`).
 
 mod desk;
 mod errors;
