@@ -1,7 +1,9 @@
-//! Small texts beside the model (plans, reports, records of checkpoints), and numbers as text.
+//! Small texts beside the model (plans, reports, records of checkpoints), numbers as text, and the hash of a file.
 
 use std::fmt::Write as _;
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +21,15 @@ pub(crate) fn write_text(path: &Path, text: &str) -> Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder(path)).map_err(fail)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(fail)?;
     file.persist(path).map(drop).map_err(|e| fail(e.error))
+}
+
+/// SHA-256 of a file, in hexadecimal digits.
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) if it cannot be read.
+pub(crate) fn file_hash(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::input(e.to_string()).in_file(path).caused_by(e))?;
+    Ok(hexadecimal(&Sha256::digest(bytes)))
 }
 
 /// Bytes as hexadecimal digits.

@@ -18,7 +18,7 @@ use crate::runtime::on_deep_stack;
 pub use subject::Subject;
 
 /// A model's graph, facts and solved axes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Analysis<'m> {
     /// The model; calls of its own functions are replaced by what they stand for, and small constants that are made by
     /// writing to positions are stored; sequences of tensors and branches that constants

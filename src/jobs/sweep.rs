@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
-use super::outcome::Outcome;
+use super::clock::Clock;
+use super::outcome::{Evidence, Outcome};
+use super::prune::steps::Finish;
+use super::prune::survey::Survey;
 use super::prune::{PruneOptions, Series, Target};
-use super::setting::Setting;
+use super::setting::{Opened, Setting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::latency::Runtimes;
 use crate::onnx::{Model, SaveOptions};
 use crate::plan::Remaining;
 use crate::report::{SweepPoint, SweepReport};
-use crate::texts::{hexadecimal, write_text};
+use crate::texts::{file_hash, write_text};
 
 /// Shares that remain by default.
 const SHARES: [f64; 8] = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1];
@@ -110,8 +111,12 @@ pub(crate) fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Run
     std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
     let targets: Vec<(String, Target)> = options.budgets.iter().map(|&budget| named(options.counted, budget)).collect();
     let Some((_, first)) = targets.first() else { return Err(Error::usage("a sweep needs a budget")) };
-    let series = Series::new(model, &PruneOptions { target: first.clone(), ..options.prune.clone() })?;
-    let empty = SweepReport::new(series.name(), options.counted.name(), model.file_name());
+    let to = |target: &Target| PruneOptions { target: target.clone(), ..options.prune.clone() };
+    let pruning = to(first);
+    pruning.check()?;
+    let opened = pruning.setting.open(model)?;
+    let series = Series::new(model, &pruning, opened.data.as_ref(), None)?;
+    let empty = SweepReport::new(series.name(&pruning), options.counted.name(), model.file_name());
     let earlier = read(&folder.join(REPORT.0), &empty.job)?;
     let mut report = earlier.clone().unwrap_or(empty);
     report.commands.clone_from(&options.commands);
@@ -123,8 +128,12 @@ pub(crate) fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Run
             continue;
         }
         options.setting().progress.enter(&format!("budget {} of {}: {name}", index + 1, targets.len()))?;
-        match series.prune(target) {
-            Ok(outcome) => add(&mut report, (name.as_str(), folder.as_path()), outcome, (model, runtimes))?,
+        let pruning = to(target);
+        match series.carry_out(&pruning, Clock::start(&pruning.setting.progress)) {
+            Ok(finished) => {
+                let outcome = outcome(&series.survey, finished, &pruning, opened.again());
+                add(&mut report, (name.as_str(), folder.as_path()), outcome, (model, runtimes))?;
+            }
             Err(error) if error.kind() == ErrorKind::Nothing => {
                 report.points.push(SweepPoint::without_model(name.clone(), error.to_string()));
             }
@@ -138,6 +147,14 @@ pub(crate) fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Run
         return Err(Error::nothing(format!("no budget can be met; for the first one: {why}")));
     }
     Ok(report)
+}
+
+/// What one of several removals from a model comes to.
+fn outcome(survey: &Survey<'_>, finished: Finish, options: &PruneOptions, samples: Opened) -> Outcome {
+    let Finish { selection, plan, model, report } = finished;
+    let (analysis, groups) = (survey.analysis.clone().into_owned(), Some(survey.groups.clone()));
+    let evidence = Evidence { analysis, groups, selection, thaw: options.thaw.clone() };
+    Outcome { model, plan, report, evidence, setting: options.setting.clone(), samples }
 }
 
 /// Proves, times and writes one result.
@@ -156,7 +173,7 @@ fn add(
     outcome.save_with(&path, &SaveOptions { external_data: false, force: true })?;
     outcome.plan.save(folder.join(format!("{name}.plan.json")))?;
     write_text(&folder.join(format!("{name}.json")), &outcome.report.to_json())?;
-    let (point, quality) = SweepPoint::of(name.to_owned(), hash(&path)?, &outcome.report);
+    let (point, quality) = SweepPoint::of(name.to_owned(), file_hash(&path)?, &outcome.report);
     report.before = outcome.report.model.before;
     report.quality = Some(quality.name.to_owned());
     report.quality_before = quality.before;
@@ -201,11 +218,7 @@ fn read(path: &Path, job: &str) -> Result<Option<SweepReport>> {
 
 /// Whether this is the finished point of that name: its file is there as it was written, or none can be.
 fn is_whole(point: &SweepPoint, name: &str, folder: &Path) -> bool {
-    let is_there = |wanted: &String| hash(&folder.join(format!("{name}.onnx"))).is_ok_and(|found| found == *wanted);
+    let is_there =
+        |wanted: &String| file_hash(&folder.join(format!("{name}.onnx"))).is_ok_and(|found| found == *wanted);
     point.name == name && point.hash.as_ref().map_or(point.reason.is_some(), is_there)
-}
-
-fn hash(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::input(e.to_string()).in_file(path).caused_by(e))?;
-    Ok(hexadecimal(&Sha256::digest(bytes)))
 }

@@ -12,13 +12,12 @@ use std::collections::BTreeMap;
 use super::clock::Clock;
 use super::factorize::{Offers, Split, costs, layers};
 use super::outcome::{Evidence, Outcome};
-use super::prune::Target;
 use super::prune::judge::Judge;
 use super::prune::search::halve;
-use super::prune::steps::{Finish, Job, Samples, pricing};
+use super::prune::steps::{Finish, Job};
 use super::prune::survey::{Choice, Survey};
+use super::prune::{Series, Target};
 use crate::analysis::Analysis;
-use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::factorize::select;
 use crate::onnx::Model;
@@ -37,7 +36,6 @@ pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outco
     options.check()?;
     let opened = options.setting.open(model)?;
     let mut clock = Clock::start(&options.setting.progress);
-    options.setting.progress.enter("analysing")?;
     let search = match options.target {
         Target::MaxDrop(_) => Some(Judge::new(model, &options.setting, &opened)?),
         _ => None,
@@ -54,30 +52,27 @@ pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outco
         target => target.clone(),
     };
     let pruning = options.pruning(target).with_those_of_plan();
-    let calibration = data.map(|data| Calibration::new(data, options.setting.seed));
-    let survey = Survey::new(model, &pruning, calibration, None)?;
+    let series = Series::new(model, &pruning, data, None)?;
     clock.lap("analyse")?;
-    let samples = Samples { all: data, fitted: data };
-    let pricing = pricing(model, &pruning, samples, &survey);
     let finished = match (&options.target, &search) {
         (Target::Plan(plan), _) => {
-            let job = Job::new(model, &pruning, samples, (&survey, &pricing, None))?;
+            let job = series.job(&pruning)?;
             finish(&job, options, planned(&job, plan)?, clock)?
         }
         (Target::MaxDrop(allowed), Some((judge, _))) => halve(judge, (*allowed, None), |share| {
             let options = CompressOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
             let pruning = options.pruning(options.target.clone());
-            let job = Job::new(model, &pruning, samples, (&survey, &pricing, None))?;
-            best(&job, &options, Clock::start(&options.setting.progress))
+            best(&series.job(&pruning)?, &options, Clock::start(&options.setting.progress))
         })?,
-        _ => best(&Job::new(model, &pruning, samples, (&survey, &pricing, None))?, options, clock)?,
+        _ => best(&series.job(&pruning)?, options, clock)?,
     };
+    let Survey { analysis, groups, .. } = series.survey;
     let Finish { selection, plan, model, report } = finished;
     let thaw = pruning.thaw.clone();
     drop(search);
     opened.kept(Ok(()))?;
-    let groups = (!plan.groups.is_empty()).then_some(survey.groups);
-    let evidence = Evidence { analysis: survey.analysis.into_owned(), groups, selection, thaw };
+    let groups = (!plan.groups.is_empty()).then_some(groups);
+    let evidence = Evidence { analysis: analysis.into_owned(), groups, selection, thaw };
     Ok(Outcome { model, plan, report, evidence, setting: options.setting.clone(), samples: opened })
 }
 

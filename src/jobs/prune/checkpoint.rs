@@ -14,7 +14,7 @@ use crate::onnx::{Model, SaveOptions};
 use crate::plan::Plan;
 use crate::report::{RepairReport, TuningReport};
 use crate::runtime::Limits;
-use crate::texts::{hexadecimal, write_text};
+use crate::texts::{file_hash, hexadecimal, write_text};
 
 /// A directory of finished steps of one job.
 #[derive(Debug)]
@@ -122,9 +122,4 @@ pub(super) fn job_name(model: &Model, options: &PruneOptions, data: Option<&Data
     let hash = data.map(Dataset::hash).unwrap_or_default();
     hasher.update(format!("{told:?} {hash} {}", env!("CARGO_PKG_VERSION")));
     hexadecimal(&hasher.finalize()[..16])
-}
-
-fn file_hash(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::input(e.to_string()).in_file(path).caused_by(e))?;
-    Ok(hexadecimal(&Sha256::digest(bytes)))
 }

@@ -2,15 +2,12 @@
 
 use super::options::{PruneOptions, Target};
 use super::pruned::Pruned;
-use super::steps::{Job, Samples, pricing};
-use super::survey::Survey;
+use super::series::Series;
 use crate::axes::Selection;
-use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{ErrorKind, Result};
 use crate::jobs::clock::Clock;
 use crate::jobs::latency::{Aim, Tried};
-use crate::jobs::setting::to_fit;
 use crate::onnx::Model;
 use crate::plan::Remaining;
 use crate::rewrite;
@@ -27,14 +24,10 @@ pub(super) fn prune<'m>(
     remaining: Remaining,
 ) -> Result<Pruned<'m>> {
     let mut clock = Clock::start(&options.setting.progress);
-    options.setting.progress.enter("analysing")?;
     let meter = Meter::open(&options.runtimes)?;
-    let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
-    let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
-    let survey = Survey::new(model, options, calibration, Some(&meter))?;
+    let series = Series::new(model, options, data, Some(&meter))?;
     clock.lap("time operators")?;
-    let samples = Samples { all: data, fitted: fitted.as_ref() };
-    let pricing = pricing(model, options, samples, &survey);
+    let survey = &series.survey;
     let whole = survey.cost().cost(&Selection::all()).nanos;
     let aim = Aim::new(model, &survey.analysis, &options.setting, (remaining, whole), &meter)?;
     let limited = |limit: f64| PruneOptions { target: Target::Latency(Remaining::Share(limit)), ..options.clone() };
@@ -46,14 +39,14 @@ pub(super) fn prune<'m>(
     };
     let mut tried = aim.approach(|limit| {
         let options = limited(limit);
-        let job = Job::new(model, &options, samples, (&survey, &pricing, Some(&meter)))?;
+        let job = series.job(&options)?;
         attempt(survey.choose(&options, &job.request(1, 1), job.judges())?.selection, limit)
     })?;
     clock.lap("measure results")?;
     let limit = tried.last().map_or(aim.wanted, |best| best.limit);
     let carry_out = |limit: f64, clock: &mut Clock| {
         let options = limited(limit);
-        Job::new(model, &options, samples, (&survey, &pricing, Some(&meter)))?.run(clock)
+        series.job(&options)?.run(clock)
     };
     let mut done = carry_out(limit, &mut clock)?;
     // Prices that are measured again on the way to the budget lead to another choice.
@@ -73,11 +66,11 @@ pub(super) fn prune<'m>(
     }
     clock.lap("measure results")?;
     let options = limited(limit);
-    let job = Job::new(model, &options, samples, (&survey, &pricing, Some(&meter)))?;
+    let job = series.job(&options)?;
     let mut finished = job.finish(done, clock);
     let (report, notes) = aim.report(&survey.times, &tried);
     finished.report.latency_budget = Some(report);
     finished.report.notes.extend(notes);
     drop(job);
-    Ok(finished.of(survey))
+    Ok(finished.of(series.survey))
 }

@@ -13,12 +13,15 @@ mod series;
 pub(in crate::jobs) mod steps;
 pub(in crate::jobs) mod survey;
 
+use super::clock::Clock;
 use super::outcome::Outcome;
+use crate::calibrate::data::Dataset;
 use crate::error::Result;
 use crate::onnx::Model;
+use pruned::Pruned;
 
 pub use options::{PruneOptions, Target};
-pub(crate) use series::Series;
+pub(in crate::jobs) use series::Series;
 
 /// Chooses what is removed, rewrites the model and repairs the kept weights; if asked, trains them.
 ///
@@ -40,7 +43,14 @@ pub(crate) fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
     let pruned = match options.target {
         Target::MaxDrop(allowed) => search::search(model, options, &samples, allowed),
         Target::Latency(remaining) => latency::prune(model, options, data, remaining),
-        _ => steps::prune(model, options, data),
+        _ => to_target(model, options, data),
     };
     Ok(samples.kept(pruned)?.into_outcome(options, samples))
+}
+
+fn to_target<'m>(model: &'m Model, options: &PruneOptions, data: Option<&Dataset>) -> Result<Pruned<'m>> {
+    let mut clock = Clock::start(&options.setting.progress);
+    let series = Series::new(model, options, data, None)?;
+    clock.lap("analyse")?;
+    Ok(series.carry_out(options, clock)?.of(series.survey))
 }

@@ -3,13 +3,12 @@
 use super::judge::Judge;
 use super::options::{HALVINGS, PruneOptions, Target};
 use super::pruned::Pruned;
-use super::steps::{Finish, Job, Samples, pricing};
-use super::survey::Survey;
-use crate::calibrate::Calibration;
+use super::series::Series;
+use super::steps::Finish;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::certificate::Certificate;
 use crate::jobs::clock::Clock;
-use crate::jobs::setting::{Opened, to_fit};
+use crate::jobs::setting::Opened;
 use crate::onnx::Model;
 use crate::plan::Remaining;
 use crate::report::{BoundReport, SearchReport, TrialReport, percent};
@@ -33,23 +32,15 @@ pub(super) fn search<'m>(
     if let (Some(confidence), Some(samples)) = (options.confidence, judge.samples()) {
         enough(samples, confidence, allowed)?;
     }
-    // Scores and prices are measured once; budgets are tried on them.
-    let fitted = calibration.as_ref().map(|data| to_fit(data, options.retrain.is_some()));
-    let survey =
-        Survey::new(model, options, fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed)), None)?;
-    let samples = Samples { all: calibration.as_ref(), fitted: fitted.as_ref() };
-    let pricing = pricing(model, options, samples, &survey);
+    let series = Series::new(model, options, calibration.as_ref(), None)?;
     let mut finished = halve(&judge, (allowed, options.confidence), |share| {
         let options = PruneOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
-        let job = Job::new(model, &options, samples, (&survey, &pricing, None))?;
-        let mut clock = Clock::start(&options.setting.progress);
-        let done = job.run(&mut clock)?;
-        Ok(job.finish(done, clock))
+        series.carry_out(&options, Clock::start(&options.setting.progress))
     })?;
     if finished.report.search.as_ref().is_some_and(|search| search.bound.is_some()) {
         finished.model = Certificate::of(&finished.plan, &finished.report).attached(model, &finished.model);
     }
-    Ok(finished.of(survey))
+    Ok(finished.of(series.survey))
 }
 
 /// The smallest result of `reduce` that loses no more than is allowed (at this confidence, if one is given), by halving the

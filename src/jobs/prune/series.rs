@@ -1,69 +1,87 @@
-//! Several removals from one model: scores and prices are measured once.
+//! Several removals from one model: it is analysed once, and scores and prices are measured once.
 
-use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use super::checkpoint::job_name;
-use super::options::{PruneOptions, Target};
+use super::options::PruneOptions;
 use super::pricing::Pricing;
-use super::steps::{Finish, Job, Samples, pricing};
+use super::steps::{Finish, Job, Samples, method};
 use super::survey::Survey;
-use crate::analysis::Analysis;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::Result;
 use crate::jobs::clock::Clock;
-use crate::jobs::outcome::{Evidence, Outcome};
-use crate::jobs::setting::{Opened, to_fit};
+use crate::jobs::setting::to_fit;
 use crate::onnx::Model;
+use crate::plan::{Quota, Scope};
+use crate::times::table::Meter;
 
-/// A model that is pruned to several targets.
-pub(crate) struct Series<'m> {
+/// A model that is pruned to one target or to several.
+pub(in crate::jobs) struct Series<'m, 'd> {
     model: &'m Model,
-    options: PruneOptions,
-    opened: Opened,
+    /// What training learns from and is judged on.
+    data: Option<&'d Dataset>,
     /// What is scored and repaired on.
     fitted: Option<Dataset>,
-    survey: Survey<'m>,
-    pricing: std::result::Result<Pricing, String>,
+    /// What times operators, for a latency budget.
+    meter: Option<&'d Meter>,
+    pub(in crate::jobs) survey: Survey<'m>,
+    /// What a shared budget goes by, or why there is no such thing.
+    pricing: OnceLock<std::result::Result<Pricing, String>>,
 }
 
-impl<'m> Series<'m> {
-    /// Surveys `model`. The target of `options` is one of those that follow.
+impl<'m, 'd> Series<'m, 'd> {
+    /// Surveys `model`.
     ///
     /// # Errors
     /// As [`prune`](super::prune), before anything is chosen.
-    pub(crate) fn new(model: &'m Model, options: &PruneOptions) -> Result<Self> {
-        options.check()?;
-        let opened = options.setting.open(model)?;
+    pub(in crate::jobs) fn new(
+        model: &'m Model,
+        options: &PruneOptions,
+        data: Option<&'d Dataset>,
+        meter: Option<&'d Meter>,
+    ) -> Result<Self> {
         options.setting.progress.enter("analysing")?;
-        let fitted = opened.data.as_ref().map(|data| to_fit(data, options.retrain.is_some()));
+        // What training is judged on, scores and repair must not see.
+        let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
         let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
-        let survey = Survey::new(model, options, calibration, None)?;
-        let samples = Samples { all: opened.data.as_ref(), fitted: fitted.as_ref() };
-        let pricing = pricing(model, options, samples, &survey);
-        Ok(Self { model, options: options.clone(), opened, fitted, survey, pricing })
+        let survey = Survey::new(model, options, calibration, meter)?;
+        Ok(Self { model, data, fitted, meter, survey, pricing: OnceLock::new() })
     }
 
-    /// A name for the model, the samples and the options, which differs if one of them does.
-    pub(crate) fn name(&self) -> String {
-        job_name(self.model, &self.options, self.opened.data.as_ref())
+    /// A name for the model, the samples and `options`, which differs if one of them does.
+    pub(in crate::jobs) fn name(&self, options: &PruneOptions) -> String {
+        job_name(self.model, options, self.data)
     }
 
-    /// Prunes the model to one target.
+    /// The job of pruning the model to the target of `options`, which are otherwise those of the survey.
+    ///
+    /// # Errors
+    /// As [`Job::new`].
+    pub(in crate::jobs) fn job<'s>(&'s self, options: &'s PruneOptions) -> Result<Job<'s, 'm>> {
+        let samples = Samples { all: self.data, fitted: self.fitted.as_ref() };
+        let pricing = self.pricing.get_or_init(|| self.pricing(options, samples));
+        Job::new(self.model, options, samples, (&self.survey, pricing, self.meter))
+    }
+
+    /// Prunes the model to the target of `options`.
     ///
     /// # Errors
     /// As [`prune`](super::prune).
-    pub(crate) fn prune(&self, target: &Target) -> Result<Outcome> {
-        let options = PruneOptions { target: target.clone(), ..self.options.clone() };
-        let samples = Samples { all: self.opened.data.as_ref(), fitted: self.fitted.as_ref() };
-        let mut clock = Clock::start(&options.setting.progress);
-        let job = Job::new(self.model, &options, samples, (&self.survey, &self.pricing, None))?;
+    pub(in crate::jobs) fn carry_out(&self, options: &PruneOptions, mut clock: Clock) -> Result<Finish> {
+        let job = self.job(options)?;
         let done = job.run(&mut clock)?;
-        let Finish { selection, plan, model, report } = job.finish(done, clock);
-        let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
-        let analysis = Analysis::new(self.model, &options.setting.dims, &thaw)?.into_owned();
-        let groups = Some(self.survey.groups.clone());
-        let evidence = Evidence { analysis, groups, selection, thaw: options.thaw.clone() };
-        Ok(Outcome { model, plan, report, evidence, setting: options.setting.clone(), samples: self.opened.again() })
+        Ok(job.finish(done, clock))
+    }
+
+    fn pricing(&self, options: &PruneOptions, samples: Samples<'_>) -> std::result::Result<Pricing, String> {
+        let request = options.request(self.model, &self.survey.cost(), 1.0);
+        if !matches!((request.quota, request.scope), (Quota::Budget(_), Scope::Global)) {
+            return Err("no budget is shared".to_owned());
+        }
+        let (seed, limits) = (options.setting.seed, options.setting.limits);
+        let within = |data| Calibration::within(&self.survey.analysis.model.proto, data, seed, limits);
+        let data = samples.fitted.map(within).transpose().map_err(|error| error.to_string())?;
+        Pricing::new(self.survey.analysis.subject(), data, (options.effort, method(options, samples)))
     }
 }

@@ -15,10 +15,10 @@ use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::jobs::clock::Clock;
-use crate::jobs::setting::{calibration_report, to_fit};
+use crate::jobs::setting::calibration_report;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{Align, CostModel, Group, Plan, Quota, Remaining, Request, Scope};
+use crate::plan::{Align, CostModel, Group, Plan, Quota, Request};
 use crate::progress::Progress;
 use crate::repair::{Bases, Method, refit_split, repair};
 use crate::report::{CalibrationReport, PricingReport, RepairReport, Report, TuningReport};
@@ -27,55 +27,8 @@ use crate::score::Criterion;
 use crate::times::table::Meter;
 use crate::train::{self, Guidance};
 
-/// Chooses the units to remove, rewrites the model, repairs the kept weights and, if asked, trains them; in one step or
-/// in several.
-///
-/// Each further step is scored on the result of the one before. Without training, what was chosen is carried out and
-/// repaired on the original, so that no error of a repair is carried on; trained weights are carried on.
-///
-/// # Errors
-/// [`Usage`](crate::ErrorKind::Usage) for contradictory options, [`Input`](crate::ErrorKind::Input) for a malformed model or plan,
-/// [`Nothing`](crate::ErrorKind::Nothing) if nothing can go or the budget is out of reach.
-pub(super) fn prune<'m>(model: &'m Model, options: &PruneOptions, data: Option<&Dataset>) -> Result<Pruned<'m>> {
-    let mut clock = Clock::start(&options.setting.progress);
-    options.setting.progress.enter("analysing")?;
-    // What training is judged on, scores and repair must not see.
-    let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
-    let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
-    let survey = Survey::new(model, options, calibration, None)?;
-    clock.lap("analyse")?;
-    let samples = Samples { all: data, fitted: fitted.as_ref() };
-    let pricing = pricing(model, options, samples, &survey);
-    let job = Job::new(model, options, samples, (&survey, &pricing, None))?;
-    let done = job.run(&mut clock)?;
-    let finished = job.finish(done, clock);
-    drop(job);
-    Ok(finished.of(survey))
-}
-
-/// What a shared budget goes by, or why there is no such thing.
-pub(in crate::jobs) fn pricing(
-    model: &Model,
-    options: &PruneOptions,
-    samples: Samples<'_>,
-    survey: &Survey<'_>,
-) -> std::result::Result<Pricing, String> {
-    let target = match &options.target {
-        Target::MaxDrop(_) => Target::Macs(Remaining::Share(1.0)),
-        target => target.clone(),
-    };
-    let cost = survey.cost();
-    let request = PruneOptions { target, ..options.clone() }.request(model, &cost, 1.0);
-    if !matches!((request.quota, request.scope), (Quota::Budget(_), Scope::Global)) {
-        return Err("no budget is shared".to_owned());
-    }
-    let (seed, limits) = (options.setting.seed, options.setting.limits);
-    let within = |data| Calibration::within(&survey.analysis.model.proto, data, seed, limits);
-    let data = samples.fitted.map(within).transpose().map_err(|error| error.to_string())?;
-    Pricing::new(survey.analysis.subject(), data, (options.effort, method(options, samples)))
-}
-
-fn method(options: &PruneOptions, samples: Samples<'_>) -> Method {
+/// How the kept weights are repaired.
+pub(super) fn method(options: &PruneOptions, samples: Samples<'_>) -> Method {
     options.repair.unwrap_or(if samples.all.is_some() { Method::Lstsq } else { Method::None })
 }
 
