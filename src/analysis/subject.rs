@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::graph::{Graph, ValueId};
+use crate::onnx::opset_of;
 use crate::onnx::proto::{GraphProto, ModelProto, TensorProto};
 use crate::ops::Network;
 
@@ -35,7 +36,6 @@ impl<'a> Subject<'a> {
 
     /// Version of the standard operator set, 0 if none is imported.
     pub fn opset(&self) -> i64 {
-        let standard = |domain: &str| matches!(domain, "" | "ai.onnx");
-        self.model.opset_import.iter().find(|o| standard(o.domain())).map_or(0, |o| o.version())
+        opset_of(self.model, "").unwrap_or(0)
     }
 }

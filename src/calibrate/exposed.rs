@@ -13,6 +13,7 @@ use super::steps::{Cell, State, Steps};
 use crate::error::{Error, Result};
 use crate::graph::{Editor, View, operator};
 use crate::onnx::attributes::{Attributes, set_int, set_ints};
+use crate::onnx::opset_of;
 use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::onnx::tensor::{from_f64_as, from_i64};
 
@@ -63,7 +64,7 @@ impl<'e, 'g, 'c> Taps<'e, 'g, 'c> {
     fn new(editor: &'e mut Editor<'g>, view: &View<'_>, cell: &'c Cell<'c>) -> Result<Self> {
         let operand = |slot: usize| view.operand(cell.id, slot).map(|value| view.graph.at(value).name.clone());
         let x = operand(0).ok_or_else(|| Error::input("a recurrent operator has no data"))?;
-        let (start, opset) = (operand(INITIAL_H), opset(view.model));
+        let (start, opset) = (operand(INITIAL_H), opset_of(view.model, "").unwrap_or(0));
         let mut y = cell.node.output.first().cloned().unwrap_or_default();
         if y.is_empty() {
             y = editor.fresh("states");
@@ -200,12 +201,6 @@ impl<'e, 'g, 'c> Taps<'e, 'g, 'c> {
             }
         })
     }
-}
-
-/// Version of the standard operator set.
-fn opset(model: &ModelProto) -> i64 {
-    let standard = model.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"));
-    standard.map_or(0, |set| set.version())
 }
 
 #[cfg(test)]

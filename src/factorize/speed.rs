@@ -6,7 +6,8 @@ use super::candidates::Candidate;
 use crate::analysis::Subject;
 use crate::error::Result;
 use crate::graph::{NodeId, Source, ValueId, View};
-use crate::onnx::proto::{ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::onnx::declared;
+use crate::onnx::proto::ModelProto;
 use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::runtime::latency::{Latency, LatencyBudget, latency};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, tensor_of};
@@ -55,19 +56,12 @@ fn alone(view: &View<'_>, input: &str, (element, shape): (ElementType, &[usize])
     };
     let is_alone = part.values.iter().all(is_given);
     is_alone.then(|| {
-        view.extract(&part, vec![declared(input, element, Some(shape))], vec![declared(output, element, None)])
+        view.extract(
+            &part,
+            vec![declared(input, element.code(), Some(shape))],
+            vec![declared(output, element.code(), None)],
+        )
     })
-}
-
-fn declared(name: &str, element: ElementType, shape: Option<&[usize]>) -> ValueInfoProto {
-    let dim = |&size: &usize| tensor_shape_proto::Dimension {
-        value: i64::try_from(size).ok().map(tensor_shape_proto::dimension::Value::DimValue),
-        ..tensor_shape_proto::Dimension::default()
-    };
-    let shape = shape.map(|sizes| TensorShapeProto { dim: sizes.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(element.code()), shape };
-    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() }
 }
 
 /// Measures every layer; those that tract cannot run by themselves are left out.

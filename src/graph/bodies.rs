@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::onnx::opset_of;
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, attribute_proto,
 };
@@ -44,7 +45,7 @@ const PLACE: &str = "paredown.place";
 /// The model with its bodies hoisted; `None` if there are none. One whose form is not understood stays as it is.
 pub fn hoisted(model: &ModelProto) -> Option<ModelProto> {
     let graph = model.graph.as_ref()?;
-    let opset = model.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"))?.version();
+    let opset = opset_of(model, "")?;
     if !graph.node.iter().any(|node| is_understood(node, opset)) {
         return None;
     }

@@ -5,6 +5,7 @@
 
 pub mod attributes;
 mod buffer;
+mod declare;
 mod encode;
 mod external;
 pub mod model;
@@ -20,6 +21,7 @@ mod visit;
 mod wire;
 
 pub(crate) use buffer::put_aside;
+pub(crate) use declare::{declared, opset_of};
 pub(crate) use encode::hash_of;
 pub use model::Model;
 pub use save::{SaveOptions, discard_staged};

@@ -9,7 +9,8 @@ use prost::Message as _;
 use super::external::{self, Files};
 use super::wire::{self, Survey};
 use super::{buffer, tensor, visit};
-use crate::onnx::proto::{ModelProto, OperatorSetIdProto, Version};
+use crate::onnx::declare::opset_of;
+use crate::onnx::proto::{ModelProto, Version};
 use crate::{Error, Result};
 
 /// Decoded messages may take this many bytes of memory plus [`MEMORY_PER_BYTE`] for each byte of the file. Real
@@ -115,9 +116,7 @@ impl Model {
 
     /// The version of the operator set imported for `domain` (`""` and `"ai.onnx"` are the same).
     pub fn opset(&self, domain: &str) -> Option<i64> {
-        let wanted = canonical_domain(domain);
-        let found = self.proto.opset_import.iter().find(|set| canonical_domain(set.domain()) == wanted);
-        found.map(OperatorSetIdProto::version)
+        opset_of(&self.proto, domain)
     }
 
     fn decode(buffer: &Bytes, path: Option<&Path>) -> Result<Self> {
@@ -151,10 +150,6 @@ fn parse(buffer: &Bytes) -> Result<(ModelProto, Vec<String>)> {
     }
     let warnings = warnings(&proto, &survey);
     Ok((proto, warnings))
-}
-
-fn canonical_domain(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
 }
 
 fn total_bytes(buffer: &Bytes, files: &Files) -> u64 {

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::bodies::nested;
 use crate::graph::{Graph, Node, Source, ValueId, View};
-use crate::onnx::proto::{ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
+use crate::onnx::declared;
+use crate::onnx::proto::{ModelProto, ValueInfoProto};
 use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
 
 /// Values of a frontier, held for every batch.
@@ -295,8 +296,5 @@ fn input(name: &str, tensor: &Tensor) -> Result<ValueInfoProto> {
         "U64" => 13,
         other => return Err(Error::input(format!("value '{name}' is of type {other}, which cannot be fed"))),
     };
-    let shape: Option<TensorShapeProto> = None;
-    let tensor = type_proto::Tensor { elem_type: Some(code), shape };
-    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    Ok(ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() })
+    Ok(declared(name, code, None))
 }

@@ -4,7 +4,8 @@ use super::units::Unit;
 use crate::analysis::Subject;
 use crate::axes::{Expr, Selection};
 use crate::graph::{Source, ValueId, View};
-use crate::onnx::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::onnx::declared;
+use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
 use crate::runtime::latency::Fed;
 use crate::runtime::{NamedTensor, element_count, tensor_of};
@@ -38,12 +39,12 @@ pub(crate) fn alone(subject: Subject<'_>, unit: &Unit, view: &View<'_>, selectio
     for &value in &unit.reads {
         let shape = shape(subject, value, selection)?;
         let element = ElementType::from_code(subject.facts.at(value).element?).ok()?;
-        declared_inputs.push(declared(name(&value), element, Some(&shape)));
+        declared_inputs.push(declared(name(&value), element.code(), Some(&shape)));
         inputs.push(fed(subject, value, &shape, element)?);
     }
     let output = |value: &ValueId| {
         let element = ElementType::from_code(subject.facts.at(*value).element?).ok()?;
-        Some(declared(name(value), element, None))
+        Some(declared(name(value), element.code(), None))
     };
     let outputs: Vec<ValueInfoProto> = unit.makes.iter().map(output).collect::<Option<_>>()?;
     Some(Fed { model: view.extract(&part, declared_inputs, outputs), inputs })
@@ -71,13 +72,8 @@ fn fed(subject: Subject<'_>, value: ValueId, shape: &[usize], element: ElementTy
     Some((name.clone(), tensor_of(&tensor).ok()?))
 }
 
-fn declared(name: &str, element: ElementType, shape: Option<&[usize]>) -> ValueInfoProto {
-    let dim = |&size: &usize| tensor_shape_proto::Dimension {
-        value: i64::try_from(size).ok().map(tensor_shape_proto::dimension::Value::DimValue),
-        ..tensor_shape_proto::Dimension::default()
-    };
-    let shape = shape.map(|sizes| TensorShapeProto { dim: sizes.iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(element.code()), shape };
-    let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() }
+/// A model of a graph that was written here, in operators of version 13.
+pub(super) fn small(graph: GraphProto) -> ModelProto {
+    let standard = OperatorSetIdProto { domain: Some(String::new()), version: Some(13) };
+    ModelProto { ir_version: Some(8), opset_import: vec![standard], graph: Some(graph), ..ModelProto::default() }
 }

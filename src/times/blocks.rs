@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use super::alone::small;
 use super::table::Meter;
 use crate::error::Result;
 use crate::onnx::attributes::{set_int, set_ints};
+use crate::onnx::declared;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto, type_proto,
-};
+use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::tensor::from_f32;
 use crate::runtime::Tensor;
 use crate::runtime::latency::Fed;
@@ -49,11 +49,7 @@ fn signature(shape: &[usize], count: usize) -> String {
 fn scalings(shape: &[usize], count: usize) -> Result<Fed> {
     let channels = shape.get(1).copied().unwrap_or(1);
     let weight = from_f32("w", &[channels, 1, 1, 1], &vec![1.0; channels])?;
-    let value = |name: String| {
-        let tensor = type_proto::Tensor { elem_type: Some(DataType::Float as i32), shape: None };
-        let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-        ValueInfoProto { name: Some(name), r#type: Some(kind), ..ValueInfoProto::default() }
-    };
+    let value = |name: String| declared(name, DataType::Float as i32, None);
     let scaling = |index: usize| {
         let mut node = NodeProto {
             op_type: Some("Conv".to_owned()),
@@ -73,9 +69,6 @@ fn scalings(shape: &[usize], count: usize) -> Result<Fed> {
         output: vec![value(format!("x{count}"))],
         ..GraphProto::default()
     };
-    let standard = OperatorSetIdProto { domain: Some(String::new()), version: Some(13) };
-    let model =
-        ModelProto { ir_version: Some(8), opset_import: vec![standard], graph: Some(graph), ..ModelProto::default() };
     let elements = vec![0.5_f32; shape.iter().product()];
-    Ok(Fed { model, inputs: vec![("x0".to_owned(), Tensor::new(shape, &elements)?)] })
+    Ok(Fed { model: small(graph), inputs: vec![("x0".to_owned(), Tensor::new(shape, &elements)?)] })
 }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::alone::small;
 use crate::error::{Error, Result};
 use crate::latency::{RuntimeOptions, Stopwatch, Where};
+use crate::onnx::declared;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::proto::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto, ValueInfoProto, type_proto,
-};
+use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::runtime::Tensor;
 use crate::runtime::latency::Fed;
 use crate::texts::{folder, write_text};
@@ -246,11 +246,7 @@ fn cached() -> Option<PathBuf> {
 
 /// A model that returns its single number.
 fn nothing() -> Result<Fed> {
-    let value = |name: &str| {
-        let tensor = type_proto::Tensor { elem_type: Some(DataType::Float as i32), shape: None };
-        let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-        ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..ValueInfoProto::default() }
-    };
+    let value = |name: &str| declared(name, DataType::Float as i32, None);
     let node = NodeProto {
         op_type: Some("Neg".to_owned()),
         input: vec!["x".to_owned()],
@@ -264,10 +260,7 @@ fn nothing() -> Result<Fed> {
         output: vec![value("y")],
         ..GraphProto::default()
     };
-    let standard = OperatorSetIdProto { domain: Some(String::new()), version: Some(13) };
-    let model =
-        ModelProto { ir_version: Some(8), opset_import: vec![standard], graph: Some(graph), ..ModelProto::default() };
-    Ok(Fed { model, inputs: vec![("x".to_owned(), Tensor::new(&[1], &[1.0_f32])?)] })
+    Ok(Fed { model: small(graph), inputs: vec![("x".to_owned(), Tensor::new(&[1], &[1.0_f32])?)] })
 }
 
 #[cfg(test)]

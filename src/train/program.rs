@@ -12,6 +12,7 @@ use super::parameters::{of_data, trainable};
 use super::tape::{Tape, Tensor};
 use crate::error::{Error, Result};
 use crate::graph::{Editor, Graph, NodeId, ValueId, View};
+use crate::onnx::opset_of;
 use crate::onnx::proto::{ModelProto, NodeProto, type_proto};
 use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
 use crate::onnx::traits::READS_SHAPE;
@@ -98,10 +99,7 @@ impl<T: Real> Program<T> {
         if outputs.is_empty() {
             return Err(Error::input("no real output of the model depends on a weight that can be trained"));
         }
-        let opset = |domain: &str| {
-            let is_it = |imported: &str| imported == domain || (domain.is_empty() && imported == "ai.onnx");
-            model.opset_import.iter().find(|o| is_it(o.domain())).map_or(0, |o| o.version())
-        };
+        let opset = |domain: &str| opset_of(model, domain).unwrap_or(0);
         let mut steps = steps(graph, &proto.node, &nodes, gates, &opset)?;
         mark_done(&mut steps, &outputs);
         let read: BTreeSet<ValueId> =

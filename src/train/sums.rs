@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use super::parameters::trainable;
 use crate::error::Result;
 use crate::graph::{NodeId, ValueId, View};
+use crate::onnx::declared;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::proto::{ModelProto, TypeProto, ValueInfoProto, type_proto};
+use crate::onnx::proto::{ModelProto, ValueInfoProto};
 use crate::onnx::traits::READS_SHAPE;
 
 /// Names of the values of `model` that are sums of two branches with weights, and that `original` computes too. Outputs of the
@@ -36,14 +37,8 @@ pub(super) fn residual_sums(model: &ModelProto, original: &ModelProto) -> Result
 /// `model` with further outputs of real numbers.
 pub(super) fn with_outputs(model: &ModelProto, names: &[String]) -> ModelProto {
     let mut model = model.clone();
-    let tensor = type_proto::Tensor { elem_type: Some(DataType::Float as i32), shape: None };
-    let of = |name: &String| ValueInfoProto {
-        name: Some(name.clone()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor.clone())), ..TypeProto::default() }),
-        ..ValueInfoProto::default()
-    };
     if let Some(graph) = &mut model.graph {
-        graph.output.extend(names.iter().map(of));
+        graph.output.extend(names.iter().map(|name| declared(name, DataType::Float as i32, None)));
     }
     model
 }

@@ -22,6 +22,7 @@ use crate::axes::BINDINGS;
 use crate::facts::Facts;
 use crate::graph::{Editor, Graph, Node, ValueId, holds_throughout, operator};
 use crate::onnx::attributes::position;
+use crate::onnx::opset_of;
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
 use crate::onnx::traits::{self, COMPUTES, MAKES_SEQUENCE, PICKS, READS_SEQUENCE, READS_SHAPE, Traits};
 
@@ -44,7 +45,7 @@ pub(crate) fn may_unroll(model: &ModelProto) -> bool {
 /// taken put in place, readers of known sequences replaced. `None` if nothing is left that can be.
 pub(crate) fn unrolled(model: &ModelProto, graph: &Graph, facts: &Facts) -> Option<ModelProto> {
     let proto = model.graph.as_ref()?;
-    let opset = model.opset_import.iter().find(|set| matches!(set.domain(), "" | "ai.onnx"))?.version();
+    let opset = opset_of(model, "")?;
     let editor = Editor::new(model.clone(), graph).ok()?;
     let (held, new) = (BTreeMap::new(), Vec::new());
     let mut unroller = Unroller { graph, facts, opset, editor, held, new };
