@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser};
 
 use super::bench::Bench;
 use super::flags::as_keywords;
-use super::job::Common;
+use super::job::{Common, Plans};
 use super::reports::write_report;
 use super::{Args, Command};
 use crate::defect::print_no_panics;
@@ -45,18 +45,15 @@ pub struct Caller {
 pub fn rewrite(command: &str, options: &[OsString], model: &Model, caller: Caller) -> Result<Outcome> {
     keyworded(|| match parsed(command, 1, &[&["--dry-run".into(), "--quiet".into()], options].concat())? {
         Command::Prune(args) => {
-            let rewriting =
-                Rewriting { common: &args.common, bench: Some(&args.bench), stats: args.plans.stats(), model };
+            let rewriting = Rewriting::new(model, &args.common, &args.bench, &args.plans);
             rewriting.outcome(args.options()?, &caller, crate::prune)
         }
         Command::Factorize(args) => {
-            let rewriting =
-                Rewriting { common: &args.common, bench: Some(&args.bench), stats: args.plans.stats(), model };
+            let rewriting = Rewriting::new(model, &args.common, &args.bench, &args.plans);
             rewriting.outcome(args.options()?, &caller, crate::factorize)
         }
         Command::Compress(args) => {
-            let rewriting =
-                Rewriting { common: &args.common, bench: Some(&args.bench), stats: args.plans.stats(), model };
+            let rewriting = Rewriting::new(model, &args.common, &args.bench, &args.plans);
             rewriting.outcome(args.options()?, &caller, crate::compress)
         }
         Command::Tune(args) => {
@@ -139,7 +136,11 @@ struct Rewriting<'a> {
     model: &'a Model,
 }
 
-impl Rewriting<'_> {
+impl<'a> Rewriting<'a> {
+    fn new(model: &'a Model, common: &'a Common, bench: &'a Bench, plans: &'a Plans) -> Self {
+        Self { common, bench: Some(bench), stats: plans.stats(), model }
+    }
+
     /// Runs `job`, then proves and times its result as the command does.
     fn outcome<O: Configured>(
         &self,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Command;
 
-use super::options::{Data, Dims, Memory, listener, spinner};
+use super::options::{Inputs, listener, spinner};
 use super::paths::check_paths;
 use super::print::print;
 use crate::error::Result;
@@ -24,11 +24,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "K/N", value_parser = share)]
     share: Option<(usize, usize)>,
     #[command(flatten)]
-    data: Data,
-    #[command(flatten)]
-    dims: Dims,
-    #[command(flatten)]
-    memory: Memory,
+    inputs: Inputs,
     /// Seed for every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -44,20 +40,12 @@ fn share(typed: &str) -> Result<(usize, usize), String> {
 }
 
 pub(super) fn run(args: &Args, _: &Command) -> Result<()> {
-    check_paths(&args.model, args.data.paths(), None, &[("--stats", Some(args.stats.as_path()))])?;
+    check_paths(&args.model, args.inputs.data.paths(), None, &[("--stats", Some(args.stats.as_path()))])?;
     let bar = spinner(args.quiet, "gathering");
     let mut options = GatherOptions::new();
-    options.setting = Setting {
-        data: args.data.calibration(),
-        dims: args.dims.sizes()?,
-        batch_axes: args.data.batch_axes()?,
-        limits: args.memory.limits(),
-        seed: args.seed,
-        progress: listener(&bar),
-        stats: Some(args.stats.clone()),
-        share: args.share,
-        ..Setting::default()
-    };
+    let setting = args.inputs.setting(args.seed, listener(&bar))?;
+    // Sums are gathered from `data` alone.
+    options.setting = Setting { eval: None, stats: Some(args.stats.clone()), share: args.share, ..setting };
     let model = Model::load(&args.model)?;
     let added = crate::gather(&model, &options).map_err(|e| e.in_file(&args.model))?;
     bar.finish_and_clear();

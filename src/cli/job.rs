@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use super::bench::Bench;
 use super::flags::as_typed;
 use super::metric::Judging;
-use super::options::{Data, Dims, Memory, listener, spinner};
+use super::options::{Inputs, listener, spinner};
 use super::paths::check_paths;
 use super::print::print;
 use super::reports::{proof, typed, write_report};
@@ -29,11 +29,7 @@ pub(super) struct Common {
     #[arg(long, short, value_name = "FILE", required_unless_present = "dry_run", display_order = 0)]
     output: Option<PathBuf>,
     #[command(flatten)]
-    data: Data,
-    #[command(flatten)]
-    dims: Dims,
-    #[command(flatten)]
-    memory: Memory,
+    inputs: Inputs,
     #[command(flatten)]
     judging: Judging,
     /// Print the results but write no model
@@ -89,18 +85,8 @@ impl Plans {
 impl Common {
     /// The samples, sizes and seed that were typed; the job measures the user's metric this many times at most.
     pub(super) fn setting(&self, metric_runs: usize, progress: Progress) -> Result<Setting> {
-        let Self { data, dims, memory, judging, seed, quiet, .. } = self;
-        Ok(Setting {
-            data: data.calibration(),
-            eval: data.eval(),
-            metric: judging.metric(metric_runs, *quiet)?,
-            dims: dims.sizes()?,
-            batch_axes: data.batch_axes()?,
-            limits: memory.limits(),
-            seed: *seed,
-            progress,
-            ..Setting::default()
-        })
+        let metric = self.judging.metric(metric_runs, self.quiet)?;
+        Ok(Setting { metric, ..self.inputs.setting(self.seed, progress)? })
     }
 
     /// Refuses contradictory paths, then loads the model. `others` are files that the command reads besides; `doing` is
@@ -113,7 +99,7 @@ impl Common {
     ) -> Result<Job<'a>> {
         let (plan, plan_out) = plans.map_or((None, None), |plans| (plans.plan.as_deref(), plans.plan_out.as_deref()));
         let stats = plans.and_then(Plans::stats);
-        let read = self.data.paths().chain(plan).chain(others);
+        let read = self.inputs.data.paths().chain(plan).chain(others);
         check_paths(
             &self.model,
             read,

@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::calibrate::data::BatchAxes;
 use crate::error::{Error, Result};
+use crate::jobs::setting::Setting;
 use crate::plan::Align;
 use crate::progress::Progress;
 use crate::runtime::Limits;
@@ -178,6 +179,34 @@ impl Memory {
     /// The budget that was typed, or the default.
     pub(super) fn limits(&self) -> Limits {
         self.memory.unwrap_or_default()
+    }
+}
+
+/// What every job on a model reads: samples, sizes, and the memory to use.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Inputs {
+    #[command(flatten)]
+    pub(super) data: Data,
+    #[command(flatten)]
+    dims: Dims,
+    #[command(flatten)]
+    memory: Memory,
+}
+
+impl Inputs {
+    /// The setting of a job with this seed.
+    pub(super) fn setting(&self, seed: u64, progress: Progress) -> Result<Setting> {
+        let Self { data, dims, memory } = self;
+        Ok(Setting {
+            data: data.calibration(),
+            eval: data.eval(),
+            dims: dims.sizes()?,
+            batch_axes: data.batch_axes()?,
+            limits: memory.limits(),
+            seed,
+            progress,
+            ..Setting::default()
+        })
     }
 }
 

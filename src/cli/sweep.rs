@@ -7,7 +7,7 @@ use clap::Command;
 use super::bench::Bench;
 use super::flags::as_typed;
 use super::metric::Judging;
-use super::options::{Data, Dims, Memory, Sizes, listener, remaining, spinner};
+use super::options::{Inputs, Sizes, listener, remaining, spinner};
 use super::print::print;
 use super::reports::typed;
 use super::training::Retraining;
@@ -35,11 +35,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "B,…")]
     size: Option<String>,
     #[command(flatten)]
-    data: Data,
-    #[command(flatten)]
-    dims: Dims,
-    #[command(flatten)]
-    memory: Memory,
+    inputs: Inputs,
     #[command(flatten)]
     judging: Judging,
     #[command(flatten)]
@@ -92,18 +88,8 @@ pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let mut options = SweepOptions::of(counted, budgets, &args.output).pruning(options);
     let bar = spinner(args.quiet, "analysing");
     let runs = 1 + options.len();
-    *options.setting_mut() = Setting {
-        data: args.data.calibration(),
-        eval: args.data.eval(),
-        metric: args.judging.metric(runs, args.quiet)?,
-        dims: args.dims.sizes()?,
-        batch_axes: args.data.batch_axes()?,
-        limits: args.memory.limits(),
-        stats: None,
-        share: None,
-        seed: args.seed,
-        progress: listener(&bar),
-    };
+    let metric = args.judging.metric(runs, args.quiet)?;
+    *options.setting_mut() = Setting { metric, ..args.inputs.setting(args.seed, listener(&bar))? };
     options.commands = vec![typed()];
     let model = Model::load(&args.model)?;
     let runtimes = args.bench.open(&args.model)?;

@@ -6,7 +6,7 @@ use clap::Command;
 
 use super::flags::as_typed;
 use super::metric::Judging;
-use super::options::{Data, Dims, Memory, listener, spinner};
+use super::options::{Inputs, listener, spinner};
 use super::paths::check_paths;
 use super::print::print;
 use super::reports::{typed, write_report};
@@ -27,11 +27,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
     #[command(flatten)]
-    data: Data,
-    #[command(flatten)]
-    dims: Dims,
-    #[command(flatten)]
-    memory: Memory,
+    inputs: Inputs,
     #[command(flatten)]
     judging: Judging,
     /// Fail if the relative L2 distance between the outputs exceeds this
@@ -52,17 +48,8 @@ impl Args {
     /// The options of the job.
     pub(super) fn options(&self, progress: Progress) -> Result<VerifyOptions> {
         let mut options = VerifyOptions::new();
-        options.setting = Setting {
-            data: self.data.calibration(),
-            eval: self.data.eval(),
-            metric: self.judging.metric(options.metric_runs(), self.quiet)?,
-            dims: self.dims.sizes()?,
-            batch_axes: self.data.batch_axes()?,
-            limits: self.memory.limits(),
-            seed: self.seed,
-            progress,
-            ..Setting::default()
-        };
+        let metric = self.judging.metric(options.metric_runs(), self.quiet)?;
+        options.setting = Setting { metric, ..self.inputs.setting(self.seed, progress)? };
         options.plan = self.plan.as_deref().map(Plan::load).transpose()?;
         Ok(options)
     }
@@ -79,7 +66,7 @@ impl Args {
 }
 
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
-    let read = args.data.paths().chain([args.rewritten.as_path()]).chain(args.plan.as_deref());
+    let read = args.inputs.data.paths().chain([args.rewritten.as_path()]).chain(args.plan.as_deref());
     check_paths(&args.original, read, None, &[("--report", args.report.as_deref())])?;
     let bar = spinner(args.quiet, "proving");
     let options = args.options(listener(&bar))?;

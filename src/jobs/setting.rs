@@ -144,8 +144,44 @@ macro_rules! recalling {
     };
 }
 
+/// The builder methods of options that say what may change and to which sizes. The options have the fields `align`, `include`
+/// and `exclude`; `$what` is what changes, such as `groups`, and `$sizes` what is aligned.
+macro_rules! selecting {
+    ($options:ty, $what:literal, $sizes:literal) => {
+        impl $options {
+            #[doc = concat!("Aligns ", $sizes, " to multiples of this number, unless the group or layer is smaller. This replaces")]
+            /// [`hardware`](Self::hardware); 1 allows any size.
+            pub fn align(mut self, multiple: usize) -> Self {
+                self.align = crate::plan::Align::Multiple(multiple);
+                self
+            }
+
+            #[doc = concat!("Aligns ", $sizes, " to multiples of this hardware's block size, or of a fraction of it where the group or layer")]
+            /// is too small. The default is this machine.
+            pub fn hardware(mut self, hardware: crate::plan::Hardware) -> Self {
+                self.align = crate::plan::Align::For(hardware);
+                self
+            }
+
+            #[doc = concat!("Changes only ", $what, " whose name or tensors match this pattern (`*` and `?` are wildcards).")]
+            /// Further calls add patterns.
+            pub fn include(mut self, pattern: impl Into<String>) -> Self {
+                self.include.push(pattern.into());
+                self
+            }
+
+            #[doc = concat!("Skips ", $what, " whose name or tensors match this pattern. Further calls add patterns.")]
+            pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
+                self.exclude.push(pattern.into());
+                self
+            }
+        }
+    };
+}
+
 pub(crate) use configured;
 pub(crate) use recalling;
+pub(crate) use selecting;
 
 /// The samples of a job, opened.
 #[derive(Debug, Default)]

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::factorize::select;
 use crate::jobs::factorize::FactorizeOptions;
 use crate::jobs::prune::{PruneOptions, Target};
-use crate::jobs::setting::{Setting, configured};
-use crate::plan::{Align, Hardware, Plan, Remaining, Units};
+use crate::jobs::setting::{Setting, configured, selecting};
+use crate::plan::{Align, Plan, Remaining, Units};
 use crate::price::Effort;
 
 /// A way to make a model smaller.
@@ -67,6 +67,8 @@ configured!(CompressOptions, |options| match options.target {
     _ => 2,
 });
 
+selecting!(CompressOptions, "groups and layers", "kept units and ranks");
+
 impl CompressOptions {
     /// Compresses to this budget of parameters: a share of the original's (`0.5`) or a number.
     pub fn params(remaining: impl Into<Remaining>) -> Self {
@@ -123,33 +125,6 @@ impl CompressOptions {
     /// Keeps at least this many units in each group; 1 by default.
     pub fn min_keep(mut self, units: usize) -> Self {
         self.min_keep = units;
-        self
-    }
-
-    /// Makes kept units and ranks multiples of this number, unless the group or layer is small. This replaces
-    /// [`hardware`](Self::hardware); 1 allows any size.
-    pub fn align(mut self, units: usize) -> Self {
-        self.align = Align::Multiple(units);
-        self
-    }
-
-    /// Makes kept units and ranks multiples of this hardware's block size, or of a fraction of it where a group or layer is
-    /// too small. The default is this machine.
-    pub fn hardware(mut self, hardware: Hardware) -> Self {
-        self.align = Align::For(hardware);
-        self
-    }
-
-    /// Changes only groups and layers whose name or tensors match this pattern (`*` and `?` are wildcards). Further calls
-    /// add patterns.
-    pub fn include(mut self, pattern: impl Into<String>) -> Self {
-        self.include.push(pattern.into());
-        self
-    }
-
-    /// Skips groups and layers whose name or tensors match this pattern. Further calls add patterns.
-    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
-        self.exclude.push(pattern.into());
         self
     }
 

@@ -2,9 +2,9 @@
 
 use crate::factorize::decompose::Method;
 use crate::factorize::select::Target;
-use crate::jobs::setting::{Setting, configured, recalling};
+use crate::jobs::setting::{Setting, configured, recalling, selecting};
 use crate::lowrank::conv::ConvMode;
-use crate::plan::{Align, Hardware, Plan, Remaining};
+use crate::plan::{Align, Plan, Remaining};
 use crate::train;
 
 /// Options of [`factorize`](crate::factorize).
@@ -41,6 +41,7 @@ pub struct FactorizeOptions {
 
 configured!(FactorizeOptions);
 recalling!(FactorizeOptions);
+selecting!(FactorizeOptions, "layers", "ranks");
 
 impl FactorizeOptions {
     /// Splits every layer at this rank where that saves parameters.
@@ -111,33 +112,6 @@ impl FactorizeOptions {
     /// Sets the decomposition of convolutions; by channel by default.
     pub fn conv(mut self, mode: ConvMode) -> Self {
         self.conv = mode;
-        self
-    }
-
-    /// Chooses ranks that are multiples of this number, unless the layer is small. This replaces
-    /// [`hardware`](Self::hardware).
-    pub fn align(mut self, ranks: usize) -> Self {
-        self.align = Align::Multiple(ranks);
-        self
-    }
-
-    /// Chooses ranks that are multiples of this hardware's block size, unless the layer is small. The default is this
-    /// machine.
-    pub fn hardware(mut self, hardware: Hardware) -> Self {
-        self.align = Align::For(hardware);
-        self
-    }
-
-    /// Splits only layers whose name or tensors match this pattern (`*` and `?` are wildcards). Further calls add
-    /// patterns.
-    pub fn include(mut self, pattern: impl Into<String>) -> Self {
-        self.include.push(pattern.into());
-        self
-    }
-
-    /// Skips layers whose name or tensors match this pattern. Further calls add patterns.
-    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
-        self.exclude.push(pattern.into());
         self
     }
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use crate::axes::Selection;
 use crate::error::{Error, Result};
 use crate::jobs::latency::check as check_latency;
-use crate::jobs::setting::{Setting, configured, recalling};
+use crate::jobs::setting::{Setting, configured, recalling, selecting};
 use crate::latency::RuntimeOptions;
 use crate::onnx::Model;
-use crate::plan::{Align, Budget, CostModel, Hardware, Plan, Quota, Remaining, Request, Scope, Units};
+use crate::plan::{Align, Budget, CostModel, Plan, Quota, Remaining, Request, Scope, Units};
 use crate::price::Effort;
 use crate::repair::Method;
 use crate::train;
@@ -87,6 +87,7 @@ configured!(PruneOptions, |options| match options.target {
     _ => 2,
 });
 recalling!(PruneOptions);
+selecting!(PruneOptions, "groups", "kept units");
 
 impl PruneOptions {
     /// Removes this share of every group's units: 0.5 removes half.
@@ -199,37 +200,10 @@ impl PruneOptions {
         self
     }
 
-    /// Keeps a multiple of this many units in each group, unless the group is smaller. This replaces
-    /// [`hardware`](Self::hardware); 1 allows any size.
-    pub fn align(mut self, units: usize) -> Self {
-        self.align = Align::Multiple(units);
-        self
-    }
-
-    /// Keeps a multiple of this hardware's block size, or of a fraction of it where a group is too small. The default
-    /// is this machine.
-    pub fn hardware(mut self, hardware: Hardware) -> Self {
-        self.align = Align::For(hardware);
-        self
-    }
-
     /// Also prunes groups whose removal shifts a statistic (LayerNormalization, Softmax, …); off by default. The result
     /// is valid but not exact.
     pub fn allow_shifts(mut self, allow: bool) -> Self {
         self.allow_shifts = allow;
-        self
-    }
-
-    /// Prunes only groups whose name or tensors match this pattern (`*` and `?` are wildcards). Further calls add
-    /// patterns.
-    pub fn include(mut self, pattern: impl Into<String>) -> Self {
-        self.include.push(pattern.into());
-        self
-    }
-
-    /// Skips groups whose name or tensors match this pattern. Further calls add patterns.
-    pub fn exclude(mut self, pattern: impl Into<String>) -> Self {
-        self.exclude.push(pattern.into());
         self
     }
 
