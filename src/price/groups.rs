@@ -104,9 +104,10 @@ impl Samples {
         let used: BTreeSet<usize> = consumers.of_group.iter().flatten().map(|consumer| consumer.layer).collect();
         let layers = used.into_iter().filter_map(|index| consumers.layers.get(index));
         let layers: Vec<Layer> = layers.filter(|layer| layer.inputs() <= WIDEST).cloned().collect();
+        let square = |layer: &Layer| layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>();
         for data in [&self.fitted, &self.held_out] {
-            for some in passes(&layers, self.limits.sums()) {
-                input_statistics(subject, self.over(data), some, Detail::Covariance)?;
+            for some in self.limits.portions(layers.iter().cloned(), square) {
+                input_statistics(subject, self.over(data), &some, Detail::Covariance)?;
             }
         }
         Ok(())
@@ -196,7 +197,8 @@ impl Market<'_> {
             return Ok(Prices { curves, seconds: started.elapsed().as_secs_f64() });
         }
         let base = self.reference.distance_of(self.subject.model, self.samples.batches())?;
-        for portion in portions(unknown, &consumers.layers, self.samples.limits.sums()) {
+        let limits = self.samples.limits;
+        for portion in limits.portions(unknown, |(_, part)| covariances(part, &consumers.layers)) {
             for (index, part, losses) in self.measure(portion, &consumers.layers, base)? {
                 if let (Some(stats), Some(key)) = (self.samples.fitted.stats(), &key) {
                     stats.put(&part.key(key), &[stats::row(&losses)])?;
@@ -404,41 +406,13 @@ fn of<'s>(statistics: &'s [InputStatistics], used: &[usize], reader: &Reader) ->
     found.ok_or_else(|| Error::input("a layer has no statistics"))
 }
 
-/// Layers in runs whose covariances take no more than `most` bytes together.
-fn passes(layers: &[Layer], most: u64) -> Vec<&[Layer]> {
-    let bytes = |layer: &Layer| layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>();
-    let (mut runs, mut start, mut held) = (Vec::new(), 0, 0);
-    for (index, layer) in layers.iter().enumerate() {
-        if index > start && (held + bytes(layer)) as u64 > most {
-            runs.push(&layers[start..index]);
-            (start, held) = (index, 0);
-        }
-        held += bytes(layer);
-    }
-    runs.push(&layers[start..]);
-    runs
-}
-
-/// Groups, in order, in portions whose covariances take no more than `most` bytes together.
-fn portions<'s, 'g>(parts: Vec<(usize, Part<'s, 'g>)>, layers: &[Layer], most: u64) -> Vec<Vec<(usize, Part<'s, 'g>)>> {
-    let mut portions: Vec<Vec<(usize, Part<'s, 'g>)>> = Vec::new();
-    let mut held = 0;
-    for (index, part) in parts {
-        let square = |reader: &Reader| match layers[reader.layer].inputs() {
-            inputs if inputs > WIDEST => 0,
-            inputs => 2 * inputs * inputs * size_of::<f64>(),
-        };
-        let bytes: usize = part.readers.iter().map(square).sum();
-        if portions.is_empty() || (held + bytes) as u64 > most {
-            portions.push(Vec::new());
-            held = 0;
-        }
-        held += bytes;
-        if let Some(last) = portions.last_mut() {
-            last.push((index, part));
-        }
-    }
-    portions
+/// Bytes of the covariances that the repair of a part's readers takes.
+fn covariances(part: &Part<'_, '_>, layers: &[Layer]) -> usize {
+    let square = |reader: &Reader| match layers[reader.layer].inputs() {
+        inputs if inputs > WIDEST => 0,
+        inputs => 2 * inputs * inputs * size_of::<f64>(),
+    };
+    part.readers.iter().map(square).sum()
 }
 
 #[cfg(test)]

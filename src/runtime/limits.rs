@@ -55,6 +55,26 @@ impl Limits {
         (self.bytes / 4).min(PREFERRED_PART)
     }
 
+    /// `items`, in order, in portions whose sums one pass over the data may accumulate; `bytes` are those of one item. An item
+    /// that is too large has a portion of its own.
+    pub(crate) fn portions<T>(self, items: impl IntoIterator<Item = T>, bytes: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+        let (mut portions, mut held): (Vec<Vec<T>>, usize) = (Vec::new(), 0);
+        for item in items {
+            let bytes = bytes(&item);
+            match portions.last_mut() {
+                Some(last) if (held + bytes) as u64 <= self.sums() => {
+                    held += bytes;
+                    last.push(item);
+                }
+                _ => {
+                    held = bytes;
+                    portions.push(vec![item]);
+                }
+            }
+        }
+        portions
+    }
+
     /// Samples that run at once where one takes `each` bytes: at least one, and at most `most`.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use crate::calibrate::{
 };
 use crate::error::Result;
 use crate::linalg::default_backend;
+use crate::runtime::Limits;
 
 /// Widest matrix whose inverse Hessian is formed.
 const WIDEST: usize = 6144;
@@ -52,7 +53,7 @@ const STEP: f64 = 1e-9;
 /// If reading the data or running the model fails, or the sums cannot be written.
 pub(super) fn gather(context: &Context<'_, '_>) -> Result<()> {
     let consumers = Consumers::new(context)?;
-    portions(&consumers, context.calibration()?.limits.sums())
+    portions(&consumers, context.calibration()?.limits)
         .iter()
         .try_for_each(|portion| known(context, &consumers, &layers_of(&consumers, portion)).map(drop))
 }
@@ -60,7 +61,7 @@ pub(super) fn gather(context: &Context<'_, '_>) -> Result<()> {
 pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     let consumers = Consumers::new(context)?;
     let mut scores = fallback(context, &consumers.of_group)?;
-    for portion in portions(&consumers, context.calibration()?.limits.sums()) {
+    for portion in portions(&consumers, context.calibration()?.limits) {
         let used = layers_of(&consumers, &portion);
         let known = known(context, &consumers, &used)?;
         let paths: Vec<Vec<f64>> =
@@ -72,25 +73,11 @@ pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     Ok(scores)
 }
 
-/// Groups with consumers, in portions whose covariances take no more than `most` bytes together; the data is run again for each.
-fn portions(consumers: &Consumers, most: u64) -> Vec<Vec<usize>> {
-    let mut portions: Vec<Vec<usize>> = Vec::new();
-    let mut held = 0;
-    for (group, of_group) in consumers.of_group.iter().enumerate() {
-        if of_group.is_empty() {
-            continue;
-        }
-        let bytes: usize = of_group.iter().map(|c| square(width(&consumers.layers[c.layer]))).sum();
-        if portions.is_empty() || (held + bytes) as u64 > most {
-            portions.push(Vec::new());
-            held = 0;
-        }
-        held += bytes;
-        if let Some(last) = portions.last_mut() {
-            last.push(group);
-        }
-    }
-    portions
+/// Groups with consumers, in portions whose covariances fit in memory together; the data is run again for each.
+fn portions(consumers: &Consumers, limits: Limits) -> Vec<Vec<usize>> {
+    let read = (0..consumers.of_group.len()).filter(|&group| !consumers.of_group[group].is_empty());
+    let square = |consumer: &Consumer| square(width(&consumers.layers[consumer.layer]));
+    limits.portions(read, |&group| consumers.of_group[group].iter().map(square).sum())
 }
 
 fn square(width: usize) -> usize {
