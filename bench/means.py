@@ -15,24 +15,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
+from criteria import FIXTURES, NETWORKS, accuracy
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-NETWORKS = ["digits_mlp", "digits_resnet", "digits_vit"]
 BUDGETS = ["80%", "65%", "50%", "35%"]
 MEANS = {"prune": "prune,dims", "rank": "rank", "all": None}
-
-
-def accuracy(model: Path) -> float:
-    """Share of the test images that are classified right, in percent."""
-    samples = np.load(FIXTURES / "eval.npz")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(None, {"input": samples["input"]})[:1]
-    return 100 * float((logits.argmax(1) == samples["labels"]).mean())
 
 
 def figure(metric: str | None, model: Path) -> float:

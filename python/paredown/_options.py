@@ -19,7 +19,7 @@ def typed(options: Mapping[str, Any]) -> list[str]:
 
 
 def option(name: str, value: Any) -> list[str]:
-    """One option as it is typed: a list is typed once for each value, a mapping once for each pair."""
+    """One option as a command-line flag: once for each value of a list or pair of a mapping."""
     flag = "--" + name.replace("_", "-")
     if value is None or value is False:
         return []
@@ -37,7 +37,7 @@ def option(name: str, value: Any) -> list[str]:
 
 
 def budget(name: str, value: Any) -> str:
-    """What remains, as it is typed: ``0.25`` is 25 %, an integer is a number."""
+    """The text of a budget on the command line: ``0.25`` is 25 %, an integer is a number."""
     try:
         number = Decimal(repr(float(value)))
     except (TypeError, ValueError):

@@ -11,7 +11,7 @@ Listener = Callable[[str], object]
 
 @contextmanager
 def listening(progress: bool | Listener) -> Iterator[Listener | None]:
-    """The function that is told the phases of a job."""
+    """The function that is called with each phase of a job."""
     if callable(progress):
         yield progress
     elif not progress:

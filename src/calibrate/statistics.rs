@@ -132,7 +132,7 @@ pub fn input_statistics(
     Ok(used.into_iter().filter_map(|at| done.get(at)?.clone()).collect())
 }
 
-/// What passes over some samples found already, and how its records are told apart.
+/// What earlier passes over some samples found, and how its records are named.
 pub(crate) struct Kept<'d> {
     stats: &'d Stats,
     key: Key,

@@ -92,7 +92,7 @@ impl<'m> Cell<'m> {
         if !traits.traits().has(RECURRENT) || !traits.domain.is_empty() {
             return Ok(None);
         }
-        // A tensor that whoever runs the model may replace does not count.
+        // A tensor that a caller may replace does not count.
         let operand = |slot: usize| view.operand(id, slot).map(|value| view.graph.behind_identity(value));
         let own = |value: ValueId| view.tensor(value).filter(|_| !view.graph.is_overridable(value));
         let (Some(w), Some(r)) = (operand(W), operand(R)) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! The user's own metric, as it is typed.
+//! The user's own metric, as given on the command line.
 
 use std::io::Write;
 use std::time::Duration;

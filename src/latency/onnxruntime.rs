@@ -258,7 +258,7 @@ impl OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// The least time of one run of each model, in milliseconds, all run by turns on `threads` threads; `None` for those that
+    /// The least time of one run of each model, in milliseconds, run in alternation on `threads` threads; `None` for those that
     /// do not run.
     pub(crate) fn times(self: &Rc<Self>, models: &[Fed], threads: usize) -> Vec<Option<f64>> {
         let open = |fed: &Fed| -> Option<Session> {

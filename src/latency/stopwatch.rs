@@ -92,7 +92,7 @@ impl Stopwatch {
         Where { runtime: runtime.to_owned(), version, device: device(), threads }
     }
 
-    /// The least time of one run of each model, in milliseconds, all run by turns; `None` for those that do not run.
+    /// The least time of one run of each model, in milliseconds, run in alternation; `None` for those that do not run.
     ///
     /// # Errors
     /// If there is no thread to run them on.
@@ -138,7 +138,7 @@ impl Stopwatch {
     }
 }
 
-/// Name of the processor, as far as the system tells it.
+/// Name of the processor, if the system reports it.
 fn device() -> String {
     let from_file = |path: &str| {
         let text = std::fs::read_to_string(Path::new(path)).ok()?;

@@ -95,7 +95,7 @@ impl Samples {
         self.over(&self.fitted)
     }
 
-    /// Sums up what the local repairs of the readers of `groups` are made of, and keeps it in the statistics of the samples.
+    /// Gathers the sums that the local repairs of the readers of `groups` need, and keeps them in the statistics of the samples.
     ///
     /// # Errors
     /// If reading the data or running the model fails, or the sums cannot be written.

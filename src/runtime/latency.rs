@@ -1,4 +1,4 @@
-//! tract's time for one run: of two models side by side, and of many small ones by turns.
+//! tract's time for one run: of two models side by side, and of many small ones in alternation.
 
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ const RUNS: (usize, usize) = (60, 4);
 /// Time for measuring one model of many; those that are faster than the others leave theirs to these.
 const TIME_EACH: Duration = Duration::from_millis(20);
 
-/// The least time of one run of each of `count` models, in milliseconds, measured by turns: whatever else the machine does
+/// The least time of one run of each of `count` models, in milliseconds, measured in alternation: whatever else the machine does
 /// only ever adds to it, and the weights of one model drive those of the others out of caches, as in a whole network. `None`
 /// for those that fail.
 pub(crate) fn least_times(watch: Watch, count: usize, run: impl Fn(usize) -> Result<()>) -> Vec<Option<f64>> {

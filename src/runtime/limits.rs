@@ -161,6 +161,14 @@ mod tests {
         root
     }
 
+    #[test]
+    fn portions_hold_what_sums_may_take() {
+        let limits = Limits::new(400);
+        let portions = limits.portions([60, 40, 1, 200, 100, 7], |&bytes| bytes);
+        assert_eq!(portions, [vec![60, 40], vec![1], vec![200], vec![100], vec![7]]);
+        assert!(limits.portions(Vec::<usize>::new(), |&bytes| bytes).is_empty());
+    }
+
     const FREE: (&str, &str) = ("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n");
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) enum Watch {
 }
 
 impl Watch {
-    /// For runs on this many threads: of a single one, the calling thread, processor time where the system tells it.
+    /// For runs on this many threads: of a single one, the calling thread, processor time where the system reports it.
     pub(crate) fn of(threads: usize) -> Self {
         if threads == 1 && thread_time().is_some() { Self::Thread } else { Self::Wall }
     }

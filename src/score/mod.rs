@@ -70,7 +70,7 @@ const fn row(name: &'static str, about: &'static str, needs_data: bool, is_error
     Criterion { name, about, needs_data, is_error, score }
 }
 
-/// Sums up what the scores of `obs` are made of, and keeps it in the statistics of the samples.
+/// Gathers the sums that the scores of `obs` need, and keeps them in the statistics of the samples.
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) without data; if the model cannot be run or the sums cannot be written.

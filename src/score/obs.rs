@@ -47,7 +47,7 @@ const TAPS: &str = "taps";
 /// Relative distance of consecutive scores that would be equal: the order of removal must survive.
 const STEP: f64 = 1e-9;
 
-/// Sums up what the scores are made of, and keeps it.
+/// Gathers the sums that the scores need, and keeps them.
 ///
 /// # Errors
 /// If reading the data or running the model fails, or the sums cannot be written.

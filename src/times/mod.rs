@@ -2,7 +2,7 @@
 //!
 //! A runtime computes some neighbouring nodes as one: a convolution with the normalization and activation after it, a chain
 //! of elementwise operators. Such a [`Unit`](units::Unit) is cut out as a model of its own ([`alone`]) at a few sizes of the
-//! groups that it mentions ([`design`]), and timed by turns with others. Its [`signature`] says what its time depends on:
+//! groups that it mentions ([`design`]), and timed in alternation with others. Its [`signature`] says what its time depends on:
 //! operators, attributes and shapes. Equal ones are timed once, and times are kept in a [`table`]. Where nothing is known about a
 //! unit, an [`estimate`] stands in.
 

@@ -19,7 +19,7 @@ use crate::texts::{folder, write_text};
 /// Version of the file.
 const VERSION: u32 = 1;
 
-/// Models that are timed by turns, at most.
+/// Most models that are timed in alternation.
 const TOGETHER: usize = 32;
 
 /// Bytes of weights that they hold together, at most.
@@ -208,8 +208,8 @@ impl Meter {
         Ok(())
     }
 
-    /// Writes new times to the table's file, beside what others have written meanwhile. A cache that cannot be written is no
-    /// reason to fail.
+    /// Writes new times to the table's file, and keeps what other processes have written since. It does not fail if a
+    /// cache cannot be written.
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if the file was named by the user and cannot be written.

@@ -57,7 +57,7 @@ pub struct CompressOptions {
     pub(crate) include: Vec<String>,
     /// Patterns of groups, layers or tensors to leave alone.
     pub(crate) exclude: Vec<String>,
-    /// Samples, sizes, seed, and who is told.
+    /// Samples, sizes, seed, and the progress listener.
     pub(crate) setting: Setting,
 }
 

@@ -66,7 +66,7 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let found = layers(subject, options)?;
     clock.lap("analyse")?;
     let calibration = data.map(|data| Calibration::within(subject.model, data, *seed, *limits)).transpose()?;
-    // What a split costs the output is told by samples that it was not fitted to.
+    // The cost of a split at the output is measured on samples that it was not fitted to.
     let is_shared = matches!(options.target, Target::Params(_) | Target::Macs(_) | Target::Size(_));
     let apart = calibration.filter(|_| is_shared).map(Apart::new).transpose()?.flatten();
     let first = apart.as_ref().map(Apart::fitted).or(calibration);

@@ -35,7 +35,7 @@ pub struct FactorizeOptions {
     pub(crate) keep_faster: bool,
     /// Whether and how the weights are trained once the layers are split.
     pub(crate) retrain: Option<train::Options>,
-    /// Samples, sizes, seed, and who is told.
+    /// Samples, sizes, seed, and the progress listener.
     pub(crate) setting: Setting,
 }
 

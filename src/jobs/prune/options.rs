@@ -77,7 +77,7 @@ pub struct PruneOptions {
     pub(crate) runtimes: RuntimeOptions,
     /// Whether the result is to be proved, so that an original that does not run in tract is bad input.
     pub(crate) verify: bool,
-    /// Samples, sizes, seed, and who is told.
+    /// Samples, sizes, seed, and the progress listener.
     pub(crate) setting: Setting,
 }
 

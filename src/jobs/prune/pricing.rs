@@ -56,12 +56,12 @@ impl Pricing {
         self.samples.fitted()
     }
 
-    /// What the original gives on the samples that prices are told by, and their inputs.
+    /// The original's outputs on the samples that prices are measured on, and the inputs.
     pub(in crate::jobs) fn judge(&self) -> (&Reference, &[Vec<NamedTensor>]) {
         (&self.reference, self.samples.batches())
     }
 
-    /// What a model loses on the samples that prices are told by.
+    /// What a model loses on the samples that prices are measured on.
     ///
     /// # Errors
     /// If it cannot be run.

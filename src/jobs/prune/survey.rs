@@ -148,7 +148,8 @@ impl<'m> Survey<'m> {
         Ok((scored, prices))
     }
 
-    /// The model with its heads in their new bases, as far as these can be written in place: what goes of heads goes there.
+    /// The model with its heads in their new bases, as far as these can be written in place. Dimensions of heads are removed from
+    /// this model.
     fn rebased(&self) -> Subject<'_> {
         let subject = self.analysis.subject();
         Subject { model: self.rebased.as_ref().unwrap_or(subject.model), ..subject }

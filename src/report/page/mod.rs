@@ -45,7 +45,7 @@ fn page(report: &Report) -> String {
         section("Repeat it", &commands(report)),
     ];
     let content = format!(
-        "<p class=\"quiet\">What paredown made of</p>\n<h1>{}</h1>\n{}{}",
+        "<p class=\"quiet\">Report of paredown on</p>\n<h1>{}</h1>\n{}{}",
         escape(title),
         tiles(report),
         body.concat()

@@ -28,7 +28,7 @@ pub(super) fn section(heading: &str, content: &str) -> String {
     format!("<section>\n<h2>{}</h2>\n{content}</section>\n", escape(heading))
 }
 
-/// Content that is folded away until somebody opens it; empty without content.
+/// Collapsed content, which the reader can open; empty without content.
 pub(super) fn folded(summary: &str, content: &str) -> String {
     if content.is_empty() {
         return String::new();
