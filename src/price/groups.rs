@@ -106,7 +106,7 @@ impl Samples {
         let layers: Vec<Layer> = layers.filter(|layer| layer.inputs() <= WIDEST).cloned().collect();
         let square = |layer: &Layer| layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>();
         for data in [&self.fitted, &self.held_out] {
-            for some in self.limits.portions(layers.iter().cloned(), square) {
+            for some in self.limits.portions(layers.iter().cloned(), |_, layer| square(layer)) {
                 input_statistics(subject, self.over(data), &some, Detail::Covariance)?;
             }
         }
@@ -198,7 +198,7 @@ impl Market<'_> {
         }
         let base = self.reference.distance_of(self.subject.model, self.samples.batches())?;
         let limits = self.samples.limits;
-        for portion in limits.portions(unknown, |(_, part)| covariances(part, &consumers.layers)) {
+        for portion in limits.portions(unknown, |_, (_, part)| covariances(part, &consumers.layers)) {
             for (index, part, losses) in self.measure(portion, &consumers.layers, base)? {
                 if let (Some(stats), Some(key)) = (self.samples.fitted.stats(), &key) {
                     stats.put(&part.key(key), &[stats::row(&losses)])?;

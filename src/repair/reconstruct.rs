@@ -75,7 +75,7 @@ pub(super) fn reconstruct(
             let is_other = |member: &&mut Member| !bases.has_inputs(member.original.node, selection);
             members.iter_mut().filter(is_other).try_for_each(|member| member.find_attention(&view, &all))?;
         }
-        for members in portions(members, data.limits.sums()) {
+        for members in data.limits.portions(members, sums) {
             let gathering = collect(subject, model, data, &members, &mut models)?;
             let solved: Vec<_> =
                 gathering.readers.into_par_iter().map(|reader| reader.solve(method)).collect::<Result<_>>()?;
@@ -93,28 +93,12 @@ pub(super) fn reconstruct(
     Ok(reports)
 }
 
-/// Members in portions whose sums take no more than `most` bytes together, in order; those that read the same rows share theirs.
-fn portions(members: Vec<Member>, most: u64) -> Vec<Vec<Member>> {
-    let mut portions: Vec<Vec<Member>> = Vec::new();
-    let mut held = 0;
-    for member in members {
-        let (k, n) = (member.pruned.inputs() as u64, member.pruned.outputs as u64);
-        let is_known = portions.last().is_some_and(|last| last.iter().any(|other| other.reads_like(&member)));
-        // To fit and to judge by.
-        let each = if is_known { k * n } else { k * (k + n) };
-        let bytes = 2 * each * member.pruned.groups as u64 * size_of::<f64>() as u64;
-        match portions.last_mut() {
-            Some(last) if held + bytes <= most => {
-                held += bytes;
-                last.push(member);
-            }
-            _ => {
-                held = bytes;
-                portions.push(vec![member]);
-            }
-        }
-    }
-    portions
+/// Bytes of the sums that a member adds to those of others; members that read the same rows share theirs.
+fn sums(others: &[Member], member: &Member) -> usize {
+    let (k, n) = (member.pruned.inputs(), member.pruned.outputs);
+    let is_known = others.iter().any(|other| other.reads_like(member));
+    // To fit and to judge by.
+    2 * if is_known { k * n } else { k * (k + n) } * member.pruned.groups * size_of::<f64>()
 }
 
 /// A layer after a removal that keeps its weights, and why.

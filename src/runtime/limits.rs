@@ -55,19 +55,23 @@ impl Limits {
         (self.bytes / 4).min(PREFERRED_PART)
     }
 
-    /// `items`, in order, in portions whose sums one pass over the data may accumulate; `bytes` are those of one item. An item
-    /// that is too large has a portion of its own.
-    pub(crate) fn portions<T>(self, items: impl IntoIterator<Item = T>, bytes: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    /// `items`, in order, in portions whose sums one pass over the data may accumulate. `bytes` are those that an item adds to
+    /// a portion with these items. An item that is too large has a portion of its own.
+    pub(crate) fn portions<T>(
+        self,
+        items: impl IntoIterator<Item = T>,
+        bytes: impl Fn(&[T], &T) -> usize,
+    ) -> Vec<Vec<T>> {
         let (mut portions, mut held): (Vec<Vec<T>>, usize) = (Vec::new(), 0);
         for item in items {
-            let bytes = bytes(&item);
+            let more = portions.last().map_or(0, |last| bytes(last, &item));
             match portions.last_mut() {
-                Some(last) if (held + bytes) as u64 <= self.sums() => {
-                    held += bytes;
+                Some(last) if (held + more) as u64 <= self.sums() => {
+                    held += more;
                     last.push(item);
                 }
                 _ => {
-                    held = bytes;
+                    held = bytes(&[], &item);
                     portions.push(vec![item]);
                 }
             }
@@ -164,9 +168,12 @@ mod tests {
     #[test]
     fn portions_hold_what_sums_may_take() {
         let limits = Limits::new(400);
-        let portions = limits.portions([60, 40, 1, 200, 100, 7], |&bytes| bytes);
+        let portions = limits.portions([60, 40, 1, 200, 100, 7], |_, &bytes| bytes);
         assert_eq!(portions, [vec![60, 40], vec![1], vec![200], vec![100], vec![7]]);
-        assert!(limits.portions(Vec::<usize>::new(), |&bytes| bytes).is_empty());
+        // What is there already takes nothing more.
+        let shared = |items: &[usize], bytes: &usize| if items.contains(bytes) { 0 } else { *bytes };
+        assert_eq!(limits.portions([60, 60, 40, 60, 50, 60], shared), [vec![60, 60, 40, 60], vec![50], vec![60]]);
+        assert!(limits.portions(Vec::<usize>::new(), |_, &bytes| bytes).is_empty());
     }
 
     const FREE: (&str, &str) = ("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n");

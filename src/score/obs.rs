@@ -77,7 +77,7 @@ pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
 fn portions(consumers: &Consumers, limits: Limits) -> Vec<Vec<usize>> {
     let read = (0..consumers.of_group.len()).filter(|&group| !consumers.of_group[group].is_empty());
     let square = |consumer: &Consumer| square(width(&consumers.layers[consumer.layer]));
-    limits.portions(read, |&group| consumers.of_group[group].iter().map(square).sum())
+    limits.portions(read, |_, &group| consumers.of_group[group].iter().map(square).sum())
 }
 
 fn square(width: usize) -> usize {
