@@ -87,14 +87,17 @@ fn sums_of_shares_are_those_of_one_machine() {
     for name in ["digits_resnet.onnx", "digits_vit.onnx"] {
         let (model, folder) = (Model::load(fixture(name)).unwrap(), Folder::new());
         let shares: Vec<PathBuf> = (1..=3).map(|number| gathered(&folder, &model, (number, 3))).collect();
-        let files = ["all", "part", "rest", "backwards"].map(|name| folder.at(name));
-        let [all, part, rest, backwards] = &files;
+        let files = ["all", "part", "rest", "backwards", "alone"].map(|name| folder.at(name));
+        let [all, part, rest, backwards, alone] = &files;
+        gather(&model, &GatherOptions::new().data(samples()).stats(alone)).unwrap();
         assert!(merge_stats(&shares, all).unwrap().missing.is_empty());
         assert_eq!(merge_stats(&shares[..2], part).unwrap().missing, [6, 7, 8]);
         assert!(merge_stats(&[part, &shares[2]], rest).unwrap().missing.is_empty());
         assert!(merge_stats(&[&shares[2], &shares[1], &shares[0]], backwards).unwrap().missing.is_empty());
         let bytes = std::fs::read(all).unwrap();
-        assert!(std::fs::read(rest).unwrap() == bytes && std::fs::read(backwards).unwrap() == bytes, "{name}");
+        for other in [rest, backwards, alone] {
+            assert!(std::fs::read(other).unwrap() == bytes, "{name}: {}", other.display());
+        }
         let ratio = || PruneOptions::ratio(0.5).data(samples());
         let pruned = prune(&model, &ratio().stats(all)).unwrap();
         assert!(reused(&pruned).unwrap() > 3, "{name}");

@@ -3,7 +3,7 @@
 //! | bytes | |
 //! |---|---|
 //! | 8 | `PDSTATS` and the version of the format |
-//! | … | records, one after the other: the number of matrices; for each one rows, columns, values (u64 and f64, little-endian) |
+//! | … | records in the order of their keys: the number of matrices; for each one rows, columns, values (u64 and f64, little-endian) |
 //! | … | the index as JSON: the [`Origin`], and key, offset, length and SHA-256 of each record |
 //! | 32 | SHA-256 of the index |
 //! | 8 | where the index starts |
@@ -141,7 +141,7 @@ impl Records {
     pub(crate) fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let Some(place) = self.index.records.get(key) else { return Ok(None) };
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = read_at(&mut file, place.offset, place.length)
+        let bytes = read_at(&mut *file, place.offset, place.length)
             .map_err(|e| Error::input(format!("cannot be read: {e}")).in_file(&self.path).caused_by(e))?;
         drop(file);
         if hexadecimal(&Sha256::digest(&bytes)) != place.sha256 {
@@ -201,19 +201,35 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives the complete file its name.
+    /// Gives the complete file its name. The order in which records came, which threads decide, leaves no trace.
     ///
     /// # Errors
     /// As [`put`](Self::put).
-    pub(crate) fn finish(mut self, origin: Origin, leaves: Vec<usize>) -> Result<()> {
+    pub(crate) fn finish(self, origin: Origin, leaves: Vec<usize>) -> Result<()> {
+        let mut sorted = if self.records.values().is_sorted_by_key(|place| place.offset) {
+            self
+        } else {
+            let mut sorted = Self::new(&self.path)?;
+            for (key, place) in &self.records {
+                let bytes = read_at(self.file.as_file(), place.offset, place.length).map_err(|e| self.failed(e))?;
+                sorted.put_bytes(key, &bytes)?;
+            }
+            sorted
+        };
+        sorted.close(origin, leaves)?;
+        let Self { path, file, .. } = sorted;
+        file.persist(&path).map(drop).map_err(|e| Error::output(e.error.to_string()).in_file(&path))
+    }
+
+    /// Writes what follows the records.
+    fn close(&mut self, origin: Origin, leaves: Vec<usize>) -> Result<()> {
         let index = Index { origin, leaves, records: std::mem::take(&mut self.records) };
         let text = serde_json::to_vec(&index).map_err(|e| Error::output(e.to_string()).in_file(&self.path))?;
         let hash = Sha256::digest(&text);
         for part in [&text[..], &hash[..], &self.end.to_le_bytes()[..], &MAGIC[..]] {
             self.file.write_all(part).map_err(|e| self.failed(e))?;
         }
-        let path = self.path.clone();
-        self.file.persist(&path).map(drop).map_err(|e| Error::output(e.error.to_string()).in_file(&path))
+        Ok(())
     }
 
     fn failed(&self, e: std::io::Error) -> Error {
@@ -231,7 +247,7 @@ pub(crate) fn row(values: &[f64]) -> Array2<f64> {
 }
 
 /// `length` bytes, which are known to be no more than the file has.
-fn read_at(file: &mut File, offset: u64, length: u64) -> std::io::Result<Vec<u8>> {
+fn read_at(mut file: impl Read + Seek, offset: u64, length: u64) -> std::io::Result<Vec<u8>> {
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();
     file.take(length).read_to_end(&mut bytes)?;
@@ -303,6 +319,25 @@ mod tests {
         assert_eq!(file.origin(), &origin());
         assert_eq!(bits(&file.get("one").unwrap().unwrap()), bits(&record));
         assert!(file.get("two").unwrap().unwrap().is_empty() && file.get("three").unwrap().is_none());
+    }
+
+    /// Records come from several threads.
+    #[test]
+    fn the_order_of_arrival_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |keys: [&str; 3]| {
+            let path = folder.path().join("stats");
+            let mut writer = Writer::new(&path).unwrap();
+            for key in keys {
+                writer.put(key, &[Array2::from_elem((key.len(), 2), 0.5)]).unwrap();
+            }
+            writer.finish(origin(), vec![1]).unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let bytes = file(["a", "bb", "ccc"]);
+        assert!(file(["ccc", "a", "bb"]) == bytes && file(["bb", "ccc", "a"]) == bytes);
+        let found = Records::open(&folder.path().join("stats")).unwrap().get("ccc").unwrap();
+        assert_eq!(found.unwrap()[0].nrows(), 3);
     }
 
     /// Any byte that changes, and any byte that lacks.
