@@ -5,7 +5,7 @@ mod sweep;
 mod text;
 
 use charts::{Bar, Series};
-use text::{Cell, Column, escape, folded, list, paragraph, section, table};
+use text::{Cell, Column, escape, folded, list, paragraph, section, short_table, table};
 
 use super::figures::{change, human_bytes, human_count, percent};
 use super::{
@@ -262,7 +262,7 @@ fn group_row(group: &GroupReport) -> Vec<Cell> {
 /// The groups that lost units.
 fn removed(report: &Report) -> String {
     let removed = report.groups.iter().filter(|group| group.kept < group.size);
-    table("Groups that lost units", &GROUP_COLUMNS, removed.map(group_row))
+    short_table("Groups that lost units", &GROUP_COLUMNS, removed.map(group_row))
 }
 
 /// The groups and layers that stayed as they were, and what froze them.
@@ -272,20 +272,24 @@ fn stayed(report: &Report) -> String {
         report.groups.iter().filter(stays).partition(|group| group.role == "frozen");
     let kept: Vec<&LayerReport> = report.layers.iter().filter(|layer| layer.rank.is_none()).collect();
     let heading = |count: usize, what: &str| format!("{count} {what}");
-    let groups = |caption: &str, groups: &[&GroupReport]| {
-        table(caption, &GROUP_COLUMNS, groups.iter().map(|group| group_row(group)))
-    };
     let nodes = report
         .frozen
         .iter()
         .map(|node| vec![node.node.clone().into(), node.op.clone().into(), node.reason.clone().into()]);
     let columns = [Column::Text("Node"), Column::Text("Operator"), Column::Text("Why")];
-    let nodes = table("Nodes that no rule understands: everything that they touch stays", &columns, nodes);
-    groups("Groups that could lose units, and lost none", &whole)
-        + &nodes
+    let nodes = short_table("Nodes that no rule understands: everything that they touch stays", &columns, nodes);
+    short_table(
+        "Groups that could lose units, and lost none",
+        &GROUP_COLUMNS,
+        whole.iter().map(|group| group_row(group)),
+    ) + &nodes
         + &folded(
             &heading(frozen.len(), "frozen groups"),
-            &groups("Frozen groups, with the node and the reason", &frozen),
+            &table(
+                "Frozen groups, with the node and the reason",
+                &GROUP_COLUMNS,
+                frozen.iter().map(|group| group_row(group)),
+            ),
         )
         + &folded(&heading(kept.len(), "layers were not split"), &layer_table("Layers that were not split", &kept))
 }

@@ -108,9 +108,27 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: impl IntoIterator<I
     )
 }
 
+/// Rows of the longest table that stands open. Browsers lay out a longer one only when it is unfolded.
+const OPEN: usize = 100;
+
+/// A [`table`] that is folded away if it is long.
+pub(super) fn short_table(caption: &str, columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
+    let (count, content) = (rows.len(), table(caption, columns, rows));
+    if count > OPEN { folded(&format!("{caption}: {count} rows"), &content) } else { content }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_tables_are_folded_away() {
+        let rows = |count: usize| short_table("x", &[Column::Text("y")], (0..count).map(|_| vec!["z".into()]));
+        assert!(rows(OPEN).starts_with("<div"));
+        assert!(rows(OPEN + 1).starts_with("<details>\n<summary>x: 101 rows</summary>"));
+        assert_eq!(rows(0), "");
+    }
 
     #[test]
     fn texts_of_a_file_cannot_become_tags() {
