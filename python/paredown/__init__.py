@@ -16,6 +16,8 @@ from __future__ import annotations
 from ._jobs import compress, factorize, inspect, prune, tune, verify
 from ._paredown import __version__
 from ._results import Report, Result
+from ._statistics import Merged, gather, merge_stats
+from ._sweep import Sweep, sweep
 from .errors import (
     Defect,
     Error,
@@ -27,6 +29,7 @@ from .errors import (
     ProofError,
     RuntimeUnsupported,
     UsageError,
+    WorkerError,
 )
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "Error",
     "InputError",
     "Interrupted",
+    "Merged",
     "MetricError",
     "NothingToDo",
     "OutputError",
@@ -41,12 +45,17 @@ __all__ = [
     "Report",
     "Result",
     "RuntimeUnsupported",
+    "Sweep",
     "UsageError",
+    "WorkerError",
     "__version__",
     "compress",
     "factorize",
+    "gather",
     "inspect",
+    "merge_stats",
     "prune",
+    "sweep",
     "tune",
     "verify",
 ]

@@ -274,7 +274,7 @@ def inspect(
     True
     """
     options = dict(locals())
-    return Report(_paredown.inspect(typed(_without(options, "model")), read(model)))
+    return Report(_paredown.inspect(typed(without(options, "model")), read(model)))
 
 
 def verify(
@@ -309,25 +309,25 @@ def verify(
     """
     options = dict(locals())
     first, second = read(original), read(rewritten)
-    judged = _judged(options)
-    with _Given(_without(options, "original", "rewritten", "progress"), first) as given, listening(progress) as listener:
-        return Report(_paredown.verify(typed(given.options), first, second, listener, judged))
+    judge_of = judged(options)
+    with Given(without(options, "original", "rewritten", "progress"), first) as given, listening(progress) as listener:
+        return Report(_paredown.verify(typed(given.options), first, second, listener, judge_of))
 
 
 def _rewrite(command: str, model: ModelLike, options: dict[str, Any]) -> Result:
     """Runs a job that rewrites a model."""
     loaded = read(model)
     teacher, progress = options.get("teacher"), options["progress"]
-    options = _without(options, "model", "teacher", "progress")
-    judged = _judged(options)
-    options["onnxruntime"] = options.get("onnxruntime") or _onnxruntime(command)
-    with _Given(options, loaded) as given, listening(progress) as listener:
+    options = without(options, "model", "teacher", "progress")
+    judge_of = judged(options)
+    options["onnxruntime"] = options.get("onnxruntime") or onnxruntime_of(command)
+    with Given(options, loaded) as given, listening(progress) as listener:
         taught = None if teacher is None else read(teacher)
-        outcome = _paredown.rewrite(command, typed(given.options), loaded, taught, listener, judged)
+        outcome = _paredown.rewrite(command, typed(given.options), loaded, taught, listener, judge_of)
         return Result(outcome, given.samples)
 
 
-def _judged(options: dict[str, Any]) -> tuple[Callable[[bytes], float], bool] | None:
+def judged(options: dict[str, Any]) -> tuple[Callable[[bytes], float], bool] | None:
     """Takes a metric that is a function out of the options."""
     metric = options.pop("metric")
     if metric is None:
@@ -337,11 +337,12 @@ def _judged(options: dict[str, Any]) -> tuple[Callable[[bytes], float], bool] | 
     return judge(metric), bool(options.pop("lower_is_better"))
 
 
-def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The options without some of them."""
     return {name: value for name, value in options.items() if name not in names}
 
 
-def _onnxruntime(command: str) -> str | None:
+def onnxruntime_of(command: str) -> str | None:
     """The library of ONNX Runtime in this interpreter, for the commands that measure latency."""
     if "onnxruntime" not in _paredown.options_of(command):
         return None
@@ -351,7 +352,7 @@ def _onnxruntime(command: str) -> str | None:
     return str(capi) if capi and any(capi.glob("*onnxruntime.*")) else None
 
 
-class _Given:
+class Given:
     """Options in which samples and plans from memory have become files."""
 
     def __init__(self, options: dict[str, Any], model: _paredown.Model) -> None:
@@ -369,7 +370,7 @@ class _Given:
             path.write_text(json.dumps(options["plan"]), encoding="utf-8")
             options["plan"] = path
 
-    def __enter__(self) -> _Given:
+    def __enter__(self) -> Given:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -45,3 +45,11 @@ def budget(name: str, value: Any) -> str:
     if isinstance(value, int) or not 0 <= number <= 1:
         return str(int(number)) if number.is_finite() and number >= 0 else str(value)
     return f"{number * 100:f}%"
+
+
+def budgets(name: str, value: Any) -> str:
+    """The text of one budget or of several: ``[0.8, 0.5]`` is ``80%,50%``."""
+    if isinstance(value, str):
+        return value
+    parts = value if isinstance(value, Sequence) else [value]
+    return ",".join(part if isinstance(part, str) else budget(name, part) for part in parts)

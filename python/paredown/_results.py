@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import pandas
 
 
+def framed(page: str) -> str:
+    """A page as notebooks show it."""
+    return f'<iframe srcdoc="{html.escape(page, quote=True)}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
+
 class Report(dict[str, Any]):
     """The report of a job, as nested dictionaries: the same as ``--report`` writes.
 
@@ -40,8 +45,7 @@ class Report(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         """The page, as notebooks show it."""
-        page = html.escape(self.to_html(), quote=True)
-        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+        return framed(self.to_html())
 
     def __str__(self) -> str:
         return self._report.text()

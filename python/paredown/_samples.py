@@ -13,7 +13,7 @@ import numpy
 
 from .errors import InputError, OutputError
 
-#: A path; arrays by the names of the model's inputs; or batches of them.
+#: A path; a list of files; arrays by the names of the model's inputs; or batches of them.
 DataLike = Union[str, "os.PathLike[str]", Mapping[str, Any], Iterable[Any]]
 
 #: The array of correct answers.
@@ -34,10 +34,20 @@ class Samples:
             raise OutputError(f"samples from memory need a temporary folder: {error}") from error
         self.path = self._folder.name
         try:
-            self._write(what, data, inputs)
+            if files := files_in(data):
+                self._link(what, files)
+            else:
+                self._write(what, data, inputs)
         except BaseException:
             self._folder.cleanup()
             raise
+
+    def _link(self, what: str, files: list[Path]) -> None:
+        """Names files so that they are read in the order of the list."""
+        for number, file in enumerate(files):
+            if not file.is_file():
+                raise InputError(f"`{what}`: {file} is no file", file=str(file))
+            os.symlink(file.resolve(), Path(self.path) / f"batch-{number:09}{file.suffix}")
 
     def _write(self, what: str, data: Any, inputs: list[str]) -> None:
         announced = len(data) if hasattr(data, "__len__") and is_loader(data) else None
@@ -55,6 +65,12 @@ class Samples:
             raise InputError(f"`{what}` ended before its first batch: {hint}", hint=hint)
         if announced is not None and count < announced:
             raise InputError(f"`{what}` announced {announced} batches and ended after {count}")
+
+
+def files_in(data: Any) -> list[Path] | None:
+    """The files of a list of paths; ``None`` if ``data`` is something else."""
+    is_list = isinstance(data, (list, tuple)) and len(data) > 0
+    return [Path(file) for file in data] if is_list and all(isinstance(file, (str, os.PathLike)) for file in data) else None
 
 
 def is_loader(data: Any) -> bool:

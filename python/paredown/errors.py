@@ -59,3 +59,7 @@ class Defect(Error):
 
 class MetricError(Error):
     """The caller's metric returned something that is not a finite number."""
+
+
+class WorkerError(Error):
+    """A worker of a cluster failed, or has another version of paredown or of the model than the caller."""

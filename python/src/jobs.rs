@@ -1,6 +1,7 @@
 //! The jobs, each on a thread of its own.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use paredown::Cancel;
@@ -9,7 +10,7 @@ use pyo3::prelude::*;
 
 use crate::desk::{Desk, Line};
 use crate::model::Model;
-use crate::outcome::{Outcome, Report};
+use crate::outcome::{Outcome, Report, Sweep};
 
 /// How a job is judged: a function of a model's bytes, and whether a lower figure is better.
 type Metric = (Py<PyAny>, bool);
@@ -72,6 +73,43 @@ pub(crate) fn verify(
     let (original, rewritten) = (original.0.clone(), rewritten.0.clone());
     let report = desk.run(py, move || embed::verify(&options, &original, &rewritten, &caller))?;
     Ok(Report { report, is_inspection: false })
+}
+
+/// Runs `gather` with options as they are typed, and returns the number of results that are new in the file.
+#[pyfunction]
+#[pyo3(signature = (options, model, listener=None))]
+pub(crate) fn gather(
+    py: Python<'_>,
+    options: Vec<OsString>,
+    model: &Model,
+    listener: Option<Py<PyAny>>,
+) -> PyResult<usize> {
+    let (desk, caller) = desk(listener, None, None);
+    let model = model.0.clone();
+    desk.run(py, move || embed::gather(&options, &model, &caller))
+}
+
+/// Merges files of statistics, and returns the number of results and the eighths of the samples that are missing.
+#[pyfunction]
+pub(crate) fn merge_stats(py: Python<'_>, files: Vec<PathBuf>, output: PathBuf) -> PyResult<(usize, Vec<usize>)> {
+    let (desk, _) = desk(None, None, None);
+    let merged = desk.run(py, move || paredown::merge_stats(&files, output))?;
+    Ok((merged.results, merged.missing))
+}
+
+/// Runs `sweep` with options as they are typed.
+#[pyfunction]
+#[pyo3(signature = (options, model, listener=None, metric=None))]
+pub(crate) fn sweep(
+    py: Python<'_>,
+    options: Vec<OsString>,
+    model: &Model,
+    listener: Option<Py<PyAny>>,
+    metric: Option<Metric>,
+) -> PyResult<Sweep> {
+    let (desk, caller) = desk(listener, metric, None);
+    let model = model.0.clone();
+    desk.run(py, move || embed::sweep(&options, &model, &caller)).map(Sweep)
 }
 
 /// The long names of the options of a command.

@@ -16,13 +16,13 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _paredown {
     #[pymodule_export]
-    use super::jobs::{inspect, options_of, rewrite, verify};
+    use super::jobs::{gather, inspect, merge_stats, options_of, rewrite, sweep, verify};
     #[pymodule_export]
     use super::main;
     #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]
-    use super::outcome::{Outcome, Report};
+    use super::outcome::{Outcome, Report, Sweep};
     use pyo3::prelude::*;
 
     #[pymodule_init]

@@ -26,6 +26,11 @@ impl Model {
         raised(py, py.detach(|| paredown::Model::from_bytes(Bytes::from_owner(content)))).map(Self)
     }
 
+    /// The SHA-256 of the model with its weights.
+    fn hash(&self, py: Python<'_>) -> String {
+        py.detach(|| paredown::cli::embed::hash_of(&self.0))
+    }
+
     /// The names of the inputs that a caller must give, in order.
     fn inputs(&self) -> Vec<String> {
         self.0.inputs().iter().map(|name| (*name).to_owned()).collect()

@@ -40,6 +40,28 @@ impl Report {
     }
 }
 
+/// The report of a sweep, as JSON, as text and as a page.
+#[pyclass(frozen, module = "paredown._paredown")]
+pub(crate) struct Sweep(pub(crate) paredown::SweepReport);
+
+#[pymethods]
+impl Sweep {
+    /// The report as JSON.
+    fn to_json(&self, py: Python<'_>) -> String {
+        py.detach(|| self.0.to_json())
+    }
+
+    /// The report as a page.
+    fn to_html(&self, py: Python<'_>) -> String {
+        py.detach(|| self.0.to_html())
+    }
+
+    /// The report as the command line prints it.
+    fn text(&self, py: Python<'_>) -> String {
+        py.detach(|| paredown::cli::embed::text_of_sweep(&self.0))
+    }
+}
+
 /// The result of a rewrite. A failed or interrupted proof takes it away.
 #[pyclass(frozen, module = "paredown._paredown")]
 pub(crate) struct Outcome {

@@ -21,16 +21,18 @@ from paredown import _paredown
 OF_THE_TERMINAL = {"all", "dry-run", "external-data", "force", "help", "json", "output", "plan-out", "quiet", "report"}
 #: Arguments of the API that are typed as arguments without a name, or in another way.
 OF_PYTHON = {"metric", "model", "original", "rewritten", "progress"}
+#: Options that a command takes with all others on samples and makes no use of.
+UNUSED = {"gather": {"eval"}}
 
 
 def command(*typed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "paredown", *typed], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("job", [pd.prune, pd.factorize, pd.compress, pd.tune, pd.inspect, pd.verify])
+@pytest.mark.parametrize("job", [pd.prune, pd.factorize, pd.compress, pd.tune, pd.inspect, pd.verify, pd.gather, pd.sweep])
 def test_options_are_those_of_the_command(job: Any) -> None:
-    of_command = set(_paredown.options_of(job.__name__)) - OF_THE_TERMINAL
-    of_function = {name.replace("_", "-") for name in signatures.signature(job).parameters} - OF_PYTHON
+    of_command = set(_paredown.options_of(job.__name__)) - OF_THE_TERMINAL - UNUSED.get(job.__name__, set())
+    of_function = {name.replace("_", "-") for name in signatures.signature(job).parameters} - OF_PYTHON - OF_THE_TERMINAL
     assert of_function == of_command
 
 
@@ -62,12 +64,17 @@ class Reader:
         return next(self._batches, None)
 
 
-def test_samples_are_given_in_any_form(mlp: str, images: numpy.ndarray, tensor: Any) -> None:
+def test_samples_are_given_in_any_form(mlp: str, images: numpy.ndarray, tensor: Any, tmp_path: Path) -> None:
     parts = numpy.array_split(images, 4)
+    # Files are read in the order of the list, which is not that of their names.
+    files = [tmp_path / "second.npz", tmp_path / "first.npy"]
+    numpy.savez(files[0], input=images[300:])
+    numpy.save(files[1], images[:300])
     forms: dict[str, Any] = {
         "arrays": {"input": images},
         "an array": images,
         "not contiguous": {"input": images.repeat(2, axis=0)[::2]},
+        "files": [files[1], files[0]],
         "dicts": [{"input": part} for part in parts],
         "tuples": [(part,) for part in parts],
         "a generator": (part for part in parts),
@@ -81,6 +88,62 @@ def test_samples_are_given_in_any_form(mlp: str, images: numpy.ndarray, tensor: 
         assert result.report["calibration"]["samples"] == len(images), form
         # Batches of another size are summed in another order.
         assert result.plan == expected.plan, form
+
+
+def test_files_that_are_missing_are_named(mlp: str, tmp_path: Path) -> None:
+    with pytest.raises(pd.InputError, match="missing.npz is no file") as raised:
+        pd.prune(mlp, params=0.5, data=["fixtures/calib.npz", tmp_path / "missing.npz"])
+    assert raised.value.file == str(tmp_path / "missing.npz")
+
+
+def test_shares_of_the_samples_make_the_file_of_all(tmp_path: Path, resnet: str) -> None:
+    typed = ["gather", resnet, "--data", "fixtures/calib.npz", "--stats", str(tmp_path / "command")]
+    assert command(*typed, "--quiet").returncode == 0
+    new = pd.gather(resnet, data="fixtures/calib.npz", stats=tmp_path / "function")
+    shares = [tmp_path / f"{number}" for number in (1, 2, 3)]
+    for number, path in enumerate(shares, 1):
+        pd.gather(resnet, data="fixtures/calib.npz", stats=path, share=f"{number}/3")
+    some = pd.merge_stats([shares[2], shares[0]], tmp_path / "some")
+    assert some.missing
+    merged = pd.merge_stats([tmp_path / "some", shares[1]], tmp_path / "merged")
+    assert merged == (new, [])
+    contents = {(tmp_path / name).read_bytes() for name in ("command", "function", "merged")}
+    assert len(contents) == 1
+    with pytest.raises(pd.UsageError, match="at least two"):
+        pd.merge_stats([shares[0]], tmp_path / "again")
+    with pytest.raises(pd.InputError, match="no file of statistics"):
+        pd.merge_stats([resnet, shares[0]], tmp_path / "again")
+    with pytest.raises(pd.UsageError, match="`stats`"):
+        pd.gather(resnet, data="fixtures/calib.npz")
+
+
+def test_a_sweep_is_a_report_a_table_and_files(tmp_path: Path, mlp: str) -> None:
+    data = {"data": "fixtures/calib.npz", "eval": "fixtures/eval.npz"}
+    report = pd.sweep(mlp, tmp_path / "sizes", params=[0.6, 20_000], **data)
+    assert [point["name"] for point in report["points"]] == ["params-60", "params-20000-in-all"]
+    assert "params-60" in str(report)
+    table = report.to_dataframe()
+    assert list(table["params"] <= [0.6 * report["before"]["params"], 20_000]) == [True, True]
+    assert json.loads((tmp_path / "sizes" / "sweep.json").read_text(encoding="utf-8")) == report
+    assert (tmp_path / "sizes" / "sweep.html").read_text(encoding="utf-8") == report.to_html()
+    assert "srcdoc=" in report._repr_html_()
+    pruned = pd.prune(mlp, params=0.6, **data)
+    assert (tmp_path / "sizes" / "params-60.onnx").read_bytes() == pruned.model_bytes()
+    # What is finished is taken from there.
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "sizes").glob("*.onnx")}
+    again = pd.sweep(mlp, tmp_path / "sizes", params="60%,20000", **data)
+    assert again["points"] == report["points"]
+    assert times == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "sizes").glob("*.onnx")}
+
+
+def test_a_sweep_of_a_model_in_memory_is_judged_by_a_metric(tmp_path: Path, mlp: str) -> None:
+    report = pd.sweep(Path(mlp).read_bytes(), tmp_path, macs=0.5, data="fixtures/calib.npz", metric=accuracy)
+    (point,) = report["points"]
+    assert report["quality"] == "your metric"
+    assert point["metric"]["after"] > 0.9
+    assert point["latencies"], "ONNX Runtime of this interpreter measures"
+    with pytest.raises(pd.UsageError, match="is not an amount"):
+        pd.sweep(mlp, tmp_path / "other", macs=["half"], data="fixtures/calib.npz")
 
 
 def test_torch_loads_samples(mlp: str, labelled: dict[str, numpy.ndarray]) -> None:

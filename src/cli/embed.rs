@@ -19,7 +19,7 @@ use crate::defect::print_no_panics;
 use crate::error::{Error, Result};
 use crate::jobs::setting::Configured;
 use crate::progress::Progress;
-use crate::{Cancel, Metric, Model, Outcome, Report, SaveOptions};
+use crate::{Cancel, Metric, Model, Outcome, Report, SaveOptions, SweepReport};
 
 /// Stands for every file of a command that the caller holds in memory.
 const IN_MEMORY: &str = "model";
@@ -81,6 +81,41 @@ pub fn inspect(options: &[OsString], model: &Model) -> Result<Report> {
     })
 }
 
+/// Runs `gather` on `model`, and returns the number of results that are new in the file.
+///
+/// # Errors
+/// As [`gather`](crate::gather); [`Usage`](crate::ErrorKind::Usage) for options that the command does not have.
+pub fn gather(options: &[OsString], model: &Model, caller: &Caller) -> Result<usize> {
+    keyworded(|| match parsed("gather", 1, &[&["--quiet".into()], options].concat())? {
+        Command::Gather(args) => crate::gather(model, &args.options(caller.progress())?),
+        _ => Err(Error::defect("another command was parsed")),
+    })
+}
+
+/// Runs `sweep` on `model`.
+///
+/// # Errors
+/// As [`sweep`](crate::sweep); [`Usage`](crate::ErrorKind::Usage) for options that the command does not have.
+pub fn sweep(options: &[OsString], model: &Model, caller: &Caller) -> Result<SweepReport> {
+    keyworded(|| match parsed("sweep", 1, &[&["--quiet".into()], options].concat())? {
+        Command::Sweep(args) => {
+            let mut options = args.options(caller.progress())?;
+            if let Some(metric) = &caller.metric {
+                options.setting_mut().metric = Some(metric.clone());
+            }
+            on_disk(model, |original| {
+                let runtimes = args.bench.open(original)?;
+                // Points are timed beside the file of the model.
+                if model.sources().is_empty() {
+                    return crate::sweep(&Model::load(original)?, &options, Some(&runtimes));
+                }
+                crate::sweep(model, &options, Some(&runtimes))
+            })
+        }
+        _ => Err(Error::defect("another command was parsed")),
+    })
+}
+
 /// Runs `verify` on an original and its rewrite.
 ///
 /// # Errors
@@ -111,6 +146,16 @@ pub fn options_of(command: &str) -> Vec<String> {
 pub fn text(report: &Report, is_inspection: bool) -> String {
     let text = if is_inspection { crate::report::inspection(report, true) } else { crate::report::result(report) };
     as_keywords(&text, &Args::command())
+}
+
+/// The report of a sweep as the terminal shows it, options named as keyword arguments.
+pub fn text_of_sweep(report: &SweepReport) -> String {
+    as_keywords(&crate::report::points(report), &Args::command())
+}
+
+/// The SHA-256 of a model with its weights, wherever these are stored.
+pub fn hash_of(model: &Model) -> String {
+    crate::onnx::hash_of(&model.proto)
 }
 
 /// Writes a report as a page if the name ends in `.html`, otherwise as JSON.
@@ -157,19 +202,22 @@ impl<'a> Rewriting<'a> {
             return job(self.model, &options);
         }
         let Some(bench) = self.bench else { return job(self.model, &options)?.prove() };
-        // Runtimes read files: a model that came as bytes is written to one.
-        let folder = tempfile::tempdir().map_err(|e| Error::output(format!("no temporary directory: {e}")))?;
-        let original = match self.model.sources().first() {
-            Some(path) => path.clone(),
-            None => {
-                let path = folder.path().join("original.onnx");
-                self.model.save(&path, &SaveOptions::default())?;
-                path
-            }
-        };
-        let runtimes = bench.open(&original)?;
-        job(self.model, &options)?.prove()?.time(&original, &runtimes)
+        on_disk(self.model, |original| {
+            let runtimes = bench.open(original)?;
+            job(self.model, &options)?.prove()?.time(original, &runtimes)
+        })
     }
+}
+
+/// Calls `work` with the file of a model, because runtimes read files: a model that came as bytes is written to one.
+fn on_disk<T>(model: &Model, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    if let Some(path) = model.sources().first() {
+        return work(path);
+    }
+    let folder = tempfile::tempdir().map_err(|e| Error::output(format!("no temporary directory: {e}")))?;
+    let path = folder.path().join("original.onnx");
+    model.save(&path, &SaveOptions::default())?;
+    work(&path)
 }
 
 /// Parses the options of a command that takes this many models.

@@ -9,6 +9,7 @@ use super::paths::check_paths;
 use super::print::print;
 use crate::error::Result;
 use crate::jobs::setting::Setting;
+use crate::progress::Progress;
 use crate::{GatherOptions, Model};
 
 /// Gathers what prune and factorize need to know of the samples, and keeps it in a file for their --stats
@@ -39,13 +40,21 @@ fn share(typed: &str) -> Result<(usize, usize), String> {
     parts.ok_or_else(|| format!("'{typed}' is not a share such as 2/4"))
 }
 
+impl Args {
+    /// The options of the job.
+    pub(super) fn options(&self, progress: Progress) -> Result<GatherOptions> {
+        let setting = self.inputs.setting(self.seed, progress)?;
+        let mut options = GatherOptions::new();
+        // Sums are gathered from `data` alone.
+        options.setting = Setting { eval: None, stats: Some(self.stats.clone()), share: self.share, ..setting };
+        Ok(options)
+    }
+}
+
 pub(super) fn run(args: &Args, _: &Command) -> Result<()> {
     check_paths(&args.model, args.inputs.data.paths(), None, &[("--stats", Some(args.stats.as_path()))])?;
     let bar = spinner(args.quiet, "gathering");
-    let mut options = GatherOptions::new();
-    let setting = args.inputs.setting(args.seed, listener(&bar))?;
-    // Sums are gathered from `data` alone.
-    options.setting = Setting { eval: None, stats: Some(args.stats.clone()), share: args.share, ..setting };
+    let options = args.options(listener(&bar))?;
     let model = Model::load(&args.model)?;
     let added = crate::gather(&model, &options).map_err(|e| e.in_file(&args.model))?;
     bar.finish_and_clear();

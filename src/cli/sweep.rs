@@ -13,6 +13,7 @@ use super::reports::typed;
 use super::training::Retraining;
 use crate::error::{Error, Result};
 use crate::jobs::setting::Setting;
+use crate::progress::Progress;
 use crate::report::points;
 use crate::{Counted, Model, PruneOptions, Remaining, SweepOptions};
 
@@ -49,7 +50,7 @@ pub(super) struct Args {
     #[command(flatten)]
     retrain: Retraining,
     #[command(flatten)]
-    bench: Bench,
+    pub(super) bench: Bench,
     /// Seed for every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -66,6 +67,20 @@ impl Args {
         let Some((counted, typed)) = given else { return Ok((Counted::Macs, Vec::new())) };
         Ok((counted, budgets(typed).map_err(Error::usage)?))
     }
+
+    /// The options of the job.
+    pub(super) fn options(&self, progress: Progress) -> Result<SweepOptions> {
+        let (counted, budgets) = self.budgets()?;
+        let mut options = PruneOptions::macs(0.5);
+        options.align = self.sizes.align();
+        options.include.clone_from(&self.include);
+        options.exclude.clone_from(&self.exclude);
+        options.retrain = self.retrain.options()?;
+        let mut options = SweepOptions::of(counted, budgets, &self.output).pruning(options);
+        let metric = self.judging.metric(1 + options.len(), self.quiet)?;
+        *options.setting_mut() = Setting { metric, ..self.inputs.setting(self.seed, progress)? };
+        Ok(options)
+    }
 }
 
 /// `80,65,50,35%`: a percent sign at the end holds for all, unless another one has a unit.
@@ -79,17 +94,8 @@ fn budgets(typed: &str) -> Result<Vec<Remaining>, String> {
 }
 
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
-    let (counted, budgets) = args.budgets()?;
-    let mut options = PruneOptions::macs(0.5);
-    options.align = args.sizes.align();
-    options.include.clone_from(&args.include);
-    options.exclude.clone_from(&args.exclude);
-    options.retrain = args.retrain.options()?;
-    let mut options = SweepOptions::of(counted, budgets, &args.output).pruning(options);
     let bar = spinner(args.quiet, "analysing");
-    let runs = 1 + options.len();
-    let metric = args.judging.metric(runs, args.quiet)?;
-    *options.setting_mut() = Setting { metric, ..args.inputs.setting(args.seed, listener(&bar))? };
+    let mut options = args.options(listener(&bar))?;
     options.commands = vec![typed()];
     let model = Model::load(&args.model)?;
     let runtimes = args.bench.open(&args.model)?;
