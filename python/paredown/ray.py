@@ -1,0 +1,233 @@
+"""Passes over the samples on a Ray cluster (``pip install 'paredown[ray]'``). paredown computes, Ray moves bytes.
+
+Every node has the same wheel. Paths are of files that every node sees, such as those of a shared file system; what comes from
+memory moves through Ray's object store.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy
+import ray
+
+from . import __version__, _paredown
+from ._jobs import PathLike
+from ._models import ModelLike, content, read
+from ._progress import Listener, listening
+from ._samples import LABELS, batches, files_in, is_array, named
+from ._statistics import Merged, gather, merge_stats
+from .errors import Error, OutputError, UsageError, WorkerError
+
+#: Portions that paredown divides samples into: there are no more shards.
+PORTIONS = 8
+
+#: Rows of a ``ray.data.Dataset`` in a batch.
+ROWS = 256
+
+
+def statistics(
+    model: ModelLike,
+    data: Any = None,
+    *,
+    stats: PathLike,
+    shards: int | None = None,
+    cpus: int = 1,
+    retries: int = 3,
+    images: PathLike | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: int | None = None,
+    layout: Literal["nchw", "nhwc"] | None = None,
+    batch_axis: Mapping[str, int | None] | None = None,
+    dim: Mapping[str, int] | None = None,
+    memory: str | None = None,
+    seed: int | None = None,
+    progress: bool | Listener = False,
+) -> Merged:
+    """Does what :func:`paredown.gather` does, on a Ray cluster. The file ``stats`` gets the same bytes, whatever ``shards`` is.
+
+    ``data`` is a list of files, a list of loaders (each is read by a worker), a ``ray.data.Dataset`` (in batches of 256 rows, in its
+    order), or anything else that ``gather`` takes.
+
+    Each of ``shards`` tasks passes over one share of the samples with ``cpus`` processors. There are at most 8; the default is as
+    many as the cluster has room for. ``memory`` limits each task; the default is its share of the memory of the smallest node. If
+    the worker of a task dies, the task starts again on another one, at most ``retries`` times.
+
+    Raises :class:`paredown.WorkerError` if a worker has another version of paredown or of the model, or if a task lost its worker
+    too often. Then no file is written.
+    """
+    if Path(stats).exists():
+        hint = "delete it, or give it to the jobs that take it up"
+        raise UsageError(f"`stats`: {os.fspath(stats)} exists already: {hint}", file=os.fspath(stats), hint=hint)
+    loaded = read(model)
+    if not ray.is_initialized():
+        ray.init()
+    room = nodes_with(cpus)
+    shards = shards or min(PORTIONS, sum(int(node["CPU"] // cpus) for node in room))
+    if not 1 <= shards <= PORTIONS:
+        raise UsageError(f"`shards` is {shards}: there are 1 to {PORTIONS}")
+    job = {
+        "versions": versions(loaded),
+        "model": os.path.abspath(model) if isinstance(model, (str, os.PathLike)) else ray.put(content(model)),
+        "data": None if data is None else moved(data, loaded.inputs(), cpus, retries),
+        "options": {
+            "images": None if images is None else os.path.abspath(images),
+            "mean": mean,
+            "std": std,
+            "resize": resize,
+            "layout": layout,
+            "batch_axis": batch_axis,
+            "dim": dim,
+            "memory": memory or str(int(min(cpus / node["CPU"] * node["memory"] for node in room))),
+            "seed": seed,
+        },
+    }
+    # A worker has as many threads as its task has processors; it reads this when it starts.
+    threads = {"env_vars": {"RAYON_NUM_THREADS": str(cpus)}}
+    task = ray.remote(gathered).options(num_cpus=cpus, max_retries=retries, runtime_env=threads)
+    job = ray.put(job)
+    waiting = {task.remote(job, number, shards): number for number in range(1, shards + 1)}
+    with listening(progress) as listener, folder_beside(stats) as folder:
+        files = [Path(folder) / str(number) for number in range(1, shards + 1)]
+        results = 0
+        try:
+            while waiting:
+                ready, _ = ray.wait(list(waiting), num_returns=1)
+                number = waiting.pop(ready[0])
+                results, sums = got(ready.pop(), f"shard {number} of {shards}")
+                sums.tofile(files[number - 1])
+                if listener is not None:
+                    listener(f"gathered {shards - len(waiting)} of {shards} shards")
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+        if shards > 1:
+            return merge_stats(files, stats)
+        os.replace(files[0], stats)
+        return Merged(results, [])
+
+
+def gathered(job: dict[str, Any], number: int, of: int) -> tuple[int, numpy.ndarray]:
+    """Gathers one share of the sums on a worker: the number of results, and the content of the file that keeps them."""
+    model = job["model"]
+    loaded = read(ray.get(model) if isinstance(model, ray.ObjectRef) else model)
+    check(job["versions"], versions(loaded))
+    data = job["data"]
+    if isinstance(data, list) and data and isinstance(data[0], ray.ObjectRef):
+        data = arrived(data)
+    with tempfile.TemporaryDirectory(prefix="paredown-") as folder:
+        path = Path(folder) / "stats"
+        share = None if of == 1 else f"{number}/{of}"
+        results = gather(loaded, data=data, stats=path, share=share, **job["options"])
+        return results, numpy.fromfile(path, dtype=numpy.uint8)
+
+
+def batches_of(loader: Any, inputs: list[str]) -> list[dict[str, numpy.ndarray]]:
+    """Reads a loader on a worker."""
+    return [named("data", batch, inputs) for batch in batches("data", loader)]
+
+
+def moved(data: Any, inputs: list[str], cpus: int, retries: int) -> Any:
+    """Paths that every node sees, or references to batches in the object store."""
+    if isinstance(data, (str, os.PathLike)):
+        return data if data == "synthetic" else os.path.abspath(data)
+    if files := files_in(data):
+        return [os.path.abspath(file) for file in files]
+    if is_list_of_loaders(data):
+        task = ray.remote(batches_of).options(num_cpus=cpus, max_retries=retries)
+        references = [task.remote(loader, inputs) for loader in data]
+        # Shards that waited for batches would take the place of the tasks that read these.
+        ray.wait(references, num_returns=len(references), fetch_local=False)
+        return references
+    if hasattr(data, "iter_batches"):
+        data = rows_of(data, inputs)
+    return [ray.put([named("data", batch, inputs)]) for batch in batches("data", data)]
+
+
+def is_list_of_loaders(data: Any) -> bool:
+    """Whether ``data`` is a list whose elements are not batches."""
+    if not isinstance(data, (list, tuple)) or not data:
+        return False
+    return not any(isinstance(item, (Mapping, tuple, list)) or is_array(item) for item in data)
+
+
+def rows_of(dataset: Any, inputs: list[str]) -> Iterator[Any]:
+    """Batches of a ``ray.data.Dataset``, in the order of its rows."""
+    dataset = dataset.select_columns([name for name in dataset.columns() if name in (*inputs, LABELS)])
+    dataset.context.execution_options.preserve_order = True
+    return iter(dataset.iter_batches(batch_size=ROWS, batch_format="numpy"))
+
+
+def arrived(references: list[ray.ObjectRef]) -> Iterator[dict[str, numpy.ndarray]]:
+    """The batches behind references, one reference at a time."""
+    for reference in references:
+        yield from ray.get(reference)
+
+
+def nodes_with(cpus: int) -> list[dict[str, float]]:
+    """The resources of the nodes that have as many processors."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in nodes if node.get("CPU", 0) >= cpus]
+    if cpus < 1 or not nodes:
+        raise UsageError(f"`cpus` is {cpus}, and no node of the cluster has so many processors")
+    return nodes
+
+
+def versions(model: _paredown.Model) -> dict[str, str]:
+    """What must be the same everywhere for the same bytes."""
+    return {"version": __version__, "build": hash_of_build(), "model": model.hash()}
+
+
+@functools.cache
+def hash_of_build() -> str:
+    """The SHA-256 of the extension module."""
+    with open(_paredown.__file__, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check(wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Refuses a worker that would compute something else."""
+    for what, hint in (
+        ("version", "install the same wheel on every node"),
+        ("build", "install the same wheel on every node"),
+        ("model", "give a path that is the same file on every node, or the bytes of the model"),
+    ):
+        if wanted[what] != found[what]:
+            node = ray.util.get_node_ip_address()
+            message = f"the worker on {node} has another {what} ({found[what][:12]}) than the caller ({wanted[what][:12]})"
+            raise WorkerError(f"{message}: {hint}", hint=hint)
+
+
+def got(reference: ray.ObjectRef, what: str) -> Any:
+    """The result of a task; its failure is one of paredown's exceptions where it was one on the worker."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        cause: BaseException = error
+        while isinstance(cause, ray.exceptions.RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, Error):
+            raise cause from None
+        if not isinstance(cause, ray.exceptions.RayError):
+            raise
+        hint = "the logs of Ray say why workers died; `memory` makes a task take less, `retries` lets it start more often"
+        message = f"{what} lost its worker too often ({type(cause).__name__}): {hint}"
+        raise WorkerError(message, hint=hint) from error
+
+
+def folder_beside(stats: PathLike) -> tempfile.TemporaryDirectory[str]:
+    """A folder for files that become the file of statistics."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=".paredown-", dir=Path(stats).absolute().parent)
+    except OSError as error:
+        raise OutputError(f"`stats`: {error}", file=os.fspath(stats)) from error
