@@ -49,6 +49,12 @@ impl<C> Tried<C> {
         (self.share() / wanted - 1.0).abs() <= CLOSE
     }
 
+    /// How far its time is from `wanted`. A result that is slower than asked for is worse than one that is faster.
+    pub(super) fn miss(&self, wanted: f64) -> f64 {
+        let miss = self.share() / wanted - 1.0;
+        if miss > CLOSE { 10.0 * miss } else { miss.abs() }
+    }
+
     fn round(&self) -> LatencyRound {
         let (before, after) = self.measured.as_ref().map(|measured| (measured.before, measured.after)).unzip();
         LatencyRound { predicted: self.predicted, before, after }
@@ -125,12 +131,8 @@ impl<'a> Aim<'a> {
                 Err(error) => return Err(error),
             }
         }
-        // A result that is slower than asked for is worse than one that is faster.
-        let miss = |tried: &Tried<C>| {
-            let miss = tried.share() / self.wanted - 1.0;
-            if miss > CLOSE { 10.0 * miss } else { miss.abs() }
-        };
-        let best = (0..all.len()).min_by(|&a, &b| miss(&all[a]).total_cmp(&miss(&all[b]))).unwrap_or(0);
+        let miss = |index: &usize| all[*index].miss(self.wanted);
+        let best = (0..all.len()).min_by(|a, b| miss(a).total_cmp(&miss(b))).unwrap_or(0);
         let best = all.remove(best);
         all.push(best);
         Ok(all)

@@ -14,6 +14,7 @@ mod failure;
 pub mod inputs;
 pub mod latency;
 mod limits;
+mod optimize;
 pub mod probes;
 mod promote;
 mod runnable;

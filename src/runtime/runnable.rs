@@ -6,6 +6,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::model::TypedSimplePlan;
 
 use super::bounds::{analyse_within, sizes};
+use super::optimize::optimized;
 use super::promote::Precision;
 use super::skeleton::{Parsed, parse};
 use super::stack::on_deep_stack;
@@ -251,7 +252,7 @@ impl Runnable {
             let limit = self.options.max_live_bytes / 1_000_000;
             tract_onnx::tract_hir::internal::bail!("running it takes {} MB, the limit is {limit} MB", peak / 1_000_000);
         }
-        let optimized = typed.into_optimized()?;
+        let optimized = optimized(typed)?;
         let options = tract_onnx::tract_core::runtime::RunOptions {
             skip_order_opt_ram: optimized.nodes().len() > ORDERED_NODES,
             ..Default::default()

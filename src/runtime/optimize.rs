@@ -1,0 +1,77 @@
+//! tract's optimizations, without the one that fails on some models.
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::optim::Optimizer;
+
+/// The pass of tract that moves axes across operators.
+const MOVES_AXES: &str = "ChangeAxes";
+
+/// A model as tract computes it fastest.
+///
+/// tract 0.23 drops a batch axis of one, and then gives the bias of a convolution an axis too many if a multiplication by channel
+/// and a residual sum follow. Such a model is optimized without moving axes.
+///
+/// # Errors
+/// If it cannot be optimized that way either: what the whole optimization says.
+pub(super) fn optimized(typed: TypedModel) -> TractResult<TypedModel> {
+    typed.clone().into_optimized().or_else(|error| without_moved_axes(typed).map_err(|_| error))
+}
+
+fn without_moved_axes(mut typed: TypedModel) -> TractResult<TypedModel> {
+    let mut declutter = Optimizer::declutter();
+    declutter.passes.retain(|pass| !format!("{pass:?}").starts_with(MOVES_AXES));
+    declutter.optimize(&mut typed)?;
+    Optimizer::codegen().optimize(&mut typed)?;
+    Ok(typed)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::onnx::proto::tensor_proto::DataType;
+    use crate::runtime::sample_models::*;
+    use crate::runtime::{RunOptions, Runnable, Tensor};
+
+    /// A residual block with normalizations by channel that stand as a product and a sum.
+    #[test]
+    fn a_block_of_biased_convolutions_runs_alone_as_in_a_batch() {
+        let square = |size: i64, pad: i64| vec![ints("kernel_shape", &[size; 2]), ints("pads", &[pad; 4])];
+        let block = vec![
+            node("Conv", &["x", "w1"], &["a"], square(1, 0)),
+            node("Mul", &["a", "m1"], &["b"], vec![]),
+            node("Add", &["b", "n1"], &["c"], vec![]),
+            node("Relu", &["c"], &["d"], vec![]),
+            node("Conv", &["d", "w2", "bias"], &["e"], square(3, 1)),
+            node("Mul", &["e", "m2"], &["f"], vec![]),
+            node("Add", &["f", "n2"], &["g"], vec![]),
+            node("Relu", &["g"], &["h"], vec![]),
+            node("Conv", &["h", "w3"], &["i"], square(1, 0)),
+            node("Conv", &["d", "w4"], &["j"], square(1, 0)),
+            node("Add", &["i", "j"], &["y"], vec![]),
+        ];
+        let by_channel = |name: &str, channels: i64| weight(name, &[1, channels, 1, 1], wavy);
+        let weights = vec![
+            weight("w1", &[4, 3, 1, 1], wavy),
+            by_channel("m1", 4),
+            by_channel("n1", 4),
+            weight("w2", &[5, 4, 3, 3], wavy),
+            weight("bias", &[5], wavy),
+            by_channel("m2", 5),
+            by_channel("n2", 5),
+            weight("w3", &[6, 5, 1, 1], wavy),
+            weight("w4", &[6, 4, 1, 1], wavy),
+        ];
+        let float = DataType::Float;
+        let inputs = vec![tensor_value("x", float, &["n", "3", "6", "6"])];
+        let block = model(inputs, block, weights, vec![tensor_value("y", float, &["n", "6", "6", "6"])]);
+        let runnable = Runnable::new(&block, &RunOptions::default()).unwrap();
+        let run = |batch: usize| {
+            let elements: Vec<f32> = (0..batch * 108).map(|i| wavy(i % 108)).collect();
+            let outputs =
+                runnable.run(&[("x".to_owned(), Tensor::new(&[batch, 3, 6, 6], &elements).unwrap())]).unwrap();
+            outputs[0].1.to_vec::<f32>().unwrap()
+        };
+        let (single, pair) = (run(1), run(2));
+        assert_eq!(pair.len(), 2 * single.len());
+        assert!(single.iter().zip(pair.iter()).all(|(one, two)| (one - two).abs() < 1e-5));
+    }
+}
