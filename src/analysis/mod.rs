@@ -66,7 +66,7 @@ fn taken_apart<'m>(mut model: Cow<'m, Model>, dims: &DimSizes) -> Result<Cow<'m,
     loop {
         let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let graph = Graph::new(proto, model.proto.ir_version())?;
-        let (candidates, _) = sample_sizes(proto, &dims.named)?;
+        let (candidates, _) = sample_sizes(proto, dims)?;
         let sizes = candidates.first().ok_or_else(|| Error::input("the graph has no sample sizes"))?;
         let rules = RuleShapes { model: &model.proto, graph: &graph };
         let facts = Facts::infer(&model.proto, &graph, sizes, &rules)?;
@@ -82,7 +82,7 @@ fn taken_apart<'m>(mut model: Cow<'m, Model>, dims: &DimSizes) -> Result<Cow<'m,
 }
 
 impl<'m> Analysis<'m> {
-    /// Analyses a model. `dims` fixes dynamic dimensions by name; `thaw` names graph inputs and outputs whose axes may
+    /// Analyses a model. `dims` says what is known of dynamic dimensions; `thaw` names graph inputs and outputs whose axes may
     /// be pruned.
     ///
     /// # Errors
@@ -94,7 +94,7 @@ impl<'m> Analysis<'m> {
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             dims.check_names(&declared_inputs(proto)?)?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
-            let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, dims, thaw)?;
             let Some((proto, count)) = folded(&model.proto, &graph, &facts, &network) else {
                 return Ok(Self { model, graph, facts, network });
             };
@@ -103,7 +103,7 @@ impl<'m> Analysis<'m> {
             model.warnings.push(format!("{count} constants that the graph computes were stored: {what}"));
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
-            let (facts, network) = Network::analyse(&model.proto, &graph, &dims.named, thaw)?;
+            let (facts, network) = Network::analyse(&model.proto, &graph, dims, thaw)?;
             Ok(Self { model: Cow::Owned(model), graph, facts, network })
         })
     }
@@ -119,14 +119,14 @@ impl<'m> Analysis<'m> {
         Subject { model: &self.model.proto, graph: &self.graph, facts: &self.facts, network: &self.network }
     }
 
-    /// Sizes for probes: those given, and for the other dynamic axes but the batch those that the analysis found to work.
+    /// Sizes for probes: those given, and for the other dynamic axes but that of samples those that the analysis found to work.
     pub fn probe_sizes(&self, given: &DimSizes) -> DimSizes {
         let mut sizes = given.clone();
         // Inputs that are malformed have been refused by the analysis.
         let inputs = self.model.proto.graph.as_ref().and_then(|graph| declared_inputs(graph).ok()).unwrap_or_default();
         let batches: BTreeSet<String> = inputs.iter().filter_map(|input| input.axis_name(0)).collect();
         for (name, &size) in &self.facts.sizes[0] {
-            if !batches.contains(name) {
+            if !batches.contains(name) || given.typical.contains_key(name) {
                 sizes.named.entry(name.clone()).or_insert(size);
             }
         }

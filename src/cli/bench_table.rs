@@ -22,6 +22,9 @@ pub(super) struct Args {
     /// Runtime to measure in [default: onnxruntime if its library is found, otherwise tract]
     #[arg(long, value_enum, value_name = "NAME")]
     runtime: Option<TypedRuntime>,
+    /// Samples, the first of which says how large dynamic dimensions are
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
     #[command(flatten)]
     library: Library,
     #[command(flatten)]
@@ -38,6 +41,9 @@ pub(super) fn run(args: &Args, _command: &Command) -> Result<()> {
     options.align = args.sizes.align();
     options.runtimes = args.library.measured_in(args.runtime, Some(&args.output));
     let bar = spinner(args.quiet, "timing operators");
+    if let Some(path) = &args.data {
+        options = options.data(path);
+    }
     let setting = options.setting_mut();
     (setting.dims, setting.progress) = (args.dims.sizes()?, listener(&bar));
     let model = Model::load(&args.model)?;

@@ -101,6 +101,7 @@ fn at(path: &Path) -> Dataset {
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Dims {
     /// Size of a dynamic dimension for counting MACs and running the model, by name or as input:axis; may be repeated
+    /// [default: that of the first sample, if samples are given]
     #[arg(long = "dim", value_name = "NAME=SIZE")]
     dims: Vec<String>,
 }

@@ -6,7 +6,7 @@ use crate::axes::BINDINGS;
 use crate::error::Result;
 use crate::onnx::proto::GraphProto;
 use crate::onnx::tensor::ElementType;
-use crate::runtime::inputs::{declared_inputs, evaluate};
+use crate::runtime::inputs::{DimSizes, declared_inputs, evaluate};
 
 /// Size of each dynamic dimension, by name; unnamed ones are called `input:axis`.
 pub type Binding = BTreeMap<String, usize>;
@@ -16,12 +16,12 @@ pub type Binding = BTreeMap<String, usize>;
 const SAMPLES: [usize; 6] = [32, 128, 224, 8, 4096, 16_000];
 
 /// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first, and whether the first that are
-/// valid will do. `given` fixes some by name under the first binding. Every dimension gets different sizes under each binding,
-/// and no two dimensions the same ones.
+/// valid will do. Under the first binding, dimensions have the sizes that `given` names, or else its typical ones if the graph
+/// is valid at them. Every dimension gets different sizes under each binding, and no two dimensions the same ones.
 ///
 /// # Errors
 /// As [`declared_inputs`].
-pub fn sample_sizes(graph: &GraphProto, given: &Binding) -> Result<(Vec<[Binding; BINDINGS]>, bool)> {
+pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> Result<(Vec<[Binding; BINDINGS]>, bool)> {
     let mut names: Vec<(String, bool)> = Vec::new();
     // Token sequences keep their length; images and sounds shrink on their way through the network.
     let mut shrinks = false;
@@ -36,19 +36,34 @@ pub fn sample_sizes(graph: &GraphProto, given: &Binding) -> Result<(Vec<[Binding
             }
         }
     }
-    let dynamic_others = names.iter().any(|(name, batch)| !batch && !given.contains_key(name));
-    let samples = if dynamic_others { &SAMPLES[..] } else { &SAMPLES[..1] };
-    Ok((samples.iter().map(|&sample| bind(&names, given, (sample, shrinks))).collect(), !shrinks))
+    let DimSizes { named, typical, .. } = given;
+    let bindings = |typical: &Binding| {
+        let is_guessed =
+            |(name, batch): &(String, bool)| !batch && ![named, typical].iter().any(|b| b.contains_key(name));
+        let samples = if names.iter().any(is_guessed) { &SAMPLES[..] } else { &SAMPLES[..1] };
+        samples.iter().map(|&sample| bind(&names, (named, typical), (sample, shrinks))).collect::<Vec<_>>()
+    };
+    let mut all = bindings(typical);
+    if !typical.is_empty() {
+        all.extend(bindings(&Binding::new()));
+    }
+    Ok((all, !shrinks))
 }
 
 /// Where sizes shrink, those of the later bindings are larger. Else one is smaller and one larger: what a graph clamps, such as
 /// a window of relative positions, or pads to a block, is then seen to be dynamic.
-fn bind(names: &[(String, bool)], given: &Binding, (sample, shrinks): (usize, bool)) -> [Binding; BINDINGS] {
+fn bind(
+    names: &[(String, bool)],
+    (given, typical): (&Binding, &Binding),
+    (sample, shrinks): (usize, bool),
+) -> [Binding; BINDINGS] {
     let mut sizes: [Binding; BINDINGS] = Default::default();
     let (mut batches, mut others) = (0, 0);
     for (name, batch) in names {
         let steps = |first: usize, step: usize| [first, first + step, first + 2 * step];
-        let samples = match (given.get(name), batch) {
+        let known = typical.get(name).copied();
+        let sample = known.unwrap_or(sample);
+        let samples = match (given.get(name), *batch && known.is_none()) {
             (Some(&size), _) => steps(size, (size / 4).max(1) * 2 + others),
             (None, true) => {
                 batches += 1;
@@ -69,7 +84,8 @@ fn bind(names: &[(String, bool)], given: &Binding, (sample, shrinks): (usize, bo
     }
     // Names such as `past + sequence` are sums of others.
     for sizes in &mut sizes {
-        let composite: Vec<String> = sizes.keys().filter(|n| !given.contains_key(*n)).cloned().collect();
+        let composite: Vec<String> =
+            sizes.keys().filter(|n| !given.contains_key(*n) && !typical.contains_key(*n)).cloned().collect();
         for name in composite {
             if let Some(size) = evaluate(&name, sizes) {
                 sizes.insert(name, size);
@@ -77,4 +93,38 @@ fn bind(names: &[(String, bool)], given: &Binding, (sample, shrinks): (usize, bo
         }
     }
     sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::tensor_proto::DataType;
+    use crate::runtime::sample_models::*;
+
+    #[test]
+    fn sizes_of_samples_come_first_and_guesses_after_them() {
+        let graph = GraphProto {
+            input: vec![tensor_value("x", DataType::Float, &["n", "3", "height", "width"])],
+            ..GraphProto::default()
+        };
+        let known = |sizes: &[(&str, usize)]| DimSizes {
+            typical: sizes.iter().map(|&(name, size)| (name.to_owned(), size)).collect(),
+            ..DimSizes::default()
+        };
+        let (guessed, _) = sample_sizes(&graph, &known(&[])).unwrap();
+        let (found, _) = sample_sizes(&graph, &known(&[("height", 48), ("width", 320)])).unwrap();
+        assert_eq!(found[1..], guessed[..]);
+        let [first, second, third] = &found[0];
+        assert_eq!((first["n"], first["height"], first["width"]), (1, 48, 320));
+        for name in ["n", "height", "width"] {
+            assert!(first[name] != second[name] && second[name] != third[name], "{name}: {:?}", found[0]);
+        }
+        // What is typical of one axis says nothing about the other; what the user says comes before both.
+        let (found, _) = sample_sizes(&graph, &known(&[("height", 48)])).unwrap();
+        assert_eq!((found.len(), found[1][0]["height"], found[1][0]["width"]), (2 * SAMPLES.len(), 48, SAMPLES[1]));
+        let mut named = known(&[("height", 48), ("width", 320)]);
+        named.add("width=100").unwrap();
+        let (found, _) = sample_sizes(&graph, &named).unwrap();
+        assert_eq!((found[0][0]["height"], found[0][0]["width"]), (48, 100));
+    }
 }

@@ -44,12 +44,12 @@ impl GatherOptions {
 /// [`Usage`](crate::ErrorKind::Usage) without samples or without a file to keep them in, [`Input`](crate::ErrorKind::Input) for
 /// a malformed model or data.
 pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
-    let Setting { dims, seed, limits, progress, .. } = &options.setting;
     if options.setting.stats.is_none() {
         return Err(Error::usage("say where to keep what is gathered: give a file with `stats`"));
     }
-    progress.enter("analysing")?;
-    let samples = options.setting.open(model)?;
+    options.setting.progress.enter("analysing")?;
+    let (options, samples) = options.opened(model)?;
+    let Setting { dims, seed, limits, progress, .. } = &options.setting;
     let Some(data) = &samples.data else { return Err(Error::usage("there are no samples: give some with `data`")) };
     let analysis = Analysis::new(model, dims, &BTreeSet::new())?;
     let subject = analysis.subject();

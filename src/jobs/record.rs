@@ -37,6 +37,9 @@ pub(crate) fn record(model: &Model, options: &PruneOptions) -> Result<RecordedTi
     if options.runtimes.table.is_none() {
         return Err(Error::usage("name the file that times are written to"));
     }
+    // Operators are timed at the sizes of the samples, if there are any.
+    let (options, _) = options.opened(model)?;
+    let options = &options;
     let progress = &options.setting.progress;
     progress.enter("analysing")?;
     let meter = Meter::open(&options.runtimes)?;

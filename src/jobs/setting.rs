@@ -1,5 +1,6 @@
 //! Settings that all jobs share, and the samples that a job opens.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use crate::onnx::{Model, hash_of};
 use crate::progress::Progress;
 use crate::report::CalibrationReport;
 use crate::runtime::Limits;
-use crate::runtime::inputs::DimSizes;
+use crate::runtime::inputs::{DimSizes, declared_inputs};
 
 /// Settings that all jobs share.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +58,20 @@ macro_rules! configured {
     };
     ($options:ty, $metric_runs:expr) => {
         impl $options {
+            /// Opens the samples for `model`. What is counted and timed is then counted and timed at their sizes.
+            ///
+            /// # Errors
+            /// As [`Setting::open`](crate::jobs::setting::Setting::open).
+            pub(crate) fn opened(
+                &self,
+                model: &crate::onnx::Model,
+            ) -> crate::error::Result<(Self, crate::jobs::setting::Opened)> {
+                let opened = self.setting.open(model)?;
+                let mut options = self.clone();
+                options.setting.dims.typical = opened.sizes(model)?;
+                Ok((options, opened))
+            }
+
             /// Sets the samples that decisions are based on. They also measure the result unless [`eval`](Self::eval)
             /// gives others.
             pub fn data(mut self, data: impl Into<crate::jobs::Dataset>) -> Self {
@@ -211,6 +226,19 @@ impl Opened {
         let saved = self.data.as_ref().and_then(Samples::stats).map_or(Ok(()), Stats::save);
         let done = done?;
         saved.map(|()| done)
+    }
+
+    /// Sizes of the dynamic axes of `model`, but for that of samples, in the first sample.
+    ///
+    /// # Errors
+    /// If it cannot be read, or an input is malformed.
+    pub(super) fn sizes(&self, model: &Model) -> Result<BTreeMap<String, usize>> {
+        // Synthetic samples have the sizes that they were given.
+        let data = self.data.as_ref().or(self.eval.as_ref()).filter(|data| !data.is_synthetic());
+        let (Some(data), Some(graph)) = (data, &model.proto.graph) else { return Ok(BTreeMap::new()) };
+        let declared = declared_inputs(graph)?;
+        let first = data.batches(1).next().transpose()?;
+        Ok(first.map(|sample| sample.open_sizes(&declared)).unwrap_or_default())
     }
 
     /// The samples to measure fidelity and accuracy on.

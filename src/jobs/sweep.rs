@@ -111,10 +111,10 @@ pub(crate) fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Run
     std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
     let targets: Vec<(String, Target)> = options.budgets.iter().map(|&budget| named(options.counted, budget)).collect();
     let Some((_, first)) = targets.first() else { return Err(Error::usage("a sweep needs a budget")) };
-    let to = |target: &Target| PruneOptions { target: target.clone(), ..options.prune.clone() };
-    let pruning = to(first);
+    let pruning = PruneOptions { target: first.clone(), ..options.prune.clone() };
     pruning.check()?;
-    let opened = pruning.setting.open(model)?;
+    let (pruning, opened) = pruning.opened(model)?;
+    let to = |target: &Target| PruneOptions { target: target.clone(), ..pruning.clone() };
     let series = Series::new(model, &pruning, opened.data.as_ref(), None)?;
     let empty = SweepReport::new(series.name(&pruning), options.counted.name(), model.file_name());
     let earlier = read(&folder.join(REPORT.0), &empty.job)?;

@@ -43,9 +43,10 @@ impl TuneOptions {
 /// [`Usage`](crate::ErrorKind::Usage) if there are no samples, or there is nothing to learn from;
 /// [`Input`](crate::ErrorKind::Input) for a malformed model, too few samples or an operator without a gradient.
 pub(crate) fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
+    let mut clock = Clock::start(&options.setting.progress);
+    let (options, samples) = options.opened(model)?;
+    let options = &options;
     let Setting { dims, seed, progress, .. } = &options.setting;
-    let mut clock = Clock::start(progress);
-    let samples = options.setting.open(model)?;
     let data = samples.data.as_ref();
     let data = data.ok_or_else(|| Error::usage("training needs samples: give some with `data`"))?;
     let guidance = Guidance {

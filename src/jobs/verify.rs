@@ -45,8 +45,8 @@ impl VerifyOptions {
 /// [`Runtime`](crate::ErrorKind::Runtime) if tract cannot run a model; [`Input`](crate::ErrorKind::Input) if a model or the
 /// plan is malformed.
 pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOptions) -> Result<Report> {
+    let (options, samples) = options.opened(original)?;
     let Setting { dims, limits, seed, progress, .. } = &options.setting;
-    let samples = options.setting.open(original)?;
     let certificate = Certificate::read(&rewritten.proto)?;
     certificate.iter().try_for_each(|certificate| certificate.check(original, rewritten))?;
     // What was certified is proved, unless another plan is given.

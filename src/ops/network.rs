@@ -10,12 +10,13 @@ use super::sizes::RuleShapes;
 use super::table::{Relate, Rule, rule};
 use crate::axes::{Expr, Reason, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
-use crate::facts::{Binding, Facts, sample_sizes};
+use crate::facts::{Facts, sample_sizes};
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::tensor::ElementType;
 use crate::onnx::traits::RANDOM;
+use crate::runtime::inputs::DimSizes;
 
 /// The solved axes of a graph.
 #[derive(Debug, Clone)]
@@ -52,7 +53,7 @@ impl Network {
     }
 
     /// Facts and solved axes of `graph`, at the sample sizes that contradict each other the least, and among those where
-    /// the most axes are seen to be dynamic. `sizes` fixes dynamic dimensions by name; for `thaw` see
+    /// the most axes are seen to be dynamic. `sizes` says what is known of dynamic dimensions; for `thaw` see
     /// [`solve`](Self::solve).
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl Network {
     pub fn analyse(
         model: &ModelProto,
         graph: &Graph,
-        sizes: &Binding,
+        sizes: &DimSizes,
         thaw: &BTreeSet<String>,
     ) -> Result<(Facts, Self)> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;

@@ -97,6 +97,8 @@ fn declared_dim(value: Option<&tensor_shape_proto::dimension::Value>) -> Dim {
 pub struct DimSizes {
     /// By symbol (`sequence_length`) or by place (`input_ids:1`).
     pub named: BTreeMap<String, usize>,
+    /// What is tried first for open axes that have no size by name: that of the samples.
+    pub typical: BTreeMap<String, usize>,
     /// Axis 0 of an input where it is open, and whatever shares its symbol.
     pub batch: usize,
     /// Every other open axis.
@@ -105,7 +107,7 @@ pub struct DimSizes {
 
 impl Default for DimSizes {
     fn default() -> Self {
-        Self { named: BTreeMap::new(), batch: 1, other: 128 }
+        Self { named: BTreeMap::new(), typical: BTreeMap::new(), batch: 1, other: 128 }
     }
 }
 

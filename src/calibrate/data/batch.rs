@@ -1,7 +1,10 @@
 //! Some samples in memory.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::labels::Labels;
 use crate::runtime::NamedTensor;
+use crate::runtime::inputs::DeclaredInput;
 use crate::{Error, Result};
 
 /// Some samples: a tensor for each input of the graph, in graph order.
@@ -26,6 +29,24 @@ impl Batch {
     pub fn of_run(inputs: Vec<NamedTensor>, labels: Option<Labels>) -> Self {
         let axes = vec![None; inputs.len()];
         Self { inputs, labels, axes }
+    }
+
+    /// Sizes of the axes that `declared` leaves open, but for that of samples; an axis of no size is left out.
+    pub(crate) fn open_sizes(&self, declared: &[DeclaredInput]) -> BTreeMap<String, usize> {
+        let mut sizes = BTreeMap::new();
+        let mut counts = BTreeSet::new();
+        for ((name, tensor), of_samples) in self.inputs.iter().zip(&self.axes) {
+            let Some(input) = declared.iter().find(|input| input.name == *name) else { continue };
+            for (axis, &size) in tensor.shape().iter().enumerate() {
+                match input.axis_name(axis) {
+                    Some(open) if *of_samples == Some(axis) => drop(counts.insert(open)),
+                    Some(open) if size > 0 => drop(sizes.insert(open, size)),
+                    _ => {}
+                }
+            }
+        }
+        sizes.retain(|open, _| !counts.contains(open));
+        sizes
     }
 
     /// Number of samples; one where the batch is one run of the graph.
@@ -55,5 +76,44 @@ impl Batch {
     /// Whether the batch is one run of the graph: no input has an axis of samples.
     pub(crate) fn is_run(&self) -> bool {
         self.axes.iter().all(Option::is_none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::GraphProto;
+    use crate::onnx::proto::tensor_proto::DataType;
+    use crate::runtime::Tensor;
+    use crate::runtime::inputs::declared_inputs;
+    use crate::runtime::sample_models::tensor_value;
+
+    #[test]
+    fn open_axes_have_the_sizes_of_the_sample_but_for_that_of_samples() {
+        let float = DataType::Float;
+        let graph = GraphProto {
+            input: vec![
+                tensor_value("image", float, &["n", "3", "?", "width"]),
+                tensor_value("past", float, &["n", "0", "length"]),
+                tensor_value("again", float, &["n", "n"]),
+            ],
+            ..GraphProto::default()
+        };
+        let declared = declared_inputs(&graph).unwrap();
+        let zeros = |shape: &[usize]| Tensor::new(shape, &vec![0.0_f32; shape.iter().product()]).unwrap();
+        let inputs = vec![
+            ("image".to_owned(), zeros(&[2, 3, 4, 5])),
+            ("past".to_owned(), zeros(&[2, 0, 0])),
+            ("again".to_owned(), zeros(&[2, 2])),
+        ];
+        let sizes = |batch: &Batch| batch.open_sizes(&declared).into_iter().collect::<Vec<_>>();
+        let of_rows = Batch::of_rows(inputs.clone(), None);
+        let unnamed = declared[0].axis_name(2).unwrap();
+        let expected = [(unnamed.clone(), 4), ("width".to_owned(), 5)];
+        assert_eq!(BTreeMap::from_iter(sizes(&of_rows)), BTreeMap::from(expected.clone()));
+        // Where a sample is one run, its first axis is as open as the others.
+        let of_run = Batch::of_run(inputs, None);
+        let all = expected.into_iter().chain([("n".to_owned(), 2)]);
+        assert_eq!(BTreeMap::from_iter(sizes(&of_run)), all.collect());
     }
 }

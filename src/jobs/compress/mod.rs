@@ -34,7 +34,8 @@ pub use options::{CompressOptions, Means};
 /// malformed model or plan, [`Nothing`](crate::ErrorKind::Nothing) if nothing can be done or the budget is out of reach.
 pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outcome> {
     options.check()?;
-    let opened = options.setting.open(model)?;
+    let (options, opened) = options.opened(model)?;
+    let options = &options;
     let mut clock = Clock::start(&options.setting.progress);
     let search = match options.target {
         Target::MaxDrop(_) => Some(Judge::new(model, &options.setting, &opened)?),

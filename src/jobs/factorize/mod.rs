@@ -52,12 +52,13 @@ const PROBES: usize = 8;
 /// As [`choose`]; [`Input`](crate::ErrorKind::Input) for a malformed model or weights that cannot be decomposed,
 /// [`Nothing`](crate::ErrorKind::Nothing) if no layer is split; the message names reasons.
 pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
-    let Setting { dims, seed, progress, limits, .. } = &options.setting;
     if options.align == Align::Multiple(0) {
         return Err(Error::usage("`align` is at least one"));
     }
-    let mut clock = Clock::start(progress);
-    let samples = options.setting.open(model)?;
+    let mut clock = Clock::start(&options.setting.progress);
+    let (options, samples) = options.opened(model)?;
+    let options = &options;
+    let Setting { dims, seed, progress, limits, .. } = &options.setting;
     let fitted = samples.data.as_ref().map(|data| to_fit(data, options.retrain.is_some()));
     let data = fitted.as_ref();
     progress.enter("analysing")?;

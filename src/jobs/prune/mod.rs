@@ -37,8 +37,8 @@ pub(in crate::jobs) use series::Series;
 /// loses too much.
 pub(crate) fn prune(model: &Model, options: &PruneOptions) -> Result<Outcome> {
     options.check()?;
-    let options = &options.with_those_of_plan();
-    let samples = options.setting.open(model)?;
+    let (options, samples) = options.with_those_of_plan().opened(model)?;
+    let options = &options;
     let data = samples.data.as_ref();
     let pruned = match options.target {
         Target::MaxDrop(allowed) => search::search(model, options, &samples, allowed),
