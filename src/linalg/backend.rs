@@ -169,7 +169,7 @@ pub(super) fn no_convergence(what: &str, name: &str) -> Error {
 }
 
 pub(super) fn not_positive_definite(name: &str) -> Error {
-    Error::input(format!("'{name}' is not positive definite; use more samples or more damping"))
+    Error::input(format!("'{name}' is not positive definite; use more samples, or exclude it"))
 }
 
 /// Calls `each` with every strip of `height` rows of a matrix and the numbers of these rows, strips side by side on all threads.

@@ -30,7 +30,7 @@ pub(crate) use backend::{in_strips, mirror_lower};
 pub use faer::Faer;
 #[cfg(feature = "lapack")]
 pub use lapack::Lapack;
-pub(crate) use ridge::{Ridge, strength};
+pub(crate) use ridge::{Ridge, growing, strength};
 
 /// The backend that the program computes with: the system's LAPACK with the feature `lapack`, else [`Faer`].
 #[cfg(feature = "lapack")]

@@ -21,6 +21,9 @@ use crate::{Error, Result};
 /// Random signs that the effective dimension is estimated with.
 const PROBES: usize = 8;
 
+/// How often λ grows tenfold where a system cannot be solved with less.
+const GROWTHS: usize = 9;
+
 /// Systems of at least this size are worth a task of their own.
 const LARGE: usize = 64;
 
@@ -75,9 +78,9 @@ impl<'a> Ridge<'a> {
     /// W (K×N) at one λ.
     ///
     /// # Errors
-    /// Entries that are not finite; `C + λI` is not positive definite. `name` is what messages call the layer.
+    /// Entries that are not finite. `name` is what messages call the layer.
     pub fn weights(&self, lambda: f64, name: &str) -> Result<Array2<f64>> {
-        let solved = self.backend.solve_spd(self.damped(lambda).view(), self.rest.view(), name)?;
+        let (solved, _) = self.solved(lambda, self.rest.view(), name)?;
         Ok(self.finished(solved.view()))
     }
 
@@ -103,11 +106,16 @@ impl<'a> Ridge<'a> {
         let signs = signs(size, PROBES);
         let right = concatenate(Axis(1), &[self.rest.view(), signs.view()]);
         let right = right.map_err(|e| Error::input(format!("'{name}': {e}")))?;
-        let solved = self.backend.solve_spd(self.damped(lambda).view(), right.view(), name)?;
+        let (solved, lambda) = self.solved(lambda, right.view(), name)?;
         let (weights, inverse) = solved.view().split_at(Axis(1), self.rest.ncols());
         // tr C (C + λI)⁻¹ = size − λ tr (C + λI)⁻¹, and tr M ≈ the mean of zᵀ M z.
         let trace = (&signs * &inverse).sum() / PROBES as f64;
         Ok((self.finished(weights), (size as f64 - lambda * trace).clamp(0.0, size as f64)))
+    }
+
+    /// The solution of the system at λ or, if that is too little, at the least λ that is enough, and that λ.
+    fn solved(&self, lambda: f64, right: ArrayView2<'_, f64>, name: &str) -> Result<(Array2<f64>, f64)> {
+        growing(lambda, |lambda| self.backend.solve_spd(self.damped(lambda).view(), right, name))
     }
 
     fn damped(&self, lambda: f64) -> Array2<f64> {
@@ -137,6 +145,24 @@ pub fn strength(share: f64, variance: f64, square: f64, inputs: usize) -> f64 {
     let k = inputs.max(1) as f64;
     let lambda = (share * variance / k).max(1e-9 * square / k);
     if lambda > 0.0 { lambda } else { 1.0 }
+}
+
+/// What `solve` makes of λ, or of ten times as much for as long as that fails, and the λ that was enough: rounding gives the
+/// covariance of inputs that hardly vary small negative eigenvalues.
+///
+/// # Errors
+/// That of the largest λ.
+pub(crate) fn growing<T>(lambda: f64, mut solve: impl FnMut(f64) -> Result<T>) -> Result<(T, f64)> {
+    let mut lambda = lambda;
+    let mut outcome = solve(lambda);
+    for _ in 0..GROWTHS {
+        if outcome.is_ok() {
+            break;
+        }
+        lambda *= 10.0;
+        outcome = solve(lambda);
+    }
+    outcome.map(|solved| (solved, lambda))
 }
 
 /// Fixed random signs, rows×columns.

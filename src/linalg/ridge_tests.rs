@@ -99,3 +99,18 @@ fn a_strength_is_a_share_of_the_variance_and_never_zero() {
     assert!((strength(0.1, 0.0, 60.0, 3) / 2e-8 - 1.0).abs() < 1e-12);
     assert_eq!(strength(0.1, 0.0, 0.0, 3), 1.0);
 }
+
+#[test]
+fn a_covariance_with_small_negative_eigenvalues_is_solved_with_the_least_ridge_that_is_enough() {
+    let direction = noise(6, 1, 5);
+    let covariance = direction.dot(&direction.t()) - Array2::<f64>::eye(6) * 1e-6;
+    let cross = covariance.dot(&noise(6, 2, 6));
+    let ridge = Ridge::primal(default_backend(), &covariance, cross.view(), None);
+    let found = ridge.weights(1e-8, "c").unwrap();
+    assert_eq!(found, ridge.weights(1e-5, "c").unwrap());
+    let (same, dimension) = ridge.weights_and_dimension(1e-8, "c").unwrap();
+    assert!(same.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-9) && dimension < 2.0, "{dimension}");
+    let broken = Array2::from_elem((6, 6), f64::NAN);
+    let error = Ridge::primal(default_backend(), &broken, cross.view(), None).weights(1.0, "c").unwrap_err();
+    assert!(error.to_string().contains("NaN"), "{error}");
+}

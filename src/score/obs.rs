@@ -23,7 +23,7 @@ use crate::calibrate::{
     exposed, pass, pass_over, rows_of,
 };
 use crate::error::Result;
-use crate::linalg::default_backend;
+use crate::linalg::{default_backend, growing};
 use crate::runtime::Limits;
 
 /// Widest matrix whose inverse Hessian is formed.
@@ -314,8 +314,12 @@ fn judge(
         return Ok(None);
     }
     let damping = if statistics.rows() < ENOUGH_ROWS * inputs { DAMPING.0 } else { DAMPING.1 };
-    hessian.diag_mut().mapv_inplace(|d| d + damping * mean);
-    let surgeon = Surgeon::new(backend, hessian.view(), weight.view(), units, name)?;
+    let mut added = 0.0;
+    let (surgeon, _) = growing(damping * mean, |lambda| {
+        hessian.diag_mut().mapv_inplace(|d| d + (lambda - added));
+        added = lambda;
+        Surgeon::new(backend, hessian.view(), weight.view(), units.clone(), name)
+    })?;
     Ok(Some(Judge::Surgery { surgeon: Box::new(surgeon), variance }))
 }
 
