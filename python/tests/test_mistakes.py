@@ -130,10 +130,10 @@ def test_a_listener_that_fails_ends_the_job(resnet: str) -> None:
 
 def test_a_metric_that_fails_ends_the_job(mlp: str) -> None:
     def failing(session: Any) -> float:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("no score")
 
     for metric, raised, message in [
-        (failing, ZeroDivisionError, ""),
+        (failing, ZeroDivisionError, "no score"),
         (lambda session: float("nan"), pd.MetricError, "returned nan"),
         (lambda session: "good", pd.MetricError, "returned 'good', which is not a number"),
         (3, TypeError, "not int"),
