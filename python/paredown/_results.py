@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
 
 from . import _paredown
 from ._progress import Listener, listening
@@ -16,39 +16,43 @@ if TYPE_CHECKING:
     import pandas
 
 
-def framed(page: str) -> str:
-    """A page as notebooks show it."""
-    return f'<iframe srcdoc="{html.escape(page, quote=True)}" style="width: 100%; height: 40em; border: 0"></iframe>'
+#: What the extension module returns.
+Source = TypeVar("Source", bound=Union[_paredown.Report, _paredown.Sweep])
 
 
-class Report(dict[str, Any]):
-    """The report of a job, as nested dictionaries: the same as ``--report`` writes.
+class Document(dict[str, Any], Generic[Source]):
+    """A report as nested dictionaries, as a page and as text."""
 
-    Printing it shows the text that the command line prints.
-    """
-
-    def __init__(self, report: _paredown.Report) -> None:
+    def __init__(self, report: Source) -> None:
         super().__init__(json.loads(report.to_json()))
-        self._report = report
-
-    def to_json(self) -> str:
-        """The report as JSON text."""
-        return self._report.to_json()
+        self._report: Source = report
 
     def to_html(self) -> str:
         """The report as one self-contained page."""
         return self._report.to_html()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report: a page if the name ends in ``.html``, JSON otherwise."""
-        self._report.save(os.fspath(path))
-
     def _repr_html_(self) -> str:
         """The page, as notebooks show it."""
-        return framed(self.to_html())
+        page = html.escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     def __str__(self) -> str:
         return self._report.text()
+
+
+class Report(Document[_paredown.Report]):
+    """The report of a job, as nested dictionaries: the same as ``--report`` writes.
+
+    Printing it shows the text that the command line prints.
+    """
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return self._report.to_json()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report: a page if the name ends in ``.html``, JSON otherwise."""
+        self._report.save(os.fspath(path))
 
     def to_dataframe(self, table: str | None = None) -> pandas.DataFrame:
         """One table of the report as a ``pandas.DataFrame``.

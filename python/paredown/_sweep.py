@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union
@@ -13,7 +12,7 @@ from ._metric import Metric
 from ._models import ModelLike, read
 from ._options import budgets, typed
 from ._progress import Listener, listening
-from ._results import framed
+from ._results import Document
 from ._samples import DataLike
 
 if TYPE_CHECKING:
@@ -23,26 +22,11 @@ if TYPE_CHECKING:
 Budgets = Union[Budget, Sequence[Budget]]
 
 
-class Sweep(dict[str, Any]):
+class Sweep(Document[_paredown.Sweep]):
     """The report of a sweep, as nested dictionaries: the same as ``sweep.json``. ``points`` has an entry for each budget.
 
     Printing it shows the text that the command line prints.
     """
-
-    def __init__(self, report: _paredown.Sweep) -> None:
-        super().__init__(json.loads(report.to_json()))
-        self._report = report
-
-    def to_html(self) -> str:
-        """The report as one self-contained page."""
-        return self._report.to_html()
-
-    def _repr_html_(self) -> str:
-        """The page, as notebooks show it."""
-        return framed(self.to_html())
-
-    def __str__(self) -> str:
-        return self._report.text()
 
     def to_dataframe(self) -> pandas.DataFrame:
         """The points as a ``pandas.DataFrame``: a row for each budget, with the figures of the result."""

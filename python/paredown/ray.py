@@ -176,7 +176,7 @@ def nodes_with(cpus: int) -> list[dict[str, float]]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = [node for node in nodes if node.get("CPU", 0) >= cpus]
     if cpus < 1 or not nodes:
-        raise UsageError(f"`cpus` is {cpus}, and no node of the cluster has so many processors")
+        raise UsageError(f"`cpus` is {cpus}, and no node of the cluster has that many processors")
     return nodes
 
 
