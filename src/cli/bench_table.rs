@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Command;
 
 use super::bench::{Library, TypedRuntime};
-use super::options::{Dims, Sizes, listener, spinner};
+use super::options::{Dims, Sizes, at, listener, spinner};
 use super::print::print;
 use crate::error::Result;
 use crate::jobs::setting::Configured;
@@ -22,7 +22,7 @@ pub(super) struct Args {
     /// Runtime to measure in [default: onnxruntime if its library is found, otherwise tract]
     #[arg(long, value_enum, value_name = "NAME")]
     runtime: Option<TypedRuntime>,
-    /// Samples, the first of which says how large dynamic dimensions are
+    /// Samples; dynamic dimensions get the sizes of the first one
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, _command: &Command) -> Result<()> {
     options.runtimes = args.library.measured_in(args.runtime, Some(&args.output));
     let bar = spinner(args.quiet, "timing operators");
     if let Some(path) = &args.data {
-        options = options.data(path);
+        options = options.data(at(path));
     }
     let setting = options.setting_mut();
     (setting.dims, setting.progress) = (args.dims.sizes()?, listener(&bar));

@@ -93,7 +93,7 @@ impl Data {
 }
 
 /// The samples at `path`, or the synthetic ones.
-fn at(path: &Path) -> Dataset {
+pub(super) fn at(path: &Path) -> Dataset {
     if path.as_os_str() == "synthetic" { Dataset::synthetic(SYNTHETIC) } else { Dataset::from_path(path) }
 }
 
