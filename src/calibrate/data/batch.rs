@@ -106,14 +106,10 @@ mod tests {
             ("past".to_owned(), zeros(&[2, 0, 0])),
             ("again".to_owned(), zeros(&[2, 2])),
         ];
-        let sizes = |batch: &Batch| batch.open_sizes(&declared).into_iter().collect::<Vec<_>>();
-        let of_rows = Batch::of_rows(inputs.clone(), None);
-        let unnamed = declared[0].axis_name(2).unwrap();
-        let expected = [(unnamed.clone(), 4), ("width".to_owned(), 5)];
-        assert_eq!(BTreeMap::from_iter(sizes(&of_rows)), BTreeMap::from(expected.clone()));
+        let mut expected = BTreeMap::from([(declared[0].axis_name(2).unwrap(), 4), ("width".to_owned(), 5)]);
+        assert_eq!(Batch::of_rows(inputs.clone(), None).open_sizes(&declared), expected);
         // Where a sample is one run, its first axis is as open as the others.
-        let of_run = Batch::of_run(inputs, None);
-        let all = expected.into_iter().chain([("n".to_owned(), 2)]);
-        assert_eq!(BTreeMap::from_iter(sizes(&of_run)), all.collect());
+        expected.insert("n".to_owned(), 2);
+        assert_eq!(Batch::of_run(inputs, None).open_sizes(&declared), expected);
     }
 }
