@@ -38,7 +38,7 @@ pub use merge::{Merged, merge_stats};
 pub(crate) use padding::Padding;
 pub(crate) use pair::{At, Pair, Visit, Wanted};
 pub(crate) use rows::{Lines, Row, floats};
-pub(crate) use statistics::{Accumulator, Kept, pass, pass_over, rows_of};
+pub(crate) use statistics::{Accumulator, Kept, Product, pass, pass_over, rows_of, statistics};
 pub(crate) use stats::{Key, Origin, Stats};
 pub(crate) use window::Window;
 

@@ -40,7 +40,12 @@ pub(crate) struct Row {
 impl Sampler {
     /// About 20·K rows (at least 4096) of a layer, spread over `samples` samples.
     pub fn new(layer: &Layer, samples: usize, seed: u64) -> Self {
-        Self::of_rows(layer, layer.inputs() * ROWS_PER_INPUT, samples, seed)
+        Self::of_inputs(layer, layer.inputs(), samples, seed)
+    }
+
+    /// As [`new`](Self::new), for statistics of this many values a row.
+    pub(crate) fn of_inputs(layer: &Layer, inputs: usize, samples: usize, seed: u64) -> Self {
+        Self::of_rows(layer, inputs * ROWS_PER_INPUT, samples, seed)
     }
 
     /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples and the nodes of the layer.

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use ndarray::Array2;
 use rayon::prelude::*;
 
+use super::block::Columns;
 use super::data::Batch;
 use super::rows::{Lines, Row};
 use super::stats::{Key, Record, SUMS, Stats, portion};
@@ -23,11 +25,52 @@ pub(crate) struct Accumulator<'l> {
     layer: &'l Layer,
     sampler: Sampler,
     groups: Portions,
+    products: Option<&'l [Product]>,
+}
+
+/// A weight (K×N) of which the products with inputs are summed up, in place of the inputs: N values a row, not K.
+#[derive(Debug, Clone)]
+pub(crate) struct Product(Array2<f32>);
+
+impl Product {
+    /// Of a weight K×N.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn new(weight: &Array2<f64>) -> Self {
+        Self(weight.mapv(|w| w as f32))
+    }
+
+    /// Values of a row of products (N).
+    pub(crate) fn width(&self) -> usize {
+        self.0.ncols()
+    }
+
+    /// Writes the products with the inputs (K) that `read` writes, value by value: they are the same however many rows come
+    /// at once.
+    pub(crate) fn write(&self, rows: usize, into: &mut Columns<'_>, read: impl FnOnce(&mut Columns<'_>)) {
+        let inputs = self.0.nrows();
+        let mut values = vec![0.0; inputs * rows];
+        read(&mut Columns::over(&mut values, inputs));
+        let columns: Vec<&mut [f32]> = into.columns(0..self.width()).collect();
+        columns.into_par_iter().zip(self.0.columns().into_iter().collect::<Vec<_>>()).for_each(|(column, factors)| {
+            column.fill(0.0);
+            for (&factor, input) in factors.iter().zip(values.chunks_exact(rows.max(1))) {
+                column.iter_mut().zip(input).for_each(|(to, &value)| *to += factor * value);
+            }
+        });
+    }
 }
 
 impl<'l> Accumulator<'l> {
     pub(crate) fn new(layer: &'l Layer, sampler: Sampler, detail: Detail, data: Calibration<'_>) -> Self {
-        Self { layer, sampler, groups: Portions::new(vec![layer.inputs(); layer.groups], detail, data.data) }
+        let groups = Portions::new(vec![layer.inputs(); layer.groups], detail, data.data);
+        Self { layer, sampler, groups, products: None }
+    }
+
+    /// Of the products of each group's inputs with a weight.
+    fn of_products(layer: &'l Layer, sampler: Sampler, products: &'l [Product], data: Calibration<'_>) -> Self {
+        let widths = products.iter().map(Product::width).collect();
+        let groups = Portions::new(widths, Detail::Covariance, data.data);
+        Self { layer, sampler, groups, products: Some(products) }
     }
 
     /// The layer that is read.
@@ -42,11 +85,17 @@ impl<'l> Accumulator<'l> {
 
     /// Adds the chosen rows of some samples, at every node of the layer.
     pub(crate) fn add(&mut self, found: &Activations, at: At<'_>) -> Result<()> {
-        let Self { layer, sampler, groups } = self;
+        let Self { layer, sampler, groups, products } = self;
         let sources = rows_of((*layer, *sampler), found, at)?;
         for (leaf, source, run) in groups.division().order(&sources) {
             let lines = &sources[source].1;
-            groups.add_run(leaf, run, |group, rows, x| lines.write(group * layer.channels, rows, x));
+            groups.add_run(leaf, run, |group, rows, x| {
+                let first = group * layer.channels;
+                match products.and_then(|products| products.get(group)) {
+                    Some(product) => product.write(rows.len(), x, |inputs| lines.write(first, rows, inputs)),
+                    None => lines.write(first, rows, x),
+                }
+            });
         }
         Ok(())
     }
@@ -56,16 +105,17 @@ impl<'l> Accumulator<'l> {
     /// # Errors
     /// If they cannot be written.
     pub(crate) fn finish(self, kept: Option<&Kept<'_>>) -> Result<InputStatistics> {
-        let Self { layer, sampler, groups } = self;
+        let Self { layer, sampler, groups, products } = self;
+        let source = Source { layer, sampler, products };
         let Some(kept) = kept.filter(|kept| kept.stats.leaves().is_some()) else {
             let sums: InputStatistics = groups.total().into_iter().map(Sums::finish).collect();
-            kept.map(|kept| kept.put_sums(layer, sampler, &sums)).transpose()?;
+            kept.map(|kept| kept.put_sums(source, &sums)).transpose()?;
             return Ok(sums);
         };
         let mut last = Vec::new();
         for (leaf, sums) in groups.finish() {
             let detail = sums.first().map(Sums::detail);
-            let key = kept.key(SUMS, layer, sampler, &detail.unwrap_or(Detail::Diagonal));
+            let key = kept.key_of_sums(source, detail.unwrap_or(Detail::Diagonal));
             kept.stats.put(&portion(&key, SUMS, leaf), &sums.iter().flat_map(Sums::to_record).collect::<Record>())?;
             last = sums;
         }
@@ -91,6 +141,15 @@ pub(crate) fn rows_of<'t>(
     layer.all_data().map(rows).collect()
 }
 
+/// Rows that are summed up.
+#[derive(Clone, Copy)]
+struct Source<'l> {
+    layer: &'l Layer,
+    sampler: Sampler,
+    /// A weight for each group of the layer, if the products with it are summed up.
+    products: Option<&'l [Product]>,
+}
+
 /// Statistics of the inputs of `layers` of the original model.
 ///
 /// # Errors
@@ -101,23 +160,46 @@ pub fn input_statistics(
     layers: &[Layer],
     detail: Detail,
 ) -> Result<Vec<InputStatistics>> {
+    let layers: Vec<(&Layer, Option<&[Product]>)> = layers.iter().map(|layer| (layer, None)).collect();
+    statistics(subject, data, &layers, detail)
+}
+
+/// Statistics of the inputs of layers of the original model or, where a weight for each group is given, of the products with
+/// it.
+///
+/// # Errors
+/// If reading the data or running the model fails.
+pub(crate) fn statistics(
+    subject: Subject<'_>,
+    data: Calibration<'_>,
+    layers: &[(&Layer, Option<&[Product]>)],
+    detail: Detail,
+) -> Result<Vec<InputStatistics>> {
     let kept = Kept::of(subject, data);
-    let mut sources: Vec<(&Layer, Sampler)> = Vec::new();
+    let mut sources: Vec<Source<'_>> = Vec::new();
     let mut used = Vec::with_capacity(layers.len());
-    for layer in layers {
-        let known = sources.iter().position(|(other, _)| other.reads_like(layer));
+    for &(layer, products) in layers {
+        let is_known =
+            |other: &Source<'_>| other.products.is_none() && products.is_none() && other.layer.reads_like(layer);
+        let known = sources.iter().position(is_known);
         used.push(known.unwrap_or(sources.len()));
         if known.is_none() {
-            sources.push((layer, Sampler::new(layer, data.data.samples(), data.seed)));
+            let rows = products.and_then(<[Product]>::first).map_or_else(|| layer.inputs(), Product::width);
+            let sampler = Sampler::of_inputs(layer, rows, data.data.samples(), data.seed);
+            sources.push(Source { layer, sampler, products });
         }
     }
     let mut done: Vec<Option<InputStatistics>> = Vec::with_capacity(sources.len());
-    for &(layer, sampler) in &sources {
-        done.push(kept.as_ref().map(|kept| kept.sums(layer, sampler, detail)).transpose()?.flatten());
+    for &source in &sources {
+        done.push(kept.as_ref().map(|kept| kept.sums(source, detail)).transpose()?.flatten());
     }
     let missing = sources.iter().zip(&done).filter(|(_, known)| known.is_none());
-    let mut accumulators: Vec<Accumulator<'_>> =
-        missing.map(|(&(layer, sampler), _)| Accumulator::new(layer, sampler, detail, data)).collect();
+    let mut accumulators: Vec<Accumulator<'_>> = missing
+        .map(|(&Source { layer, sampler, products }, _)| match products {
+            Some(products) => Accumulator::of_products(layer, sampler, products, data),
+            None => Accumulator::new(layer, sampler, detail, data),
+        })
+        .collect();
     if !accumulators.is_empty() {
         let layers: Vec<&Layer> = accumulators.iter().map(|accumulator| accumulator.layer).collect();
         let model = exposed(subject.model, layers.iter().copied())?;
@@ -158,16 +240,29 @@ impl<'d> Kept<'d> {
         self.key.clone().on(kind, detail).on("reads", &reads).on("chosen by", &sampler).done()
     }
 
-    /// The sums over the inputs of a layer.
+    /// The key of sums.
+    fn key_of_sums(&self, Source { layer, sampler, products }: Source<'_>, detail: Detail) -> String {
+        match products {
+            // A model has one weight of this name.
+            Some(_) => self.key(SUMS, layer, sampler, &("products with", &layer.weight)),
+            None => self.key(SUMS, layer, sampler, &detail),
+        }
+    }
+
+    /// Sums that are kept.
     ///
     /// # Errors
     /// If they are damaged.
-    pub(crate) fn sums(&self, layer: &Layer, sampler: Sampler, detail: Detail) -> Result<Option<InputStatistics>> {
+    fn sums(&self, source: Source<'_>, detail: Detail) -> Result<Option<InputStatistics>> {
+        let Source { layer, products, .. } = source;
+        let width = |group: usize| products.and_then(|products| products.get(group)).map(Product::width);
         let read = |detail: Detail| {
-            self.stats.get(&self.key(SUMS, layer, sampler, &detail), |record| {
+            self.stats.get(&self.key_of_sums(source, detail), |record| {
                 let mut matrices = record.into_iter();
-                let groups = (0..layer.groups).map(|_| Sums::from_record(&mut matrices, layer.inputs(), detail));
-                groups.collect::<Option<Vec<Sums>>>()
+                let group = |group: usize| {
+                    Sums::from_record(&mut matrices, width(group).unwrap_or_else(|| layer.inputs()), detail)
+                };
+                (0..layer.groups).map(group).collect::<Option<Vec<Sums>>>()
             })
         };
         let found = match (read(detail)?, detail) {
@@ -180,14 +275,22 @@ impl<'d> Kept<'d> {
         Ok(found.map(InputStatistics::from))
     }
 
-    /// Keeps the sums over the inputs of a layer.
+    /// The sums over the inputs of a layer.
+    ///
+    /// # Errors
+    /// If they are damaged.
+    pub(crate) fn sums_of(&self, layer: &Layer, sampler: Sampler, detail: Detail) -> Result<Option<InputStatistics>> {
+        self.sums(Source { layer, sampler, products: None }, detail)
+    }
+
+    /// Keeps sums.
     ///
     /// # Errors
     /// If they cannot be written.
-    fn put_sums(&self, layer: &Layer, sampler: Sampler, statistics: &InputStatistics) -> Result<()> {
+    fn put_sums(&self, source: Source<'_>, statistics: &InputStatistics) -> Result<()> {
         let Some(detail) = statistics.first().map(Sums::detail) else { return Ok(()) };
         let record: Record = statistics.iter().flat_map(Sums::to_record).collect();
-        self.stats.put(&self.key(SUMS, layer, sampler, &detail), &record)
+        self.stats.put(&self.key_of_sums(source, detail), &record)
     }
 
     /// What `read` makes of the record on the rows that a layer reads, of some `kind` other than sums.

@@ -7,6 +7,7 @@ use ndarray::{Array2, ArrayD, IxDyn};
 use crate::analysis::Subject;
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, ValueId};
+use crate::lowrank::conv::ConvMode;
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::TensorProto;
 use crate::onnx::tensor::{ElementType, TensorView};
@@ -85,6 +86,14 @@ impl Candidate {
         match self.form {
             Form::Matrix | Form::Table => (self.dims[self.linear.weight_in], self.dims[self.linear.weight_out]),
             Form::Kernel { groups } => (self.dims[1..].iter().product(), self.dims[0] / groups),
+        }
+    }
+
+    /// How the weight is split where `conv` is the decomposition of convolutions.
+    pub(crate) fn mode(&self, conv: ConvMode) -> ConvMode {
+        match self.form {
+            Form::Matrix | Form::Table => ConvMode::Channel,
+            Form::Kernel { .. } => conv.on(self.dims.get(2..).unwrap_or_default()),
         }
     }
 

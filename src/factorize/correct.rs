@@ -2,22 +2,25 @@
 //! factors are fitted to give the *original's* outputs from the inputs that it now gets ([`OutputPca::corrected`]).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
 
 use super::candidates::Candidate;
 use super::decompose::{assembled, kernel, matrices};
-use super::inputs::{MOST_INPUTS, layer};
+use super::inputs::{FEW_OUTPUTS, layer, space};
 use super::rewrite::split_layers;
 use crate::analysis::Subject;
 use crate::calibrate::stages::{Part, Stages};
-use crate::calibrate::{Calibration, Columns, Detail, Evidence, Gather, Layer, Pair, Sampler, Visit, Wanted};
+use crate::calibrate::{
+    Calibration, Columns, Detail, Evidence, Gather, Layer, Lines, Pair, Product, Sampler, Visit, Wanted,
+};
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
 use crate::lowrank::conv::ConvMode;
-use crate::lowrank::outputs::{InputMoments, OutputPca, Target};
+use crate::lowrank::outputs::{InputMoments, OutputPca, Space, Target};
 use crate::lowrank::{Factors, encoded};
 use crate::onnx::proto::ModelProto;
 
@@ -35,20 +38,33 @@ pub(crate) struct Chosen<'c> {
     pub(crate) energies: Vec<f64>,
 }
 
-/// A layer of which the outputs are at most this share of the inputs is summed up by its outputs: forming them costs less than
-/// their part of the sums of products.
-const FEW_OUTPUTS: usize = 8;
-
-/// Sums over rows of each group's input: as it is now (x), and as it was in the original (y), or what the group makes of that.
-struct Collector<'l> {
-    layer: &'l Layer,
-    sampler: Sampler,
-    groups: Vec<(Gather, Option<Array2<f32>>)>,
+/// A layer that is fitted.
+struct Member {
+    /// Its position among the layers that are split.
+    index: usize,
+    layer: Layer,
+    /// What its sums are of.
+    space: Space,
+    /// The matrix of each group, K×N, and to multiply with.
+    weights: Vec<Array2<f64>>,
+    products: Vec<Product>,
 }
 
-/// Whether the outputs of a group of this weight (K×N) are summed up in place of its original inputs.
-fn is_by_outputs(weight: &Array2<f64>) -> bool {
-    weight.ncols() * FEW_OUTPUTS <= weight.nrows()
+impl Member {
+    /// Whether the original is summed up by what the weights make of its inputs: always where the changed inputs are, and
+    /// where that costs less.
+    fn is_by_outputs(&self) -> bool {
+        let is_few = |weight: &Array2<f64>| weight.ncols() * FEW_OUTPUTS <= weight.nrows();
+        self.space == Space::Outputs || self.weights.iter().all(is_few)
+    }
+}
+
+/// Sums over rows of each group's input as it is now (x), and as it was in the original (y), or of what the group's weight
+/// makes of them.
+struct Collector<'m> {
+    member: &'m Member,
+    sampler: Sampler,
+    groups: Vec<Gather>,
 }
 
 /// Fits the factors of every layer after split layers to its changed inputs, in place.
@@ -58,11 +74,14 @@ fn is_by_outputs(weight: &Array2<f64>) -> bool {
 pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut [Chosen<'_>]) -> Result<()> {
     let mut models = Pair::new(data);
     for stage in stages(subject, chosen) {
-        let mut members: Vec<(usize, Layer)> = Vec::new();
+        let mut members: Vec<Member> = Vec::new();
         for index in stage {
-            let candidate = chosen[index].candidate;
-            if let Some(layer) = layer(subject, candidate, candidate.nodes[0])? {
-                members.push((index, layer));
+            let Chosen { candidate, mode, .. } = &chosen[index];
+            let read = layer(subject, candidate, candidate.nodes[0])?.zip(space(candidate, *mode));
+            if let Some((layer, space)) = read {
+                let weights = matrices(candidate, &candidate.values(subject)?, ConvMode::Channel)?;
+                let products = weights.iter().map(Product::new).collect();
+                members.push(Member { index, layer, space, weights, products });
             }
         }
         if members.is_empty() {
@@ -70,25 +89,17 @@ pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut 
         }
         let pairs: Vec<(&Candidate, &Factors)> = chosen.iter().map(|c| (c.candidate, &c.factors)).collect();
         let model = split_layers(subject, &pairs)?;
-        let layers: Vec<&Layer> = members.iter().map(|(_, layer)| layer).collect();
-        let weights: Vec<Vec<Array2<f64>>> =
-            members.iter().map(|(index, _)| weights(subject, chosen[*index].candidate)).collect::<Result<_>>()?;
-        let sums = collect(&mut models, (subject.model, &model), data, (&layers, &weights))?;
+        let sums = collect(&mut models, (subject.model, &model), data, &members)?;
         let fitted: Vec<Factors> = members
             .par_iter()
-            .zip(weights.par_iter().zip(&sums))
-            .map(|((index, _), (weights, sums))| fit(subject, &chosen[*index], (weights, sums)))
+            .zip(&sums)
+            .map(|(member, sums)| fit(subject, &chosen[member.index], (member, sums)))
             .collect::<Result<_>>()?;
-        for ((index, _), factors) in members.iter().zip(fitted) {
-            chosen[*index].factors = factors;
+        for (member, factors) in members.iter().zip(fitted) {
+            chosen[member.index].factors = factors;
         }
     }
     Ok(())
-}
-
-/// The matrix of each group of a layer, K×N.
-fn weights(subject: Subject<'_>, candidate: &Candidate) -> Result<Vec<Array2<f64>>> {
-    matrices(candidate, &candidate.values(subject)?, ConvMode::Channel)
 }
 
 /// Positions of the layers whose inputs depend on others that are split, by the number of these on the longest way to them.
@@ -98,8 +109,8 @@ fn stages(subject: Subject<'_>, chosen: &[Chosen<'_>]) -> Vec<Vec<usize>> {
     let order = Stages::of(subject.graph, |id, reached| match split.get(&id) {
         None => Part::Follows,
         Some(&index) => {
-            let Chosen { candidate, energies, .. } = &chosen[index];
-            let fits = candidate.nodes.len() == 1 && !energies.is_empty() && candidate.matrix_shape().0 <= MOST_INPUTS;
+            let Chosen { candidate, mode, energies, .. } = &chosen[index];
+            let fits = candidate.nodes.len() == 1 && !energies.is_empty() && space(candidate, *mode).is_some();
             Part::Layer { fitted: reached.is_some() && fits }
         }
     });
@@ -111,71 +122,70 @@ fn collect(
     models: &mut Pair<'_>,
     (before, after): (&ModelProto, &ModelProto),
     data: Calibration<'_>,
-    (layers, weights): (&[&Layer], &[Vec<Array2<f64>>]),
+    members: &[Member],
 ) -> Result<Vec<Vec<Evidence>>> {
-    let names: Vec<&String> = layers.iter().map(|layer| &layer.data).collect();
+    let names: Vec<&String> = members.iter().map(|member| &member.layer.data).collect();
     let wanted = |model| Wanted::new(model, names.iter().copied(), []);
-    let mut collectors: Vec<Collector<'_>> =
-        layers.iter().zip(weights).map(|(layer, weights)| Collector::new(layer, weights, data)).collect();
+    let mut collectors: Vec<Collector<'_>> = members.iter().map(|member| Collector::new(member, data)).collect();
     models.stage(&wanted(before), &wanted(after), |visit| collectors.par_iter_mut().try_for_each(|c| c.add(visit)))?;
-    Ok(collectors.into_iter().map(|c| c.groups.into_iter().map(|(gather, _)| gather.finish()).collect()).collect())
+    Ok(collectors.into_iter().map(|c| c.groups.into_iter().map(Gather::finish).collect()).collect())
 }
 
-impl<'l> Collector<'l> {
-    #[allow(clippy::cast_possible_truncation)]
-    fn new(layer: &'l Layer, weights: &[Array2<f64>], data: Calibration<'_>) -> Self {
-        let k = layer.inputs();
-        let group = |weight: &Array2<f64>| {
-            let outputs = is_by_outputs(weight).then(|| weight.mapv(|w| w as f32));
-            let wanted = outputs.as_ref().map_or(k, Array2::ncols);
-            (Gather::new(k, wanted, Evidence::sums(k, wanted, Detail::Covariance)), outputs)
+impl<'m> Collector<'m> {
+    fn new(member: &'m Member, data: Calibration<'_>) -> Self {
+        let inputs = member.layer.inputs();
+        let outputs = |weight: &Array2<f64>, is_by: bool| if is_by { weight.ncols() } else { inputs };
+        let widths = |weight: &Array2<f64>| {
+            (outputs(weight, member.space == Space::Outputs), outputs(weight, member.is_by_outputs()))
         };
-        let sampler = Sampler::new(layer, data.data.samples(), data.seed);
-        Self { layer, sampler, groups: weights.iter().map(group).collect() }
+        let gather = |weight: &Array2<f64>| {
+            let (x, y) = widths(weight);
+            Gather::new(x, y, Evidence::sums(x, y, Detail::Covariance))
+        };
+        let rows = member.weights.first().map_or(inputs, |weight| widths(weight).0);
+        let sampler = Sampler::of_inputs(&member.layer, rows, data.data.samples(), data.seed);
+        Self { member, sampler, groups: member.weights.iter().map(gather).collect() }
     }
 
     fn add(&mut self, visit: Visit<'_>) -> Result<()> {
-        let (layer, at) = (self.layer, visit.at);
+        let (member, at) = (self.member, visit.at);
+        let layer = &member.layer;
         let (now, was) = (visit.changed.get(&layer.data)?, visit.original.get(&layer.data)?);
         let rows = self.sampler.choose(layer.row_count(now.shape()), at.samples, at.first, at.padding);
         let (now, was) = (layer.inputs_of(now, &rows)?, layer.inputs_of(was, &rows)?);
-        self.groups.par_iter_mut().enumerate().for_each(|(group, (gather, weight))| {
+        let groups = self.groups.par_iter_mut().zip(&member.products).enumerate();
+        groups.for_each(|(group, (gather, product))| {
             let first = group * layer.channels;
+            let write = |lines: &Lines<'_>, rows: Range<usize>, is_by_outputs: bool, into: &mut Columns<'_>| {
+                if is_by_outputs {
+                    product.write(rows.len(), into, |inputs| lines.write(first, rows, inputs));
+                } else {
+                    lines.write(first, rows, into);
+                }
+            };
             gather.add(rows.len(), |rows, x, y| {
-                now.write(first, rows.clone(), x);
-                let Some(weight) = weight else { return was.write(first, rows, y) };
-                let count = rows.len();
-                let mut inputs = vec![0.0; weight.nrows() * count];
-                was.write(first, rows, &mut Columns::over(&mut inputs, weight.nrows()));
-                outputs(weight, &inputs, count, y);
+                write(&now, rows.clone(), member.space == Space::Outputs, x);
+                write(&was, rows, member.is_by_outputs(), y);
             });
         });
         Ok(())
     }
 }
 
-/// Writes what a weight (K×N) makes of inputs (K columns of `count` values each): value by value, so that it is the same
-/// however many rows come at once.
-fn outputs(weight: &Array2<f32>, inputs: &[f32], count: usize, into: &mut Columns<'_>) {
-    for (number, factors) in weight.columns().into_iter().enumerate() {
-        let column = into.column(number);
-        column.fill(0.0);
-        for (&factor, input) in factors.iter().zip(inputs.chunks_exact(count.max(1))) {
-            column.iter_mut().zip(input).for_each(|(to, &value)| *to += factor * value);
-        }
-    }
-}
-
 /// The factors of a layer, from how its inputs have changed.
-fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, (weights, sums): (&[Array2<f64>], &[Evidence])) -> Result<Factors> {
+fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, (member, sums): (&Member, &[Evidence])) -> Result<Factors> {
     let backend = default_backend();
     let candidate = chosen.candidate;
-    let groups = weights.iter().zip(sums).zip(&chosen.energies);
+    let groups = member.weights.iter().zip(sums).zip(&chosen.energies);
     let located = |e: crate::Error| e.at_node(candidate.name.as_str());
     if !matches!(chosen.mode, ConvMode::Spatial | ConvMode::Tucker2) {
         let split = |((w, sums), &energy): ((&Array2<f64>, &Evidence), &f64)| {
-            let change = Change::new(w, sums);
-            OutputPca::corrected(backend, w.view(), change.inputs(), change.target(energy), DAMPING, &candidate.tensor)?
+            let change = Change::new(member, w, sums);
+            let corrected = match member.space {
+                Space::Inputs => OutputPca::corrected,
+                Space::Outputs => OutputPca::corrected_outputs,
+            };
+            corrected(backend, w.view(), change.inputs(), change.target(energy), DAMPING, &candidate.tensor)?
                 .split(backend, chosen.rank)
         };
         let groups = groups.map(split).collect::<Result<_>>().map_err(located)?;
@@ -184,7 +194,7 @@ fn fit(subject: Subject<'_>, chosen: &Chosen<'_>, (weights, sums): (&[Array2<f64
     let weight = candidate.values(subject)?;
     let kernel = kernel(candidate, &weight)?;
     let split = |((w, sums), &energy): ((&Array2<f64>, &Evidence), &f64)| {
-        let change = Change::new(w, sums);
+        let change = Change::new(member, w, sums);
         let places = encoded::places(&kernel, chosen.mode);
         let ranks = encoded::ranks(&kernel, chosen.mode, chosen.rank);
         encoded::Encoders::new(backend, w.view(), places, change.inputs(), &candidate.tensor)?.split(
@@ -209,9 +219,9 @@ struct Change {
 }
 
 impl Change {
-    fn new(w: &Array2<f64>, sums: &Evidence) -> Self {
+    fn new(member: &Member, w: &Array2<f64>, sums: &Evidence) -> Self {
         let (cross, wanted) = (sums.cross_covariance(), sums.mean_y());
-        let (cross, wanted) = if is_by_outputs(w) {
+        let (cross, wanted) = if member.is_by_outputs() {
             (cross, wanted)
         } else {
             (default_backend().matmul(cross.view(), w.view()), w.t().dot(&wanted))

@@ -8,7 +8,7 @@ use crate::linalg::Backend;
 use crate::lowrank::conv::{ConvMode, Kernel, inputs_in_proportion, tucker_ranks, tucker2};
 use crate::lowrank::low_rank::{ErrorCurve, LowRank};
 use crate::lowrank::nmf::{self, NmfOptions};
-use crate::lowrank::outputs::{InputMoments, Inputs, OutputPca};
+use crate::lowrank::outputs::{InputMoments, Inputs, OutputPca, Space};
 use crate::lowrank::semi_nmf;
 use crate::lowrank::svd::WeightSvd;
 use crate::lowrank::{Factors, encoded};
@@ -177,6 +177,9 @@ fn of_outputs(
         return Ok((summed(groups.iter().map(encoded::Group::curve)), Parts::Encoded(groups)));
     }
     let pca = |(w, x): (Array2<f64>, Inputs)| {
+        if x.space == Space::Outputs {
+            return OutputPca::of_outputs(backend, w, (&x.mean, x.covariance.view()), &candidate.tensor);
+        }
         let moments = InputMoments { matrix: x.covariance.view(), mean: Some(&x.mean) };
         OutputPca::new(backend, w.view(), moments, &candidate.tensor)
     };

@@ -6,48 +6,80 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use super::candidates::{Candidate, Form};
+use super::decompose::matrices;
 use crate::analysis::Subject;
-use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, Sums, input_statistics, pass};
+use crate::calibrate::{Calibration, Detail, InputStatistics, Layer, Product, Sums, pass, statistics};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source};
-use crate::lowrank::outputs::Inputs;
+use crate::lowrank::conv::ConvMode;
+use crate::lowrank::outputs::{Inputs, Space};
 use crate::onnx::tensor::from_f32;
 use crate::runtime::{Limits, Tensor};
 
-/// A layer with more inputs than this is decomposed without data: its covariance would take over half a gigabyte.
-pub(crate) const MOST_INPUTS: usize = 8192;
+/// A layer of more values than this has no covariance of them, which would take over half a gigabyte.
+const MOST: usize = 8192;
 
-/// For every candidate the moments of each group's input; `None` for layers with too many inputs.
+/// Up to this many inputs a layer is split by the covariance of its inputs, however few outputs it has.
+const WIDE: usize = 4608;
+
+/// A layer has few outputs where these are at most this share of its inputs: forming them costs less than their part of the
+/// sums of products.
+pub(crate) const FEW_OUTPUTS: usize = 8;
+
+/// What the moments are taken of by which a layer is split: of its inputs, or of its outputs where it has so many more inputs
+/// that their covariance costs more than all the rest. `None` for a layer that is decomposed without data.
+pub(crate) fn space(candidate: &Candidate, conv: ConvMode) -> Option<Space> {
+    let (inputs, outputs) = candidate.matrix_shape();
+    let can_be_by_outputs =
+        outputs <= inputs.min(MOST) && !matches!(candidate.mode(conv), ConvMode::Spatial | ConvMode::Tucker2);
+    let is_dear = inputs > MOST || (inputs > WIDE && outputs * FEW_OUTPUTS <= inputs);
+    if is_dear && can_be_by_outputs { Some(Space::Outputs) } else { (inputs <= MOST).then_some(Space::Inputs) }
+}
+
+/// For every candidate the moments of each group's input; `None` for layers with too many of them. `conv` is the decomposition
+/// of convolutions.
 ///
 /// # Errors
 /// If reading the data or running the model fails.
 pub(crate) fn input_moments(
     subject: Subject<'_>,
     calibration: Calibration<'_>,
-    candidates: &[Candidate],
+    (candidates, conv): (&[Candidate], ConvMode),
 ) -> Result<Vec<Option<Vec<Inputs>>>> {
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut used: Vec<Vec<usize>> = Vec::with_capacity(candidates.len());
+    let mut layers: Vec<(Layer, Option<Vec<Product>>)> = Vec::new();
+    let mut used: Vec<(Space, Vec<usize>)> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let mut own = Vec::new();
-        if candidate.form != Form::Table && candidate.matrix_shape().0 <= MOST_INPUTS {
+        let space = space(candidate, conv).filter(|_| candidate.form != Form::Table);
+        if let Some(space) = space {
+            let products = (space == Space::Outputs).then(|| products(subject, candidate)).transpose()?;
             for &id in &candidate.nodes {
                 let Some(layer) = layer(subject, candidate, id)? else { continue };
                 own.push(layers.len());
-                layers.push(layer);
+                layers.push((layer, products.clone()));
             }
         }
-        used.push(own);
+        used.push((space.unwrap_or(Space::Inputs), own));
     }
     let mut measured: Vec<InputStatistics> = Vec::with_capacity(layers.len());
     for part in passes(&layers, calibration.limits) {
-        measured.extend(input_statistics(subject, calibration, part, Detail::Covariance)?);
+        let part: Vec<_> = part.iter().map(|(layer, products)| (layer, products.as_deref())).collect();
+        measured.extend(statistics(subject, calibration, &part, Detail::Covariance)?);
     }
-    let pooled = used.iter().zip(candidates).map(|(own, candidate)| match candidate.form {
+    let pooled = used.iter().zip(candidates).map(|((space, own), candidate)| match candidate.form {
         Form::Table => picked(subject, calibration, candidate).map(|inputs| Some(vec![inputs])),
-        _ => Ok(pooled(own, &measured)),
+        _ => Ok(pooled(*space, own, &measured)),
     });
     pooled.collect()
+}
+
+/// The weight of each group of a layer, to multiply inputs with.
+///
+/// # Errors
+/// If the stored tensor cannot be read.
+pub(crate) fn products(subject: Subject<'_>, candidate: &Candidate) -> Result<Vec<Product>> {
+    let weights = matrices(candidate, &candidate.values(subject)?, ConvMode::Channel)?;
+    Ok(weights.iter().map(Product::new).collect())
 }
 
 /// How often each row of a table is picked, as the mean of unit vectors.
@@ -83,7 +115,8 @@ fn picked(subject: Subject<'_>, data: Calibration<'_>, candidate: &Candidate) ->
     let unseen = counts.iter().filter(|&&count| count == 0).count().max(1) as f64;
     let share = |&count: &u64| if count == 0 { new / unseen } else { (1.0 - new) * count as f64 / total as f64 };
     let mean = counts.iter().map(share).collect();
-    Ok(Inputs { rows: usize::try_from(total).unwrap_or(usize::MAX), mean, covariance: Array2::zeros((0, 0)) })
+    let rows = usize::try_from(total).unwrap_or(usize::MAX);
+    Ok(Inputs { rows, space: Space::Inputs, mean, covariance: Array2::zeros((0, 0)) })
 }
 
 /// A node as a layer whose rows of input can be read.
@@ -100,12 +133,13 @@ pub(crate) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> 
 }
 
 /// The layers in runs whose covariances fit in memory together; layers that read the same rows have one.
-fn passes(layers: &[Layer], limits: Limits) -> Vec<&[Layer]> {
+fn passes(layers: &[(Layer, Option<Vec<Product>>)], limits: Limits) -> Vec<&[(Layer, Option<Vec<Product>>)]> {
     let mut runs = Vec::new();
     let (mut start, mut sum) = (0, 0);
-    for (index, layer) in layers.iter().enumerate() {
-        let is_known = layers[start..index].iter().any(|other| other.reads_like(layer));
-        let bytes = if is_known { 0 } else { layer.groups * layer.inputs() * layer.inputs() * size_of::<f64>() };
+    for (index, (layer, products)) in layers.iter().enumerate() {
+        let width = products.as_deref().and_then(<[Product]>::first).map_or_else(|| layer.inputs(), Product::width);
+        let is_known = layers[start..index].iter().any(|(other, _)| other.reads_like(layer)) && products.is_none();
+        let bytes = if is_known { 0 } else { layer.groups * width * width * size_of::<f64>() };
         if index > start && (sum + bytes) as u64 > limits.sums() {
             runs.push(&layers[start..index]);
             (start, sum) = (index, 0);
@@ -119,7 +153,7 @@ fn passes(layers: &[Layer], limits: Limits) -> Vec<&[Layer]> {
 }
 
 /// Moments over all rows of several measurements of the same weight's inputs; nodes that read the same rows count once.
-fn pooled(own: &[usize], measured: &[InputStatistics]) -> Option<Vec<Inputs>> {
+fn pooled(space: Space, own: &[usize], measured: &[InputStatistics]) -> Option<Vec<Inputs>> {
     let mut parts: Vec<&InputStatistics> = Vec::new();
     for part in own.iter().filter_map(|&at| measured.get(at)) {
         if !parts.iter().any(|known| Arc::ptr_eq(known, part)) {
@@ -135,7 +169,7 @@ fn pooled(own: &[usize], measured: &[InputStatistics]) -> Option<Vec<Inputs>> {
             }
         }
         let sums = sums.filter(|sums| sums.rows() > 0)?;
-        Some(Inputs { rows: sums.rows(), mean: sums.mean_x(), covariance: sums.covariance() })
+        Some(Inputs { rows: sums.rows(), space, mean: sums.mean_x(), covariance: sums.covariance() })
     };
     (0..parts.first()?.len()).map(pool).collect()
 }
@@ -143,10 +177,9 @@ fn pooled(own: &[usize], measured: &[InputStatistics]) -> Option<Vec<Inputs>> {
 /// Says which layers the samples tell less about than they have inputs: the covariance of those has directions that were
 /// never seen, and an error in one of them costs nothing.
 pub(crate) fn scarce(candidates: &[Candidate], moments: &[Option<Vec<Inputs>>]) -> Option<String> {
-    let rows = |inputs: &Vec<Inputs>| inputs.iter().map(|of_group| of_group.rows).min();
     let layers = candidates.iter().zip(moments);
     let scarce = layers.filter_map(|(candidate, inputs)| {
-        let (rows, width) = (rows(inputs.as_ref()?)?, candidate.matrix_shape().0);
+        let (rows, width) = inputs.as_ref()?.iter().map(|inputs| (inputs.rows, inputs.mean.len())).min()?;
         (candidate.form != Form::Table && rows < width).then_some((&candidate.name, rows, width))
     });
     let scarce: Vec<_> = scarce.collect();

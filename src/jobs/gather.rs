@@ -8,6 +8,7 @@ use crate::calibrate::{Calibration, Stats};
 use crate::error::{Error, Result};
 use crate::factorize::candidates::candidates;
 use crate::factorize::inputs::input_moments;
+use crate::lowrank::conv::ConvMode;
 use crate::onnx::Model;
 use crate::plan::{Align, CostModel, Filter, Group, Units, groups};
 use crate::price::groups::Samples as Apart;
@@ -60,15 +61,15 @@ pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
     let all = groups(subject, &CostModel::new(subject), &filter);
     let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
     score::gather(&Context { subject, groups: &open, seed: *seed, data: Some(calibration) })?;
-    let candidates = candidates(subject).open;
+    let (candidates, conv) = (candidates(subject).open, ConvMode::default());
     if let Some(apart) = Apart::new(calibration)? {
         // Groups of a model with heads are priced in new bases, which are known once all shares are merged.
         if !has_heads {
             apart.gather(subject, &open)?;
         }
-        input_moments(subject, apart.fitted(), &candidates)?;
+        input_moments(subject, apart.fitted(), (&candidates, conv))?;
     }
-    input_moments(subject, calibration, &candidates)?;
+    input_moments(subject, calibration, (&candidates, conv))?;
     let added = data.stats().map_or(0, |stats: &Stats| stats.counts().1);
     samples.kept(Ok(added))
 }

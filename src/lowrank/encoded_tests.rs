@@ -28,7 +28,7 @@ impl Sample {
         let mean: Array1<f64> = x.mean_axis(Axis(0)).unwrap();
         let centred = &x - &mean;
         let covariance = centred.t().dot(&centred) / x.nrows() as f64;
-        Self { weight, inputs: Inputs { rows: x.nrows(), mean, covariance }, x }
+        Self { weight, inputs: Inputs { rows: x.nrows(), space: Space::Inputs, mean, covariance }, x }
     }
 
     fn kernel(&self) -> Kernel<'_> {

@@ -27,15 +27,26 @@ use crate::{Error, Result};
 /// about 1e-13 of noise.
 const SPAN: f64 = 1e-12;
 
-/// Mean and covariance of the inputs of one matrix (K values).
+/// Mean and covariance of the inputs of one matrix (K values), or of its outputs without bias (N values).
 #[derive(Debug, Clone)]
 pub struct Inputs {
     /// Rows that they were measured on.
     pub rows: usize,
+    /// What they are moments of.
+    pub space: Space,
     /// `E[x]`.
     pub mean: Array1<f64>,
-    /// `E[x xᵀ] − μ μᵀ`, K×K.
+    /// `E[x xᵀ] − μ μᵀ`, K×K, or that of outputs, N×N.
     pub covariance: Array2<f64>,
+}
+
+/// What moments are taken of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// A layer's inputs x.
+    Inputs,
+    /// Its outputs Wᵀx: all that the split of a layer needs whose inputs have not changed.
+    Outputs,
 }
 
 /// Moments of a layer's input x (K values), over samples.
@@ -88,6 +99,50 @@ impl OutputPca {
             curve: ErrorCurve::from_components(energies.into_iter()),
             name: name.to_owned(),
         })
+    }
+
+    /// Components of the outputs of W (K×N) with this mean and covariance (N values without bias, N×N), for N ≤ K.
+    ///
+    /// # Errors
+    /// Moments that do not fit W; entries that are not finite; no convergence.
+    pub(crate) fn of_outputs(
+        backend: &dyn Backend,
+        w: Array2<f64>,
+        (mean, covariance): (&Array1<f64>, ArrayView2<'_, f64>),
+        name: &str,
+    ) -> Result<Self> {
+        let n = w.ncols();
+        require_shape(covariance.dim(), (n, n), "output covariance", name)?;
+        require_shape((1, mean.len()), (1, n), "output mean", name)?;
+        let eigh = backend.eigh(covariance, name)?;
+        let seen = |rest: ArrayView2<'_, f64>| backend.matmul(covariance, rest);
+        let (basis, energies) = all_spanned(backend, w.view(), (eigh.vectors, eigh.values.to_vec()), seen, name)?;
+        let means = Some((mean.clone(), mean.clone()));
+        Ok(Self {
+            map: w,
+            basis,
+            means,
+            curve: ErrorCurve::from_components(energies.into_iter()),
+            name: name.to_owned(),
+        })
+    }
+
+    /// As [`corrected`](Self::corrected), with outputs Wᵀx in place of the inputs x: the map is W M for the N×N regression M of
+    /// the original outputs on those of W.
+    ///
+    /// # Errors
+    /// As [`corrected`](Self::corrected).
+    pub(crate) fn corrected_outputs(
+        backend: &dyn Backend,
+        w: ArrayView2<'_, f64>,
+        outputs: InputMoments<'_>,
+        target: Target<'_>,
+        damping: f64,
+        name: &str,
+    ) -> Result<Self> {
+        let same = Array2::eye(w.ncols());
+        let found = Self::corrected(backend, same.view(), outputs, target, damping, name)?;
+        Ok(Self { map: backend.matmul(w, found.map.view()), ..found })
     }
 
     /// Components of the rows of a table W (V×D) of which row i is picked with probability `shares[i]`: the eigenvectors of
@@ -215,17 +270,32 @@ fn principal_outputs(
     if full == 0 {
         return Err(Error::input(format!("'{name}' is {k}×{n}: there is nothing to split")));
     }
-    let (v, energies) =
-        if n <= k { narrow(backend, w, covariance, name)? } else { wide(backend, w, covariance, name)? };
+    let found = if n <= k { narrow(backend, w, covariance, name)? } else { wide(backend, w, covariance, name)? };
+    // The covariance of what a direction of outputs makes of the inputs, with the outputs.
+    let seen = |rest: ArrayView2<'_, f64>| {
+        backend.matmul(w.t(), backend.matmul(covariance, backend.matmul(w, rest).view()).view())
+    };
+    all_spanned(backend, w, found, seen, name)
+}
+
+/// Components of outputs, and directions that the data does not span in the order of the SVD of what is left of W; `seen` is
+/// the product of the outputs' covariance with some directions.
+fn all_spanned(
+    backend: &dyn Backend,
+    w: ArrayView2<'_, f64>,
+    (v, energies): (Array2<f64>, Vec<f64>),
+    seen: impl Fn(ArrayView2<'_, f64>) -> Array2<f64>,
+    name: &str,
+) -> Result<(Array2<f64>, Vec<f64>)> {
+    let full = w.nrows().min(w.ncols());
     let largest = energies.first().copied().unwrap_or(0.0);
     let spanned = energies.iter().take_while(|&&x| x > SPAN * largest && x > 0.0).count();
     if spanned == full {
         return Ok((v, energies));
     }
     let basis = completed(backend, w, v.slice(s![.., ..spanned]), full, name)?;
-    let rest = backend.matmul(w, basis.slice(s![.., spanned..]));
-    let seen = backend.matmul(covariance, rest.view());
-    let left = (&rest * &seen).sum_axis(Axis(0));
+    let rest = basis.slice(s![.., spanned..]);
+    let left = (&seen(rest) * &rest).sum_axis(Axis(0));
     let energies = energies.into_iter().take(spanned).chain(left).collect();
     Ok((basis, energies))
 }

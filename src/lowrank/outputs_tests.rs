@@ -194,3 +194,45 @@ fn moments_that_do_not_fit_are_refused() {
         assert_eq!(pca.split(default_backend(), rank).unwrap_err().kind(), ErrorKind::Usage);
     }
 }
+
+#[test]
+fn moments_of_outputs_give_the_split_that_moments_of_inputs_give() {
+    let backend = default_backend();
+    for (k, n, samples) in [(24, 10, 400), (40, 6, 3)] {
+        let (w, d) = (uniform(k, n, 21), data(samples, k, 22));
+        let by_inputs = OutputPca::new(backend, w.view(), d.moments(), "w").unwrap();
+        let (mean, covariance) = (w.t().dot(&d.mean), w.t().dot(&d.covariance).dot(&w));
+        let moments = (&mean, covariance.view());
+        let by_outputs = OutputPca::of_outputs(backend, w.clone(), moments, "w").unwrap();
+        for rank in 1..=n {
+            let [one, other] = [&by_inputs, &by_outputs].map(|pca| pca.split(backend, rank).unwrap());
+            assert!((one.error - other.error).abs() <= 1e-9 * by_inputs.curve().total());
+            let (one, other) = (measured(&d.x, &d.x.dot(&w), &one), measured(&d.x, &d.x.dot(&w), &other));
+            assert!((one - other).abs() <= 1e-7 * by_inputs.curve().total(), "{rank}: {one} {other}");
+        }
+    }
+}
+
+/// The inputs were changed by a map, so that W gives other outputs; a map of its outputs brings most of them back.
+#[test]
+fn a_correction_by_outputs_is_better_than_none() {
+    let backend = default_backend();
+    let (w, d) = (uniform(30, 8, 31), data(500, 30, 32));
+    let wanted = d.x.dot(&w);
+    let changed = &d.x * 0.5 + d.x.dot(&uniform(30, 30, 33)) * 0.02;
+    let given = changed.dot(&w);
+    let (mean, mean_wanted) = (given.mean_axis(Axis(0)).unwrap(), wanted.mean_axis(Axis(0)).unwrap());
+    let (centred, centred_wanted) = (&given - &mean, &wanted - &mean_wanted);
+    let (covariance, cross) = (centred.t().dot(&centred) / 500.0, centred.t().dot(&centred_wanted) / 500.0);
+    let target = Target { cross: cross.view(), mean: Some(&mean_wanted), energy: energy(&centred_wanted) / 500.0 };
+    let inputs = InputMoments { matrix: covariance.view(), mean: Some(&mean) };
+    let pca = OutputPca::corrected_outputs(backend, w.view(), inputs, target, 1e-2, "w").unwrap();
+    let plain = OutputPca::new(backend, w.view(), d.moments(), "w").unwrap();
+    for rank in 1..=8 {
+        let split = pca.split(backend, rank).unwrap();
+        let (error, before) =
+            (measured(&changed, &wanted, &split), measured(&changed, &wanted, &plain.split(backend, rank).unwrap()));
+        assert!(error < 0.8 * before, "{rank}: {error} {before}");
+        assert!((error - split.error).abs() <= 1e-9 * target.energy, "{rank}: {error} {}", split.error);
+    }
+}

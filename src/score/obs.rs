@@ -186,7 +186,7 @@ impl<'l> Reader<'l> {
             Self::Plain(accumulator) => {
                 let (layer, sampler) = (accumulator.layer(), accumulator.sampler());
                 let detail = if width(layer) > WIDEST { Detail::Diagonal } else { Detail::Covariance };
-                Ok(kept.sums(layer, sampler, detail)?.map(Known::Plain))
+                Ok(kept.sums_of(layer, sampler, detail)?.map(Known::Plain))
             }
             Self::Filtered { layer, sampler, .. } => kept.get((TAPS, layer, *sampler), |record| {
                 let mut matrices = record.into_iter();

@@ -173,7 +173,7 @@ impl<'c> Offers<'c> {
         data: Option<Calibration<'_>>,
         clock: &mut Clock,
     ) -> Result<Self> {
-        let moments = moments(subject, data, &found.open)?;
+        let moments = moments(subject, data, (&found.open, options.conv))?;
         let notes: Vec<String> = scarce(&found.open, &moments).into_iter().collect();
         clock.lap("calibrate")?;
         options.setting.progress.enter("splitting layers")?;
@@ -292,9 +292,10 @@ impl<'c> Offers<'c> {
 fn moments(
     subject: Subject<'_>,
     data: Option<Calibration<'_>>,
-    candidates: &[Candidate],
+    (candidates, conv): (&[Candidate], ConvMode),
 ) -> Result<Vec<Option<Vec<Inputs>>>> {
-    data.map_or_else(|| Ok(vec![None; candidates.len()]), |data| input_moments(subject, data, candidates))
+    let without = || Ok(vec![None; candidates.len()]);
+    data.map_or_else(without, |data| input_moments(subject, data, (candidates, conv)))
 }
 
 /// The error and the time of each layer that is split.

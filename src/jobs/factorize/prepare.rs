@@ -7,7 +7,7 @@ use crate::analysis::Subject;
 use crate::calibrate::Calibration;
 use crate::defect::at_node;
 use crate::error::Result;
-use crate::factorize::candidates::{Candidate, Form};
+use crate::factorize::candidates::Candidate;
 use crate::factorize::correct::Chosen;
 use crate::factorize::decompose::Decomposition;
 use crate::factorize::inputs::input_moments;
@@ -93,10 +93,7 @@ fn prepare<'c>(
     options: &FactorizeOptions,
     inputs: Option<Vec<Inputs>>,
 ) -> Result<Prepared<'c>> {
-    let mode = match candidate.form {
-        Form::Matrix | Form::Table => ConvMode::Channel,
-        Form::Kernel { .. } => options.conv.on(&candidate.dims[2..]),
-    };
+    let mode = candidate.mode(options.conv);
     let weight = candidate.values(subject)?;
     let decomposition = Decomposition::new(default_backend(), candidate, weight, (options.method, mode), inputs)
         .map_err(|e| e.at_node(candidate.name.as_str()))?;
@@ -122,7 +119,7 @@ pub(super) fn refit(
     let split = prepared.iter_mut().zip(decisions).filter(|(_, decision)| matches!(decision, Decision::Split(_)));
     let mut split: Vec<&mut Prepared<'_>> = split.map(|(layer, _)| layer).collect();
     let candidates: Vec<Candidate> = split.iter().map(|layer| layer.candidate.clone()).collect();
-    let moments = input_moments(subject, data, &candidates)?;
+    let moments = input_moments(subject, data, (&candidates, options.conv))?;
     split.par_iter_mut().zip(moments).try_for_each(|(layer, inputs)| {
         let (loss, is_weighed) = (layer.loss.take(), layer.is_weighed);
         **layer = at_node(&layer.candidate.name, || prepare(subject, layer.candidate, options, inputs))?;
