@@ -6,6 +6,7 @@ use super::*;
 use crate::linalg::default_backend;
 use crate::lowrank::conv::{tucker_ranks, tucker2};
 use crate::lowrank::low_rank::energy;
+use crate::lowrank::outputs::Space;
 use crate::lowrank::sample::{decaying, uniform};
 use crate::lowrank::svd::WeightSvd;
 
