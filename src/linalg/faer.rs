@@ -247,11 +247,29 @@ where
     T: RealField + Copy + Default + Into<f64>,
 {
     require_finite(a, name)?;
+    let is_finite = |svd: &Svd<T>| {
+        let values = svd.u.iter().chain(&svd.sigma).chain(&svd.vt);
+        values.into_iter().all(|&value| value.into().is_finite())
+    };
+    // Divide and conquer may leave entries that are no numbers where many singular values are zero; QR iteration does not.
+    let by = |recursion: usize| thin_svd_by(a, recursion, name).map(|svd| is_finite(&svd).then_some(svd));
+    let found = match by(SVD_RECURSION)? {
+        None => by(usize::MAX)?,
+        found => found,
+    };
+    found.ok_or_else(|| no_convergence("singular value decomposition", name))
+}
+
+/// The decomposition by divide and conquer down to this size, and by QR iteration below it.
+fn thin_svd_by<T>(a: ArrayView2<'_, T>, recursion_threshold: usize, name: &str) -> Result<Svd<T>>
+where
+    T: RealField + Copy + Default,
+{
     let (m, n) = a.dim();
     let k = m.min(n);
     let held = Dense::new(a);
     let thin = ComputeSvdVectors::Thin;
-    let params = SvdParams { recursion_threshold: SVD_RECURSION, ..<SvdParams as Auto<T>>::auto() }.into();
+    let params = SvdParams { recursion_threshold, ..<SvdParams as Auto<T>>::auto() }.into();
     let mut sigma = vec![T::default(); k];
     let mut v = Mat::<T>::zeros(n, k);
     let mut converged = Ok(());

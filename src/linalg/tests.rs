@@ -82,6 +82,20 @@ fn svd_of_rank_deficient_and_zero_matrices_stays_orthonormal() {
     }
 }
 
+/// What is left of a weight once the directions that the data spans are taken away.
+#[test]
+fn svd_of_a_projected_matrix_is_finite_and_orthonormal() {
+    for backend in backends() {
+        for (m, n, spanned) in [(1280, 1000, 121), (300, 260, 200)] {
+            let (w, v) = (random(m, n, 41), backend.qr(random(n, spanned, 42).view(), "v").unwrap().q);
+            let rest = &w - &w.dot(&v).dot(&v.t());
+            let svd = backend.svd_f64(rest.view(), "rest").unwrap();
+            close(&svd.vt.dot(&svd.vt.t()), &Array2::eye(n), 1e-10);
+            close(&(&svd.u * &svd.sigma).dot(&svd.vt), &rest, 1e-10);
+        }
+    }
+}
+
 #[test]
 fn eigh_reads_the_lower_triangle_and_sorts_from_large_to_small() {
     for backend in backends() {
