@@ -133,7 +133,7 @@ impl Layer {
 
     /// Takes in another node with the same weight. Uses are sorted by what they read, so that layers that read the same values
     /// in another order are alike.
-    fn add_use(&mut self, other: Self) {
+    pub(crate) fn add_use(&mut self, other: Self) {
         let own = Use { node: self.node, data: self.data.clone(), result: self.result.clone() };
         let other = Use { node: other.node, data: other.data, result: other.result };
         self.more.extend([own, other]);

@@ -53,8 +53,7 @@ pub(crate) fn input_moments(
         let space = space(candidate, conv).filter(|_| candidate.form != Form::Table);
         if let Some(space) = space {
             let products = (space == Space::Outputs).then(|| products(subject, candidate)).transpose()?;
-            for &id in &candidate.nodes {
-                let Some(layer) = layer(subject, candidate, id)? else { continue };
+            for layer in all_uses(subject, candidate)? {
                 own.push(layers.len());
                 layers.push((layer, products.clone()));
             }
@@ -71,6 +70,21 @@ pub(crate) fn input_moments(
         _ => Ok(pooled(*space, own, &measured)),
     });
     pooled.collect()
+}
+
+/// The nodes of a layer, those that read in the same way as one layer: an unrolled recurrence has one sum, not one for each
+/// step. Nodes that read the same rows count once.
+fn all_uses(subject: Subject<'_>, candidate: &Candidate) -> Result<Vec<Layer>> {
+    let mut all: Vec<Layer> = Vec::new();
+    for &id in &candidate.nodes {
+        let Some(layer) = layer(subject, candidate, id)? else { continue };
+        match all.iter_mut().find(|other| other.window == layer.window) {
+            Some(other) if other.all_data().any(|data| *data == layer.data) => {}
+            Some(other) => other.add_use(layer),
+            None => all.push(layer),
+        }
+    }
+    Ok(all)
 }
 
 /// The weight of each group of a layer, to multiply inputs with.
