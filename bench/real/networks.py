@@ -100,7 +100,7 @@ class Network:
                         base = array.shape[axis]
                         wanted = SAMPLES[step] if front and base == 1 else max(1, int(base * FACTORS[step]))
                         array = np.take(array, np.arange(wanted) % base, axis)
-                    feed[name] = np.ascontiguousarray(array)
+                    feed[name] = np.array(array, order="C")  # `ascontiguousarray` gives a number an axis
                 yield f"{symbol} {step}", feed
 
 

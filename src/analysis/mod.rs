@@ -66,7 +66,7 @@ fn taken_apart<'m>(mut model: Cow<'m, Model>, dims: &DimSizes) -> Result<Cow<'m,
     loop {
         let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let graph = Graph::new(proto, model.proto.ir_version())?;
-        let (candidates, _) = sample_sizes(proto, dims)?;
+        let (candidates, _) = sample_sizes(proto, dims, &BTreeSet::new())?;
         let sizes = candidates.first().ok_or_else(|| Error::input("the graph has no sample sizes"))?;
         let rules = RuleShapes { model: &model.proto, graph: &graph };
         let facts = Facts::infer(&model.proto, &graph, sizes, &rules)?;
@@ -95,6 +95,11 @@ impl<'m> Analysis<'m> {
             dims.check_names(&declared_inputs(proto)?)?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
             let (facts, network) = Network::analyse(&model.proto, &graph, dims, thaw)?;
+            let mut model = model;
+            for (name, size) in facts.fixed() {
+                let what = format!("dimension {name} counts as {size}: the model runs at no other size that was tried");
+                model.to_mut().warnings.push(what);
+            }
             let Some((proto, count)) = folded(&model.proto, &graph, &facts, &network) else {
                 return Ok(Self { model, graph, facts, network });
             };
@@ -119,14 +124,16 @@ impl<'m> Analysis<'m> {
         Subject { model: &self.model.proto, graph: &self.graph, facts: &self.facts, network: &self.network }
     }
 
-    /// Sizes for probes: those given, and for the other dynamic axes but that of samples those that the analysis found to work.
+    /// Sizes for probes: those given, and for the other dynamic axes those that the analysis found to work. That of samples is
+    /// left open, unless only one size works.
     pub fn probe_sizes(&self, given: &DimSizes) -> DimSizes {
         let mut sizes = given.clone();
         // Inputs that are malformed have been refused by the analysis.
         let inputs = self.model.proto.graph.as_ref().and_then(|graph| declared_inputs(graph).ok()).unwrap_or_default();
         let batches: BTreeSet<String> = inputs.iter().filter_map(|input| input.axis_name(0)).collect();
         for (name, &size) in &self.facts.sizes[0] {
-            if !batches.contains(name) || given.typical.contains_key(name) {
+            let is_fixed = self.facts.fixed().any(|(fixed, _)| fixed == name);
+            if !batches.contains(name) || given.typical.contains_key(name) || is_fixed {
                 sizes.named.entry(name.clone()).or_insert(size);
             }
         }

@@ -1,6 +1,6 @@
 //! Sample sizes of dynamic dimensions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::axes::BINDINGS;
 use crate::error::Result;
@@ -17,11 +17,16 @@ const SAMPLES: [usize; 6] = [32, 128, 224, 8, 4096, 16_000];
 
 /// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first, and whether the first that are
 /// valid will do. Under the first binding, dimensions have the sizes that `given` names, or else its typical ones if the graph
-/// is valid at them. Every dimension gets different sizes under each binding, and no two dimensions the same ones.
+/// is valid at them. Every dimension but those of `fixed` gets different sizes under each binding, and no two dimensions the
+/// same ones.
 ///
 /// # Errors
 /// As [`declared_inputs`].
-pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> Result<(Vec<[Binding; BINDINGS]>, bool)> {
+pub fn sample_sizes(
+    graph: &GraphProto,
+    given: &DimSizes,
+    fixed: &BTreeSet<String>,
+) -> Result<(Vec<[Binding; BINDINGS]>, bool)> {
     let mut names: Vec<(String, bool)> = Vec::new();
     // Token sequences keep their length; images and sounds shrink on their way through the network.
     let mut shrinks = false;
@@ -41,7 +46,7 @@ pub fn sample_sizes(graph: &GraphProto, given: &DimSizes) -> Result<(Vec<[Bindin
         let is_guessed =
             |(name, batch): &(String, bool)| !batch && ![named, typical].iter().any(|b| b.contains_key(name));
         let samples = if names.iter().any(is_guessed) { &SAMPLES[..] } else { &SAMPLES[..1] };
-        samples.iter().map(|&sample| bind(&names, (named, typical), (sample, shrinks))).collect::<Vec<_>>()
+        samples.iter().map(|&sample| bind(&names, (named, typical), (sample, shrinks), fixed)).collect::<Vec<_>>()
     };
     let mut all = bindings(typical);
     if !typical.is_empty() {
@@ -56,6 +61,7 @@ fn bind(
     names: &[(String, bool)],
     (given, typical): (&Binding, &Binding),
     (sample, shrinks): (usize, bool),
+    fixed: &BTreeSet<String>,
 ) -> [Binding; BINDINGS] {
     let mut sizes: [Binding; BINDINGS] = Default::default();
     let (mut batches, mut others) = (0, 0);
@@ -78,6 +84,7 @@ fn bind(
                 }
             }
         };
+        let samples = if fixed.contains(name) { [samples[0]; BINDINGS] } else { samples };
         for (sizes, sample) in sizes.iter_mut().zip(samples) {
             sizes.insert(name.clone(), sample);
         }
@@ -111,8 +118,9 @@ mod tests {
             typical: sizes.iter().map(|&(name, size)| (name.to_owned(), size)).collect(),
             ..DimSizes::default()
         };
-        let (guessed, _) = sample_sizes(&graph, &known(&[])).unwrap();
-        let (found, _) = sample_sizes(&graph, &known(&[("height", 48), ("width", 320)])).unwrap();
+        let none = BTreeSet::new();
+        let (guessed, _) = sample_sizes(&graph, &known(&[]), &none).unwrap();
+        let (found, _) = sample_sizes(&graph, &known(&[("height", 48), ("width", 320)]), &none).unwrap();
         assert_eq!(found[1..], guessed[..]);
         let [first, second, third] = &found[0];
         assert_eq!((first["n"], first["height"], first["width"]), (1, 48, 320));
@@ -120,11 +128,11 @@ mod tests {
             assert!(first[name] != second[name] && second[name] != third[name], "{name}: {:?}", found[0]);
         }
         // What is typical of one axis says nothing about the other; what the user says comes before both.
-        let (found, _) = sample_sizes(&graph, &known(&[("height", 48)])).unwrap();
+        let (found, _) = sample_sizes(&graph, &known(&[("height", 48)]), &none).unwrap();
         assert_eq!((found.len(), found[1][0]["height"], found[1][0]["width"]), (2 * SAMPLES.len(), 48, SAMPLES[1]));
         let mut named = known(&[("height", 48), ("width", 320)]);
         named.add("width=100").unwrap();
-        let (found, _) = sample_sizes(&graph, &named).unwrap();
+        let (found, _) = sample_sizes(&graph, &named, &none).unwrap();
         assert_eq!((found[0][0]["height"], found[0][0]["width"]), (48, 100));
     }
 }

@@ -55,6 +55,13 @@ impl Facts {
         axes.filter(|extent| extent.as_fixed().is_none()).count()
     }
 
+    /// Dimensions that are declared dynamic and have one size under all bindings.
+    pub fn fixed(&self) -> impl Iterator<Item = (&str, usize)> {
+        let [first, others @ ..] = &self.sizes;
+        let is_fixed = move |name: &String, size: &usize| others.iter().all(|sizes| sizes.get(name) == Some(size));
+        first.iter().filter(move |(name, size)| is_fixed(name, size)).map(|(name, &size)| (name.as_str(), size))
+    }
+
     /// Rank of `value`.
     pub fn rank(&self, value: ValueId) -> Option<usize> {
         self.at(value).extents.as_ref().map(Vec::len)

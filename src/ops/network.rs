@@ -10,13 +10,15 @@ use super::sizes::RuleShapes;
 use super::table::{Relate, Rule, rule};
 use crate::axes::{Expr, Reason, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
-use crate::facts::{Facts, sample_sizes};
+use crate::facts::{Binding, Facts, sample_sizes};
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::tensor::ElementType;
 use crate::onnx::traits::RANDOM;
 use crate::runtime::inputs::DimSizes;
+use crate::runtime::probes::probe_batches;
+use crate::runtime::{RunOptions, Runnable};
 
 /// The solved axes of a graph.
 #[derive(Debug, Clone)]
@@ -56,6 +58,9 @@ impl Network {
     /// the most axes are seen to be dynamic. `sizes` says what is known of dynamic dimensions; for `thaw` see
     /// [`solve`](Self::solve).
     ///
+    /// A file may declare a dimension dynamic although the graph runs at one size only, such as a batch of one that was
+    /// written into shapes at export. Such a dimension is fixed, if that leaves fewer contradictions.
+    ///
     /// # Errors
     /// If the model holds no graph, or an input or initializer is malformed.
     pub fn analyse(
@@ -64,24 +69,51 @@ impl Network {
         sizes: &DimSizes,
         thaw: &BTreeSet<String>,
     ) -> Result<(Facts, Self)> {
+        let mut fixed = BTreeSet::new();
+        let mut best = Self::at_best_sizes(model, graph, (sizes, &fixed), thaw)?;
+        let names: Vec<String> = best.facts.sizes[0].keys().cloned().collect();
+        for name in names {
+            if best.doubts() == 0 {
+                break;
+            }
+            fixed.insert(name.clone());
+            let next = Self::at_best_sizes(model, graph, (sizes, &fixed), thaw)?;
+            let is_fixed = next.doubts() < best.doubts()
+                && runs_at(model, &next.facts.sizes[0])
+                && !runs_at(model, &with_size_of(&next.facts.sizes[0], &best.facts.sizes[1], &name));
+            if is_fixed {
+                best = next;
+            } else {
+                fixed.remove(&name);
+            }
+        }
+        Ok((best.facts, best.network))
+    }
+
+    /// The analysis at the best of the sample sizes at which these dimensions are fixed.
+    fn at_best_sizes(
+        model: &ModelProto,
+        graph: &Graph,
+        (sizes, fixed): (&DimSizes, &BTreeSet<String>),
+        thaw: &BTreeSet<String>,
+    ) -> Result<Analysed> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
         let rules = RuleShapes { model, graph };
-        let mut best: Option<((usize, Reverse<usize>), Facts, Self)> = None;
-        let (candidates, first_will_do) = sample_sizes(proto, sizes)?;
+        let mut best: Option<Analysed> = None;
+        let (candidates, first_will_do) = sample_sizes(proto, sizes, fixed)?;
         for candidate in candidates {
             let facts = Facts::infer(model, graph, &candidate, &rules)?;
             let network = Self::solve(model, graph, &facts, thaw)?;
-            let doubts = facts.gaps.len() + network.misfits;
-            let rank = (doubts, Reverse(facts.dynamic_axes()));
-            if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
-                best = Some((rank, facts, network));
+            let found = Analysed { facts, network };
+            let will_do = found.doubts() == 0 && first_will_do;
+            if best.as_ref().is_none_or(|best| found.rank() < best.rank()) {
+                best = Some(found);
             }
-            if doubts == 0 && first_will_do {
+            if will_do {
                 break;
             }
         }
-        let best = best.ok_or_else(|| Error::input("the graph has no sample sizes"))?;
-        Ok((best.1, best.2))
+        best.ok_or_else(|| Error::input("the graph has no sample sizes"))
     }
 
     /// Applies the rules to every node of `graph` and solves the equations.
@@ -99,6 +131,42 @@ impl Network {
         }
         Ok(builder.solve())
     }
+}
+
+/// Facts and axes at some sample sizes.
+struct Analysed {
+    facts: Facts,
+    network: Network,
+}
+
+impl Analysed {
+    /// How often the sizes contradict each other.
+    fn doubts(&self) -> usize {
+        self.facts.gaps.len() + self.network.misfits
+    }
+
+    /// Less is better.
+    fn rank(&self) -> (usize, Reverse<usize>) {
+        (self.doubts(), Reverse(self.facts.dynamic_axes()))
+    }
+}
+
+/// `sizes`, but for the size of one dimension.
+fn with_size_of(sizes: &Binding, other: &Binding, name: &str) -> Binding {
+    let mut sizes = sizes.clone();
+    if let Some(&size) = other.get(name) {
+        sizes.insert(name.to_owned(), size);
+    }
+    sizes
+}
+
+/// Whether tract runs the model at these sizes of its dimensions.
+fn runs_at(model: &ModelProto, sizes: &Binding) -> bool {
+    let named = DimSizes { named: sizes.clone(), ..DimSizes::default() };
+    let Some(graph) = &model.graph else { return false };
+    let Ok(runnable) = Runnable::new(model, &RunOptions::default()) else { return false };
+    let inputs = probe_batches(graph, &named, 1, 0).ok().and_then(|batches| batches.into_iter().next());
+    inputs.is_some_and(|inputs| runnable.run(&inputs).is_ok())
 }
 
 /// Values that are computed from constants alone.

@@ -8,6 +8,9 @@ use super::figures::human_count;
 /// Tables of up to this many rows are shown whole.
 const WHOLE: usize = 16;
 
+/// Longest text of a cell, in characters. Some converters name a node by the list of all that it was made of.
+const LONGEST: usize = 120;
+
 /// Fewest layers that are folded into one row.
 const FEWEST: usize = 3;
 
@@ -44,7 +47,17 @@ pub(super) fn rows(groups: &[&GroupReport], figure: impl Fn(&GroupReport) -> usi
 
 fn row(name: &str, group: &GroupReport, figure: String, (params, macs): (u64, u64), reason: String) -> Vec<String> {
     let (axis, role, size) = (group.axis.clone(), group.role.clone(), group.size.to_string());
-    vec![name.to_owned(), axis, role, size, figure, human_count(params), human_count(macs), reason]
+    vec![shortened(name), axis, role, size, figure, human_count(params), human_count(macs), shortened(&reason)]
+}
+
+/// The text without its middle where it is too long for a cell: what tells names apart is mostly at their ends.
+pub(super) fn shortened(text: &str) -> String {
+    let characters: Vec<char> = text.chars().collect();
+    if characters.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let (first, last) = (LONGEST / 3, LONGEST - LONGEST / 3 - 1);
+    characters.iter().take(first).chain(&['…']).chain(characters.iter().skip(characters.len() - last)).collect()
 }
 
 /// The text with a star for every number.
@@ -78,6 +91,20 @@ mod tests {
             multiple_of: None,
             misaligned: None,
         }
+    }
+
+    /// A pitch network from TFLite has names of 800 characters, and its table was as wide.
+    #[test]
+    fn a_long_name_is_shortened_in_the_middle() {
+        let name = format!("é{};tail", "relu;".repeat(200));
+        let line = rows(&[&group(name, 8)], |group| group.kept).remove(0);
+        assert_eq!(line[0].chars().count(), LONGEST);
+        assert!(
+            line[0].starts_with("érelu;") && line[0].ends_with("relu;;tail") && line[0].contains('…'),
+            "{}",
+            line[0]
+        );
+        assert_eq!(rows(&[&group("b".repeat(LONGEST), 8)], |group| group.kept)[0][0], "b".repeat(LONGEST));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::figures::{change, human_bytes, human_count, percent};
-use super::folding::rows;
+use super::folding::{rows, shortened};
 use super::{
     CalibrationReport, CandidateReport, EpochReport, GroupReport, LatencyReport, ModelFigures, PricingReport,
     RepairReport, Report, SearchReport, SweepReport, TuningReport,
@@ -231,7 +231,8 @@ fn told(calibration: &CalibrationReport, what: &str, said: impl Fn(&RepairReport
         }
     }
     let line = |(said, layers): (&str, Vec<&str>)| {
-        let shown = layers[..layers.len().min(MOST_NAMES)].join(", ");
+        let shown: Vec<String> = layers.iter().take(MOST_NAMES).map(|name| shortened(name)).collect();
+        let shown = shown.join(", ");
         let rest = layers.len().saturating_sub(MOST_NAMES);
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         format!("\n{what}: {shown}{more}: {said}")
@@ -273,7 +274,7 @@ fn layers_table(report: &Report) -> Table {
     for layer in &report.layers {
         let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
         table.add_row(vec![
-            layer.name.clone(),
+            shortened(&layer.name),
             layer.op.clone(),
             shape.join("×"),
             layer.rank.map(|rank| rank.to_string()).unwrap_or_default(),

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use paredown::internals::analysis::Analysis;
 use paredown::internals::axes::Role;
 use paredown::internals::graph::NodeId;
+use paredown::internals::onnx::Model;
 use paredown::internals::onnx::proto::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
 use paredown::internals::onnx::tensor::TensorView;
+use paredown::internals::runtime::inputs::DimSizes;
 
 use super::net::{Net, Solved};
 use super::support::{declared, dynamic};
@@ -346,4 +349,40 @@ fn graph_ends_name_themselves_as_the_reason() {
     let net = net.node("MatMul", &["x", "w"], "y", "").output("y");
     assert_eq!((net.reason("w", 0), net.reason("w", 1)), ("x: graph input".into(), "y: graph output".into()));
     assert_eq!(net.graph.node(NodeId(0)).name, "MatMul:y");
+}
+
+/// A residual block whose hidden axis is split in two by `split` and merged by `merge`, on rows of five.
+fn split_and_merged(split: &[i64], merge: &[i64]) -> Model {
+    let net = Net::new(&[("x", 1, &["n", "5", "8"])]).weight("w", &[8, 6]).weight("u", &[6, 8]);
+    let net = net.ints("split", split).ints("merge", merge);
+    let net = net.node("MatMul", &["x", "w"], "h", "").node("Reshape", &["h", "split"], "heads", "");
+    let net = net.node("Reshape", &["heads", "merge"], "whole", "").node("MatMul", &["whole", "u"], "d", "");
+    Model::from_proto(net.node("Add", &["x", "d"], "y", "").model("y"))
+}
+
+/// A transformer that was exported with a batch of one in its shapes, and a batch axis that is declared dynamic: all of its
+/// attention was frozen, and without samples it was refused.
+#[test]
+fn a_dimension_at_which_one_size_runs_is_not_dynamic() {
+    let baked = split_and_merged(&[1, 5, 2, 3], &[1, 5, 6]);
+    let open = split_and_merged(&[0, 5, 2, 3], &[0, 5, 6]);
+    for (model, expected) in [(&baked, vec![("n", 1)]), (&open, vec![])] {
+        let analysis = Analysis::new(model, &DimSizes::default(), &BTreeSet::new()).unwrap();
+        assert_eq!(analysis.facts.fixed().collect::<Vec<_>>(), expected);
+        assert!(analysis.network.refusals.is_empty(), "{:?}", analysis.network.refusals);
+        assert_eq!(analysis.model.warnings.len(), expected.len(), "{:?}", analysis.model.warnings);
+        let probes = analysis.probe_sizes(&DimSizes::default());
+        assert_eq!(probes.named.get("n").copied(), expected.first().map(|&(_, size)| size));
+    }
+}
+
+/// One that contradicts itself at every size but one for the analysis only stays dynamic where tract runs it: `x` is squeezed,
+/// and its rank depends on the batch.
+#[test]
+fn a_dimension_at_which_several_sizes_run_stays_dynamic() {
+    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]).weight("u", &[4, 1]);
+    let net = net.node("MatMul", &["x", "w"], "h", "").node("MatMul", &["h", "u"], "s", "");
+    let model = Model::from_proto(net.node("Squeeze", &["s"], "y", "").model("y"));
+    let analysis = Analysis::new(&model, &DimSizes::default(), &BTreeSet::new()).unwrap();
+    assert_eq!(analysis.facts.fixed().count(), 0);
 }

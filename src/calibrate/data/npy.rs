@@ -133,6 +133,21 @@ impl NpyArray {
         self.shape.iter().skip(1).product::<usize>() * self.element.bytes()
     }
 
+    /// An array of one axis as the number that all of its elements are; `None` if they are not all the same.
+    ///
+    /// # Errors
+    /// As [`read_rows`](Self::read_rows).
+    pub(super) fn same_number(mut self) -> Result<Option<Self>> {
+        let bytes = self.read_rows(0, self.row_count())?;
+        let mut numbers = bytes.chunks(self.element.bytes());
+        let Some(first) = numbers.next() else { return Ok(None) };
+        if !numbers.all(|number| number == first) {
+            return Ok(None);
+        }
+        self.shape.clear();
+        Ok(Some(self))
+    }
+
     /// The little-endian bytes of rows `start..end`.
     ///
     /// # Errors

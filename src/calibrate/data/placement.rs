@@ -9,7 +9,7 @@
 //! | of the input | samples along the input's axis of samples; where the graph has none, the input of a single run |
 //! | one more | runs: `array[i]` is the input of sample i |
 //!
-//! An input of rank 0, and one whose array has exactly the declared shape beside arrays of runs, is the same for all samples.
+//! An input of rank 0, whose array may repeat its number for every sample, and one whose array has exactly the declared shape beside arrays of runs, is the same for all samples.
 
 use super::batch_axes::SampleAxis;
 use super::npy::NpyArray;
@@ -47,6 +47,7 @@ pub(super) fn placed(arrays: Vec<NpyArray>, schema: &Schema) -> Result<Placed> {
     let ranks = schema.inputs.iter().map(|input| input.dims.as_ref().map(Vec::len));
     let has_runs =
         ranks.zip(&arrays).any(|(rank, array)| rank.is_some_and(|rank| rank > 0 && array.shape.len() == rank + 1));
+    let arrays = if has_runs { arrays } else { with_numbers(arrays, schema)? };
     let pairs: Vec<(&DeclaredInput, &NpyArray)> = schema.inputs.iter().zip(&arrays).collect();
     pairs.iter().try_for_each(|(input, array)| check_elements(array, input))?;
     let (places, runs) = if has_runs {
@@ -70,6 +71,24 @@ pub(super) fn placed(arrays: Vec<NpyArray>, schema: &Schema) -> Result<Placed> {
     let count = count(&pairs, &places)?;
     let inputs = schema.inputs.iter().cloned().zip(arrays).zip(places);
     Ok(Placed { inputs: inputs.map(|((input, array), place)| (input, array, place)).collect(), count, runs })
+}
+
+/// The arrays, those that repeat the number of an input of rank 0 for every sample as that number.
+fn with_numbers(arrays: Vec<NpyArray>, schema: &Schema) -> Result<Vec<NpyArray>> {
+    let number = |(input, array): (&DeclaredInput, NpyArray)| {
+        let is_number = input.dims.as_ref().is_some_and(Vec::is_empty);
+        if !is_number || array.shape.len() != 1 {
+            return Ok(array);
+        }
+        array.same_number()?.ok_or_else(|| {
+            Error::input(format!(
+                "array '{0}' has a number for each sample, but all samples of a run share input '{0}': give every array one \
+                 more axis in front, so that each sample is a run",
+                input.name
+            ))
+        })
+    };
+    schema.inputs.iter().zip(arrays).map(number).collect()
 }
 
 /// The place of an array beside arrays of runs.
@@ -192,6 +211,25 @@ mod tests {
     fn graph(inputs: &[(&str, &[&str])]) -> GraphProto {
         let inputs = inputs.iter().map(|(name, dims)| tensor_value(name, DataType::Float, dims)).collect();
         model(inputs, vec![], vec![], vec![]).graph.unwrap()
+    }
+
+    /// A pitch network takes the range of frequencies as two numbers; samples repeated them, and were refused.
+    #[test]
+    fn a_number_may_be_repeated_for_every_sample() {
+        let graph = graph(&[("x", &["n", "3"]), ("low", &[])]);
+        let low = |values: Vec<f32>| npy(&ArrayD::from_shape_vec(IxDyn(&[values.len()]), values).unwrap());
+        let (_folder, dataset) =
+            opened(&[&[("x", counted(&[4, 3])), ("low", low(vec![5.0; 4]))]], &graph, &[]).unwrap();
+        assert_eq!(shapes(&dataset, 2), [[vec![2, 3], vec![]], [vec![2, 3], vec![]]]);
+        let batch = dataset.batches(4).next().unwrap().unwrap();
+        assert_eq!(batch.inputs[1].1.to_vec::<f32>().unwrap(), [5.0]);
+
+        let files: [&[(&str, Vec<u8>)]; 1] = [&[("x", counted(&[2, 3])), ("low", low(vec![5.0, 6.0]))]];
+        let error = opened(&files, &graph, &[]).unwrap_err();
+        assert!(error.to_string().contains("array 'low' has a number for each sample"), "{error}");
+        // A sample that is a run may have a number of its own.
+        let files: [&[(&str, Vec<u8>)]; 1] = [&[("x", counted(&[2, 1, 3])), ("low", low(vec![5.0, 6.0]))]];
+        assert_eq!(shapes(&opened(&files, &graph, &[]).unwrap().1, 1).len(), 2);
     }
 
     /// A network over a stream: a sequence, and a state of one.
