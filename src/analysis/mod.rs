@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Result};
 use crate::facts::{Facts, sample_sizes};
 use crate::graph::{Graph, bodies, inlined, shadowing_function};
-use crate::normalize::{folded, may_unroll, unrolled, unstacked};
+use crate::normalize::{folded, may_unroll, unrolled, unstacked, without_copies};
 use crate::onnx::Model;
 use crate::ops::{Network, RuleShapes};
 use crate::runtime::inputs::{DimSizes, declared_inputs};
@@ -50,6 +50,11 @@ fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<Cow<'m, Model>> {
     let model = match bodies::hoisted(&model.proto) {
         None => model,
         Some(hoisted) => Cow::Owned(model.restated(hoisted)),
+    };
+    let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+    let model = match without_copies(&model.proto, &Graph::new(proto, model.proto.ir_version())?) {
+        None => model,
+        Some(proto) => Cow::Owned(model.restated(proto)),
     };
     let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
     let Some((proto, count)) = unstacked(&model.proto, &Graph::new(proto, model.proto.ir_version())?) else {

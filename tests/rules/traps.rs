@@ -375,14 +375,3 @@ fn a_dimension_at_which_one_size_runs_is_not_dynamic() {
         assert_eq!(probes.named.get("n").copied(), expected.first().map(|&(_, size)| size));
     }
 }
-
-/// One that contradicts itself at every size but one for the analysis only stays dynamic where tract runs it: `x` is squeezed,
-/// and its rank depends on the batch.
-#[test]
-fn a_dimension_at_which_several_sizes_run_stays_dynamic() {
-    let net = Net::new(&[("x", 1, &["n", "3"])]).weight("w", &[3, 4]).weight("u", &[4, 1]);
-    let net = net.node("MatMul", &["x", "w"], "h", "").node("MatMul", &["h", "u"], "s", "");
-    let model = Model::from_proto(net.node("Squeeze", &["s"], "y", "").model("y"));
-    let analysis = Analysis::new(&model, &DimSizes::default(), &BTreeSet::new()).unwrap();
-    assert_eq!(analysis.facts.fixed().count(), 0);
-}
