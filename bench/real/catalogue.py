@@ -94,6 +94,3 @@ CATALOGUE = {
 
 # What is done to each network.
 VERBS = ("prune", "factorize")
-
-# Networks that the page could show but does not, and why.
-LEFT_OUT: dict[str, str] = {}

@@ -15,13 +15,13 @@ import numpy as np
 from networks import Feed, session
 
 
-def outputs(model: Path, feed: Feed, batch: int) -> list[np.ndarray]:
-    """What the model makes of all samples, joined along the first axis."""
+def outputs(model: Path, feed: Feed, batch: int, axis: int = 0) -> list[np.ndarray]:
+    """The outputs for all samples, joined along the axis that counts samples."""
     runner = session(model)
     count = len(next(iter(feed.values())))
     starts = range(0, count, batch)
     runs = [runner.run(None, {name: array[at : at + batch] for name, array in feed.items()}) for at in starts]
-    return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+    return [np.concatenate(parts, axis) for parts in zip(*runs, strict=True)]
 
 
 def distance(left: str, right: str) -> int:
@@ -53,10 +53,7 @@ def recognizer(model: Path, feed: Feed, labels: Any) -> float:
 
 
 def captcha(model: Path, feed: Feed, labels: Any) -> float:
-    # Axis 1 of the output counts samples.
-    runner, images = session(model), feed["image"]
-    runs = [runner.run(None, {"image": images[at : at + 20]})[0] for at in range(0, len(images), 20)]
-    found = np.concatenate(runs, 1).argmax(-1).T
+    found = outputs(model, feed, 20, axis=1)[0].argmax(-1).T
     classes = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_"
     return characters([decoded(steps, classes, 36) for steps in found], labels)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from networks import Feed
 
 import onnx
-
-Feed = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def activity(shelf: Shelf) -> Made:
 
 
 def passage(voices: Voices, texts: list[str], speaker: int, count: int, draw: np.random.Generator) -> np.ndarray:
-    """So many samples of one speaker, as many sentences as that takes."""
+    """`count` samples of one speaker, from as many sentences as are needed."""
     parts: list[np.ndarray] = []
     while sum(map(len, parts)) < count:
         parts.append(voices.speak(texts[draw.integers(len(texts))], speaker, int(draw.integers(140, 190))))

@@ -52,12 +52,17 @@ fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<Cow<'m, Model>> {
         Some(hoisted) => Cow::Owned(model.restated(hoisted)),
     };
     let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-    let model = match without_copies(&model.proto, &Graph::new(proto, model.proto.ir_version())?) {
+    let mut graph = Graph::new(proto, model.proto.ir_version())?;
+    let model = match without_copies(&model.proto, &graph) {
         None => model,
-        Some(proto) => Cow::Owned(model.restated(proto)),
+        Some(proto) => {
+            let model = model.restated(proto);
+            let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
+            graph = Graph::new(proto, model.proto.ir_version())?;
+            Cow::Owned(model)
+        }
     };
-    let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-    let Some((proto, count)) = unstacked(&model.proto, &Graph::new(proto, model.proto.ir_version())?) else {
+    let Some((proto, count)) = unstacked(&model.proto, &graph) else {
         return Ok(model);
     };
     let mut model = model.restated(proto);

@@ -22,10 +22,30 @@ pub type InputStatistics = Arc<[Sums]>;
 
 /// What layers that read the same rows have in common.
 pub(crate) struct Accumulator<'l> {
+    source: Source<'l>,
+    groups: Portions,
+}
+
+/// Rows that are summed up.
+#[derive(Clone, Copy)]
+struct Source<'l> {
     layer: &'l Layer,
     sampler: Sampler,
-    groups: Portions,
+    /// A weight for each group of the layer, if the products with it are summed up.
     products: Option<&'l [Product]>,
+}
+
+impl<'l> Source<'l> {
+    /// The weight of a group, if the products with it are summed up.
+    fn product(self, group: usize) -> Option<&'l Product> {
+        self.products.and_then(|products| products.get(group))
+    }
+
+    /// Values of a row of each group.
+    fn widths(self) -> Vec<usize> {
+        let width = |group: usize| self.product(group).map_or_else(|| self.layer.inputs(), Product::width);
+        (0..self.layer.groups).map(width).collect()
+    }
 }
 
 /// A weight (K×N) of which the products with inputs are summed up, in place of the inputs: N values a row, not K.
@@ -46,7 +66,7 @@ impl Product {
 
     /// Writes the products with the inputs (K) that `read` writes, value by value: they are the same however many rows come
     /// at once.
-    pub(crate) fn write(&self, rows: usize, into: &mut Columns<'_>, read: impl FnOnce(&mut Columns<'_>)) {
+    fn write(&self, rows: usize, into: &mut Columns<'_>, read: impl FnOnce(&mut Columns<'_>)) {
         let inputs = self.0.nrows();
         let mut values = vec![0.0; inputs * rows];
         read(&mut Columns::over(&mut values, inputs));
@@ -60,41 +80,49 @@ impl Product {
     }
 }
 
+impl Lines<'_> {
+    /// Writes some of the rows of the channels from `first` on, or their products with a weight.
+    pub(crate) fn write_or_multiply(
+        &self,
+        product: Option<&Product>,
+        first: usize,
+        rows: Range<usize>,
+        into: &mut Columns<'_>,
+    ) {
+        match product {
+            Some(product) => product.write(rows.len(), into, |inputs| self.write(first, rows, inputs)),
+            None => self.write(first, rows, into),
+        }
+    }
+}
+
 impl<'l> Accumulator<'l> {
     pub(crate) fn new(layer: &'l Layer, sampler: Sampler, detail: Detail, data: Calibration<'_>) -> Self {
-        let groups = Portions::new(vec![layer.inputs(); layer.groups], detail, data.data);
-        Self { layer, sampler, groups, products: None }
+        Self::of(Source { layer, sampler, products: None }, detail, data)
     }
 
-    /// Of the products of each group's inputs with a weight.
-    fn of_products(layer: &'l Layer, sampler: Sampler, products: &'l [Product], data: Calibration<'_>) -> Self {
-        let widths = products.iter().map(Product::width).collect();
-        let groups = Portions::new(widths, Detail::Covariance, data.data);
-        Self { layer, sampler, groups, products: Some(products) }
+    fn of(source: Source<'l>, detail: Detail, data: Calibration<'_>) -> Self {
+        Self { source, groups: Portions::new(source.widths(), detail, data.data) }
     }
 
     /// The layer that is read.
     pub(crate) fn layer(&self) -> &'l Layer {
-        self.layer
+        self.source.layer
     }
 
     /// How its rows are chosen.
     pub(crate) fn sampler(&self) -> Sampler {
-        self.sampler
+        self.source.sampler
     }
 
     /// Adds the chosen rows of some samples, at every node of the layer.
     pub(crate) fn add(&mut self, found: &Activations, at: At<'_>) -> Result<()> {
-        let Self { layer, sampler, groups, products } = self;
-        let sources = rows_of((*layer, *sampler), found, at)?;
-        for (leaf, source, run) in groups.division().order(&sources) {
-            let lines = &sources[source].1;
+        let Self { source, groups } = self;
+        let read = rows_of((source.layer, source.sampler), found, at)?;
+        for (leaf, number, run) in groups.division().order(&read) {
+            let lines = &read[number].1;
             groups.add_run(leaf, run, |group, rows, x| {
-                let first = group * layer.channels;
-                match products.and_then(|products| products.get(group)) {
-                    Some(product) => product.write(rows.len(), x, |inputs| lines.write(first, rows, inputs)),
-                    None => lines.write(first, rows, x),
-                }
+                lines.write_or_multiply(source.product(group), group * source.layer.channels, rows, x);
             });
         }
         Ok(())
@@ -105,8 +133,7 @@ impl<'l> Accumulator<'l> {
     /// # Errors
     /// If they cannot be written.
     pub(crate) fn finish(self, kept: Option<&Kept<'_>>) -> Result<InputStatistics> {
-        let Self { layer, sampler, groups, products } = self;
-        let source = Source { layer, sampler, products };
+        let Self { source, groups } = self;
         let Some(kept) = kept.filter(|kept| kept.stats.leaves().is_some()) else {
             let sums: InputStatistics = groups.total().into_iter().map(Sums::finish).collect();
             kept.map(|kept| kept.put_sums(source, &sums)).transpose()?;
@@ -139,15 +166,6 @@ pub(crate) fn rows_of<'t>(
         Ok((rows, lines))
     };
     layer.all_data().map(rows).collect()
-}
-
-/// Rows that are summed up.
-#[derive(Clone, Copy)]
-struct Source<'l> {
-    layer: &'l Layer,
-    sampler: Sampler,
-    /// A weight for each group of the layer, if the products with it are summed up.
-    products: Option<&'l [Product]>,
 }
 
 /// Statistics of the inputs of `layers` of the original model.
@@ -184,8 +202,8 @@ pub(crate) fn statistics(
         let known = sources.iter().position(is_known);
         used.push(known.unwrap_or(sources.len()));
         if known.is_none() {
-            let rows = products.and_then(<[Product]>::first).map_or_else(|| layer.inputs(), Product::width);
-            let sampler = Sampler::of_inputs(layer, rows, data.data.samples(), data.seed);
+            let width = products.and_then(<[Product]>::first).map_or_else(|| layer.inputs(), Product::width);
+            let sampler = Sampler::of_inputs(layer, width, data.data.samples(), data.seed);
             sources.push(Source { layer, sampler, products });
         }
     }
@@ -194,14 +212,10 @@ pub(crate) fn statistics(
         done.push(kept.as_ref().map(|kept| kept.sums(source, detail)).transpose()?.flatten());
     }
     let missing = sources.iter().zip(&done).filter(|(_, known)| known.is_none());
-    let mut accumulators: Vec<Accumulator<'_>> = missing
-        .map(|(&Source { layer, sampler, products }, _)| match products {
-            Some(products) => Accumulator::of_products(layer, sampler, products, data),
-            None => Accumulator::new(layer, sampler, detail, data),
-        })
-        .collect();
+    let mut accumulators: Vec<Accumulator<'_>> =
+        missing.map(|(&source, _)| Accumulator::of(source, detail, data)).collect();
     if !accumulators.is_empty() {
-        let layers: Vec<&Layer> = accumulators.iter().map(|accumulator| accumulator.layer).collect();
+        let layers: Vec<&Layer> = accumulators.iter().map(Accumulator::layer).collect();
         let model = exposed(subject.model, layers.iter().copied())?;
         pass(&model, data, layers.into_iter().flat_map(Layer::all_data), |found, at| {
             accumulators.par_iter_mut().try_for_each(|a| a.add(found, at))
@@ -254,15 +268,11 @@ impl<'d> Kept<'d> {
     /// # Errors
     /// If they are damaged.
     fn sums(&self, source: Source<'_>, detail: Detail) -> Result<Option<InputStatistics>> {
-        let Source { layer, products, .. } = source;
-        let width = |group: usize| products.and_then(|products| products.get(group)).map(Product::width);
         let read = |detail: Detail| {
             self.stats.get(&self.key_of_sums(source, detail), |record| {
                 let mut matrices = record.into_iter();
-                let group = |group: usize| {
-                    Sums::from_record(&mut matrices, width(group).unwrap_or_else(|| layer.inputs()), detail)
-                };
-                (0..layer.groups).map(group).collect::<Option<Vec<Sums>>>()
+                let groups = source.widths().into_iter().map(|width| Sums::from_record(&mut matrices, width, detail));
+                groups.collect::<Option<Vec<Sums>>>()
             })
         };
         let found = match (read(detail)?, detail) {

@@ -2,7 +2,6 @@
 //! factors are fitted to give the *original's* outputs from the inputs that it now gets ([`OutputPca::corrected`]).
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use ndarray::{Array1, Array2};
 use rayon::prelude::*;
@@ -13,9 +12,7 @@ use super::inputs::{FEW_OUTPUTS, layer, space};
 use super::rewrite::split_layers;
 use crate::analysis::Subject;
 use crate::calibrate::stages::{Part, Stages};
-use crate::calibrate::{
-    Calibration, Columns, Detail, Evidence, Gather, Layer, Lines, Pair, Product, Sampler, Visit, Wanted,
-};
+use crate::calibrate::{Calibration, Detail, Evidence, Gather, Layer, Pair, Product, Sampler, Visit, Wanted};
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
@@ -134,9 +131,9 @@ fn collect(
 impl<'m> Collector<'m> {
     fn new(member: &'m Member, data: Calibration<'_>) -> Self {
         let inputs = member.layer.inputs();
-        let outputs = |weight: &Array2<f64>, is_by: bool| if is_by { weight.ncols() } else { inputs };
+        let width = |weight: &Array2<f64>, is_by_outputs: bool| if is_by_outputs { weight.ncols() } else { inputs };
         let widths = |weight: &Array2<f64>| {
-            (outputs(weight, member.space == Space::Outputs), outputs(weight, member.is_by_outputs()))
+            (width(weight, member.space == Space::Outputs), width(weight, member.is_by_outputs()))
         };
         let gather = |weight: &Array2<f64>| {
             let (x, y) = widths(weight);
@@ -156,16 +153,10 @@ impl<'m> Collector<'m> {
         let groups = self.groups.par_iter_mut().zip(&member.products).enumerate();
         groups.for_each(|(group, (gather, product))| {
             let first = group * layer.channels;
-            let write = |lines: &Lines<'_>, rows: Range<usize>, is_by_outputs: bool, into: &mut Columns<'_>| {
-                if is_by_outputs {
-                    product.write(rows.len(), into, |inputs| lines.write(first, rows, inputs));
-                } else {
-                    lines.write(first, rows, into);
-                }
-            };
+            let product = |is_by_outputs: bool| is_by_outputs.then_some(product);
             gather.add(rows.len(), |rows, x, y| {
-                write(&now, rows.clone(), member.space == Space::Outputs, x);
-                write(&was, rows, member.is_by_outputs(), y);
+                now.write_or_multiply(product(member.space == Space::Outputs), first, rows.clone(), x);
+                was.write_or_multiply(product(member.is_by_outputs()), first, rows, y);
             });
         });
         Ok(())

@@ -1,7 +1,6 @@
 //! Mean and covariance of every layer's input, measured on data in the original model.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use ndarray::Array2;
 
@@ -26,8 +25,8 @@ const WIDE: usize = 4608;
 /// sums of products.
 pub(crate) const FEW_OUTPUTS: usize = 8;
 
-/// What the moments are taken of by which a layer is split: of its inputs, or of its outputs where it has so many more inputs
-/// that their covariance costs more than all the rest. `None` for a layer that is decomposed without data.
+/// What is measured to split a layer: its inputs, or its outputs if there are far more inputs than outputs. `None` for a layer
+/// that is decomposed without data.
 pub(crate) fn space(candidate: &Candidate, conv: ConvMode) -> Option<Space> {
     let (inputs, outputs) = candidate.matrix_shape();
     let can_be_by_outputs =
@@ -91,7 +90,7 @@ fn all_uses(subject: Subject<'_>, candidate: &Candidate) -> Result<Vec<Layer>> {
 ///
 /// # Errors
 /// If the stored tensor cannot be read.
-pub(crate) fn products(subject: Subject<'_>, candidate: &Candidate) -> Result<Vec<Product>> {
+fn products(subject: Subject<'_>, candidate: &Candidate) -> Result<Vec<Product>> {
     let weights = matrices(candidate, &candidate.values(subject)?, ConvMode::Channel)?;
     Ok(weights.iter().map(Product::new).collect())
 }
@@ -166,14 +165,9 @@ fn passes(layers: &[(Layer, Option<Vec<Product>>)], limits: Limits) -> Vec<&[(La
     runs
 }
 
-/// Moments over all rows of several measurements of the same weight's inputs; nodes that read the same rows count once.
+/// Moments over all rows of several measurements of the same weight's inputs.
 fn pooled(space: Space, own: &[usize], measured: &[InputStatistics]) -> Option<Vec<Inputs>> {
-    let mut parts: Vec<&InputStatistics> = Vec::new();
-    for part in own.iter().filter_map(|&at| measured.get(at)) {
-        if !parts.iter().any(|known| Arc::ptr_eq(known, part)) {
-            parts.push(part);
-        }
-    }
+    let parts: Vec<&InputStatistics> = own.iter().filter_map(|&at| measured.get(at)).collect();
     let pool = |group: usize| {
         let mut sums: Option<Cow<'_, Sums>> = None;
         for part in parts.iter().filter_map(|part| part.get(group)) {

@@ -45,7 +45,7 @@ pub struct Inputs {
 pub enum Space {
     /// A layer's inputs x.
     Inputs,
-    /// Its outputs Wᵀx: all that the split of a layer needs whose inputs have not changed.
+    /// Its outputs Wᵀx. A layer whose inputs have not changed can be split by these alone.
     Outputs,
 }
 
@@ -271,15 +271,14 @@ fn principal_outputs(
         return Err(Error::input(format!("'{name}' is {k}×{n}: there is nothing to split")));
     }
     let found = if n <= k { narrow(backend, w, covariance, name)? } else { wide(backend, w, covariance, name)? };
-    // The covariance of what a direction of outputs makes of the inputs, with the outputs.
     let seen = |rest: ArrayView2<'_, f64>| {
         backend.matmul(w.t(), backend.matmul(covariance, backend.matmul(w, rest).view()).view())
     };
     all_spanned(backend, w, found, seen, name)
 }
 
-/// Components of outputs, and directions that the data does not span in the order of the SVD of what is left of W; `seen` is
-/// the product of the outputs' covariance with some directions.
+/// Completes the components of outputs with the directions that the data does not span, in the order of the SVD of W without
+/// the spanned ones. `seen` multiplies directions with the covariance of the outputs.
 fn all_spanned(
     backend: &dyn Backend,
     w: ArrayView2<'_, f64>,

@@ -79,8 +79,7 @@ impl Network {
             fixed.insert(name.clone());
             let next = Self::at_best_sizes(model, graph, (sizes, &fixed), thaw)?;
             let is_fixed = next.doubts() < best.doubts()
-                && runs_at(model, &next.facts.sizes[0])
-                && !runs_at(model, &with_size_of(&next.facts.sizes[0], &best.facts.sizes[1], &name));
+                && runs_at_first_only(model, &next.facts.sizes[0], (&name, &best.facts.sizes[1]));
             if is_fixed {
                 best = next;
             } else {
@@ -151,22 +150,17 @@ impl Analysed {
     }
 }
 
-/// `sizes`, but for the size of one dimension.
-fn with_size_of(sizes: &Binding, other: &Binding, name: &str) -> Binding {
-    let mut sizes = sizes.clone();
-    if let Some(&size) = other.get(name) {
-        sizes.insert(name.to_owned(), size);
-    }
-    sizes
-}
-
-/// Whether tract runs the model at these sizes of its dimensions.
-fn runs_at(model: &ModelProto, sizes: &Binding) -> bool {
-    let named = DimSizes { named: sizes.clone(), ..DimSizes::default() };
+/// Whether tract runs the model at the sizes of its dimensions, and not if the dimension `name` has its size in `other`.
+fn runs_at_first_only(model: &ModelProto, sizes: &Binding, (name, other): (&str, &Binding)) -> bool {
     let Some(graph) = &model.graph else { return false };
     let Ok(runnable) = Runnable::new(model, &RunOptions::default()) else { return false };
-    let inputs = probe_batches(graph, &named, 1, 0).ok().and_then(|batches| batches.into_iter().next());
-    inputs.is_some_and(|inputs| runnable.run(&inputs).is_ok())
+    let runs = |sizes: Binding| {
+        let named = DimSizes { named: sizes, ..DimSizes::default() };
+        let inputs = probe_batches(graph, &named, 1, 0).ok().and_then(|batches| batches.into_iter().next());
+        inputs.is_some_and(|inputs| runnable.run(&inputs).is_ok())
+    };
+    let changed = other.get(name).map(|&size| (name.to_owned(), size));
+    runs(sizes.clone()) && !runs(sizes.clone().into_iter().chain(changed).collect())
 }
 
 /// Values that are computed from constants alone.

@@ -148,7 +148,7 @@ fn losses(model: &Model, n: usize) -> (f64, f64) {
     (measured, aware.report.layers.last().unwrap().error.unwrap())
 }
 
-/// A layer of so many inputs is split by sums over its outputs.
+/// A layer with this many inputs is split by sums over its outputs.
 #[test]
 fn the_measured_error_of_a_very_wide_layer_is_the_predicted_one() {
     let wide = model(17, &[256, 9000], vec![node("MatMul", &["x", "w"], "y", "")], vec![weight("w", &[9000, 16])]);
@@ -156,7 +156,7 @@ fn the_measured_error_of_a_very_wide_layer_is_the_predicted_one() {
     assert!((measured - predicted).abs() < 1e-3 * predicted, "{measured} {predicted}");
 }
 
-/// What a split layer in front changes is made up for as well as these samples allow.
+/// The split of the first layer changes the inputs of the second one, whose split is fitted to them.
 #[test]
 fn a_very_wide_layer_is_fitted_to_its_changed_inputs() {
     let nodes =

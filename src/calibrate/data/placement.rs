@@ -9,7 +9,8 @@
 //! | of the input | samples along the input's axis of samples; where the graph has none, the input of a single run |
 //! | one more | runs: `array[i]` is the input of sample i |
 //!
-//! An input of rank 0, whose array may repeat its number for every sample, and one whose array has exactly the declared shape beside arrays of runs, is the same for all samples.
+//! An input of rank 0 is the same for all samples; its array may repeat the number for each of them. So is an input whose
+//! array has exactly the declared shape beside arrays of runs.
 
 use super::batch_axes::SampleAxis;
 use super::npy::NpyArray;
