@@ -115,6 +115,7 @@ def factorize(
     params: Budget | None = None,
     macs: Budget | None = None,
     size: Budget | None = None,
+    latency: Budget | None = None,
     plan: Plan | None = None,
     data: DataLike | None = None,
     eval: DataLike | None = None,
@@ -144,6 +145,8 @@ def factorize(
     bench_cmd: str | None = None,
     threads: int | None = None,
     stats: PathLike | None = None,
+    runtime: Literal["onnxruntime", "tract"] | None = None,
+    bench_table: PathLike | None = None,
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
@@ -155,8 +158,8 @@ def factorize(
 ) -> Result:
     """Splits layers into smaller ones of low rank, and proves the result.
 
-    Give one of ``rank``, ``energy`` (the share of Σσ² to keep in every layer), ``params``, ``macs`` and ``size`` (what remains of the
-    whole model) and ``plan``.
+    Give one of ``rank``, ``energy`` (the share of Σσ² to keep in every layer), ``params``, ``macs``, ``size`` and ``latency`` (what
+    remains of the whole model) and ``plan``.
 
     >>> import paredown as pd
     >>> result = pd.factorize("fixtures/digits_mlp.onnx", params=0.6, data="fixtures/calib.npz")
@@ -172,6 +175,7 @@ def compress(
     params: Budget | None = None,
     macs: Budget | None = None,
     size: Budget | None = None,
+    latency: Budget | None = None,
     max_drop: Share | None = None,
     plan: Plan | None = None,
     data: DataLike | None = None,
@@ -194,6 +198,8 @@ def compress(
     bench_cmd: str | None = None,
     threads: int | None = None,
     stats: PathLike | None = None,
+    runtime: Literal["onnxruntime", "tract"] | None = None,
+    bench_table: PathLike | None = None,
     memory: str | None = None,
     seed: int | None = None,
     no_verify: bool = False,
@@ -205,7 +211,7 @@ def compress(
 ) -> Result:
     """Removes units and splits layers, whatever costs the output least under one budget, and proves the result.
 
-    Give one of ``params``, ``macs`` and ``size`` (what remains), ``max_drop`` (the accuracy that may be lost) and ``plan``.
+    Give one of ``params``, ``macs``, ``size`` and ``latency`` (what remains), ``max_drop`` (the accuracy that may be lost) and ``plan``.
 
     >>> import paredown as pd
     >>> result = pd.compress("fixtures/digits_mlp.onnx", params=0.5, data="fixtures/calib.npz")

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::{Command, ValueEnum};
 
-use super::bench::Bench;
+use super::bench::{Bench, Latency};
 use super::job::{Common, Plans};
 use super::options::{Sizes, TypedEffort, ratio, remaining};
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use crate::{CompressOptions, Means, Remaining};
 
 /// Removes units and splits layers, whatever costs the output least under one budget; proves the result and writes it
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["params", "macs", "size", "max_drop", "plan"]))]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["params", "macs", "size", "latency", "max_drop", "plan"]))]
 pub(super) struct Args {
     /// Parameters to keep: 50% or 12.5M
     #[arg(long, value_name = "B", value_parser = remaining)]
@@ -23,6 +23,8 @@ pub(super) struct Args {
     /// File size to keep, including external data: 50% or 40MB
     #[arg(long, value_name = "B", value_parser = remaining)]
     size: Option<Remaining>,
+    #[command(flatten)]
+    latency: Latency,
     /// Remove as much as possible while losing at most this share of accuracy, or of agreement with the original if the
     /// data has no labels: 1%
     #[arg(long, value_name = "D", value_parser = ratio)]
@@ -69,12 +71,15 @@ impl Args {
         if let Some(drop) = self.max_drop {
             return Ok(CompressOptions::max_drop(drop));
         }
+        if let Some(latency) = self.latency.latency {
+            return Ok(CompressOptions::latency(latency));
+        }
         match (self.plans.load()?, self.params, self.macs, self.size) {
             (Some(plan), ..) => Ok(CompressOptions::plan(plan)),
             (_, Some(params), ..) => Ok(CompressOptions::params(params)),
             (_, _, Some(macs), _) => Ok(CompressOptions::macs(macs)),
             (_, _, _, Some(size)) => Ok(CompressOptions::size(size)),
-            _ => Err(Error::usage("say how small: --params, --macs, --size, --max-drop or --plan")),
+            _ => Err(Error::usage("say how small: --params, --macs, --size, --latency, --max-drop or --plan")),
         }
     }
 
@@ -94,13 +99,14 @@ impl Args {
         options.align = self.sizes.align();
         options.include.clone_from(&self.include);
         options.exclude.clone_from(&self.exclude);
+        options.runtimes = self.latency.options(&self.bench);
         Ok(options)
     }
 }
 
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let options = args.options()?;
-    let job = args.common.open(Some(&args.plans), None, "analysing and rewriting")?;
+    let job = args.common.open(Some(&args.plans), args.latency.table(), "analysing and rewriting")?;
     let options = job.configure(options)?;
     job.finish_timed(command, Some(&args.bench), |model| crate::compress(model, &options))
 }

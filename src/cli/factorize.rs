@@ -2,7 +2,7 @@
 
 use clap::{Command, ValueEnum};
 
-use super::bench::Bench;
+use super::bench::{Bench, Latency};
 use super::job::{Common, Plans};
 use super::options::{Sizes, remaining};
 use super::training::Retraining;
@@ -11,7 +11,7 @@ use crate::{ConvMode, Factorization, FactorizeOptions, Remaining};
 
 /// Splits layers into smaller ones of low rank, proves the result and writes it
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["rank", "energy", "params", "macs", "size", "plan"]))]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["rank", "energy", "params", "macs", "size", "latency", "plan"]))]
 pub(super) struct Args {
     /// Rank for every layer where this rank saves parameters
     #[arg(long, value_name = "K")]
@@ -28,6 +28,8 @@ pub(super) struct Args {
     /// File size to keep, including external data: 50% or 40MB
     #[arg(long, value_name = "B", value_parser = remaining)]
     size: Option<Remaining>,
+    #[command(flatten)]
+    latency: Latency,
     /// Decomposition for weight matrices
     #[arg(long, value_enum, default_value = "svd")]
     method: TypedMethod,
@@ -82,13 +84,16 @@ impl Args {
         if let Some(size) = self.size {
             return Ok(FactorizeOptions::size(size));
         }
+        if let Some(latency) = self.latency.latency {
+            return Ok(FactorizeOptions::latency(latency));
+        }
         match (self.plans.load()?, self.rank, self.energy, self.params, self.macs) {
             (Some(plan), ..) => Ok(FactorizeOptions::plan(plan)),
             (_, Some(rank), ..) => Ok(FactorizeOptions::rank(rank)),
             (_, _, Some(energy), ..) => Ok(FactorizeOptions::energy(energy)),
             (_, _, _, Some(params), _) => Ok(FactorizeOptions::params(params)),
             (_, _, _, _, Some(macs)) => Ok(FactorizeOptions::macs(macs)),
-            _ => Err(Error::usage("say how small: --rank, --energy, --params, --macs, --size or --plan")),
+            _ => Err(Error::usage("say how small: --rank, --energy, --params, --macs, --size, --latency or --plan")),
         }
     }
 
@@ -111,6 +116,7 @@ impl Args {
         options.align = self.sizes.align();
         options.include.clone_from(&self.include);
         options.exclude.clone_from(&self.exclude);
+        options.runtimes = self.latency.options(&self.bench);
         options.retrain = self.retrain.options()?;
         Ok(options)
     }
@@ -118,7 +124,7 @@ impl Args {
 
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
     let options = args.options()?;
-    let job = args.common.open(Some(&args.plans), None, "analysing and splitting")?;
+    let job = args.common.open(Some(&args.plans), args.latency.table(), "analysing and splitting")?;
     let options = job.configure(options)?;
     job.finish_timed(command, Some(&args.bench), |model| crate::factorize(model, &options))
 }

@@ -5,6 +5,7 @@ use crate::analysis::Subject;
 use crate::graph::{NodeId, ValueId};
 use crate::lowrank::conv::{ConvMode, inputs_in_proportion};
 use crate::plan::Cost;
+use crate::times::ranks::RankTimes;
 
 /// Prices the ranks of one layer.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct PriceList {
     added: u64,
     /// Bits of an element.
     bits: u64,
+    /// What it takes whole and at each rank, for a latency budget.
+    times: Option<RankTimes>,
 }
 
 impl PriceList {
@@ -40,10 +43,17 @@ impl PriceList {
             shape: (k as u64, n as u64),
             added: added as u64,
             bits: candidate.element.bits() as u64,
+            times: None,
         }
     }
 
-    /// The list of the same layer with `inputs` rows in the matrix of each group, and `outputs` columns.
+    /// Enters what the layer takes.
+    pub(crate) fn set_times(&mut self, times: Option<RankTimes>) {
+        self.times = times;
+    }
+
+    /// The list of the same layer with `inputs` rows in the matrix of each group, and `outputs` columns. Its times are
+    /// in proportion to its multiply–accumulates.
     #[must_use]
     pub(crate) fn resized(&self, inputs: usize, outputs: usize) -> Self {
         let (inputs, outputs) = (inputs as u64, outputs as u64);
@@ -56,7 +66,10 @@ impl PriceList {
             weight = vec![inputs, outputs];
         }
         let added = (self.added * outputs).div_ceil(self.shape.1.max(1));
-        Self { weight, shape: (inputs, outputs), added, ..self.clone() }
+        let mut resized = Self { weight, shape: (inputs, outputs), added, ..self.clone() };
+        let share = resized.dense().macs as f64 / self.dense().macs.max(1) as f64;
+        resized.times = self.times.as_ref().map(|times| times.scaled(share));
+        resized
     }
 
     /// Whether the layer is a convolution.
@@ -68,7 +81,7 @@ impl PriceList {
     pub fn dense(&self) -> Cost {
         let params: u64 = self.weight.iter().product();
         let macs = self.places.iter().map(|[_, out, _]| if self.is_table { 0 } else { out * params });
-        self.cost(params, macs.sum())
+        Cost { nanos: self.times.as_ref().map_or(0, RankTimes::whole), ..self.cost(params, macs.sum()) }
     }
 
     fn cost(&self, params: u64, macs: u64) -> Cost {
@@ -78,6 +91,7 @@ impl PriceList {
     /// The layer split at `rank` (of each group): elements of weights, with a bias that has to be added, and
     /// multiply–accumulates of all nodes that use the weight.
     pub fn split(&self, rank: usize) -> Cost {
+        let nanos = self.times.as_ref().map_or(0, |times| times.at(rank));
         let rank = rank as u64;
         let (k, n) = self.shape;
         let kernels: Vec<(u64, usize)> = match self.mode {
@@ -103,7 +117,7 @@ impl PriceList {
             .places
             .iter()
             .map(|place| products.iter().map(|(size, at)| size * self.groups * place[*at]).sum::<u64>());
-        self.cost(params + self.added, macs.sum())
+        Cost { nanos, ..self.cost(params + self.added, macs.sum()) }
     }
 
     /// The largest rank that takes fewer parameters than the whole layer, 0 if none does.

@@ -22,6 +22,8 @@ pub enum Target {
     Macs(Remaining),
     /// What remains: bytes of the file.
     Size(Remaining),
+    /// What remains: predicted nanoseconds of one run.
+    Latency(Remaining),
     /// The ranks of a plan file.
     Plan(Plan),
 }
@@ -71,6 +73,8 @@ pub enum Why {
     },
     /// No rank that could be chosen saves parameters; the largest that does, if any.
     NoRank(usize),
+    /// No rank makes it faster.
+    NoFasterRank,
     /// The budget is met without it.
     Unneeded,
     /// The plan does not name it.
@@ -92,6 +96,7 @@ impl fmt::Display for Why {
                 write!(f, "rank {rank} does not pay: {split} parameters instead of {dense} (it pays up to rank {most})")
             }
             Self::NoRank(most) => write!(f, "no rank pays (the largest that saves parameters is {most})"),
+            Self::NoFasterRank => f.write_str("no rank makes it faster"),
             Self::Unneeded => f.write_str("the budget is met without it"),
             Self::NotPlanned => f.write_str("not in the plan"),
             Self::PutBack { before_ms, after_ms } => {
@@ -125,6 +130,9 @@ pub fn choose(offers: &[Offer<'_>], target: &Target, (whole, rest): (Cost, u64),
             return by_budget(offers, Budget::Params(remaining.of(whole.params)), whole, align);
         }
         Target::Macs(remaining) => return by_budget(offers, Budget::Macs(remaining.of(whole.macs)), whole, align),
+        Target::Latency(remaining) => {
+            return by_budget(offers, Budget::Latency(remaining.of(whole.nanos)), whole, align);
+        }
         Target::Size(remaining) => {
             let limit = remaining.of(whole.bytes.saturating_add(rest));
             return by_budget(offers, Budget::Bytes { limit, rest }, whole, align);
@@ -173,6 +181,16 @@ pub(crate) fn reference_ranks(offer: &Offer<'_>, align: Align) -> Vec<usize> {
     ranks
 }
 
+/// The ranks at which a layer is timed, large to small: the largest that pays, a half, a quarter and an eighth of it.
+pub(crate) fn timed_ranks(offer: &Offer<'_>, align: Align) -> Vec<usize> {
+    let full = offer.curve.full_rank();
+    let (step, most) = (step(offer.prices, full, align), offer.prices.paying(full));
+    let mut ranks: Vec<usize> = [1, 2, 4, 8].iter().map(|part| (most / part / step * step).max(step)).collect();
+    ranks.retain(|&rank| rank <= most);
+    ranks.dedup();
+    ranks
+}
+
 /// Ranks are multiples of this: of what `align` asks of the layer, or of less where it pays only up to a few multiples of it.
 fn step(prices: &PriceList, full: usize, align: Align) -> usize {
     let paying = prices.paying(full);
@@ -195,15 +213,16 @@ fn by_budget(offers: &[Offer<'_>], budget: Budget, whole: Cost, align: Align) ->
     let least: u64 = layers.iter().filter_map(|layer| layer.choices.iter().map(|choice| choice.cost).min()).sum();
     if rest.saturating_add(least) > limit {
         return Err(Error::nothing(format!(
-            "the budget of {limit} {} is out of reach: with the smallest ranks {} remain (the model has {}); raise it, lower `align`, or prune first",
-            budget.name(),
-            rest.saturating_add(least),
-            budget.of(whole)
+            "the budget of {} is out of reach: with the smallest ranks {} remain (the model has {}); raise it, lower `align`, or prune first",
+            budget.text(limit),
+            budget.text(rest.saturating_add(least)),
+            budget.text(budget.of(whole))
         )));
     }
     let allocation = ranks::allocate(&layers, limit - rest)?;
     let decide = |((layer, &chosen), offer): ((&ranks::Layer, &usize), &Offer<'_>)| match layer.choices[chosen].rank {
         Some(rank) => Decision::Split(rank),
+        None if layer.choices.len() == 1 && matches!(budget, Budget::Latency(_)) => Decision::Keep(Why::NoFasterRank),
         None if layer.choices.len() == 1 => Decision::Keep(Why::NoRank(offer.prices.paying(offer.curve.full_rank()))),
         None => Decision::Keep(Why::Unneeded),
     };

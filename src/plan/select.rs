@@ -54,13 +54,14 @@ impl Budget {
         }
     }
 
-    /// The unit of the limit.
-    pub(crate) fn name(self) -> &'static str {
+    /// A figure with its unit.
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn text(self, figure: u64) -> String {
         match self {
-            Budget::Params(_) => "parameters",
-            Budget::Macs(_) => "MACs",
-            Budget::Bytes { .. } => "bytes",
-            Budget::Latency(_) => "ns",
+            Budget::Params(_) => format!("{figure} parameters"),
+            Budget::Macs(_) => format!("{figure} MACs"),
+            Budget::Bytes { .. } => format!("{figure} bytes"),
+            Budget::Latency(_) => format!("{:.3} ms", figure as f64 / 1e6),
         }
     }
 }
@@ -195,9 +196,9 @@ pub(crate) fn reachable(budget: Budget, least: u64) -> Result<()> {
         return Ok(());
     }
     Err(Error::nothing(format!(
-        "the budget of {} {} is out of reach: the smallest reachable figure is {least}",
-        budget.limit(),
-        budget.name()
+        "the budget of {} is out of reach: the smallest reachable figure is {}",
+        budget.text(budget.limit()),
+        budget.text(least)
     )))
 }
 

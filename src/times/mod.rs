@@ -10,6 +10,7 @@ pub(crate) mod alone;
 mod blocks;
 pub(crate) mod design;
 pub(crate) mod estimate;
+pub(crate) mod ranks;
 pub(crate) mod signature;
 pub(crate) mod table;
 pub(crate) mod units;
@@ -24,6 +25,7 @@ use crate::graph::View;
 use crate::plan::{Group, Surface, Timed};
 use crate::progress::Progress;
 use crate::rewrite;
+use crate::runtime::latency::Fed;
 
 use alone::{alone, sizes};
 use design::Design;
@@ -101,34 +103,45 @@ pub(crate) fn times(
             }
             let Some(fed) = alone(subject, &case.unit, &view, &selection) else { continue };
             let signature = signature::of(&fed);
-            let converted = if meter.place().is_blocked() { converted(subject, case, &selection) } else { Vec::new() };
+            let converted =
+                if meter.place().is_blocked() { converted(subject, &case.unit, &selection) } else { Vec::new() };
             wanted.entry(signature.clone()).or_insert(fed);
             asked.push(Asked { case: index, sizes, signature, converted });
         }
-        meter.measure(wanted)?;
-        let shapes: Vec<Vec<usize>> = asked.iter().flat_map(|asked| asked.converted.clone()).collect();
-        blocks::measure(&shapes, meter)?;
-        for Asked { case, sizes, signature, converted } in asked {
-            let Some(ms) = meter.known(&signature) else { continue };
-            // Half of a conversion into blocks and back.
-            let halves = converted.iter().filter_map(|shape| blocks::conversion(shape, meter, overhead));
-            let besides = overhead + halves.sum::<f64>() / 2.0;
-            cases[case].measured.push((sizes, (ms - besides).max(ms / 10.0)));
-        }
+        measure(&mut cases, (wanted, asked), (meter, overhead))?;
     }
     meter.keep()?;
     Ok(fitted(subject, &cases))
+}
+
+/// Times the models that are `wanted`, by signature, and enters the times at the units that `asked` for them.
+fn measure(
+    cases: &mut [Case],
+    (wanted, asked): (BTreeMap<String, Fed>, Vec<Asked>),
+    (meter, overhead): (&Meter, f64),
+) -> Result<()> {
+    meter.measure(wanted)?;
+    let shapes: Vec<Vec<usize>> = asked.iter().flat_map(|asked| asked.converted.clone()).collect();
+    blocks::measure(&shapes, meter)?;
+    for Asked { case, sizes, signature, converted } in asked {
+        let Some(ms) = meter.known(&signature) else { continue };
+        // Half of a conversion into blocks and back.
+        let halves = converted.iter().filter_map(|shape| blocks::conversion(shape, meter, overhead));
+        let besides = overhead + halves.sum::<f64>() / 2.0;
+        cases[case].measured.push((sizes, (ms - besides).max(ms / 10.0)));
+    }
+    Ok(())
 }
 
 /// Fewest channels that are computed in blocks.
 const FEWEST_BLOCKED: usize = 8;
 
 /// The shapes of the input and the result of a unit with a convolution over images, as far as they are computed in blocks.
-fn converted(subject: Subject<'_>, case: &Case, selection: &Selection) -> Vec<Vec<usize>> {
+fn converted(subject: Subject<'_>, unit: &Unit, selection: &Selection) -> Vec<Vec<usize>> {
     let graph = subject.graph;
-    let Some(&conv) = case.unit.nodes.iter().find(|&&id| graph.node(id).op == "Conv") else { return Vec::new() };
+    let Some(&conv) = unit.nodes.iter().find(|&&id| graph.node(id).op == "Conv") else { return Vec::new() };
     let data = graph.node(conv).inputs.first().copied().flatten();
-    let ends = data.into_iter().chain(case.unit.makes.first().copied());
+    let ends = data.into_iter().chain(unit.makes.first().copied());
     let shapes = ends.filter_map(|value| alone::shape(subject, value, selection));
     shapes.filter(|shape| shape.len() == 4 && shape[1] >= FEWEST_BLOCKED).collect()
 }

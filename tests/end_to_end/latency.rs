@@ -90,6 +90,28 @@ fn a_table_is_recorded_and_used_on_another_machine() {
     assert_eq!(written[0], written[1]);
 }
 
+/// Splits and mixes go by times too: the ranks that are left are predicted to be fast enough, and the result is measured.
+#[test]
+fn layers_are_split_to_a_latency() {
+    let jobs = [
+        ("factorize", "digits_mlp.onnx", "--latency 90%"),
+        ("compress", "digits_resnet.onnx", "--effort fast --latency 80%"),
+    ];
+    for (verb, model, options) in jobs {
+        let folder = Folder::new();
+        let report = folder.at("report.json");
+        let run = Run::new(verb).arg(fixture(model)).arg("-o").arg(folder.at("out.onnx")).args(options);
+        let run = run.args("--runtime tract --data").arg(fixture("calib.npz"));
+        let said = run.arg("--bench-table").arg(folder.at("times.json")).arg("--report").arg(&report).exits(0);
+        assert!(said.out.contains("latency budget: ") && said.out.contains("predicted, "), "{}", said.out);
+        let budget = json(&report)["latency_budget"].clone();
+        let rounds = budget["rounds"].as_array().unwrap().clone();
+        assert!(!rounds.is_empty() && rounds.iter().all(|round| round["after"]["median_ms"].as_f64().unwrap() > 0.0));
+        assert!(rounds.iter().any(|round| round["predicted"].as_f64().unwrap() <= 0.9), "{budget}");
+        assert_eq!(budget["estimated"], 0, "{budget}");
+    }
+}
+
 #[test]
 fn a_latency_that_cannot_be_asked_for_is_refused() {
     let folder = Folder::new();

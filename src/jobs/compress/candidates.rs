@@ -18,15 +18,25 @@ use crate::jobs::prune::pricing::Pricing;
 use crate::jobs::prune::steps::Job;
 use crate::jobs::prune::survey::Choice;
 use crate::onnx::Model;
+use crate::onnx::proto::ModelProto;
 use crate::plan::{Budget, CostModel, Quota, Remaining, Request, Scope, select as by_ratio};
 use crate::price::allocate::{Allocation, allocate};
 use crate::price::splits::Splittable;
 use crate::price::{Curve, Effort};
 use crate::repair::Bases;
 use crate::report::{CandidateReport, LayerReport};
+use crate::rewrite;
+use crate::times::table::Meter;
+use crate::times::times;
 
 /// Shares of every group at which the errors of ranks are known.
 const NARROWED: [f64; 2] = [0.5, 0.75];
+
+const WIDTHS: &str = "widths";
+const EVEN_WIDTHS: &str = "even widths";
+const RANKS: &str = "ranks";
+const WIDTHS_AND_RANKS: &str = "widths and ranks";
+const EVEN_WIDTHS_AND_RANKS: &str = "even widths and ranks";
 
 /// Something that meets the budget.
 #[derive(Default)]
@@ -39,6 +49,10 @@ pub(super) struct Candidate {
     pub(super) layers: Vec<LayerReport>,
     /// As [`Split::gap`].
     pub(super) gap: Option<f64>,
+    /// The model as it was tried, with the shapes of the result.
+    pub(super) model: ModelProto,
+    /// Its predicted time in nanoseconds, under a budget of latency.
+    pub(super) nanos: u64,
 }
 
 /// Where candidates are tried.
@@ -48,6 +62,8 @@ pub(super) struct Bench<'b, 'j, 'm> {
     pricing: &'b Pricing,
     request: Request,
     budget: Budget,
+    /// The only means to try, if it is known which one is best.
+    only: Option<&'b str>,
 }
 
 /// Candidates that were tried, the best so far, and its loss.
@@ -62,13 +78,13 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
     ///
     /// # Errors
     /// [`Input`](ErrorKind::Input) if nothing can be measured on the samples.
-    pub(super) fn new(job: &'b Job<'j, 'm>, options: &'b CompressOptions) -> Result<Self> {
+    pub(super) fn new(job: &'b Job<'j, 'm>, options: &'b CompressOptions, only: Option<&'b str>) -> Result<Self> {
         let request = job.request(1, 1);
-        let Quota::Budget(budget @ (Budget::Params(_) | Budget::Macs(_) | Budget::Bytes { .. })) = request.quota else {
-            return Err(Error::usage("`compress` needs a budget of parameters, multiply–accumulates or bytes"));
+        let Quota::Budget(budget) = request.quota else {
+            return Err(Error::usage("`compress` needs a budget of parameters, multiply–accumulates, bytes or time"));
         };
         let pricing = job.pricing.as_ref().map_err(|why| Error::input(format!("means cannot be compared: {why}")))?;
-        Ok(Self { job, options, pricing, request, budget })
+        Ok(Self { job, options, pricing, request, budget, only })
     }
 
     /// The candidate that loses least on samples that it was not fitted to, and all that were tried.
@@ -77,30 +93,34 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
     /// [`Nothing`](ErrorKind::Nothing) if no means meets the budget; if a model cannot be made or run.
     pub(super) fn best(&self, clock: &mut Clock) -> Result<(Candidate, Vec<CandidateReport>)> {
         let mut tried = Tried::default();
-        if self.options.narrows() {
-            tried.enter("widths", self.widths())?;
+        let (narrows, splits) = (self.options.narrows(), self.options.splits());
+        let is_slow = self.options.effort != Effort::Fast;
+        let wants = |means: &str, is_meant: bool| is_meant && self.only.is_none_or(|only| only == means);
+        if wants(WIDTHS, narrows) {
+            tried.enter(WIDTHS, self.widths())?;
             clock.lap("score")?;
-            if self.options.effort != Effort::Fast {
-                tried.enter("even widths", self.even(self.budget).and_then(|choice| self.with_ranks(choice, clock)))?;
-            }
         }
-        if self.options.splits() {
+        if wants(EVEN_WIDTHS, narrows && is_slow) {
+            let found = self.even(self.budget).and_then(|choice| self.with_ranks(choice, clock));
+            tried.enter(EVEN_WIDTHS, found)?;
+        }
+        if wants(WIDTHS_AND_RANKS, narrows && splits) || wants(RANKS, splits) {
             let subject = self.job.survey.analysis.subject();
             let splitting = self.splitting();
             let found = layers(subject, &splitting)?;
-            let mut offers = Offers::new(subject, &found, &splitting, Some(self.pricing.fitted()), clock)?;
-            offers.weigh(subject, &splitting, self.judge())?;
-            clock.lap("weigh")?;
-            if self.options.narrows() {
-                tried.enter("widths and ranks", self.mixed(&offers, &splitting, clock))?;
-                if self.options.effort != Effort::Fast {
-                    let found = self.even(self.halfway()).and_then(|choice| self.with_ranks(choice, clock));
-                    tried.enter("even widths and ranks", found)?;
-                }
+            let offers = self.offers(subject, &found, &splitting, clock)?;
+            if wants(WIDTHS_AND_RANKS, narrows) {
+                tried.enter(WIDTHS_AND_RANKS, self.mixed(&offers, &splitting, clock))?;
             }
-            let nothing = (Choice::default(), &Bases::default());
-            let ranks = self.split(nothing, (self.job.model, subject), (&found, offers, &splitting), clock);
-            tried.enter("ranks", ranks)?;
+            if wants(RANKS, true) {
+                let nothing = (Choice::default(), &Bases::default());
+                let ranks = self.split(nothing, (self.job.model, subject), (&found, offers, &splitting), clock);
+                tried.enter(RANKS, ranks)?;
+            }
+        }
+        if wants(EVEN_WIDTHS_AND_RANKS, narrows && splits && is_slow) {
+            let found = self.even(self.halfway()).and_then(|choice| self.with_ranks(choice, clock));
+            tried.enter(EVEN_WIDTHS_AND_RANKS, found)?;
         }
         let Tried { best, mut reports } = tried;
         let Some((loss, best)) = best else {
@@ -121,10 +141,41 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
         let limit = Remaining::Absolute(self.budget.limit());
         self.options.splitting(match self.budget {
             Budget::Params(_) => select::Target::Params(limit),
-            // `new` takes no budget of latency.
-            Budget::Macs(_) | Budget::Latency(_) => select::Target::Macs(limit),
+            Budget::Macs(_) => select::Target::Macs(limit),
+            Budget::Latency(_) => select::Target::Latency(limit),
             Budget::Bytes { .. } => select::Target::Size(limit),
         })
+    }
+
+    /// What times operators, under a budget of latency.
+    fn meter(&self) -> Option<&Meter> {
+        self.job.meter.filter(|_| matches!(self.budget, Budget::Latency(_)))
+    }
+
+    /// The layers of a model, decomposed on the samples that are fitted on, with prices.
+    fn offers<'c>(
+        &self,
+        subject: Subject<'_>,
+        found: &'c Candidates,
+        splitting: &FactorizeOptions,
+        clock: &mut Clock,
+    ) -> Result<Offers<'c>> {
+        let mut offers = Offers::new(subject, found, splitting, Some(self.pricing.fitted()), clock)?;
+        if let Some(meter) = self.meter() {
+            offers.time(subject, splitting, meter)?;
+            clock.lap("time operators")?;
+        }
+        offers.weigh(subject, splitting, self.judge())?;
+        clock.lap("weigh")?;
+        Ok(offers)
+    }
+
+    /// What the budget limits, of a model as it is.
+    fn figure(&self, subject: Subject<'_>) -> Result<u64> {
+        let progress = &self.options.setting.progress;
+        let times = self.meter().map(|meter| times(subject, &[], 1, meter, progress)).transpose()?;
+        let cost = CostModel::timed(subject, &times.unwrap_or_default().timed);
+        Ok(self.budget.of(cost.cost(&Selection::all())))
     }
 
     fn judge(&self) -> Judge<'_> {
@@ -140,7 +191,9 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
             Some(loss) => loss,
             None => self.pricing.distance(&self.job.tried_on(self.pricing.fitted(), &choice.selection)?.0)?,
         };
-        Ok((loss, Candidate { choice, ..Candidate::default() }))
+        let model = rewrite::prune(self.job.survey.analysis.subject(), &choice.selection)?;
+        let nanos = self.job.cost.cost(&choice.selection).nanos;
+        Ok((loss, Candidate { choice, model, nanos, ..Candidate::default() }))
     }
 
     /// The same share of every group, down to a budget.
@@ -189,15 +242,14 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
         let narrow = self.job.model.with_proto(proto);
         let analysis = Analysis::new(&narrow, &self.options.setting.dims, &BTreeSet::new())?;
         let subject = analysis.subject();
-        if self.budget.of(CostModel::new(subject).cost(&Selection::all())) <= self.budget.limit() {
-            let loss = self.pricing.distance(&narrow.proto)?;
-            return Ok((loss, Candidate { choice, ..Candidate::default() }));
+        let figure = self.figure(subject)?;
+        if figure <= self.budget.limit() {
+            let (loss, model) = (self.pricing.distance(&narrow.proto)?, narrow.proto.clone());
+            return Ok((loss, Candidate { choice, model, nanos: figure, ..Candidate::default() }));
         }
         let splitting = self.splitting();
         let found = layers(subject, &splitting)?;
-        let mut offers = Offers::new(subject, &found, &splitting, Some(self.pricing.fitted()), clock)?;
-        offers.weigh(subject, &splitting, self.judge())?;
-        clock.lap("weigh")?;
+        let offers = self.offers(subject, &found, &splitting, clock)?;
         self.split((choice, &bases), (&narrow, subject), (&found, offers, &splitting), clock)
     }
 
@@ -210,11 +262,11 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
         clock: &mut Clock,
     ) -> Result<(f64, Candidate)> {
         let split = offers.split(model, (found, splitting), (Some(self.pricing.fitted()), None), clock)?;
-        let Split { model, ranks, layers, gap, .. } = split;
+        let Split { model, ranks, layers, gap, nanos, .. } = split;
         let fitted = Some(self.pricing.fitted());
         let (model, _) = self.job.refitted((&choice.selection, bases), model, ranks.keys(), fitted)?;
         clock.lap("repair")?;
-        Ok((self.pricing.distance(&model)?, Candidate { choice, ranks, layers, gap }))
+        Ok((self.pricing.distance(&model)?, Candidate { choice, ranks, layers, gap, model, nanos }))
     }
 }
 

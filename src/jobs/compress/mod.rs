@@ -5,6 +5,7 @@
 //! compared with these, and the best of them is the result.
 
 mod candidates;
+mod latency;
 mod options;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::factorize::select;
 use crate::onnx::Model;
 use crate::plan::{Plan, Remaining};
 use crate::report::LayerReport;
+use crate::times::table::Meter;
 use candidates::{Bench, Candidate};
 
 pub use options::{CompressOptions, Means};
@@ -53,12 +55,17 @@ pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outco
         target => target.clone(),
     };
     let pruning = options.pruning(target).with_those_of_plan();
-    let series = Series::new(model, &pruning, data, None)?;
+    let is_timed = matches!(options.target, Target::Latency(_));
+    let meter = is_timed.then(|| Meter::open(&options.runtimes)).transpose()?;
+    let series = Series::new(model, &pruning, data, meter.as_ref())?;
     clock.lap("analyse")?;
     let finished = match (&options.target, &search) {
         (Target::Plan(plan), _) => {
             let job = series.job(&pruning)?;
             finish(&job, options, planned(&job, plan)?, clock)?
+        }
+        (Target::Latency(remaining), _) => {
+            latency::within((model, &series), options, (*remaining, meter.as_ref()), clock)?
         }
         (Target::MaxDrop(allowed), Some((judge, _))) => halve(judge, (*allowed, None), |share| {
             let options = CompressOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
@@ -79,7 +86,7 @@ pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outco
 
 /// The best of what may be done under a budget, carried out.
 fn best(job: &Job<'_, '_>, options: &CompressOptions, mut clock: Clock) -> Result<Finish> {
-    let (chosen, tried) = Bench::new(job, options)?.best(&mut clock)?;
+    let (chosen, tried) = Bench::new(job, options, None)?.best(&mut clock)?;
     let mut finished = finish(job, options, chosen, clock)?;
     finished.report.candidates = tried;
     Ok(finished)

@@ -7,6 +7,7 @@ use crate::factorize::select;
 use crate::jobs::factorize::FactorizeOptions;
 use crate::jobs::prune::{PruneOptions, Target};
 use crate::jobs::setting::{Setting, configured, selecting};
+use crate::latency::RuntimeOptions;
 use crate::plan::{Align, Plan, Remaining, Units};
 use crate::price::Effort;
 
@@ -57,6 +58,8 @@ pub struct CompressOptions {
     pub(crate) include: Vec<String>,
     /// Patterns of groups, layers or tensors to leave alone.
     pub(crate) exclude: Vec<String>,
+    /// Where operators are timed for a latency budget.
+    pub(crate) runtimes: RuntimeOptions,
     /// Samples, sizes, seed, and the progress listener.
     pub(crate) setting: Setting,
 }
@@ -85,6 +88,12 @@ impl CompressOptions {
         Self::new(Target::Size(remaining.into()))
     }
 
+    /// Compresses to this latency: a share of the original's (`0.5`) or a [`Duration`](std::time::Duration). Operators are timed at
+    /// several sizes in the runtime that [`runtimes`](Self::runtimes) names; the result is measured and corrected.
+    pub fn latency(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Latency(remaining.into()))
+    }
+
     /// Compresses as much as possible while losing at most this share of accuracy; 0.01 is one point. Without labels, the share
     /// is of the agreement with the original.
     pub fn max_drop(share: f64) -> Self {
@@ -105,6 +114,7 @@ impl CompressOptions {
             align: Align::default(),
             include: Vec::new(),
             exclude: Vec::new(),
+            runtimes: RuntimeOptions::default(),
             setting: Setting::default(),
         }
     }
@@ -125,6 +135,13 @@ impl CompressOptions {
     /// Keeps at least this many units in each group; 1 by default.
     pub fn min_keep(mut self, units: usize) -> Self {
         self.min_keep = units;
+        self
+    }
+
+    /// Sets the runtime whose latency a budget limits, and the file of its operator times. The default is ONNX Runtime if its
+    /// library is found, and tract otherwise.
+    pub fn runtimes(mut self, runtimes: RuntimeOptions) -> Self {
+        self.runtimes = runtimes;
         self
     }
 

@@ -1,5 +1,6 @@
 //! Factorization of a whole model, from a model to a rewritten one.
 
+mod latency;
 mod options;
 mod prepare;
 mod table;
@@ -28,7 +29,7 @@ use crate::lowrank::conv::ConvMode;
 use crate::lowrank::outputs::Inputs;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{Align, Cost, CostModel, Patterns, Plan};
+use crate::plan::{Cost, CostModel, Patterns, Plan};
 use crate::price::Curve;
 use crate::price::distance::Reference;
 use crate::price::effects::{Site, effects};
@@ -38,6 +39,7 @@ use crate::runtime::NamedTensor;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::latency::Latency;
 use crate::runtime::probes::probe_batches;
+use crate::times::Times;
 use crate::train::{self, Guidance};
 pub use options::FactorizeOptions;
 use prepare::{Prepared, components, prepare_all, refit};
@@ -52,9 +54,7 @@ const PROBES: usize = 8;
 /// As [`choose`]; [`Input`](crate::ErrorKind::Input) for a malformed model or weights that cannot be decomposed,
 /// [`Nothing`](crate::ErrorKind::Nothing) if no layer is split; the message names reasons.
 pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Outcome> {
-    if options.align == Align::Multiple(0) {
-        return Err(Error::usage("`align` is at least one"));
-    }
+    options.check()?;
     let mut clock = Clock::start(&options.setting.progress);
     let (options, samples) = options.opened(model)?;
     let options = &options;
@@ -68,7 +68,8 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     clock.lap("analyse")?;
     let calibration = data.map(|data| Calibration::within(subject.model, data, *seed, *limits)).transpose()?;
     // The cost of a split at the output is measured on samples that it was not fitted to.
-    let is_shared = matches!(options.target, Target::Params(_) | Target::Macs(_) | Target::Size(_));
+    let is_shared =
+        matches!(options.target, Target::Params(_) | Target::Macs(_) | Target::Size(_) | Target::Latency(_));
     let apart = calibration.filter(|_| is_shared).map(Apart::new).transpose()?.flatten();
     let first = apart.as_ref().map(Apart::fitted).or(calibration);
     let mut offers = Offers::new(subject, &found, options, first, &mut clock)?;
@@ -83,8 +84,11 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
         clock.lap("weigh")?;
     }
     let again = calibration.filter(|_| apart.is_some());
+    let timed = latency::within(&analysis, (model, options), &mut offers, &mut clock)?;
+    let (target, budget) = timed.unzip();
+    let options = &options.clone().target(target.unwrap_or_else(|| options.target.clone()));
     let split = offers.split((model, subject), (&found, options), (calibration, again), &mut clock)?;
-    let Split { model: rewritten, ranks, layers, gap, notes } = split;
+    let Split { model: rewritten, ranks, layers, gap, notes, .. } = split;
     let (rewritten, training) = trained(model, rewritten, options, samples.data.as_ref())?;
     if !training.is_empty() {
         clock.lap("train")?;
@@ -97,6 +101,9 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     report.notes.extend(notes);
     report.training = training;
     report.allocation_gap = gap;
+    let (budget, of_budget) = budget.unzip();
+    report.latency_budget = budget;
+    report.notes.extend(of_budget.into_iter().flatten());
     report.calibration = data.map(|data| calibration_report(data, *seed));
     clock.lap("rewrite")?;
     report.seconds = clock.laps;
@@ -147,6 +154,8 @@ fn batches(
 pub(in crate::jobs) struct Offers<'c> {
     prepared: Vec<Prepared<'c>>,
     notes: Vec<String>,
+    /// What the operators of the model take, for a latency budget.
+    times: Times,
 }
 
 /// A model with some layers split.
@@ -158,6 +167,8 @@ pub(in crate::jobs) struct Split {
     pub(in crate::jobs) layers: Vec<LayerReport>,
     /// Where a budget was shared out: how far the sum of errors may be above the least possible, as a share of it.
     pub(in crate::jobs) gap: Option<f64>,
+    /// Its predicted time in nanoseconds, if operators were timed.
+    pub(in crate::jobs) nanos: u64,
     pub(in crate::jobs) notes: Vec<String>,
 }
 
@@ -179,7 +190,7 @@ impl<'c> Offers<'c> {
         options.setting.progress.enter("splitting layers")?;
         let prepared = prepare_all(subject, &found.open, options, moments)?;
         clock.lap("decompose")?;
-        Ok(Self { prepared, notes })
+        Ok(Self { prepared, notes, times: Times::default() })
     }
 
     /// Measures what each layer's split does to the model's output, with that layer alone split, at three ranks.
@@ -254,7 +265,7 @@ impl<'c> Offers<'c> {
         clock: &mut Clock,
     ) -> Result<Split> {
         let (prepared, notes) = (&mut self.prepared, &mut self.notes);
-        let cost = CostModel::new(subject);
+        let cost = CostModel::timed(subject, &self.times.timed);
         let whole = cost.cost(&Selection::all());
         let rest = model.file_bytes().saturating_sub(whole.bytes);
         let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
@@ -275,6 +286,7 @@ impl<'c> Offers<'c> {
         if chosen.is_empty() {
             return Err(nothing(prepared, &decisions, &found.refused));
         }
+        let nanos = latency::predicted(prepared, whole.nanos, &decisions);
         clock.lap("split")?;
         if let (Some(data), true) = (data, options.sequential) {
             correct(subject, data, &mut chosen)?;
@@ -284,7 +296,7 @@ impl<'c> Offers<'c> {
         let layers = layer_reports(prepared, &decisions, &outcomes, (&found.refused, &cost), options.align);
         let ranks = chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect();
         let model = split_layers(subject, &pairs(&chosen))?;
-        Ok(Split { model, ranks, layers, gap, notes: self.notes })
+        Ok(Split { model, ranks, layers, gap, nanos, notes: self.notes })
     }
 }
 
@@ -376,8 +388,8 @@ fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
         let by_mode =
             (is_kernel && options.conv == ConvMode::None).then_some("`conv` none does not split convolutions");
         let is_table = candidate.form == Form::Table;
-        let by_target = (is_table && matches!(options.target, Target::Macs(_)))
-            .then_some("it is a table: a split of it saves parameters, but no multiply–accumulates");
+        let by_target = (is_table && matches!(options.target, Target::Macs(_) | Target::Latency(_)))
+            .then_some("it is a table: a split of it saves parameters, but neither multiply–accumulates nor time");
         let is_meant = if is_table { options.tables } else { options.layers };
         let by_means = (!is_meant).then_some("`means` leaves it out");
         let by_pattern = patterns.refusal([candidate.name.as_str(), candidate.tensor.as_str()]);

@@ -1,8 +1,11 @@
 //! Options of a factorization.
 
+use crate::error::{Error, Result};
 use crate::factorize::decompose::Method;
 use crate::factorize::select::Target;
+use crate::jobs::latency::check as check_latency;
 use crate::jobs::setting::{Setting, configured, recalling, selecting};
+use crate::latency::RuntimeOptions;
 use crate::lowrank::conv::ConvMode;
 use crate::plan::{Align, Plan, Remaining};
 use crate::train;
@@ -33,6 +36,8 @@ pub struct FactorizeOptions {
     pub(crate) time_layers: bool,
     /// Whether layers that did not get faster are put back; takes [`FactorizeOptions::time_layers`].
     pub(crate) keep_faster: bool,
+    /// Where operators are timed for a latency budget.
+    pub(crate) runtimes: RuntimeOptions,
     /// Whether and how the weights are trained once the layers are split.
     pub(crate) retrain: Option<train::Options>,
     /// Samples, sizes, seed, and the progress listener.
@@ -70,6 +75,12 @@ impl FactorizeOptions {
         Self::new(Target::Size(remaining.into()))
     }
 
+    /// Splits layers to this latency: a share of the original's (`0.5`) or a [`Duration`](std::time::Duration). Layers are timed at
+    /// several ranks in the runtime that [`runtimes`](Self::runtimes) names; the result is measured and the ranks corrected.
+    pub fn latency(remaining: impl Into<Remaining>) -> Self {
+        Self::new(Target::Latency(remaining.into()))
+    }
+
     /// Splits layers at the ranks of a plan.
     pub fn plan(plan: Plan) -> Self {
         Self::new(Target::Plan(plan))
@@ -90,6 +101,7 @@ impl FactorizeOptions {
             sequential: true,
             time_layers: false,
             keep_faster: false,
+            runtimes: RuntimeOptions::default(),
             retrain: None,
             setting: Setting::default(),
         }
@@ -133,5 +145,23 @@ impl FactorizeOptions {
     pub fn retrain(mut self, training: train::Options) -> Self {
         self.retrain = Some(training);
         self
+    }
+
+    /// Sets the runtime whose latency a budget limits, and the file of its operator times. The default is ONNX Runtime if its
+    /// library is found, and tract otherwise.
+    pub fn runtimes(mut self, runtimes: RuntimeOptions) -> Self {
+        self.runtimes = runtimes;
+        self
+    }
+
+    /// Refuses numbers out of range.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.align == Align::Multiple(0) {
+            return Err(Error::usage("`align` is at least one"));
+        }
+        match self.target {
+            Target::Latency(remaining) => check_latency(remaining),
+            _ => Ok(()),
+        }
     }
 }

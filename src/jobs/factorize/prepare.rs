@@ -121,9 +121,8 @@ pub(super) fn refit(
     let candidates: Vec<Candidate> = split.iter().map(|layer| layer.candidate.clone()).collect();
     let moments = input_moments(subject, data, (&candidates, options.conv))?;
     split.par_iter_mut().zip(moments).try_for_each(|(layer, inputs)| {
-        let (loss, is_weighed) = (layer.loss.take(), layer.is_weighed);
-        **layer = at_node(&layer.candidate.name, || prepare(subject, layer.candidate, options, inputs))?;
-        (layer.loss, layer.is_weighed) = (loss, is_weighed);
+        let again = at_node(&layer.candidate.name, || prepare(subject, layer.candidate, options, inputs))?;
+        layer.decomposition = again.decomposition;
         Ok(())
     })
 }
