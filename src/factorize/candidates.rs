@@ -14,6 +14,9 @@ use crate::onnx::tensor::{ElementType, TensorView};
 use crate::onnx::traits::{INTEGER, RECURRENT};
 use crate::ops::{Linear, operator_name};
 
+/// Operand of a recurrent operator that is its bias `[directions, 2 · gates · hidden]`.
+const BIAS: usize = 3;
+
 /// Before this operator set Gemm had another rule of broadcasting.
 const OLDEST_GEMM: i64 = 7;
 
@@ -54,6 +57,11 @@ pub enum Form {
     },
     /// V×D, of which a `Gather` picks rows.
     Table,
+    /// N×K, the inputs' share of a recurrent operator: the gates of all directions one after the other.
+    Gates {
+        /// How many directions there are.
+        directions: usize,
+    },
 }
 
 /// A layer that cannot be split, and why.
@@ -84,16 +92,16 @@ impl Candidate {
     /// K and N of each group's matrix (rows = inputs); for a kernel that of the channel split.
     pub fn matrix_shape(&self) -> (usize, usize) {
         match self.form {
-            Form::Matrix | Form::Table => (self.dims[self.linear.weight_in], self.dims[self.linear.weight_out]),
             Form::Kernel { groups } => (self.dims[1..].iter().product(), self.dims[0] / groups),
+            _ => (self.dims[self.linear.weight_in], self.dims[self.linear.weight_out]),
         }
     }
 
     /// How the weight is split where `conv` is the decomposition of convolutions.
     pub(crate) fn mode(&self, conv: ConvMode) -> ConvMode {
         match self.form {
-            Form::Matrix | Form::Table => ConvMode::Channel,
             Form::Kernel { .. } => conv.on(self.dims.get(2..).unwrap_or_default()),
+            _ => ConvMode::Channel,
         }
     }
 
@@ -101,8 +109,8 @@ impl Candidate {
     pub(crate) fn stored_axes(&self) -> [usize; 2] {
         let stored = |axis: usize| self.axes.get(axis).copied().unwrap_or(axis);
         match self.form {
-            Form::Matrix | Form::Table => [stored(self.linear.weight_in), stored(self.linear.weight_out)],
             Form::Kernel { .. } => [stored(1), stored(0)],
+            _ => [stored(self.linear.weight_in), stored(self.linear.weight_out)],
         }
     }
 
@@ -135,6 +143,10 @@ impl Candidate {
         let view = TensorView::new(subject.constant(self.weight).ok_or_else(missing)?)?;
         let stored = ArrayD::from_shape_vec(IxDyn(view.dims()), view.to_f64()?)
             .map_err(|e| Error::input(e.to_string()).at_node(self.name.as_str()))?;
+        if matches!(self.form, Form::Gates { .. }) {
+            let all = stored.into_shape_with_order(IxDyn(&self.dims));
+            return all.map_err(|e| Error::input(e.to_string()).at_node(self.name.as_str()));
+        }
         Ok(stored.permuted_axes(IxDyn(&self.axes)))
     }
 
@@ -154,10 +166,7 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
         let contraction = subject.network.relations.get(id.0).and_then(|relation| relation.contraction.as_ref());
         let outcome = match contraction.map(|c| c.linear) {
             Some(Some(linear)) => read(subject, id, linear),
-            Some(None) if node.traits().has(RECURRENT) => Err(format!(
-                "{} multiplies its state with R inside the operator, where no second product fits; prune its units instead",
-                node.op
-            )),
+            Some(None) if node.traits().has(RECURRENT) && node.domain.is_empty() => gates(subject, id),
             Some(None) => Err("it multiplies with no stored matrix".to_owned()),
             None if node.traits().has(INTEGER) => {
                 Err("its weights are integers; factorize the model before quantizing it".to_owned())
@@ -192,6 +201,27 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
         }
     }
     found
+}
+
+/// The share of the inputs in the gates of a recurrent operator. That of its state is multiplied inside the operator, where no
+/// second product fits.
+fn gates(subject: Subject<'_>, id: NodeId) -> Result<Candidate, String> {
+    let linear =
+        Linear { data: 0, data_axis: 2, weight: 1, weight_in: 2, weight_out: 1, bias: Some(BIAS), result_axis: 2 };
+    let read = read(subject, id, linear)?;
+    let bias = subject.graph.node(id).inputs.get(BIAS).copied().flatten();
+    if bias.is_some_and(|bias| subject.constant(bias).is_none() || subject.graph.is_overridable(bias)) {
+        return Err("its bias is not stored in the file".to_owned());
+    }
+    let &[directions, rows, inputs] = read.dims.as_slice() else {
+        return Err(format!("its weight has {} axes", read.dims.len()));
+    };
+    if read.is_transposed() {
+        return Err("its weight is transposed".to_owned());
+    }
+    // As one matrix.
+    let linear = Linear { weight_in: 1, weight_out: 0, ..linear };
+    Ok(Candidate { form: Form::Gates { directions }, dims: vec![directions * rows, inputs], linear, ..read })
 }
 
 /// The operands of a `Gather` of rows of a stored matrix with more rows than columns, as those of a product: rows that are
@@ -279,6 +309,7 @@ fn form(subject: Subject<'_>, id: NodeId, dims: &[usize]) -> Result<Form, String
         "Gemm" if subject.opset() < OLDEST_GEMM => {
             Err(format!("Gemm of operator set {} is too old; convert the model to 7 or later", subject.opset()))
         }
+        _ if node.traits().has(RECURRENT) => Ok(Form::Gates { directions: dims.first().copied().unwrap_or(1) }),
         _ if dims.len() == 2 => Ok(Form::Matrix),
         _ => Err(format!("its weight has {} axes", dims.len())),
     }

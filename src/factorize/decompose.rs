@@ -190,7 +190,7 @@ fn of_outputs(
 /// The factors of all groups as those of the layer.
 pub(crate) fn assembled(candidate: &Candidate, mode: ConvMode, groups: Vec<LowRank>) -> Result<Factors> {
     match candidate.form {
-        Form::Matrix | Form::Table => {
+        Form::Matrix | Form::Table | Form::Gates { .. } => {
             let first = groups.into_iter().next();
             first.map(Factors::Matrix).ok_or_else(|| Error::input("it has no matrix"))
         }
@@ -212,7 +212,7 @@ pub(crate) fn kernel<'w>(candidate: &Candidate, weight: &'w ArrayD<f64>) -> Resu
 
 /// The matrices that are factorized, one for each group.
 pub(crate) fn matrices(candidate: &Candidate, weight: &ArrayD<f64>, mode: ConvMode) -> Result<Vec<Array2<f64>>> {
-    if matches!(candidate.form, Form::Matrix | Form::Table) {
+    if !matches!(candidate.form, Form::Kernel { .. }) {
         let stored = weight.view().into_dimensionality::<Ix2>().map_err(|e| Error::input(e.to_string()))?;
         let turned =
             if candidate.linear.weight_in < candidate.linear.weight_out { stored } else { stored.reversed_axes() };

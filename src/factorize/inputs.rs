@@ -139,7 +139,9 @@ fn picked(subject: Subject<'_>, data: Calibration<'_>, candidate: &Candidate) ->
 pub(crate) fn layer(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> Result<Option<Layer>> {
     let node = subject.proto()?.node.get(id.0).ok_or_else(|| Error::input("a node is missing"))?;
     match subject.constant(candidate.weight) {
-        Some(tensor) if !candidate.is_transposed() => Layer::read(node, tensor, candidate.linear, id),
+        Some(tensor) if !candidate.is_transposed() && tensor.dims.len() == candidate.dims.len() => {
+            Layer::read(node, tensor, candidate.linear, id)
+        }
         // Only the shape of the weight is read here.
         _ => Layer::read(node, &from_f32("", &candidate.dims, &vec![0.0; candidate.len()])?, candidate.linear, id),
     }

@@ -31,8 +31,8 @@ impl PriceList {
     pub fn new(subject: Subject<'_>, candidate: &Candidate, mode: ConvMode, added: usize) -> Self {
         let (k, n) = candidate.matrix_shape();
         let (groups, mode) = match candidate.form {
-            Form::Matrix | Form::Table => (1, None),
             Form::Kernel { groups } => (groups as u64, Some(mode)),
+            _ => (1, None),
         };
         Self {
             weight: candidate.dims.iter().map(|&d| d as u64).collect(),
@@ -134,6 +134,10 @@ fn places(subject: Subject<'_>, candidate: &Candidate, id: NodeId) -> [u64; 3] {
     let without = |sizes: &[u64], axis: usize| -> u64 {
         sizes.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, &size)| size).product()
     };
+    if matches!(candidate.form, Form::Gates { .. }) {
+        let steps = without(&input, candidate.linear.data_axis);
+        return [steps, steps, 0];
+    }
     let between = match (input.as_slice(), output.as_slice()) {
         (&[_, _, _, width], &[batch, _, height, _]) => batch * height * width,
         _ => 0,

@@ -50,13 +50,17 @@ impl<'a> Resized<'a> {
         narrowed: &[Selection],
         align: Align,
     ) -> Result<Option<Self>> {
+        // Its outputs are the gates of all directions, which are no axis of the weight.
+        if matches!(candidate.form, Form::Gates { .. }) {
+            return Ok(None);
+        }
         let Some(axes) = subject.network.value(candidate.weight) else { return Ok(None) };
         let [inputs, outputs] = candidate.stored_axes();
         let (Some(inputs), Some(outputs)) = (axes.get(inputs), axes.get(outputs)) else { return Ok(None) };
         let (k, n) = candidate.matrix_shape();
         let (taps, groups) = match candidate.form {
-            Form::Matrix | Form::Table => (1, 1),
             Form::Kernel { groups } => (candidate.dims.iter().skip(2).product(), groups),
+            _ => (1, 1),
         };
         let mut curves = vec![(n, decomposition.curve().clone())];
         for selection in narrowed {

@@ -27,6 +27,13 @@ fn of_layer<'s>(candidate: &'s Candidate, factors: &'s Factors) -> Result<Split<
         (Form::Table, Factors::Matrix(split)) => {
             (Chain::Table, vec![split.a.clone().into_dyn(), split.b.clone().into_dyn()])
         }
+        (Form::Gates { directions }, Factors::Matrix(split)) => {
+            let (rank, outputs) = split.b.dim();
+            let shape = vec![directions, outputs / directions.max(1), rank];
+            let gates = split.b.t().as_standard_layout().into_owned().into_shape_with_order(shape);
+            let gates = gates.map_err(|e| Error::input(e.to_string()).at_node(candidate.name.as_str()))?;
+            (Chain::Gates, vec![split.a.clone().into_dyn(), gates.into_dyn()])
+        }
         (Form::Kernel { .. }, Factors::Channel(split)) => (Chain::Channel, split.kernels.clone()),
         (Form::Kernel { .. }, Factors::Spatial(split)) => (Chain::Spatial, split.kernels.clone()),
         (Form::Kernel { .. }, Factors::Tucker2(split)) => (Chain::Tucker2, split.kernels.clone()),
@@ -52,7 +59,9 @@ pub(crate) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usiz
     if candidate.form == Form::Table {
         return 0;
     }
-    let size = candidate.outputs();
+    // A recurrent operator adds a bias for its inputs and one for its state.
+    let is_gates = matches!(candidate.form, Form::Gates { .. });
+    let size = if is_gates { 2 * candidate.outputs() } else { candidate.outputs() };
     let of_node = |&id: &NodeId| {
         let bias = match candidate.linear.bias {
             Some(slot) => subject.graph.node(id).inputs.get(slot).copied().flatten(),
@@ -68,3 +77,7 @@ pub(crate) fn added_by_bias(subject: Subject<'_>, candidate: &Candidate) -> usiz
     };
     candidate.nodes.iter().map(of_node).sum()
 }
+
+#[cfg(test)]
+#[path = "gates_tests.rs"]
+mod gates_tests;

@@ -58,7 +58,7 @@ impl Outcome {
     pub fn prove(mut self) -> Result<Self> {
         let progress = self.setting.progress.clone();
         progress.enter("proving")?;
-        let proved = contained(&progress, || Ok(self.proof().prove()?))?;
+        let proved = contained(&progress, || Ok(self.proof(self.samples.to_prove().as_ref()).prove()?))?;
         self.samples.kept(Ok(()))?;
         enter(&mut self.report, &proved, self.setting.limits);
         if self.report.metric.is_none() {
@@ -88,7 +88,7 @@ impl Outcome {
         Ok(self)
     }
 
-    fn proof(&self) -> Proof<'_> {
+    fn proof<'a>(&'a self, data: Option<&'a crate::calibrate::data::Dataset>) -> Proof<'a> {
         let Evidence { analysis, groups, selection, thaw } = &self.evidence;
         let adjusted = self.plan.adjusted;
         Proof {
@@ -96,7 +96,7 @@ impl Outcome {
             rewritten: &self.model.proto,
             removed: groups.as_ref().map(|groups| Removed { groups, selection, adjusted }),
             thaw,
-            data: self.samples.to_measure(),
+            data,
             dims: &self.setting.dims,
             limits: self.setting.limits,
             seed: self.setting.seed,

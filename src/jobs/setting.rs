@@ -245,7 +245,22 @@ impl Opened {
     pub(crate) fn to_measure(&self) -> Option<&Samples> {
         self.eval.as_ref().or(self.data.as_ref())
     }
+
+    /// The samples that the proof of a result measures fidelity and accuracy on. Of samples without labels that the result was fitted
+    /// to, some are enough: more of them say no more about other samples.
+    pub(crate) fn to_prove(&self) -> Option<Samples> {
+        let all = self.to_measure()?;
+        let every = all.samples() / MEASURED;
+        if self.eval.is_some() || all.has_labels() || every < 2 {
+            return Some(all.part(0..all.samples()));
+        }
+        let [_, some] = all.split(every);
+        Some(some)
+    }
 }
+
+/// Unlabelled samples that the proof of a result runs on, where the result was fitted to them.
+const MEASURED: usize = 64;
 
 /// The portions of the samples that share `number` of `of` is.
 fn leaves_of((number, of): (usize, usize)) -> Result<Range<usize>> {

@@ -60,6 +60,12 @@ pub(crate) fn table(node: &NodeProto) -> Vec<Step> {
     vec![first(bare(node)), last(product)]
 }
 
+/// A recurrent operator: a product brings its inputs to fewer.
+pub(crate) fn gates(node: &NodeProto) -> Vec<Step> {
+    let product = NodeProto { op_type: Some("MatMul".to_owned()), ..NodeProto::default() };
+    vec![first(product), last(node.clone())]
+}
+
 /// k… with all of the geometry, then 1×1….
 pub(crate) fn channel(node: &NodeProto, kernels: &[ArrayD<f64>]) -> Result<Vec<Step>> {
     let [whole, _] = kernels else { return Err(Error::input("a channel split has two kernels")) };

@@ -29,6 +29,8 @@ pub enum Chain {
     Spatial,
     /// 1×1, k…, 1×1.
     Tucker2,
+    /// A product, then a recurrent operator of fewer inputs.
+    Gates,
 }
 
 /// A layer and the chain that it becomes.
@@ -91,6 +93,7 @@ impl Patch<'_> {
             Chain::Channel => chain::channel(node, &split.weights)?,
             Chain::Spatial => chain::spatial(node, &split.weights)?,
             Chain::Tucker2 => chain::tucker2(node, &split.weights)?,
+            Chain::Gates => chain::gates(node),
         };
         let output = node.output.first().cloned().unwrap_or_default();
         let title = self.subject.graph.node(id).name.clone();
@@ -137,6 +140,9 @@ impl Patch<'_> {
     /// Adds `shift` to what the last of `nodes` gives.
     fn shift_bias(&mut self, split: &Split<'_>, (id, shift): Shift<'_>, nodes: &mut Vec<NodeProto>) -> Result<()> {
         let Some(last) = nodes.last_mut() else { return Ok(()) };
+        if split.chain == Chain::Gates {
+            return self.shift_gates(split, (id, shift), last);
+        }
         let read = Attributes::of(last);
         let (alpha, beta) = (f64::from(read.float_or("alpha", 1.0)?), f64::from(read.float_or("beta", 1.0)?));
         let shift = shift * alpha;
@@ -168,6 +174,25 @@ impl Patch<'_> {
         let Some(last) = nodes.last_mut() else { return Ok(()) };
         let addition = self.new_addition(split, (id, &shift), last)?;
         nodes.push(addition);
+        Ok(())
+    }
+
+    /// Adds `shift` to the inputs' share of the bias of `last`, a recurrent operator: in each direction the first half.
+    fn shift_gates(&mut self, split: &Split<'_>, (id, shift): Shift<'_>, last: &mut NodeProto) -> Result<()> {
+        let slot = split.linear.bias.ok_or_else(|| Error::input("it has no place for a bias"))?;
+        let directions = split.weights.last().and_then(|gates| gates.shape().first().copied()).unwrap_or(1).max(1);
+        let rows = shift.len() / directions;
+        let old = self.subject.graph.node(id).inputs.get(slot).copied().flatten();
+        let stored = old.and_then(|value| self.subject.constant(value)).map(TensorView::new).transpose()?;
+        let mut bias = stored.map_or_else(|| Ok(vec![0.0; 2 * shift.len()]), |view| view.to_f64())?;
+        for (at, shift) in shift.iter().enumerate() {
+            let place = at / rows.max(1) * 2 * rows + at % rows.max(1);
+            *bias.get_mut(place).ok_or_else(|| Error::input("its bias has another size than its gates"))? += shift;
+        }
+        let bias = ArrayD::from_shape_vec(vec![directions, 2 * rows], bias).map_err(|e| Error::input(e.to_string()))?;
+        let name = self.store(&format!("{}.bias", split.tensor), &bias, split.element)?;
+        let old = set_operand(last, slot, name);
+        self.editor.forget(old);
         Ok(())
     }
 

@@ -292,6 +292,7 @@ impl<'c> Offers<'c> {
             correct(subject, data, &mut chosen)?;
             clock.lap("correct")?;
         }
+        notes.extend(states(&chosen));
         let outcomes = measured(&chosen, &latencies);
         let layers = layer_reports(prepared, &decisions, &outcomes, (&found.refused, &cost), options.align);
         let ranks = chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect();
@@ -308,6 +309,14 @@ fn moments(
 ) -> Result<Vec<Option<Vec<Inputs>>>> {
     let without = || Ok(vec![None; candidates.len()]);
     data.map_or_else(without, |data| input_moments(subject, data, (candidates, conv)))
+}
+
+/// Says that the states of recurrent layers are still multiplied with whole weights.
+fn states(chosen: &[Chosen<'_>]) -> Option<String> {
+    let is_gates = |layer: &&Chosen<'_>| matches!(layer.candidate.form, Form::Gates { .. });
+    let count = chosen.iter().filter(is_gates).count();
+    let text = "of the split recurrent layers only the weight of the inputs is split: the operator multiplies its state with a whole one; `prune` removes its units";
+    (count > 0).then(|| text.to_owned())
 }
 
 /// The error and the time of each layer that is split.

@@ -55,8 +55,7 @@ pub(super) fn layer_reports(
         let outcome = outcomes.get(candidate.name.as_str()).copied().unwrap_or_default();
         let error = outcome.error.map(|e| if total > 0.0 { e / total } else { 0.0 });
         let (k, n) = candidate.matrix_shape();
-        let shape =
-            if matches!(candidate.form, Form::Matrix | Form::Table) { vec![k, n] } else { candidate.dims.clone() };
+        let shape = if matches!(candidate.form, Form::Kernel { .. }) { candidate.dims.clone() } else { vec![k, n] };
         let report = report(&candidate.name, &candidate.op, shape, price);
         let (loss, next) = layer.losses(rank, align);
         layers.insert(
