@@ -20,6 +20,10 @@ const ROWS_PER_INPUT: usize = 20;
 /// Rows that are taken in any case.
 const LEAST_ROWS: usize = 4096;
 
+/// Multiply–accumulates that the products of a layer's inputs may take. Layers of very many inputs have long kernels, whose rows
+/// overlap: every other row says little that is new.
+const MOST_PRODUCTS: usize = 1 << 38;
+
 /// Chooses the positions of each sample that count, seeded: the same whatever the batches.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampler {
@@ -45,7 +49,8 @@ impl Sampler {
 
     /// As [`new`](Self::new), for statistics of this many values a row.
     pub(crate) fn of_inputs(layer: &Layer, inputs: usize, samples: usize, seed: u64) -> Self {
-        Self::of_rows(layer, inputs * ROWS_PER_INPUT, samples, seed)
+        let affordable = MOST_PRODUCTS / inputs.saturating_mul(inputs).max(1);
+        Self::of_rows(layer, (inputs * ROWS_PER_INPUT).min(affordable), samples, seed)
     }
 
     /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples and the nodes of the layer.
