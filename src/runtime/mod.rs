@@ -10,6 +10,7 @@
 //! [`inputs`] says what a graph wants to be fed, [`probes`] makes it up.
 
 mod bounds;
+mod branch;
 mod failure;
 pub mod inputs;
 pub mod latency;

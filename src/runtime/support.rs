@@ -53,6 +53,7 @@ pub(crate) fn framework() -> tract_onnx::Onnx {
     super::running_sum::register(&mut framework.op_register);
     super::squeeze::register(&mut framework.op_register);
     framework
+    super::branch::register(&mut framework.op_register);
 }
 
 /// The nodes of `model`, those of subgraphs included, whose operator tract lacks, in graph order.
