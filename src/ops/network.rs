@@ -11,7 +11,8 @@ use super::table::{Relate, Rule, rule};
 use crate::axes::{Expr, Reason, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
 use crate::facts::{Binding, Facts, sample_sizes};
-use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
+use crate::graph::bodies::{self, Run};
+use crate::graph::{Functions, Graph, NodeId, Source, ValueId};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::tensor::ElementType;
@@ -69,9 +70,9 @@ impl Network {
         sizes: &DimSizes,
         thaw: &BTreeSet<String>,
     ) -> Result<(Facts, Self)> {
-        let mut fixed = BTreeSet::new();
+        let mut fixed = sizes.fixed.clone();
         let mut best = Self::at_best_sizes(model, graph, (sizes, &fixed), thaw)?;
-        let names: Vec<String> = best.facts.sizes[0].keys().cloned().collect();
+        let names: Vec<String> = best.facts.sizes[0].keys().filter(|name| !fixed.contains(*name)).cloned().collect();
         for name in names {
             if best.doubts() == 0 {
                 break;
@@ -79,7 +80,7 @@ impl Network {
             fixed.insert(name.clone());
             let next = Self::at_best_sizes(model, graph, (sizes, &fixed), thaw)?;
             let is_fixed = next.doubts() < best.doubts()
-                && runs_at_first_only(model, &next.facts.sizes[0], (&name, &best.facts.sizes[1]));
+                && runs_at_first_only(model, (sizes, &next.facts.sizes[0]), (&name, &best.facts.sizes[1]));
             if is_fixed {
                 best = next;
             } else {
@@ -151,11 +152,15 @@ impl Analysed {
 }
 
 /// Whether tract runs the model at the sizes of its dimensions, and not if the dimension `name` has its size in `other`.
-fn runs_at_first_only(model: &ModelProto, sizes: &Binding, (name, other): (&str, &Binding)) -> bool {
+fn runs_at_first_only(
+    model: &ModelProto,
+    (given, sizes): (&DimSizes, &Binding),
+    (name, other): (&str, &Binding),
+) -> bool {
     let Some(graph) = &model.graph else { return false };
     let Ok(runnable) = Runnable::new(model, &RunOptions::default()) else { return false };
     let runs = |sizes: Binding| {
-        let named = DimSizes { named: sizes, ..DimSizes::default() };
+        let named = DimSizes { named: sizes, ..given.clone() };
         let inputs = probe_batches(graph, &named, 1, 0).ok().and_then(|batches| batches.into_iter().next());
         inputs.is_some_and(|inputs| runnable.run(&inputs).is_ok())
     };
@@ -322,6 +327,7 @@ impl<'a> Builder<'a> {
         let function = self.functions.called_by(site.proto);
         let outcome = match (function, rule(domain, &node.op)) {
             (Some(why), _) => Err(Refusal::new(format!("calls a function of the model that is not inlined: {why}"))),
+            _ if node.run == Run::Never => relate(&mut site, &NEVER_RUN),
             (None, _) if domain == bodies::DOMAIN => relate(&mut site, &BODY_END),
             (None, Some(rule)) => relate(&mut site, rule),
             (None, None) => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
@@ -356,6 +362,9 @@ impl<'a> Builder<'a> {
         }
     }
 }
+
+/// What the samples tell nothing about.
+const NEVER_RUN: Rule = Rule { domain: "", op: "", relate: Relate::Frozen("stands in a branch that no sample takes") };
 
 /// What enters and leaves the bodies of `If`, `Loop` and `Scan`.
 const BODY_END: Rule =

@@ -44,7 +44,7 @@ pub(crate) use probes::elements as elements_as;
 pub(crate) use runnable::Prepared;
 pub(crate) use stack::on_deep_stack;
 pub(crate) use stream::{in_turn, run_both};
-pub(crate) use support::{framework, is_supported, spell_out_default, takes_own_statistics};
+pub(crate) use support::{framework, is_supported, refuse_unsupported, spell_out_default, takes_own_statistics};
 pub(crate) use tensor::element_count;
 pub(crate) use watch::Watch;
 pub(crate) use weights::tensor_of;

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::{Exactness, Faithfulness, Kept};
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::bodies::decided;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{NamedTensor, RunOptions, Runnable, unsupported_nodes};
 
@@ -21,7 +22,7 @@ type Outputs = Vec<Vec<NamedTensor>>;
 
 /// Why the model does not run on `inputs` though tract has all its operators: its own fault, most likely.
 pub(crate) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Error> {
-    if !unsupported_nodes(model).is_empty() {
+    if !unsupported_nodes(&decided(model)).is_empty() {
         return None;
     }
     let fault = Runnable::new(model, &RunOptions::default()).and_then(|model| model.run(inputs)).err()?;
