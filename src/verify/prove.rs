@@ -218,6 +218,8 @@ impl Proof<'_> {
             doubts.extend(judge(measured, self.given().is_some())?);
         }
         let Models { after, resized, .. } = models;
+        // The weights of the masked model are not held beside those of the original.
+        drop(removal);
         let before = load(original).map_err(|e| self.blame(e))?;
         // Without data, fidelity is measured on the probes too.
         let faithfulness = match self.data {
