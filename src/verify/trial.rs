@@ -29,12 +29,21 @@ pub(crate) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Er
     if fault.kind() != ErrorKind::Runtime {
         return Some(fault);
     }
-    let shapes: Vec<String> = inputs.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape())).collect();
-    let advice = "give sizes that it runs at with `dim`; if another runtime runs it, pass `no_verify`";
+    let shapes: Vec<String> = inputs.iter().map(described).collect();
+    let advice =
+        "give samples with `data`, or sizes that it runs at with `dim`; if another runtime runs it, pass `no_verify`";
     Some(Error::input(format!(
         "tract does not run the model even before anything is changed, on {}: {fault}; {advice}",
         shapes.join(", ")
     )))
+}
+
+/// An input by its shape, or by its value if that is a single integer, which may be a setting.
+fn described((name, tensor): &NamedTensor) -> String {
+    match tensor.to_vec::<i64>() {
+        Ok(values) if tensor.is_integer() && values.len() == 1 => format!("{name} = {}", values[0]),
+        _ => format!("{name} {:?}", tensor.shape()),
+    }
 }
 
 /// The rewritten model in tract, and the removal that it is held against.
