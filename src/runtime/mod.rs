@@ -33,6 +33,7 @@ mod tensor;
 mod watch;
 mod weights;
 
+pub(crate) use limits::release_memory;
 pub use limits::{Limits, peak_bytes};
 pub use promote::Precision;
 pub use runnable::{Footprint, NamedTensor, RunOptions, Runnable};

@@ -21,7 +21,7 @@ use crate::plan::Group;
 use crate::rewrite;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::probes::{probe_batches, probes};
-use crate::runtime::{Limits, NamedTensor, RunOptions, Runnable};
+use crate::runtime::{Limits, NamedTensor, RunOptions, Runnable, release_memory};
 
 /// Samples that probes are made of.
 const PROBES: usize = 6;
@@ -220,6 +220,7 @@ impl Proof<'_> {
         let Models { after, resized, .. } = models;
         // The weights of the masked model are not held beside those of the original.
         drop(removal);
+        release_memory();
         let before = load(original).map_err(|e| self.blame(e))?;
         // Without data, fidelity is measured on the probes too.
         let faithfulness = match self.data {

@@ -6,7 +6,7 @@ use super::{Exactness, Faithfulness, Kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::bodies::decided;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{NamedTensor, RunOptions, Runnable, unsupported_nodes};
+use crate::runtime::{NamedTensor, RunOptions, Runnable, release_memory, unsupported_nodes};
 
 /// Two models that must be the same function: the original with the removed units masked, and the pruned model.
 pub(super) struct Removal {
@@ -150,6 +150,7 @@ fn outputs<const N: usize>(models: [(Option<&Runnable>, &[Vec<NamedTensor>]); N]
         let end = (start + 1..count).find(|&at| !alike(start, at)).unwrap_or(count);
         if start > 0 {
             models.iter().for_each(|(model, _)| model.iter().for_each(|model| model.forget_plans()));
+            release_memory();
         }
         // Plans are made before anything runs: a run that wants the plan that another one is making would wait.
         let part = |batches: &'_ [Vec<NamedTensor>]| start.min(batches.len())..end.min(batches.len());
@@ -158,6 +159,7 @@ fn outputs<const N: usize>(models: [(Option<&Runnable>, &[Vec<NamedTensor>]); N]
         };
         let planned: Vec<Result<()>> = models.par_iter().map(plan).collect();
         planned.into_iter().collect::<Result<()>>()?;
+        release_memory();
         let jobs = models.iter().enumerate().filter_map(|(slot, &(model, batches))| Some((slot, model?, batches)));
         let jobs: Vec<(usize, &Runnable, &Vec<NamedTensor>)> = jobs
             .flat_map(|(slot, model, batches)| batches[part(batches)].iter().map(move |batch| (slot, model, batch)))
