@@ -400,3 +400,30 @@ fn elementwise(site: &mut Site<'_>) -> Result<(), Refusal> {
     let known = site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
     if known { Ok(()) } else { Err(Refusal::new("the shape of an operand is not known")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::tensor_proto::DataType;
+    use crate::runtime::sample_models::{integers, model, node, tensor_value};
+
+    /// Contradicting sizes are no proof: where tract runs the model at another size too, the dimension stays dynamic.
+    #[test]
+    fn a_dimension_is_fixed_only_if_no_other_size_runs() {
+        let reshaped = |shape: [i64; 2]| {
+            model(
+                vec![tensor_value("x", DataType::Float, &["n", "6"])],
+                vec![node("Reshape", &["x", "shape"], &["y"], vec![])],
+                vec![integers("shape", &[2], &shape)],
+                vec![tensor_value("y", DataType::Float, &["m", "6"])],
+            )
+        };
+        let size = |n: usize| Binding::from([("n".to_owned(), n)]);
+        let is_fixed = |shape: [i64; 2], n: usize| {
+            runs_at_first_only(&reshaped(shape), (&DimSizes::default(), &size(n)), ("n", &size(3)))
+        };
+        assert!(is_fixed([1, 6], 1));
+        assert!(!is_fixed([-1, 6], 1), "another size runs");
+        assert!(!is_fixed([1, 6], 2), "the first size does not run");
+    }
+}

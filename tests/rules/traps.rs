@@ -376,21 +376,6 @@ fn a_dimension_at_which_one_size_runs_is_not_dynamic() {
     }
 }
 
-/// Contradicting sizes are no proof: where tract runs the model at another size too, the dimension stays dynamic. Here the
-/// analysis does not follow a constant that is large unless the batch is one, and the shape depends on it.
-#[test]
-fn a_dimension_at_which_other_sizes_run_stays_dynamic() {
-    let net = Net::new(&[("x", 1, &["n", "6000"])]).ints("one", &[1]).ints("flat", &[-1]);
-    let net = net.node("Shape", &["x"], "s", "").node("Expand", &["one", "s"], "ones", "");
-    let net = net.node("ReduceSum", &["ones"], "sum", "keepdims=1").node("Reshape", &["sum", "flat"], "size", "");
-    let model = Model::from_proto(net.node("Reshape", &["x", "size"], "y", "").model("y"));
-    let analysis = Analysis::new(&model, &DimSizes::default(), &BTreeSet::new()).unwrap();
-    assert!(!analysis.facts.gaps.is_empty());
-    assert_eq!(analysis.facts.fixed().collect::<Vec<_>>(), []);
-    let one = DimSizes { fixed: BTreeSet::from(["n".to_owned()]), ..DimSizes::default() };
-    assert!(Analysis::new(&model, &one, &BTreeSet::new()).unwrap().facts.gaps.is_empty());
-}
-
 /// Rows of all samples, to which the positions of one sample are added.
 #[test]
 fn a_batch_that_shows_in_an_addition_only_is_found() {
