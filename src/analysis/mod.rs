@@ -1,6 +1,7 @@
 //! Everything that is known about a model before anything is decided.
 
 pub mod attention;
+mod decide;
 mod subject;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use crate::ops::{Network, RuleShapes};
 use crate::runtime::inputs::{DimSizes, declared_inputs};
 use crate::runtime::on_deep_stack;
 
+use decide::Marked;
 pub use subject::Subject;
 
 /// A model's graph, facts and solved axes.
@@ -33,8 +35,9 @@ pub struct Analysis<'m> {
 }
 
 /// The model with its own functions inlined, its sequences and decided branches
-/// taken apart, and the bodies of its operators hoisted.
-fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<Cow<'m, Model>> {
+/// taken apart, and the bodies of its operators hoisted; the dynamic dimensions whose size decides which branches the samples
+/// take.
+fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<(Cow<'m, Model>, BTreeSet<String>)> {
     let model = match inlined(&model.proto) {
         None => Cow::Borrowed(model),
         Some(inlined) => {
@@ -51,6 +54,15 @@ fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<Cow<'m, Model>> {
         None => model,
         Some(hoisted) => Cow::Owned(model.restated(hoisted)),
     };
+    let (model, fixed) = match decide::marked(&model.proto, dims)? {
+        None => (model, BTreeSet::new()),
+        Some(Marked { model: proto, count, deciding }) => {
+            let mut model = model.restated(proto);
+            let what = "the other branches are kept as they are";
+            model.warnings.push(format!("all samples take the same branch of {count} nodes If: {what}"));
+            (Cow::Owned(model), deciding)
+        }
+    };
     let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
     let mut graph = Graph::new(proto, model.proto.ir_version())?;
     let model = match without_copies(&model.proto, &graph) {
@@ -63,11 +75,11 @@ fn flat<'m>(model: &'m Model, dims: &DimSizes) -> Result<Cow<'m, Model>> {
         }
     };
     let Some((proto, count)) = unstacked(&model.proto, &graph) else {
-        return Ok(model);
+        return Ok((model, fixed));
     };
     let mut model = model.restated(proto);
     model.warnings.push(format!("{count} states of stacked recurrent layers were taken apart"));
-    Ok(Cow::Owned(model))
+    Ok((Cow::Owned(model), fixed))
 }
 
 /// The model without sequences of tensors and branches, as far as constants decide them.
@@ -100,15 +112,20 @@ impl<'m> Analysis<'m> {
     /// unknown.
     pub fn new(model: &'m Model, dims: &DimSizes, thaw: &BTreeSet<String>) -> Result<Self> {
         on_deep_stack(|| {
-            let model = flat(model, dims)?;
+            let (model, fixed) = flat(model, dims)?;
+            let dims = &DimSizes { fixed, ..dims.clone() };
             let proto = model.proto.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
             dims.check_names(&declared_inputs(proto)?)?;
             let graph = Graph::new(proto, model.proto.ir_version())?;
             let (facts, network) = Network::analyse(&model.proto, &graph, dims, thaw)?;
             let mut model = model;
             for (name, size) in facts.fixed() {
-                let what = format!("dimension {name} counts as {size}: the model runs at no other size that was tried");
-                model.to_mut().warnings.push(what);
+                let why = if dims.fixed.contains(name) {
+                    "it decides which branch is taken, and all samples have this size"
+                } else {
+                    "the model runs at no other size that was tried"
+                };
+                model.to_mut().warnings.push(format!("dimension {name} counts as {size}: {why}"));
             }
             let Some((proto, count)) = folded(&model.proto, &graph, &facts, &network) else {
                 return Ok(Self { model, graph, facts, network });

@@ -6,6 +6,7 @@ use super::steps::{B, Steps, W};
 use super::window::Window;
 use crate::analysis::Subject;
 use crate::error::{Error, Result};
+use crate::graph::bodies::Run;
 use crate::graph::{NodeId, View};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{NodeProto, TensorProto};
@@ -54,14 +55,14 @@ pub(crate) struct Use {
 }
 
 /// The layers of the analysed graph whose weight is an initializer of floats (or a `Constant`), in graph order. Bodies of
-/// If, Loop and Scan are left out: what flows in them cannot be tapped.
+/// If, Loop and Scan are left out, but for branches that the samples always take: what flows in them cannot be tapped.
 ///
 /// # Errors
 /// If an attribute or a weight is malformed.
 pub fn layers(subject: Subject<'_>) -> Result<Vec<Layer>> {
     let proto = subject.proto()?;
     let mut found = Vec::new();
-    for &id in subject.graph.order.iter().filter(|id| !subject.graph.node(**id).in_body) {
+    for &id in subject.graph.order.iter().filter(|id| subject.graph.node(**id).run == Run::Always) {
         let Some(linear) = subject.network.relations[id.0].contraction.as_ref().and_then(|c| c.linear) else {
             continue;
         };
@@ -91,7 +92,7 @@ pub fn readers(subject: Subject<'_>) -> Result<Vec<Layer>> {
     }
     for &id in &subject.graph.order {
         let node = subject.graph.node(id);
-        if node.traits().has(RECURRENT) && node.domain.is_empty() && !node.in_body {
+        if node.traits().has(RECURRENT) && node.domain.is_empty() && node.run == Run::Always {
             let steps = Steps::all(&view, id).map_err(|e| e.at_node(node.name.as_str()))?;
             found.extend(steps.into_iter().map(|steps| Layer::of_steps(steps, id, &node.name)));
         }

@@ -3,7 +3,7 @@
 use tract_onnx::prelude::DatumType;
 
 use super::known::Known;
-use crate::graph::bodies::{ARITY, AXIS, CARRIED, CONDITION, COUNTER, ENTRY, KIND, SLICE};
+use crate::graph::bodies::{ARITY, AXIS, CARRIED, CONDITION, COUNTER, ENTRY, KIND, SLICE, take, taken_operands};
 use crate::onnx::attributes::{Attributes, position};
 use crate::onnx::proto::NodeProto;
 
@@ -18,7 +18,13 @@ pub(super) fn results(node: &NodeProto, operands: &[Option<&Known>]) -> Result<V
     let given = operands.get(..arity).unwrap_or_default();
     let left = operands.get(arity..).unwrap_or_default();
     match node.op_type() {
-        "If" => Ok(branches(left, node.output.len())),
+        "If" => Ok(match taken(node, given.first().copied().flatten()) {
+            Some(taken) => {
+                let left = operands.get(taken).unwrap_or_default();
+                left.iter().map(|known| known.map(Known::without_value).unwrap_or_default()).collect()
+            }
+            None => branches(left, node.output.len()),
+        }),
         "Loop" => Ok(carried(given.get(2..).unwrap_or_default(), left.get(1..).unwrap_or_default())),
         _ => {
             let scanned = usize::try_from(int("num_scan_inputs")).unwrap_or(0);
@@ -34,6 +40,17 @@ pub(super) fn results(node: &NodeProto, operands: &[Option<&Known>]) -> Result<V
             Ok(results)
         }
     }
+}
+
+/// The operands that the branch leaves which the condition decides for, or which is always taken.
+fn taken(node: &NodeProto, condition: Option<&Known>) -> Option<std::ops::Range<usize>> {
+    let decided = || {
+        let is_true = condition?.value.as_ref()?.cast_to_scalar::<bool>().ok()?;
+        let mut marked = node.clone();
+        take(&mut marked, is_true);
+        taken_operands(&marked)
+    };
+    taken_operands(node).or_else(decided)
 }
 
 fn entry(kind: i64, axis: i64, operand: Option<&Known>) -> Result<Known, String> {

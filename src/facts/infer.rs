@@ -12,7 +12,8 @@ use super::operators::{Operators, stand_in};
 use super::{Binding, Fact, Facts, Shapes};
 use crate::axes::{BINDINGS, Extent};
 use crate::error::Error;
-use crate::graph::{Graph, NodeId, Source, ValueId, bodies};
+use crate::graph::bodies::{self, Run};
+use crate::graph::{Graph, NodeId, Source, ValueId};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::onnx::traits::AXIS_OF_FIRST;
 use crate::runtime::inputs::{DeclaredInput, Dim};
@@ -22,7 +23,7 @@ pub(super) fn infer(
     proto: &GraphProto,
     graph: &Graph,
     inputs: &[DeclaredInput],
-    sizes: &[Binding; BINDINGS],
+    (sizes, values): (&[Binding; BINDINGS], &BTreeMap<String, Vec<i64>>),
     rules: &dyn Shapes,
 ) -> crate::Result<Facts> {
     let mut walks = Vec::with_capacity(BINDINGS);
@@ -39,6 +40,7 @@ pub(super) fn infer(
             positions: &positions,
             declared: &declared,
             sizes,
+            values,
             binding,
             made_up: false,
             known: vec![Known::default(); graph.values.len()],
@@ -62,6 +64,8 @@ pub(super) fn infer(
     let facts = (0..graph.values.len()).map(|v| merge(&walks, v)).collect();
     let mut gaps = BTreeMap::new();
     walks.iter_mut().for_each(|(_, found)| gaps.append(found));
+    // What no sample runs need not fit their sizes.
+    gaps.retain(|&node, _| graph.node(node).run != Run::Never);
     Ok(Facts { facts, gaps: gaps.into_iter().collect(), sizes: sizes.clone() })
 }
 
@@ -98,6 +102,8 @@ pub(super) struct Walk<'a> {
     /// Values that the file declares.
     pub(super) declared: &'a BTreeMap<&'a str, &'a ValueInfoProto>,
     pub(super) sizes: &'a Binding,
+    /// Elements of inputs.
+    values: &'a BTreeMap<String, Vec<i64>>,
     /// Number of the binding.
     pub(super) binding: usize,
     /// Whether sizes were invented, which differ from binding to binding.
@@ -127,7 +133,7 @@ impl Walk<'_> {
 
     fn input(&self, inputs: &[DeclaredInput], name: &str) -> Known {
         let Some(input) = inputs.iter().find(|input| input.name == name) else { return Known::default() };
-        let shape = input.dims.as_ref().map(|dims| {
+        let shape: Option<Vec<u64>> = input.dims.as_ref().map(|dims| {
             let open = |axis| input.axis_name(axis).and_then(|name| self.sizes.get(&name).copied()).unwrap_or(1);
             let size = |(axis, dim): (usize, &Dim)| match dim {
                 Dim::Fixed(size) => *size as u64,
@@ -136,7 +142,12 @@ impl Walk<'_> {
             dims.iter().enumerate().map(size).collect()
         });
         let element = input.element as i32;
-        Known { element: datum_type(element), raw_element: Some(element), shape, value: None }
+        let value = self.values.get(name).zip(shape.as_ref()).and_then(|(values, shape)| {
+            let dims: Vec<usize> = shape.iter().filter_map(|&size| usize::try_from(size).ok()).collect();
+            let tensor = Tensor::from_shape(&dims, values).ok()?;
+            Some(Arc::new(tensor.cast_to_dt(datum_type(element)?).ok()?.into_owned()))
+        });
+        Known { element: datum_type(element), raw_element: Some(element), shape, value }
     }
 
     fn tensor(&self, tensor: &TensorProto) -> crate::Result<Known> {

@@ -15,6 +15,8 @@ mod infer;
 mod known;
 mod operators;
 
+use std::collections::BTreeMap;
+
 use crate::axes::BINDINGS;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -31,7 +33,20 @@ impl Facts {
     /// # Errors
     /// If an input or an initializer is malformed.
     pub fn infer(model: &ModelProto, graph: &Graph, sizes: &[Binding; BINDINGS], rules: &dyn Shapes) -> Result<Self> {
+        Self::infer_with(model, graph, (sizes, &BTreeMap::new()), rules)
+    }
+
+    /// As [`infer`](Self::infer), with the elements of some inputs of integers known.
+    ///
+    /// # Errors
+    /// As [`infer`](Self::infer).
+    pub fn infer_with(
+        model: &ModelProto,
+        graph: &Graph,
+        known: (&[Binding; BINDINGS], &BTreeMap<String, Vec<i64>>),
+        rules: &dyn Shapes,
+    ) -> Result<Self> {
         let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-        infer::infer(model, proto, graph, &declared_inputs(proto)?, sizes, rules)
+        infer::infer(model, proto, graph, &declared_inputs(proto)?, known, rules)
     }
 }

@@ -39,6 +39,9 @@ pub const AXIS: &str = "axis";
 /// Attribute of an operator with hoisted bodies: how many operands the file gives it.
 pub const ARITY: &str = "paredown.arity";
 
+/// Attribute of a hoisted `If`: the number of the body that every run of the given samples takes.
+pub const TAKEN: &str = "paredown.taken";
+
 /// Metadata of a hoisted node: the attribute and the operator, by its first result, whose body it belongs to.
 const PLACE: &str = "paredown.place";
 
@@ -75,6 +78,166 @@ pub fn nested(model: &ModelProto) -> Cow<'_, ModelProto> {
     Cow::Owned(ModelProto { graph: Some(graph), ..model.clone() })
 }
 
+/// Whether a node is a hoisted `If`.
+pub fn is_decision(node: &NodeProto) -> bool {
+    node.domain() == DOMAIN && node.op_type() == "If"
+}
+
+/// Says that a hoisted `If` always takes the branch for this `condition`.
+pub fn take(node: &mut NodeProto, condition: bool) {
+    let name = if condition { "then_branch" } else { "else_branch" };
+    let taken = bodies_of(node).position(|(attribute, _)| attribute == name);
+    if let Some(taken) = taken.and_then(|taken| i64::try_from(taken).ok()) {
+        node.attribute.push(int_attribute(TAKEN, taken));
+    }
+}
+
+/// The operands of a hoisted `If` that its results are, where one branch is always taken.
+pub fn taken_operands(node: &NodeProto) -> Option<std::ops::Range<usize>> {
+    let taken = usize::try_from(int(node, TAKEN)?).ok()?;
+    operands_of_branch(node, taken)
+}
+
+/// The operands that branch `number` of a hoisted `If` leaves.
+pub fn operands_of_branch(node: &NodeProto, number: usize) -> Option<std::ops::Range<usize>> {
+    let mut start = int(node, ARITY).and_then(|arity| usize::try_from(arity).ok())?;
+    for (index, (_, body)) in bodies_of(node).enumerate() {
+        if index == number {
+            return Some(start..start + body.output.len());
+        }
+        start += body.output.len();
+    }
+    None
+}
+
+fn bodies_of(node: &NodeProto) -> impl Iterator<Item = (&str, &GraphProto)> {
+    node.attribute.iter().filter_map(|attribute| Some((attribute.name(), attribute.g.as_ref()?)))
+}
+
+/// Whether the samples run a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// Whenever the model runs: it stands in the main graph, or in branches that are always taken.
+    Always,
+    /// That is not known: it stands in a body.
+    Perhaps,
+    /// It stands in a branch that no sample takes.
+    Never,
+}
+
+/// Where the nodes of a hoisted model are run.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// The place that each place stands in; `None` is the main graph.
+    around: BTreeMap<String, Option<String>>,
+    taken: BTreeSet<String>,
+    left_out: BTreeSet<String>,
+}
+
+impl Places {
+    /// The places of the main graph of a hoisted model.
+    pub fn of(graph: &GraphProto) -> Self {
+        let mut places = Self::default();
+        for node in graph.node.iter().filter(|node| node.domain() == DOMAIN) {
+            let taken = int(node, TAKEN);
+            for (number, (attribute, _)) in (0..).zip(bodies_of(node)) {
+                let place = place(attribute, node);
+                match taken {
+                    Some(taken) if taken == number => drop(places.taken.insert(place.clone())),
+                    Some(_) => drop(places.left_out.insert(place.clone())),
+                    None => {}
+                }
+                places.around.insert(place, place_of(node));
+            }
+        }
+        places
+    }
+
+    /// The place and those around it, from the inside.
+    fn chain(&self, place: Option<String>) -> Vec<String> {
+        let mut chain: Vec<String> = Vec::new();
+        let mut next = place;
+        while let Some(place) = next.filter(|place| !chain.contains(place)) {
+            next = self.around.get(&place).cloned().flatten();
+            chain.push(place);
+        }
+        chain
+    }
+
+    /// Whether the samples run a node.
+    pub fn run_of(&self, node: &NodeProto) -> Run {
+        let chain = self.chain(place_of(node));
+        if chain.iter().any(|place| self.left_out.contains(place)) {
+            Run::Never
+        } else if chain.iter().all(|place| self.taken.contains(place)) {
+            Run::Always
+        } else {
+            Run::Perhaps
+        }
+    }
+}
+
+/// Whether a model has branches that are always taken.
+pub fn is_decided(model: &ModelProto) -> bool {
+    model.graph.iter().flat_map(|graph| &graph.node).any(|node| int(node, TAKEN).is_some())
+}
+
+/// The model as the given samples run it: a branch that is always taken in the place of its `If`.
+pub fn decided(model: &ModelProto) -> Cow<'_, ModelProto> {
+    let Some(graph) = model.graph.as_ref().filter(|_| is_decided(model)) else {
+        return nested(model);
+    };
+    let places = Places::of(graph);
+    let mut nodes = Vec::with_capacity(graph.node.len());
+    for node in graph.node.iter().filter(|node| places.run_of(node) != Run::Never) {
+        let place = places.chain(place_of(node)).into_iter().find(|place| !places.taken.contains(place));
+        let copies = match taken_operands(node) {
+            Some(operands) => copies(node, operands),
+            None => vec![node.clone()],
+        };
+        for mut node in copies {
+            node.metadata_props.retain(|entry| entry.key() != PLACE);
+            node.metadata_props.extend(place.as_deref().map(placed));
+            nodes.push(node);
+        }
+    }
+    let graph = GraphProto { node: nodes, ..graph.clone() };
+    Cow::Owned(nested(&ModelProto { graph: Some(graph), ..model.clone() }).into_owned())
+}
+
+/// The results of an `If` as copies of what a branch leaves.
+fn copies(node: &NodeProto, operands: std::ops::Range<usize>) -> Vec<NodeProto> {
+    let left = node.input.get(operands).unwrap_or_default();
+    let pairs = node.output.iter().zip(left).filter(|(result, _)| !result.is_empty());
+    let copy = |(result, left): (&String, &String)| NodeProto {
+        name: Some(result.clone()),
+        op_type: Some("Identity".to_owned()),
+        input: vec![left.clone()],
+        output: vec![result.clone()],
+        ..NodeProto::default()
+    };
+    pairs.map(copy).collect()
+}
+
+/// Hoists the bodies of `model` and marks the branches that are always taken as in `like`, which it was made from.
+pub fn hoisted_like(model: ModelProto, like: &ModelProto) -> ModelProto {
+    let marks: BTreeMap<&str, i64> = like
+        .graph
+        .iter()
+        .flat_map(|graph| &graph.node)
+        .filter_map(|node| Some((node.output.first()?.as_str(), int(node, TAKEN)?)))
+        .collect();
+    if marks.is_empty() {
+        return model;
+    }
+    let mut model = hoisted(&model).unwrap_or(model);
+    for node in model.graph.iter_mut().flat_map(|graph| &mut graph.node).filter(|node| is_decision(node)) {
+        let mark = node.output.first().and_then(|name| marks.get(name.as_str()));
+        node.attribute.extend(mark.map(|&taken| int_attribute(TAKEN, taken)));
+    }
+    model
+}
+
 /// Marks `new`, a node that is put in front of `node`, as part of the same body.
 pub fn join_body(new: &mut NodeProto, node: &NodeProto) {
     new.metadata_props.extend(node.metadata_props.iter().filter(|entry| entry.key() == PLACE).cloned());
@@ -87,6 +250,11 @@ pub fn is_hoisted(node: &NodeProto) -> bool {
 
 fn place_of(node: &NodeProto) -> Option<String> {
     node.metadata_props.iter().find(|entry| entry.key() == PLACE).map(|entry| entry.value().to_owned())
+}
+
+/// The metadata of a node that stands in `place`.
+fn placed(place: &str) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(PLACE.to_owned()), value: Some(place.to_owned()) }
 }
 
 fn place(attribute: &str, node: &NodeProto) -> String {
@@ -176,10 +344,7 @@ impl Hoist {
     }
 
     fn push(&mut self, mut node: NodeProto, within: Option<&str>) {
-        if let Some(place) = within {
-            let (key, value) = (Some(PLACE.to_owned()), Some(place.to_owned()));
-            node.metadata_props.push(StringStringEntryProto { key, value });
-        }
+        node.metadata_props.extend(within.map(placed));
         self.nodes.push(node);
     }
 
@@ -266,7 +431,7 @@ fn nest(
         }
         let arity = int(node, ARITY).and_then(|arity| usize::try_from(arity).ok()).unwrap_or(0);
         node.input.truncate(arity);
-        node.attribute.retain(|attribute| attribute.name() != ARITY);
+        node.attribute.retain(|attribute| attribute.name() != ARITY && attribute.name() != TAKEN);
         node.domain = None;
         let mut attributes = std::mem::take(&mut node.attribute);
         for attribute in &mut attributes {

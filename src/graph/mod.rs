@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::traits::{self, Traits};
 
+use bodies::{Places, Run};
+
 pub(crate) use edit::set_operand;
 pub use edit::{Editor, Names, operator};
 pub use inline::{Functions, Inlined, inlined, shadowing_function};
@@ -86,6 +88,8 @@ pub struct Node {
     pub outputs: Vec<Option<ValueId>>,
     /// Whether it stands in a body of `If`, `Loop` or `Scan`; see [`bodies`].
     pub in_body: bool,
+    /// Whether the samples run it.
+    pub run: Run,
 }
 
 /// The view. It holds positions into the `GraphProto`, not references.
@@ -133,8 +137,9 @@ impl Graph {
         let (nodes, values, order, outputs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut graph = Self { nodes, values, order, outputs, names: BTreeMap::new() };
         graph.add_sources(proto, ir_version)?;
+        let places = Places::of(proto);
         for (index, node) in proto.node.iter().enumerate() {
-            graph.add_node(index, node)?;
+            graph.add_node(index, node, &places)?;
         }
         for (index, node) in proto.node.iter().enumerate() {
             graph.wire(NodeId(index), node)?;
@@ -224,7 +229,7 @@ impl Graph {
         Ok(())
     }
 
-    fn add_node(&mut self, index: usize, proto: &NodeProto) -> Result<()> {
+    fn add_node(&mut self, index: usize, proto: &NodeProto, places: &Places) -> Result<()> {
         let first_output = proto.output.iter().find(|name| !name.is_empty());
         let name = match (proto.name(), first_output) {
             ("", Some(output)) => output.clone(),
@@ -242,9 +247,9 @@ impl Graph {
         }
         let domain = if proto.domain() == "ai.onnx" { "" } else { proto.domain() };
         let (op, domain) = (proto.op_type().to_owned(), domain.to_owned());
-        let in_body = bodies::is_hoisted(proto);
+        let (in_body, run) = (bodies::is_hoisted(proto), places.run_of(proto));
         let (inputs, captures) = (Vec::new(), Vec::new());
-        self.nodes.push(Node { name, op, domain, inputs, captures, outputs, in_body });
+        self.nodes.push(Node { name, op, domain, inputs, captures, outputs, in_body, run });
         Ok(())
     }
 

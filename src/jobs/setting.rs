@@ -1,6 +1,6 @@
 //! Settings that all jobs share, and the samples that a job opens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -9,6 +9,8 @@ use crate::calibrate::data::{BatchAxes, Dataset as Samples};
 use crate::calibrate::{LEAVES, Origin, Stats};
 use crate::error::{Error, Result};
 use crate::metric::{Metric, MetricReport};
+use crate::onnx::attributes::subgraphs;
+use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{Model, hash_of};
 use crate::progress::Progress;
 use crate::report::CalibrationReport;
@@ -68,7 +70,7 @@ macro_rules! configured {
             ) -> crate::error::Result<(Self, crate::jobs::setting::Opened)> {
                 let opened = self.setting.open(model)?;
                 let mut options = self.clone();
-                options.setting.dims.typical = opened.sizes(model)?;
+                options.setting.dims = opened.seen(model, options.setting.dims)?;
                 Ok((options, opened))
             }
 
@@ -228,17 +230,30 @@ impl Opened {
         saved.map(|()| done)
     }
 
-    /// Sizes of the dynamic axes of `model`, but for that of samples, in the first sample.
+    /// `dims` with what the samples tell of the inputs of `model`: sizes of the dynamic axes, but for that of samples, in the
+    /// first sample; where the model has branches, also what is the same in all samples.
     ///
     /// # Errors
-    /// If it cannot be read, or an input is malformed.
-    pub(super) fn sizes(&self, model: &Model) -> Result<BTreeMap<String, usize>> {
+    /// If a sample cannot be read, or an input is malformed.
+    pub(super) fn seen(&self, model: &Model, dims: DimSizes) -> Result<DimSizes> {
         // Synthetic samples have the sizes that they were given.
         let data = self.data.as_ref().or(self.eval.as_ref()).filter(|data| !data.is_synthetic());
-        let (Some(data), Some(graph)) = (data, &model.proto.graph) else { return Ok(BTreeMap::new()) };
+        let (Some(data), Some(graph)) = (data, &model.proto.graph) else { return Ok(dims) };
         let declared = declared_inputs(graph)?;
-        let first = data.batches(1).next().transpose()?;
-        Ok(first.map(|sample| sample.open_sizes(&declared)).unwrap_or_default())
+        let Some(first) = data.batches(1).next().transpose()? else { return Ok(dims) };
+        let typical = first.open_sizes(&declared);
+        let (mut values, mut alike) = (BTreeMap::new(), BTreeSet::new());
+        if has_branches(graph) {
+            values = first.small_integers()?;
+            alike = typical.keys().cloned().collect();
+            for sample in self.data.iter().chain(&self.eval).flat_map(|data| data.batches(1)) {
+                let sample = sample?;
+                let (sizes, others) = (sample.open_sizes(&declared), sample.small_integers()?);
+                alike.retain(|name| sizes.get(name) == typical.get(name));
+                values.retain(|name, elements| others.get(name) == Some(elements));
+            }
+        }
+        Ok(DimSizes { typical, values, alike, ..dims })
     }
 
     /// The samples to measure fidelity and accuracy on.
@@ -261,6 +276,12 @@ impl Opened {
 
 /// Unlabelled samples that the proof of a result runs on, where the result was fitted to them.
 const MEASURED: usize = 64;
+
+/// Whether a graph has an `If`, in a body or not.
+fn has_branches(graph: &GraphProto) -> bool {
+    let is_branching = |node: &NodeProto| node.op_type() == "If" || subgraphs(node).any(|(_, body)| has_branches(body));
+    graph.node.iter().any(is_branching)
+}
 
 /// The portions of the samples that share `number` of `of` is.
 fn leaves_of((number, of): (usize, usize)) -> Result<Range<usize>> {

@@ -11,7 +11,8 @@ use super::table::{Relate, Rule, rule};
 use crate::axes::{Expr, Reason, Solution, Solver, Unifier, Var};
 use crate::error::{Error, Result};
 use crate::facts::{Binding, Facts, sample_sizes};
-use crate::graph::{Functions, Graph, NodeId, Source, ValueId, bodies};
+use crate::graph::bodies::{self, Run};
+use crate::graph::{Functions, Graph, NodeId, Source, ValueId};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::tensor::ElementType;
@@ -69,9 +70,9 @@ impl Network {
         sizes: &DimSizes,
         thaw: &BTreeSet<String>,
     ) -> Result<(Facts, Self)> {
-        let mut fixed = BTreeSet::new();
+        let mut fixed = sizes.fixed.clone();
         let mut best = Self::at_best_sizes(model, graph, (sizes, &fixed), thaw)?;
-        let names: Vec<String> = best.facts.sizes[0].keys().cloned().collect();
+        let names: Vec<String> = best.facts.sizes[0].keys().filter(|name| !fixed.contains(*name)).cloned().collect();
         for name in names {
             if best.doubts() == 0 {
                 break;
@@ -79,7 +80,7 @@ impl Network {
             fixed.insert(name.clone());
             let next = Self::at_best_sizes(model, graph, (sizes, &fixed), thaw)?;
             let is_fixed = next.doubts() < best.doubts()
-                && runs_at_first_only(model, &next.facts.sizes[0], (&name, &best.facts.sizes[1]));
+                && runs_at_first_only(model, (sizes, &next.facts.sizes[0]), (&name, &best.facts.sizes[1]));
             if is_fixed {
                 best = next;
             } else {
@@ -151,11 +152,15 @@ impl Analysed {
 }
 
 /// Whether tract runs the model at the sizes of its dimensions, and not if the dimension `name` has its size in `other`.
-fn runs_at_first_only(model: &ModelProto, sizes: &Binding, (name, other): (&str, &Binding)) -> bool {
+fn runs_at_first_only(
+    model: &ModelProto,
+    (given, sizes): (&DimSizes, &Binding),
+    (name, other): (&str, &Binding),
+) -> bool {
     let Some(graph) = &model.graph else { return false };
     let Ok(runnable) = Runnable::new(model, &RunOptions::default()) else { return false };
     let runs = |sizes: Binding| {
-        let named = DimSizes { named: sizes, ..DimSizes::default() };
+        let named = DimSizes { named: sizes, ..given.clone() };
         let inputs = probe_batches(graph, &named, 1, 0).ok().and_then(|batches| batches.into_iter().next());
         inputs.is_some_and(|inputs| runnable.run(&inputs).is_ok())
     };
@@ -322,6 +327,7 @@ impl<'a> Builder<'a> {
         let function = self.functions.called_by(site.proto);
         let outcome = match (function, rule(domain, &node.op)) {
             (Some(why), _) => Err(Refusal::new(format!("calls a function of the model that is not inlined: {why}"))),
+            _ if node.run == Run::Never => relate(&mut site, &NEVER_RUN),
             (None, _) if domain == bodies::DOMAIN => relate(&mut site, &BODY_END),
             (None, Some(rule)) => relate(&mut site, rule),
             (None, None) => Err(Refusal::new(format!("operator {} has no rule", operator_name(domain, &node.op)))),
@@ -357,6 +363,9 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// What the samples tell nothing about.
+const NEVER_RUN: Rule = Rule { domain: "", op: "", relate: Relate::Frozen("stands in a branch that no sample takes") };
+
 /// What enters and leaves the bodies of `If`, `Loop` and `Scan`.
 const BODY_END: Rule =
     Rule { domain: bodies::DOMAIN, op: "", relate: Relate::Frozen("enters or leaves a body of If, Loop or Scan") };
@@ -390,4 +399,31 @@ fn elementwise(site: &mut Site<'_>) -> Result<(), Refusal> {
     }
     let known = site.inputs.iter().zip(&site.node.inputs).all(|(axes, input)| axes.is_some() || input.is_none());
     if known { Ok(()) } else { Err(Refusal::new("the shape of an operand is not known")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::tensor_proto::DataType;
+    use crate::runtime::sample_models::{integers, model, node, tensor_value};
+
+    /// Contradicting sizes are no proof: where tract runs the model at another size too, the dimension stays dynamic.
+    #[test]
+    fn a_dimension_is_fixed_only_if_no_other_size_runs() {
+        let reshaped = |shape: [i64; 2]| {
+            model(
+                vec![tensor_value("x", DataType::Float, &["n", "6"])],
+                vec![node("Reshape", &["x", "shape"], &["y"], vec![])],
+                vec![integers("shape", &[2], &shape)],
+                vec![tensor_value("y", DataType::Float, &["m", "6"])],
+            )
+        };
+        let size = |n: usize| Binding::from([("n".to_owned(), n)]);
+        let is_fixed = |shape: [i64; 2], n: usize| {
+            runs_at_first_only(&reshaped(shape), (&DimSizes::default(), &size(n)), ("n", &size(3)))
+        };
+        assert!(is_fixed([1, 6], 1));
+        assert!(!is_fixed([-1, 6], 1), "another size runs");
+        assert!(!is_fixed([1, 6], 2), "the first size does not run");
+    }
 }

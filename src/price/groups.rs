@@ -18,6 +18,7 @@ use crate::axes::Selection;
 use crate::calibrate::data::{Batch, Dataset};
 use crate::calibrate::{Calibration, Detail, InputStatistics, Key, Layer, Sums, input_statistics, stats};
 use crate::error::{Error, Result};
+use crate::graph::bodies::Run;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Group, Request, Scored};
 use crate::repair::Method;
@@ -306,7 +307,10 @@ impl Market<'_> {
             let node = self.subject.graph.node(order[part.first]);
             let reads = node.inputs.iter().flatten().map(|&value| self.subject.graph.at(value).name.clone());
             // What enters a body cannot be held.
-            Site { reads: if node.in_body { Vec::new() } else { reads.collect() }, changes: part.widths.len() }
+            Site {
+                reads: if node.run == Run::Always { reads.collect() } else { Vec::new() },
+                changes: part.widths.len(),
+            }
         };
         let sites: Vec<Site> = parts.iter().map(site).collect();
         let write = |site: usize, change: usize| self.narrowed(&parts[site], change, layers, (&used, &fitted));

@@ -33,6 +33,7 @@ use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::error::Result;
 use crate::graph::NodeId;
+use crate::graph::bodies::{hoisted_like, nested};
 use crate::onnx::proto::ModelProto;
 
 pub use attention::Bases;
@@ -55,7 +56,8 @@ pub fn repair(
     data: Calibration<'_>,
     (method, bases): (Method, &mut Bases),
 ) -> Result<(ModelProto, Vec<RepairReport>)> {
-    let mut model = pruned;
+    // What the samples always run is repaired in branches too.
+    let mut model = hoisted_like(pruned, subject.model);
     let reports = match method {
         Method::None => Vec::new(),
         Method::Bias | Method::Lstsq => {
@@ -63,7 +65,7 @@ pub fn repair(
         }
         Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, data)?,
     };
-    Ok((model, reports))
+    Ok((nested(&model).into_owned(), reports))
 }
 
 /// A repaired model of which layers were `split` since, fitted once more: the last part of every split, and all layers after
@@ -78,8 +80,8 @@ pub(crate) fn refit_split(
     data: Calibration<'_>,
     (bases, split): (&Bases, &BTreeSet<NodeId>),
 ) -> Result<(ModelProto, Vec<RepairReport>)> {
-    let (mut model, mut bases) = (split_model, bases.clone());
+    let (mut model, mut bases) = (hoisted_like(split_model, subject.model), bases.clone());
     let how = (Method::Lstsq, &mut bases);
     let reports = reconstruct::reconstruct(subject, selection, &mut model, data, how, Some(split))?;
-    Ok((model, reports))
+    Ok((nested(&model).into_owned(), reports))
 }

@@ -126,7 +126,7 @@ pub(super) fn replace(
             insert_addition(&view, &mut editor, layer, name)?;
         }
     }
-    *model = editor.finish();
+    *model = editor.finish_flat();
     Ok(())
 }
 
@@ -159,7 +159,7 @@ pub(super) fn put_vector(model: &mut ModelProto, result: &str, slot: usize, valu
     let tensor = from_f64_as("", &[values.len()], &values.to_vec(), element)?;
     let name = editor.add(&format!("{old}_estimated"), tensor);
     editor.redirect(node, slot, name)?;
-    *model = editor.finish();
+    *model = editor.finish_flat();
     Ok(())
 }
 

@@ -1,11 +1,9 @@
 //! The report as tables for a terminal.
 
-use std::collections::BTreeMap;
-
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::figures::{change, human_bytes, human_count, percent};
-use super::folding::{rows, shortened};
+use super::folding::{once, rows, shortened};
 use super::{
     CalibrationReport, CandidateReport, EpochReport, GroupReport, LatencyReport, ModelFigures, PricingReport,
     RepairReport, Report, SearchReport, SweepReport, TuningReport,
@@ -224,20 +222,15 @@ fn calibration_line(calibration: &CalibrationReport) -> String {
 
 /// One line for each thing that is said about layers, with the layers that it is said about.
 fn told(calibration: &CalibrationReport, what: &str, said: impl Fn(&RepairReport) -> Option<&str>) -> String {
-    let mut layers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for layer in &calibration.layers {
-        if let Some(said) = said(layer) {
-            layers.entry(said).or_default().push(&layer.name);
-        }
-    }
-    let line = |(said, layers): (&str, Vec<&str>)| {
+    let layers = calibration.layers.iter().filter_map(|layer| Some((said(layer)?, layer.name.as_str())));
+    let line = |(said, layers): (String, Vec<&str>)| {
         let shown: Vec<String> = layers.iter().take(MOST_NAMES).map(|name| shortened(name)).collect();
         let shown = shown.join(", ");
         let rest = layers.len().saturating_sub(MOST_NAMES);
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         format!("\n{what}: {shown}{more}: {said}")
     };
-    layers.into_iter().map(line).collect()
+    once(layers).into_iter().map(line).collect()
 }
 
 fn table(header: &[&str], right: &[usize]) -> Table {

@@ -36,7 +36,7 @@ impl NodeNames {
     /// `error` as an [`Error`] of the kind [`Runtime`](crate::ErrorKind::Runtime).
     pub(super) fn explain(&self, doing: &str, error: &TractError) -> Error {
         let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-        let cause = shorten(chain.last().map_or("unknown reason", String::as_str));
+        let cause = shorten(chain.last().map_or("unknown reason", String::as_str).trim_end_matches(['.', ' ']));
         let named = chain.iter().flat_map(|context| names_in(context)).find_map(|name| self.find(name));
         if let Some((node, op)) = named {
             return Error::runtime(format!("tract cannot {doing} this {op}: {cause}")).at_node(node);

@@ -99,6 +99,12 @@ pub struct DimSizes {
     pub named: BTreeMap<String, usize>,
     /// What is tried first for open axes that have no size by name: that of the samples.
     pub typical: BTreeMap<String, usize>,
+    /// Inputs of integers that have the same elements in every sample.
+    pub values: BTreeMap<String, Vec<i64>>,
+    /// The open axes that have the same size in every sample.
+    pub alike: BTreeSet<String>,
+    /// The open axes that count as having one size only.
+    pub fixed: BTreeSet<String>,
     /// Axis 0 of an input where it is open, and whatever shares its symbol.
     pub batch: usize,
     /// Every other open axis.
@@ -107,7 +113,15 @@ pub struct DimSizes {
 
 impl Default for DimSizes {
     fn default() -> Self {
-        Self { named: BTreeMap::new(), typical: BTreeMap::new(), batch: 1, other: 128 }
+        Self {
+            named: BTreeMap::new(),
+            typical: BTreeMap::new(),
+            values: BTreeMap::new(),
+            alike: BTreeSet::new(),
+            fixed: BTreeSet::new(),
+            batch: 1,
+            other: 128,
+        }
     }
 }
 

@@ -111,6 +111,22 @@ pub fn peak_bytes() -> Option<u64> {
     field(&read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// Gives freed memory back to the system, as far as the allocator can. The allocator of Linux keeps what is freed in pieces for
+/// later: two models after one another would take the memory of both.
+pub(crate) fn release_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::ffi::c_int;
+
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> c_int;
+        }
+
+        // SAFETY: the function takes a number and changes nothing but free memory.
+        unsafe { malloc_trim(0) };
+    }
+}
+
 /// The figure after `name` in a text of lines such as `MemAvailable:  123 kB`, in bytes.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -10,6 +10,7 @@
 //! [`inputs`] says what a graph wants to be fed, [`probes`] makes it up.
 
 mod bounds;
+mod branch;
 mod failure;
 pub mod inputs;
 pub mod latency;
@@ -32,6 +33,7 @@ mod tensor;
 mod watch;
 mod weights;
 
+pub(crate) use limits::release_memory;
 pub use limits::{Limits, peak_bytes};
 pub use promote::Precision;
 pub use runnable::{Footprint, NamedTensor, RunOptions, Runnable};
@@ -43,7 +45,7 @@ pub(crate) use probes::elements as elements_as;
 pub(crate) use runnable::Prepared;
 pub(crate) use stack::on_deep_stack;
 pub(crate) use stream::{in_turn, run_both};
-pub(crate) use support::{framework, is_supported, spell_out_default, takes_own_statistics};
+pub(crate) use support::{framework, is_supported, refuse_unsupported, spell_out_default, takes_own_statistics};
 pub(crate) use tensor::element_count;
 pub(crate) use watch::Watch;
 pub(crate) use weights::tensor_of;

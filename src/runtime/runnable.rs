@@ -10,9 +10,9 @@ use super::optimize::optimized;
 use super::promote::Precision;
 use super::skeleton::{Parsed, parse};
 use super::stack::on_deep_stack;
-use super::support::unsupported_nodes;
+use super::support::refuse_unsupported;
 use super::tensor::Tensor;
-use crate::graph::bodies::nested;
+use crate::graph::bodies::decided;
 use crate::onnx::proto::ModelProto;
 use crate::{Error, Result};
 
@@ -92,13 +92,8 @@ impl Runnable {
     /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) when tract cannot run it, with node and operator
     /// where tract tells.
     pub fn new(model: &ModelProto, options: &RunOptions) -> Result<Self> {
-        let model = &*nested(model);
-        if let Some(missing) = unsupported_nodes(model).into_iter().next() {
-            let what =
-                if missing.is_function { "does not run functions of the model such as" } else { "has no operator" };
-            let message = format!("tract {what} {}; pass `no_verify` to write the file without running it", missing.op);
-            return Err(Error::runtime(message).at_node(missing.node));
-        }
+        let model = &*decided(model);
+        refuse_unsupported(model)?;
         let parsed = on_deep_stack(|| parse(model, &options.taps, options.precision))?;
         Ok(Self { parsed, options: options.clone(), plans: Mutex::new(Vec::new()) })
     }

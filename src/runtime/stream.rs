@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::bodies::nested;
+use crate::graph::bodies::decided;
 use crate::graph::{Graph, Node, Source, ValueId, View};
 use crate::onnx::declared;
 use crate::onnx::proto::{ModelProto, ValueInfoProto};
@@ -66,7 +66,7 @@ impl Stream {
     /// # Errors
     /// If the model holds no graph or tract cannot take the segment.
     pub fn segment(&mut self, model: &ModelProto, reads: &[String], wanted: &[String]) -> Result<Segment> {
-        let model = &*nested(model);
+        let model = &*decided(model);
         let view = View::of(model)?;
         let graph = &view.graph;
         let done = graph.ancestry(reads.iter().filter_map(|name| graph.value(name)), |_| false);
@@ -93,7 +93,7 @@ impl Stream {
     /// # Errors
     /// As [`segment`](Self::segment).
     pub fn rest_from(&self, model: &ModelProto, wanted: &[String], fed: &[NamedTensor]) -> Result<Segment> {
-        let model = &*nested(model);
+        let model = &*decided(model);
         let runnable = Some(self.runnable(&View::of(model)?, wanted, fed)?);
         Ok(Segment { runnable, frontier: Vec::new() })
     }

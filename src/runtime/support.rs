@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tract_onnx::model::OnnxOpRegister;
 
 use super::promote::Precision;
+use crate::graph::bodies::decided;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f32, from_f64_as};
 
@@ -52,6 +53,7 @@ pub(crate) fn framework() -> tract_onnx::Onnx {
     let mut framework = tract_onnx::onnx();
     super::running_sum::register(&mut framework.op_register);
     super::squeeze::register(&mut framework.op_register);
+    super::branch::register(&mut framework.op_register);
     framework
 }
 
@@ -74,6 +76,17 @@ pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
         }
     }
     missing
+}
+
+/// Refuses a model for the first of its [`unsupported_nodes`].
+///
+/// # Errors
+/// [`Runtime`](crate::ErrorKind::Runtime) if there is one.
+pub(crate) fn refuse_unsupported(model: &ModelProto) -> crate::Result<()> {
+    let Some(missing) = unsupported_nodes(&decided(model)).into_iter().next() else { return Ok(()) };
+    let what = if missing.is_function { "does not run functions of the model such as" } else { "has no operator" };
+    let message = format!("tract {what} {}; pass `no_verify` to write the file without running it", missing.op);
+    Err(crate::Error::runtime(message).at_node(missing.node))
 }
 
 /// Whether tract implements the operator of `node`, its domain taken into account.

@@ -78,6 +78,11 @@ impl Tensor {
         self.0.as_plain_ram()?.as_slice::<T>().ok()
     }
 
+    /// Whether the elements are integers.
+    pub fn is_integer(&self) -> bool {
+        self.0.datum_type().is_integer()
+    }
+
     /// The elements in row-major order, converted to `T`; floats become integers by truncation.
     ///
     /// # Errors

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::{Exactness, Faithfulness, Kept};
 use crate::error::{Error, ErrorKind, Result};
+use crate::graph::bodies::decided;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{NamedTensor, RunOptions, Runnable, unsupported_nodes};
+use crate::runtime::{NamedTensor, RunOptions, Runnable, release_memory, unsupported_nodes};
 
 /// Two models that must be the same function: the original with the removed units masked, and the pruned model.
 pub(super) struct Removal {
@@ -21,19 +22,28 @@ type Outputs = Vec<Vec<NamedTensor>>;
 
 /// Why the model does not run on `inputs` though tract has all its operators: its own fault, most likely.
 pub(crate) fn own_fault(model: &ModelProto, inputs: &[NamedTensor]) -> Option<Error> {
-    if !unsupported_nodes(model).is_empty() {
+    if !unsupported_nodes(&decided(model)).is_empty() {
         return None;
     }
     let fault = Runnable::new(model, &RunOptions::default()).and_then(|model| model.run(inputs)).err()?;
     if fault.kind() != ErrorKind::Runtime {
         return Some(fault);
     }
-    let shapes: Vec<String> = inputs.iter().map(|(name, tensor)| format!("{name} {:?}", tensor.shape())).collect();
-    let advice = "give sizes that it runs at with `dim`; if another runtime runs it, pass `no_verify`";
+    let shapes: Vec<String> = inputs.iter().map(described).collect();
+    let advice =
+        "give samples with `data`, or sizes that it runs at with `dim`; if another runtime runs it, pass `no_verify`";
     Some(Error::input(format!(
         "tract does not run the model even before anything is changed, on {}: {fault}; {advice}",
         shapes.join(", ")
     )))
+}
+
+/// An input by its shape, or by its value if that is a single integer, which may be a setting.
+fn described((name, tensor): &NamedTensor) -> String {
+    match tensor.to_vec::<i64>() {
+        Ok(values) if tensor.is_integer() && values.len() == 1 => format!("{name} = {}", values[0]),
+        _ => format!("{name} {:?}", tensor.shape()),
+    }
 }
 
 /// The rewritten model in tract, and the removal that it is held against.
@@ -140,6 +150,7 @@ fn outputs<const N: usize>(models: [(Option<&Runnable>, &[Vec<NamedTensor>]); N]
         let end = (start + 1..count).find(|&at| !alike(start, at)).unwrap_or(count);
         if start > 0 {
             models.iter().for_each(|(model, _)| model.iter().for_each(|model| model.forget_plans()));
+            release_memory();
         }
         // Plans are made before anything runs: a run that wants the plan that another one is making would wait.
         let part = |batches: &'_ [Vec<NamedTensor>]| start.min(batches.len())..end.min(batches.len());
@@ -148,6 +159,7 @@ fn outputs<const N: usize>(models: [(Option<&Runnable>, &[Vec<NamedTensor>]); N]
         };
         let planned: Vec<Result<()>> = models.par_iter().map(plan).collect();
         planned.into_iter().collect::<Result<()>>()?;
+        release_memory();
         let jobs = models.iter().enumerate().filter_map(|(slot, &(model, batches))| Some((slot, model?, batches)));
         let jobs: Vec<(usize, &Runnable, &Vec<NamedTensor>)> = jobs
             .flat_map(|(slot, model, batches)| batches[part(batches)].iter().map(move |batch| (slot, model, batch)))

@@ -4,7 +4,7 @@ use paredown::internals::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType,
 };
 use paredown::internals::onnx::tensor::from_i64;
-use paredown::{Model, PruneOptions, prune};
+use paredown::{Dataset, Model, PruneOptions, prune};
 
 use super::net::{Net, bytes, dims, halved};
 use super::support::{declared, dynamic};
@@ -103,7 +103,11 @@ fn a_loop_is_pruned_inside() {
     let refusal = halved(model.clone(), &[]).unwrap_err().to_string();
     assert!(refusal.contains("tract has no operator Loop"), "{refusal}");
     let model = Model::from_proto(model);
-    let pruned = prune(&model, &PruneOptions::ratio(0.5).align(1)).unwrap().model.proto;
+    // With samples, that is said before they are run.
+    let options = PruneOptions::ratio(0.5).align(1);
+    let refusal = prune(&model, &options.clone().data(Dataset::synthetic(4))).unwrap_err().to_string();
+    assert!(refusal.contains("tract has no operator Loop"), "{refusal}");
+    let pruned = prune(&model, &options).unwrap().model.proto;
     assert_eq!(hidden_widths(&pruned), [[4, 4], [4, 4]]);
 }
 

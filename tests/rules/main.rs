@@ -13,6 +13,7 @@
 mod attributes;
 mod bodies;
 mod build;
+mod decided;
 mod documented;
 mod examples;
 mod exporters;

@@ -375,3 +375,15 @@ fn a_dimension_at_which_one_size_runs_is_not_dynamic() {
         assert_eq!(probes.named.get("n").copied(), expected.first().map(|&(_, size)| size));
     }
 }
+
+/// Rows of all samples, to which the positions of one sample are added.
+#[test]
+fn a_batch_that_shows_in_an_addition_only_is_found() {
+    let net = Net::new(&[("x", 1, &["n", "5", "8"])]).weight("w", &[8, 6]).weight("u", &[6, 8]);
+    let net = net.weight("positions", &[5, 6]).ints("rows", &[-1, 6]);
+    let net = net.node("MatMul", &["x", "w"], "h", "").node("Reshape", &["h", "rows"], "r", "");
+    let net = net.node("Add", &["r", "positions"], "s", "").node("MatMul", &["s", "u"], "y", "");
+    let model = Model::from_proto(net.model("y"));
+    let analysis = Analysis::new(&model, &DimSizes::default(), &BTreeSet::new()).unwrap();
+    assert_eq!(analysis.facts.fixed().collect::<Vec<_>>(), [("n", 1)]);
+}

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::labels::Labels;
-use crate::runtime::NamedTensor;
 use crate::runtime::inputs::DeclaredInput;
+use crate::runtime::{NamedTensor, Tensor};
 use crate::{Error, Result};
+
+/// Most elements of an input that may be a setting.
+const MOST_ELEMENTS: usize = 16;
 
 /// Some samples: a tensor for each input of the graph, in graph order.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +50,17 @@ impl Batch {
         }
         sizes.retain(|open, _| !counts.contains(open));
         sizes
+    }
+
+    /// The elements of the inputs of integers that may be settings: small ones that say the same for all samples of the batch.
+    ///
+    /// # Errors
+    /// If the elements cannot be read.
+    pub(crate) fn small_integers(&self) -> Result<BTreeMap<String, Vec<i64>>> {
+        let is_setting = |tensor: &Tensor| tensor.is_integer() && tensor.len() <= MOST_ELEMENTS;
+        let settings =
+            self.inputs.iter().zip(&self.axes).filter(|((_, tensor), axis)| axis.is_none() && is_setting(tensor));
+        settings.map(|((name, tensor), _)| Ok((name.clone(), tensor.to_vec::<i64>()?))).collect()
     }
 
     /// Number of samples; one where the batch is one run of the graph.

@@ -20,6 +20,7 @@ use crate::price::groups::Prices;
 use crate::repair::Bases;
 use crate::report::PricingReport;
 use crate::runtime::probes::probe_batches;
+use crate::runtime::refuse_unsupported;
 use crate::score::{Context, Criterion};
 use crate::times::table::Meter;
 use crate::times::{Times, times};
@@ -82,6 +83,10 @@ impl<'m> Survey<'m> {
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
         let analysis = Analysis::new(model, &options.setting.dims, &thaw)?;
         check_thawed(&analysis, &options.thaw)?;
+        if data.is_some() && options.verify {
+            // What cannot be proved in the end is refused before the samples are run.
+            refuse_unsupported(&analysis.model.proto)?;
+        }
         let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?
             .aligned(options.align);
         let mut bases = heads::bases(analysis.subject(), options, data)?;
