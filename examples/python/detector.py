@@ -79,24 +79,24 @@ def anchors(detector: Any, size: tuple[int, ...]) -> torch.Tensor:
     return found
 
 
-def detector(weights: str, threshold: float) -> Any:
+def detector(weights: str, threshold: float, size: int) -> Any:
     """An SSDlite with a MobileNetV3 below it."""
     torch.manual_seed(0)
     chosen = "DEFAULT" if weights == "pretrained" else None
     options = {"weights": chosen, "weights_backbone": None, "score_thresh": threshold}
     network = torchvision.models.detection.ssdlite320_mobilenet_v3_large(**options)
     if weights == "random":
-        awaken(network)
+        awaken(network, size)
     return network.eval()
 
 
-def awaken(network: Any) -> None:
+def awaken(network: Any, size: int) -> None:
     """Makes an untrained network see: its normalizations get the statistics of random photos, and its scores differ."""
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None
     with torch.no_grad():
-        scores, _ = Exported(network)(torch.rand(8, 3, 320, 320))
+        scores, _ = Exported(network)(torch.rand(8, 3, size, size))
         for part in network.head.classification_head.module_list:
             part[-1].weight *= 2 / scores.std()
 
@@ -122,7 +122,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("detector-small.onnx"))
     typed = arguments.parse_args()
 
-    network = detector(typed.weights, typed.threshold)
+    network = detector(typed.weights, typed.threshold, typed.size)
     exported = typed.out.with_name("detector.onnx")
     names = {"input_names": ["photos"], "output_names": ["scores", "offsets"], "dynamic_axes": {"photos": {0: "batch"}}}
     example = torch.zeros(1, 3, typed.size, typed.size)
