@@ -385,6 +385,9 @@ def got(reference: ray.ObjectRef, what: str) -> Any:
             raise cause from None
         if not isinstance(cause, ray.exceptions.RayError):
             raise
+        if isinstance(cause, ray.exceptions.RaySystemError):
+            hint = "a metric or a loader moves with what it refers to, but the modules that it imports must be on every node"
+            raise WorkerError(f"a worker cannot start {what}: {hint}\n{cause}", hint=hint) from error
         hint = "the logs of Ray say why workers died; `memory` makes a task take less, `retries` lets it start more often"
         message = f"{what} lost its worker too often ({type(cause).__name__}): {hint}"
         raise WorkerError(message, hint=hint) from error

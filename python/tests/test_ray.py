@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +205,21 @@ def written(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".onnx", ".plan.json"))}
 
 
-def accuracy(session: Any) -> float:
+def of_this_module(session: Any) -> float:
+    """A metric that workers do not find: they have no such module."""
+    return 1.0
+
+
+@pytest.fixture
+def accuracy() -> Callable[[Any], float]:
     with numpy.load(ROOT / "fixtures" / "eval.npz") as file:
         images, labels = file["input"], file["labels"]
-    scores = session.run(None, {"input": images})[0]
-    return float((scores.argmax(axis=1) == labels).mean())
+
+    def share_of_right_classes(session: Any) -> float:
+        scores = session.run(None, {"input": images})[0]
+        return float((scores.argmax(axis=1) == labels).mean())
+
+    return share_of_right_classes
 
 
 def test_a_sweep_has_the_bytes_of_one_machine_and_goes_on(
@@ -251,7 +261,7 @@ def test_a_killed_worker_changes_no_sweep(cluster: None, tmp_path: Path, resnet:
     assert written(tmp_path / "tasks") == written(tmp_path / "alone")
 
 
-def test_a_metric_judges_on_workers(cluster: None, tmp_path: Path, mlp: str) -> None:
+def test_a_metric_judges_on_workers(cluster: None, tmp_path: Path, mlp: str, accuracy: Callable[[Any], float]) -> None:
     engine = pd.ray.Engine()
     options = {"data": "fixtures/calib.npz", "align": 1}
     report = pd.sweep(mlp, tmp_path / "sizes", params=[0.6, 1], metric=accuracy, engine=engine, **options)
@@ -285,6 +295,8 @@ def test_mistakes_in_a_sweep_are_the_exceptions_of_one_machine(cluster: None, tm
     options = {"data": "fixtures/calib.npz", "engine": pd.ray.Engine()}
     with pytest.raises(KeyError, match="labels"):
         pd.sweep(mlp, tmp_path / "sizes", params=0.5, metric=broken, **options)
+    with pytest.raises(pd.WorkerError, match="must be on every node"):
+        pd.sweep(mlp, tmp_path / "sizes", params=0.5, metric=of_this_module, **options)
     assert [path.name for path in (tmp_path / "sizes").glob("*.onnx")] == []
     with pytest.raises(pd.UsageError, match="is not an amount"):
         pd.sweep(mlp, tmp_path / "sizes", params=["half"], **options)
