@@ -18,7 +18,8 @@ pub use crate::repair::Method as Repair;
 pub use crate::report::{
     BeforeAfter, BoundReport, CalibrationReport, CandidateReport, EpochReport, FrozenReport, GroupReport,
     LatencyReport, LatencyRound, LayerReport, LayerSize, MemberReport, MemoryReport, ModelFigures, NodeReport,
-    PriceReport, PricingReport, RepairReport, Report, SearchReport, SweepPoint, SweepReport, TrialReport, TuningReport,
+    OperatorTime, PriceReport, PricingReport, RepairReport, Report, SearchReport, SweepPoint, SweepReport, TrialReport,
+    TuningReport,
 };
 pub use crate::train::{Loss, Options as Training};
 pub use crate::verify::{Accuracy, Pairs, VerifyReport};

@@ -1,6 +1,6 @@
 """Prunes a sentence-embedding model as far as its rank correlation with human judgements allows.
 
-    pip install paredown numpy onnxruntime tokenizers tqdm
+    pip install 'paredown-0.1.0-cp310-abi3-manylinux_2_28_x86_64.whl[all]' tokenizers
     python minilm_spearman.py minilm.onnx --tokenizer tokenizer.json --pairs sts-dev.csv --sentences sentences.txt
 
 The pairs are a csv without header: sentence 1, sentence 2, similarity. The sentences, one a line, calibrate; they are not those of

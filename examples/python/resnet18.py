@@ -1,7 +1,7 @@
 """Prunes a ResNet-18 of torchvision with images from a DataLoader.
 
-    pip install paredown torch torchvision onnx onnxruntime tqdm
-    python resnet18.py --images path/to/imagenet/val --out resnet18-half.onnx
+    pip install 'paredown-0.1.0-cp310-abi3-manylinux_2_28_x86_64.whl[all]' torch torchvision
+    python resnet18.py --images path/to/imagenet/val --latency 0.5 --out resnet18-fast.onnx
 
 Without --images, the samples are random: enough to see the sizes, not to judge the result.
 """
@@ -32,7 +32,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--images", type=Path, help="a folder with one folder of images for each class")
     arguments.add_argument("--weights", choices=["pretrained", "random"], default="pretrained")
-    arguments.add_argument("--macs", type=float, default=0.5, help="share of the multiply–accumulates to keep")
+    budget = arguments.add_mutually_exclusive_group()
+    budget.add_argument("--latency", type=float, help="share of the time of one run to keep")
+    budget.add_argument("--macs", type=float, default=0.5, help="share of the multiply–accumulates to keep")
     arguments.add_argument("--batches", type=int, default=8, help="batches to calibrate on")
     arguments.add_argument("--effort", choices=["fast", "normal", "thorough"], default="normal")
     arguments.add_argument("--out", type=Path, default=Path("resnet18-half.onnx"))
@@ -48,7 +50,8 @@ def main() -> None:
     batches = iter(loader(typed.images))
     data = list(itertools.islice(batches, typed.batches))
     judged = list(itertools.islice(batches, typed.batches)) or None
-    result = pd.prune(exported, macs=typed.macs, data=data, eval=judged, effort=typed.effort, progress=True)
+    wanted = {"macs": typed.macs} if typed.latency is None else {"latency": typed.latency}
+    result = pd.prune(exported, **wanted, data=data, eval=judged, effort=typed.effort, progress=True)
     print(result.report)
     result.save(typed.out, force=True)
 

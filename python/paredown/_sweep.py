@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Union
 
 from . import _paredown
 from ._jobs import Budget, Given, Hardware, Names, PathLike, judged, onnxruntime_of, without
@@ -18,8 +18,19 @@ from ._samples import DataLike
 if TYPE_CHECKING:
     import pandas
 
+#: What budgets of a sweep may count.
+COUNTED = ("macs", "params", "size")
+
 #: One budget or several: ``[0.8, 0.5]``, or a text such as ``"80,65,50,35%"``.
 Budgets = Union[Budget, Sequence[Budget]]
+
+
+class Engine(Protocol):
+    """Where the budgets of a sweep are carried out, if not here: see :class:`paredown.ray.Engine`."""
+
+    def sweep(self, model: ModelLike, options: dict[str, Any], progress: bool | Listener) -> _paredown.Sweep:
+        """Carries out a sweep with the options of :func:`sweep`."""
+        ...
 
 
 class Sweep(Document[_paredown.Sweep]):
@@ -67,19 +78,22 @@ def sweep(
     onnxruntime: PathLike | None = None,
     bench_cmd: str | None = None,
     threads: int | None = None,
+    stats: PathLike | None = None,
     memory: str | None = None,
     seed: int | None = None,
     metric: Metric | None = None,
     metric_cmd: str | None = None,
     metric_timeout: float | None = None,
     lower_is_better: bool = False,
+    engine: Engine | None = None,
     progress: bool | Listener = False,
 ) -> Sweep:
     """Prunes a model to several budgets, proves and times each result, and marks the sizes that no other one beats.
 
     Give the budgets of one of ``macs``, ``params`` and ``size`` (what remains); the default is eight shares of the multiply-
     accumulates. The models, their plans and reports, ``sweep.json`` and the page ``sweep.html`` are written to the folder
-    ``output``. A sweep that was interrupted goes on there.
+    ``output``. A sweep that was interrupted goes on there. With an ``engine``, such as :class:`paredown.ray.Engine`, budgets are
+    carried out on other machines.
 
     >>> import paredown as pd, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -87,11 +101,18 @@ def sweep(
     >>> [point["name"] for point in report["points"]]
     ['params-70', 'params-40']
     """
-    options = without(dict(locals()), "model", "progress")
-    options["output"] = os.fspath(output)
-    for name in ("macs", "params", "size"):
-        options[name] = None if options[name] is None else budgets(name, options[name])
-    loaded, judge = read(model), judged(options)
+    options = without(dict(locals()), "model", "engine", "progress")
+    if engine is not None:
+        return Sweep(engine.sweep(model, options, progress))
+    judge = judged(options)
+    options = typable(options)
+    loaded = read(model)
     options["onnxruntime"] = onnxruntime or onnxruntime_of("sweep")
     with Given(options, loaded) as given, listening(progress) as listener:
         return Sweep(_paredown.sweep(typed(given.options), loaded, listener, judge))
+
+
+def typable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a sweep, with lists of budgets as they are typed."""
+    lists = {name: budgets(name, options[name]) for name in COUNTED if options[name] is not None}
+    return {**options, **lists, "output": os.fspath(options["output"])}

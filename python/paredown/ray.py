@@ -1,4 +1,5 @@
-"""Passes over the samples on a Ray cluster (``pip install 'paredown[ray]'``). paredown computes, Ray moves bytes.
+"""Passes over the samples, sweeps and metrics on a Ray cluster (``pip install 'paredown[ray]'``). paredown computes, Ray moves
+bytes.
 
 Every node has the same wheel. Paths are of files that every node sees, such as those of a shared file system; what comes from
 memory moves through Ray's object store.
@@ -10,7 +11,8 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +20,15 @@ import numpy
 import ray
 
 from . import __version__, _paredown
-from ._jobs import PathLike
+from ._jobs import Given, PathLike, without
+from ._metric import Metric, judge
 from ._models import ModelLike, content, read
+from ._options import typed
 from ._progress import Listener, listening
 from ._samples import LABELS, batches, files_in, is_array, named
 from ._statistics import Merged, gather, merge_stats
-from .errors import Error, OutputError, UsageError, WorkerError
+from ._sweep import COUNTED, sweep, typable
+from .errors import Error, NothingToDo, OutputError, UsageError, WorkerError
 
 #: Portions that paredown divides samples into: there are no more shards.
 PORTIONS = 8
@@ -67,31 +72,28 @@ def statistics(
         hint = "delete it, or give it to the jobs that take it up"
         raise UsageError(f"`stats`: {os.fspath(stats)} exists already: {hint}", file=os.fspath(stats), hint=hint)
     loaded = read(model)
-    if not ray.is_initialized():
-        ray.init()
+    connect()
     room = nodes_with(cpus)
     shards = shards or min(PORTIONS, sum(int(node["CPU"] // cpus) for node in room))
     if not 1 <= shards <= PORTIONS:
         raise UsageError(f"`shards` is {shards}: there are 1 to {PORTIONS}")
     job = {
         "versions": versions(loaded),
-        "model": os.path.abspath(model) if isinstance(model, (str, os.PathLike)) else ray.put(content(model)),
+        "model": placed_model(model),
         "data": None if data is None else moved(data, loaded.inputs(), cpus, retries),
         "options": {
-            "images": None if images is None else os.path.abspath(images),
+            "images": absolute(images),
             "mean": mean,
             "std": std,
             "resize": resize,
             "layout": layout,
             "batch_axis": batch_axis,
             "dim": dim,
-            "memory": memory or str(int(min(cpus / node["CPU"] * node["memory"] for node in room))),
+            "memory": memory or share_of_memory(room, cpus),
             "seed": seed,
         },
     }
-    # A worker has as many threads as its task has processors; it reads this when it starts.
-    threads = {"env_vars": {"RAYON_NUM_THREADS": str(cpus)}}
-    task = ray.remote(gathered).options(num_cpus=cpus, max_retries=retries, runtime_env=threads)
+    task = ray.remote(gathered).options(**placed(cpus, retries))
     job = ray.put(job)
     waiting = {task.remote(job, number, shards): number for number in range(1, shards + 1)}
     with listening(progress) as listener, folder_beside(stats) as folder:
@@ -116,17 +118,143 @@ def statistics(
 
 def gathered(job: dict[str, Any], number: int, of: int) -> tuple[int, numpy.ndarray]:
     """Gathers one share of the sums on a worker: the number of results, and the content of the file that keeps them."""
-    model = job["model"]
-    loaded = read(ray.get(model) if isinstance(model, ray.ObjectRef) else model)
-    check(job["versions"], versions(loaded))
-    data = job["data"]
-    if isinstance(data, list) and data and isinstance(data[0], ray.ObjectRef):
-        data = arrived(data)
+    loaded = checked_model(job)
+    data = arrived(job["data"])
     with tempfile.TemporaryDirectory(prefix="paredown-") as folder:
         path = Path(folder) / "stats"
         share = None if of == 1 else f"{number}/{of}"
         results = gather(loaded, data=data, stats=path, share=share, **job["options"])
         return results, numpy.fromfile(path, dtype=numpy.uint8)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Carries out budgets of a sweep and evaluations of a metric as tasks on a Ray cluster.
+
+    Each task has ``cpus`` processors and ``gpus`` graphics processors. If its worker dies, it starts again on another one, at most
+    ``retries`` times.
+    """
+
+    cpus: int = 1
+    gpus: float = 0
+    retries: int = 3
+
+    def sweep(self, model: ModelLike, options: dict[str, Any], progress: bool | Listener) -> _paredown.Sweep:
+        """Does what :func:`paredown.sweep` does, a task for each budget; it passes on its arguments.
+
+        The first task leaves its statistics to the others. What a task has finished is in the folder at once.
+        """
+        connect()
+        room, loaded = nodes_with(self.cpus), read(model)
+        samples = {
+            name: None if options[name] is None else moved(options[name], loaded.inputs(), self.cpus, self.retries)
+            for name in ("data", "eval")
+        }
+        output = os.fspath(options["output"])
+        found = {name: arrived(samples[name]) for name in samples}
+        unmeasured = {"metric_cmd": None, "metric_timeout": None, "lower_is_better": False, "stats": None}
+        with Given(typable({**without(options, "metric"), **found, **unmeasured}), loaded) as given:
+            budgets = _paredown.begin_sweep(typed(given.options), loaded)
+        order = [name for name, _, _ in budgets]
+        waiting = {name: text for name, text, is_finished in budgets if not is_finished}
+        stats = options["stats"]
+        paths = {name: absolute(options[name]) for name in ("images", "onnxruntime")}
+        job = {
+            "versions": versions(loaded),
+            "model": placed_model(model),
+            "samples": samples,
+            "counted": next((name for name in COUNTED if options[name] is not None), "macs"),
+            "options": {
+                **without(options, "data", "eval", "output", "stats", *COUNTED),
+                **paths,
+                "memory": options["memory"] or share_of_memory(room, self.cpus),
+            },
+        }
+        with listening(progress) as listener, folder_beside(Path(output, "sweep.json")) as folder:
+            heard = functools.partial(self._take_over, folder, output, order, listener)
+            self._carry_out(ray.put(job), waiting, stats, heard)
+        return _paredown.end_sweep(output)
+
+    def _carry_out(
+        self, job: ray.ObjectRef, waiting: dict[str, str], stats: PathLike | None, done: Callable[[str, Any], None]
+    ) -> None:
+        """Carries out the first budget, then all others with what it found in its passes over the samples."""
+        task = ray.remote(carried_out).options(num_returns=2, **placed(self.cpus, self.retries, self.gpus))
+        known = ray.put(numpy.fromfile(stats, dtype=numpy.uint8)) if stats is not None and Path(stats).exists() else None
+        running: dict[ray.ObjectRef, str] = {}
+        try:
+            for number, (name, text) in enumerate(waiting.items()):
+                point, found = task.remote(job, text, known)
+                running[point] = name
+                if number == 0:
+                    done(name, got(point, f"the budget {name}"))
+                    running, known = {}, found
+                    if stats is not None:
+                        keep(got(found, f"the budget {name}"), stats)
+            while running:
+                ready, _ = ray.wait(list(running), num_returns=1)
+                name = running.pop(ready[0])
+                done(name, got(ready.pop(), f"the budget {name}"))
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+    @staticmethod
+    def _take_over(
+        folder: str, output: str, order: list[str], listener: Listener | None, name: str, files: Mapping[str, numpy.ndarray]
+    ) -> None:
+        """Puts the files of a budget into the folder of the sweep."""
+        with tempfile.TemporaryDirectory(dir=folder) as part:
+            for file, content_of_file in files.items():
+                content_of_file.tofile(Path(part, file))
+            _paredown.take_over(part, output, order)
+        if listener is not None:
+            listener(f"carried out {name}")
+
+    def metric(self, metric: Metric) -> Callable[[bytes], float]:
+        """A metric that is evaluated by tasks, for the option ``metric`` of any job.
+
+        ``metric`` is what that option takes. It moves to the workers with everything that it refers to.
+        """
+        task = ray.remote(judge(metric)).options(**placed(self.cpus, self.retries, self.gpus))
+
+        def evaluated(model: bytes) -> float:
+            connect()
+            figure: float = got(task.remote(model), "the metric")
+            return figure
+
+        return evaluated
+
+
+def carried_out(
+    job: dict[str, Any], budget: str, known: numpy.ndarray | None
+) -> tuple[dict[str, numpy.ndarray], numpy.ndarray | None]:
+    """Carries out one budget of a sweep on a worker: the files of its folder, and the content of the file of statistics."""
+    loaded = checked_model(job)
+    samples = {name: arrived(data) for name, data in job["samples"].items()}
+    with tempfile.TemporaryDirectory(prefix="paredown-") as folder:
+        point, stats = Path(folder, "point"), Path(folder, "stats")
+        if known is not None:
+            known.tofile(stats)
+        has_samples = samples["data"] is not None
+        options = {**job["options"], **samples, job["counted"]: budget, "stats": stats if has_samples else None}
+        try:
+            sweep(loaded, point, **options)
+        except NothingToDo:
+            # The report says that this budget is out of reach.
+            if not (point / "sweep.json").exists():
+                raise
+        files = {path.name: numpy.fromfile(path, dtype=numpy.uint8) for path in point.iterdir()}
+        return files, numpy.fromfile(stats, dtype=numpy.uint8) if has_samples else None
+
+
+def keep(content_of_file: numpy.ndarray | None, path: PathLike) -> None:
+    """Writes a file of statistics, completely or not at all."""
+    if content_of_file is None:
+        return
+    with folder_beside(path) as folder:
+        content_of_file.tofile(Path(folder, "stats"))
+        os.replace(Path(folder, "stats"), path)
 
 
 def batches_of(loader: Any, inputs: list[str]) -> list[dict[str, numpy.ndarray]]:
@@ -165,10 +293,47 @@ def rows_of(dataset: Any, inputs: list[str]) -> Iterator[Any]:
     return iter(dataset.iter_batches(batch_size=ROWS, batch_format="numpy"))
 
 
-def arrived(references: list[ray.ObjectRef]) -> Iterator[dict[str, numpy.ndarray]]:
-    """The batches behind references, one reference at a time."""
-    for reference in references:
-        yield from ray.get(reference)
+def arrived(data: Any) -> Any:
+    """What ``moved`` made of samples, where a job reads it: paths as they are, batches one reference at a time."""
+    if not (isinstance(data, list) and data and isinstance(data[0], ray.ObjectRef)):
+        return data
+    return (batch for reference in data for batch in ray.get(reference))
+
+
+def connect() -> None:
+    """Starts a local cluster if the program is connected to none."""
+    if not ray.is_initialized():
+        ray.init()
+
+
+def placed(cpus: int, retries: int, gpus: float = 0) -> dict[str, Any]:
+    """How Ray places a task, and how often it starts it again."""
+    # A worker has as many threads as its task has processors; it reads this when it starts.
+    threads = {"env_vars": {"RAYON_NUM_THREADS": str(cpus)}}
+    return {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries, "runtime_env": threads}
+
+
+def placed_model(model: ModelLike) -> Any:
+    """A path that every node sees, or a reference to bytes in the object store."""
+    return os.path.abspath(model) if isinstance(model, (str, os.PathLike)) else ray.put(content(model))
+
+
+def checked_model(job: Mapping[str, Any]) -> _paredown.Model:
+    """The model on a worker, if worker and model are those of the caller."""
+    model = job["model"]
+    loaded = read(ray.get(model) if isinstance(model, ray.ObjectRef) else model)
+    check(job["versions"], versions(loaded))
+    return loaded
+
+
+def absolute(path: PathLike | None) -> str | None:
+    """A path as workers find it, which have another working directory."""
+    return None if path is None else os.path.abspath(path)
+
+
+def share_of_memory(room: list[dict[str, float]], cpus: int) -> str:
+    """The memory that a task with as many processors may use on every node."""
+    return str(int(min(cpus / node["CPU"] * node["memory"] for node in room)))
 
 
 def nodes_with(cpus: int) -> list[dict[str, float]]:
@@ -220,6 +385,9 @@ def got(reference: ray.ObjectRef, what: str) -> Any:
             raise cause from None
         if not isinstance(cause, ray.exceptions.RayError):
             raise
+        if isinstance(cause, ray.exceptions.RaySystemError):
+            hint = "a metric or a loader moves with what it refers to, but the modules that it imports must be on every node"
+            raise WorkerError(f"a worker cannot start {what}: {hint}\n{cause}", hint=hint) from error
         hint = "the logs of Ray say why workers died; `memory` makes a task take less, `retries` lets it start more often"
         message = f"{what} lost its worker too often ({type(cause).__name__}): {hint}"
         raise WorkerError(message, hint=hint) from error

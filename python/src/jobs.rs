@@ -112,6 +112,33 @@ pub(crate) fn sweep(
     desk.run(py, move || embed::sweep(&options, &model, &caller)).map(Sweep)
 }
 
+/// Begins a sweep whose budgets are carried out elsewhere: the name of each, how it is typed, and whether it is finished.
+#[pyfunction]
+pub(crate) fn begin_sweep(
+    py: Python<'_>,
+    options: Vec<OsString>,
+    model: &Model,
+) -> PyResult<Vec<(String, String, bool)>> {
+    let (desk, caller) = desk(None, None, None);
+    let model = model.0.clone();
+    let budgets = desk.run(py, move || embed::begin_sweep(&options, &model, &caller))?;
+    Ok(budgets.into_iter().map(|budget| (budget.name, budget.typed, budget.is_finished)).collect())
+}
+
+/// Moves points that were carried out elsewhere to the folder of their sweep; `order` names all its points.
+#[pyfunction]
+pub(crate) fn take_over(py: Python<'_>, part: PathBuf, folder: PathBuf, order: Vec<String>) -> PyResult<()> {
+    let (desk, _) = desk(None, None, None);
+    desk.run(py, move || embed::take_over(&part, &folder, &order))
+}
+
+/// The report of a sweep whose points were all taken over.
+#[pyfunction]
+pub(crate) fn end_sweep(py: Python<'_>, folder: PathBuf) -> PyResult<Sweep> {
+    let (desk, _) = desk(None, None, None);
+    desk.run(py, move || embed::end_sweep(&folder)).map(Sweep)
+}
+
 /// The long names of the options of a command.
 #[pyfunction]
 pub(crate) fn options_of(command: &str) -> Vec<String> {

@@ -16,7 +16,9 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _paredown {
     #[pymodule_export]
-    use super::jobs::{gather, inspect, merge_stats, options_of, rewrite, sweep, verify};
+    use super::jobs::{
+        begin_sweep, end_sweep, gather, inspect, merge_stats, options_of, rewrite, sweep, take_over, verify,
+    };
     #[pymodule_export]
     use super::main;
     #[pymodule_export]

@@ -1,7 +1,10 @@
-"""The notebook runs from its first cell to its last, and shows what it says."""
+"""The examples run, and show what they say."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,15 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "Width of every layer" in pages[0]
     figures = next(data["text/plain"] for data in shown if "'after'" in data.get("text/plain", ""))
     assert eval(figures)["after"] > 0.98
+
+
+def test_the_detector_loses_no_more_of_its_f1_score_than_allowed(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    options = ["--weights=random", "--count=8", "--size=128", "--threshold=0.5", "--max-drop=0.5", "--out", tmp_path / "small.onnx"]
+    program = ROOT / "examples" / "python" / "detector.py"
+    done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"your metric .*? (\S+) % worse", done.stdout)
+    assert found and 0 <= float(found[1]) <= 50, done.stdout
+    assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "detector.onnx").stat().st_size

@@ -20,7 +20,7 @@ from paredown import _paredown
 #: Options of the command line that write files or print, which results of the API do themselves.
 OF_THE_TERMINAL = {"all", "dry-run", "external-data", "force", "help", "json", "output", "plan-out", "quiet", "report"}
 #: Arguments of the API that are typed as arguments without a name, or in another way.
-OF_PYTHON = {"metric", "model", "original", "rewritten", "progress"}
+OF_PYTHON = {"engine", "metric", "model", "original", "rewritten", "progress"}
 #: Options that a command takes with all others on samples and makes no use of.
 UNUSED = {"gather": {"eval"}}
 

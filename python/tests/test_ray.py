@@ -1,12 +1,13 @@
-"""Passes over the samples on a local Ray cluster give the bytes of one machine, also if workers are killed."""
+"""Statistics and sweeps on a local Ray cluster have the bytes of one machine, also if workers are killed."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,30 +122,40 @@ def test_a_dataset_of_ray_keeps_its_order(cluster: None, tmp_path: Path, mlp: st
     assert (tmp_path / "stats").read_bytes() == alone(tmp_path, mlp, batches)
 
 
+class Killer:
+    """Kills the first worker that has been at a task of this name for a while."""
+
+    def __init__(self, title: str, seconds: float) -> None:
+        self.killed: list[int] = []
+        self._title = title
+        self._seconds = seconds
+        self._is_done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        since: dict[int, float] = {}
+        while not self._is_done.wait(0.02):
+            now = time.monotonic()
+            for worker in workers(self._title):
+                if not self.killed and now - since.setdefault(worker, now) > self._seconds:
+                    os.kill(worker, signal.SIGKILL)
+                    self.killed.append(worker)
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_done.set()
+        self._thread.join()
+
+
 def test_a_killed_worker_changes_nothing(cluster: None, tmp_path: Path, resnet: str, images: numpy.ndarray) -> None:
     data = {"input": numpy.concatenate([images] * 3)}
     expected = alone(tmp_path, resnet, data)
-    since: dict[int, float] = {}
-    killed: list[int] = []
-    is_done = threading.Event()
-
-    def kill_one() -> None:
-        """Kills the first worker that has been at it for a second."""
-        while not is_done.wait(0.02):
-            now = time.monotonic()
-            for worker in workers("gathered"):
-                if not killed and now - since.setdefault(worker, now) > 1:
-                    os.kill(worker, signal.SIGKILL)
-                    killed.append(worker)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
+    with Killer("gathered", 1) as killer:
         pd.ray.statistics(resnet, data, stats=tmp_path / "stats", shards=2)
-    finally:
-        is_done.set()
-        killer.join()
-    assert len(killed) == 1
+    assert len(killer.killed) == 1
     assert (tmp_path / "stats").read_bytes() == expected
 
 
@@ -184,3 +195,111 @@ def test_a_worker_with_something_else_is_refused(cluster: None) -> None:
     for what in same:
         with pytest.raises(pd.WorkerError, match=f"another {what}"):
             pd.ray.check(same, {**same, what: "x"})
+
+
+BUDGETS = [0.6, 0.4, 0.2]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """The models of a sweep and their plans; reports contain times."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.endswith((".onnx", ".plan.json"))}
+
+
+def of_this_module(session: Any) -> float:
+    """A metric that workers do not find: they have no such module."""
+    return 1.0
+
+
+@pytest.fixture
+def accuracy() -> Callable[[Any], float]:
+    with numpy.load(ROOT / "fixtures" / "eval.npz") as file:
+        images, labels = file["input"], file["labels"]
+
+    def share_of_right_classes(session: Any) -> float:
+        scores = session.run(None, {"input": images})[0]
+        return float((scores.argmax(axis=1) == labels).mean())
+
+    return share_of_right_classes
+
+
+def test_a_sweep_has_the_bytes_of_one_machine_and_goes_on(
+    cluster: None, tmp_path: Path, mlp: str, images: numpy.ndarray
+) -> None:
+    local = pd.sweep(mlp, tmp_path / "alone", params=BUDGETS, data={"input": images}, eval="fixtures/eval.npz")
+    heard: list[str] = []
+    options = {"data": {"input": images}, "eval": "fixtures/eval.npz", "engine": pd.ray.Engine(), "progress": heard.append}
+    folder, stats = tmp_path / "tasks", tmp_path / "stats"
+    report = pd.sweep(mlp, folder, params=[0.6, 0.4], stats=stats, **options)
+    assert [point["name"] for point in report["points"]] == ["params-60", "params-40"]
+    assert sorted(heard) == ["carried out params-40", "carried out params-60"]
+    heard.clear()
+    report = pd.sweep(mlp, folder, params=BUDGETS, **options)
+    assert heard == ["carried out params-20"]
+    assert written(folder) == written(tmp_path / "alone")
+    compared = ("name", "hash", "quality", "lost", "on_front")
+    figures = [[{name: point[name] for name in compared} for point in sweep["points"]] for sweep in (report, local)]
+    assert figures[0] == figures[1]
+    assert [report[name] for name in ("job", "quality", "quality_before")] == [
+        local[name] for name in ("job", "quality", "quality_before")
+    ]
+    assert report["before"]["params"] == local["before"]["params"]
+    assert json.loads((folder / "sweep.json").read_text(encoding="utf-8")) == report
+    assert (folder / "sweep.html").read_text(encoding="utf-8") == report.to_html()
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    # Other jobs take up what the first task found.
+    pruned = pd.prune(mlp, params=0.6, data={"input": images}, stats=stats)
+    assert pruned.report["calibration"]["reused"] > 0
+    assert pruned.model_bytes() == (folder / "params-60.onnx").read_bytes()
+
+
+def test_a_killed_worker_changes_no_sweep(cluster: None, tmp_path: Path, resnet: str) -> None:
+    options = {"macs": [0.6, 0.3], "data": "fixtures/calib.npz"}
+    pd.sweep(resnet, tmp_path / "alone", **options)
+    with Killer("carried_out", 0.5) as killer:
+        pd.sweep(resnet, tmp_path / "tasks", **options, engine=pd.ray.Engine())
+    assert len(killer.killed) == 1
+    assert written(tmp_path / "tasks") == written(tmp_path / "alone")
+
+
+def test_a_metric_judges_on_workers(cluster: None, tmp_path: Path, mlp: str, accuracy: Callable[[Any], float]) -> None:
+    engine = pd.ray.Engine()
+    options = {"data": "fixtures/calib.npz", "align": 1}
+    report = pd.sweep(mlp, tmp_path / "sizes", params=[0.6, 1], metric=accuracy, engine=engine, **options)
+    found, beyond = report["points"]
+    assert report["quality"] == "your metric"
+    assert found["metric"]["after"] > 0.9
+    assert "out of reach" in beyond["reason"]
+    with pytest.raises(pd.NothingToDo, match="no budget can be met"):
+        pd.sweep(mlp, tmp_path / "none", params=[1], engine=engine, **options)
+
+    # The first evaluation loses its worker.
+    marker = tmp_path / "marker"
+
+    def deadly(session: Any) -> float:
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return accuracy(session)
+
+    results = [
+        pd.prune(mlp, max_drop=0.02, metric=metric, effort="fast", **options) for metric in (accuracy, engine.metric(deadly))
+    ]
+    assert marker.exists()
+    assert results[0].model_bytes() == results[1].model_bytes()
+
+
+def test_mistakes_in_a_sweep_are_the_exceptions_of_one_machine(cluster: None, tmp_path: Path, mlp: str) -> None:
+    def broken(session: Any) -> float:
+        raise KeyError("labels")
+
+    options = {"data": "fixtures/calib.npz", "engine": pd.ray.Engine()}
+    with pytest.raises(KeyError, match="labels"):
+        pd.sweep(mlp, tmp_path / "sizes", params=0.5, metric=broken, **options)
+    with pytest.raises(pd.WorkerError, match="must be on every node"):
+        pd.sweep(mlp, tmp_path / "sizes", params=0.5, metric=of_this_module, **options)
+    assert [path.name for path in (tmp_path / "sizes").glob("*.onnx")] == []
+    with pytest.raises(pd.UsageError, match="is not an amount"):
+        pd.sweep(mlp, tmp_path / "sizes", params=["half"], **options)
+    pd.sweep(mlp, tmp_path / "sizes", params=0.5, **options)
+    with pytest.raises(pd.InputError, match="another sweep"):
+        pd.sweep(mlp, tmp_path / "sizes", params=0.5, seed=1, **options)

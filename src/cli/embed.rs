@@ -17,9 +17,10 @@ use super::reports::write_report;
 use super::{Args, Command};
 use crate::defect::print_no_panics;
 use crate::error::{Error, Result};
+use crate::jobs;
 use crate::jobs::setting::Configured;
 use crate::progress::Progress;
-use crate::{Cancel, Metric, Model, Outcome, Report, SaveOptions, SweepReport};
+use crate::{Cancel, Metric, Model, Outcome, Report, SaveOptions, SweepOptions, SweepReport};
 
 /// Stands for every file of a command that the caller holds in memory.
 const IN_MEMORY: &str = "model";
@@ -97,23 +98,74 @@ pub fn gather(options: &[OsString], model: &Model, caller: &Caller) -> Result<us
 /// # Errors
 /// As [`sweep`](crate::sweep); [`Usage`](crate::ErrorKind::Usage) for options that the command does not have.
 pub fn sweep(options: &[OsString], model: &Model, caller: &Caller) -> Result<SweepReport> {
-    keyworded(|| match parsed("sweep", 1, &[&["--quiet".into()], options].concat())? {
-        Command::Sweep(args) => {
-            let mut options = args.options(caller.progress())?;
-            if let Some(metric) = &caller.metric {
-                options.setting_mut().metric = Some(metric.clone());
-            }
-            on_disk(model, |original| {
-                let runtimes = args.bench.open(original)?;
-                // Points are timed beside the file of the model.
-                if model.sources().is_empty() {
-                    return crate::sweep(&Model::load(original)?, &options, Some(&runtimes));
-                }
-                crate::sweep(model, &options, Some(&runtimes))
-            })
+    keyworded(|| {
+        let args = sweeping(options)?;
+        let mut options = args.options(caller.progress())?;
+        if let Some(metric) = &caller.metric {
+            options.setting_mut().metric = Some(metric.clone());
         }
-        _ => Err(Error::defect("another command was parsed")),
+        on_disk(model, |original| {
+            let runtimes = args.bench.open(original)?;
+            // Points are timed beside the file of the model.
+            if model.sources().is_empty() {
+                return crate::sweep(&Model::load(original)?, &options, Some(&runtimes));
+            }
+            crate::sweep(model, &options, Some(&runtimes))
+        })
     })
+}
+
+/// A budget of a sweep whose budgets are carried out elsewhere.
+pub struct Budget {
+    /// The name of its point.
+    pub name: String,
+    /// The budget as it is typed.
+    pub typed: String,
+    /// Whether it was carried out earlier.
+    pub is_finished: bool,
+}
+
+/// Begins a sweep whose budgets are carried out elsewhere. The folder gets the report of those that are finished.
+///
+/// # Errors
+/// As [`sweep`], before anything is pruned.
+pub fn begin_sweep(options: &[OsString], model: &Model, caller: &Caller) -> Result<Vec<Budget>> {
+    keyworded(|| {
+        let args = sweeping(options)?;
+        let mut options = args.options(caller.progress())?;
+        let setting = options.setting_mut();
+        // What measures the results also measures the original.
+        (setting.metric, setting.stats) = (None, None);
+        let typed = args.each();
+        let typed = if typed.is_empty() { SweepOptions::percentages().to_vec() } else { typed };
+        let begun = jobs::begin_sweep(model, &options)?.into_iter().zip(typed);
+        Ok(begun.map(|((name, is_finished), typed)| Budget { name, typed, is_finished }).collect())
+    })
+}
+
+/// Moves the points of `part`, which were carried out elsewhere, to the folder of their sweep. `order` names all points.
+///
+/// # Errors
+/// [`Input`](crate::ErrorKind::Input) if they are of another sweep, [`Output`](crate::ErrorKind::Output) if a file cannot
+/// be written.
+pub fn take_over(part: &Path, folder: &Path, order: &[String]) -> Result<()> {
+    jobs::take_over(part, folder, order)
+}
+
+/// The report of a sweep whose points were all taken over.
+///
+/// # Errors
+/// [`Nothing`](crate::ErrorKind::Nothing) if no budget can be met, [`Input`](crate::ErrorKind::Input) if there is no report.
+pub fn end_sweep(folder: &Path) -> Result<SweepReport> {
+    keyworded(|| jobs::end_sweep(folder))
+}
+
+/// The options of `sweep`.
+fn sweeping(options: &[OsString]) -> Result<super::sweep::Args> {
+    match parsed("sweep", 1, &[&["--quiet".into()], options].concat())? {
+        Command::Sweep(args) => Ok(args),
+        _ => Err(Error::defect("another command was parsed")),
+    }
 }
 
 /// Runs `verify` on an original and its rewrite.

@@ -8,6 +8,7 @@ use super::bench::Bench;
 use super::flags::as_typed;
 use super::metric::Judging;
 use super::options::{Inputs, Sizes, listener, remaining, spinner};
+use super::paths::check_paths;
 use super::print::print;
 use super::reports::typed;
 use super::training::Retraining;
@@ -51,6 +52,10 @@ pub(super) struct Args {
     retrain: Retraining,
     #[command(flatten)]
     pub(super) bench: Bench,
+    /// With --data: keep what passes over the samples find in this file, and take up what an earlier job on the same model
+    /// and samples left in it
+    #[arg(long, value_name = "FILE")]
+    stats: Option<PathBuf>,
     /// Seed for every random choice
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -68,6 +73,11 @@ impl Args {
         Ok((counted, budgets(typed).map_err(Error::usage)?))
     }
 
+    /// Each budget as it would be typed alone; empty if none was typed.
+    pub(super) fn each(&self) -> Vec<String> {
+        [&self.macs, &self.params, &self.size].into_iter().flatten().flat_map(|typed| each(typed)).collect()
+    }
+
     /// The options of the job.
     pub(super) fn options(&self, progress: Progress) -> Result<SweepOptions> {
         let (counted, budgets) = self.budgets()?;
@@ -78,22 +88,29 @@ impl Args {
         options.retrain = self.retrain.options()?;
         let mut options = SweepOptions::of(counted, budgets, &self.output).pruning(options);
         let metric = self.judging.metric(1 + options.len(), self.quiet)?;
-        *options.setting_mut() = Setting { metric, ..self.inputs.setting(self.seed, progress)? };
+        let setting = self.inputs.setting(self.seed, progress)?;
+        *options.setting_mut() = Setting { metric, stats: self.stats.clone(), ..setting };
         Ok(options)
     }
 }
 
-/// `80,65,50,35%`: a percent sign at the end holds for all, unless another one has a unit.
+/// The budgets of a list.
 fn budgets(typed: &str) -> Result<Vec<Remaining>, String> {
+    each(typed).iter().map(|part| remaining(part)).collect()
+}
+
+/// `80,65,50,35%`: a percent sign at the end holds for all, unless another one has a unit.
+fn each(typed: &str) -> Vec<String> {
     let parts: Vec<&str> = typed.split(',').map(str::trim).collect();
-    let is_bare = |part: &&str| part.ends_with(|c: char| c.is_ascii_digit());
-    let (last, others) = parts.split_last().ok_or("no budgets")?;
-    let in_percent = last.ends_with('%') && others.iter().all(is_bare);
-    let read = |part: &&str| if in_percent && is_bare(part) { remaining(&format!("{part}%")) } else { remaining(part) };
-    parts.iter().map(read).collect()
+    let is_bare = |part: &str| part.ends_with(|c: char| c.is_ascii_digit());
+    let in_percent =
+        parts.split_last().is_some_and(|(last, others)| last.ends_with('%') && others.iter().all(|part| is_bare(part)));
+    let whole = |part: &str| if in_percent && is_bare(part) { format!("{part}%") } else { part.to_owned() };
+    parts.into_iter().map(whole).collect()
 }
 
 pub(super) fn run(args: &Args, command: &Command) -> Result<()> {
+    check_paths(&args.model, args.inputs.data.paths(), None, &[("--stats", args.stats.as_deref())])?;
     let bar = spinner(args.quiet, "analysing");
     let mut options = args.options(listener(&bar))?;
     options.commands = vec![typed()];

@@ -171,6 +171,7 @@ impl<'a> Aim<'a> {
             operators: times.units,
             estimated: times.estimated,
             timed: self.meter.measured(),
+            times: Vec::new(),
         };
         let mut notes = self.meter.notes();
         if times.estimated > 0 {

@@ -39,5 +39,7 @@ pub(crate) use inspect::inspect;
 pub(crate) use prune::prune as prune_model;
 pub(crate) use record::record;
 pub(crate) use sweep::sweep;
+#[cfg(feature = "cli")]
+pub(crate) use sweep::{begin as begin_sweep, end as end_sweep, take_over};
 pub(crate) use tune::tune;
 pub(crate) use verify::verify;

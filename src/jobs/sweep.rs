@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::clock::Clock;
 use super::outcome::{Evidence, Outcome};
+use super::prune::job_name;
 use super::prune::steps::Finish;
 use super::prune::survey::Survey;
 use super::prune::{PruneOptions, Series, Target};
@@ -20,6 +21,10 @@ const SHARES: [f64; 8] = [0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1];
 
 /// File name of the report, and of its page.
 const REPORT: (&str, &str) = ("sweep.json", "sweep.html");
+
+/// Endings of the files of a point.
+#[cfg(feature = "cli")]
+const FILES: [&str; 3] = ["onnx", "plan.json", "json"];
 
 /// What the budgets of a sweep count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +100,12 @@ impl SweepOptions {
         &mut self.prune.setting
     }
 
+    /// The share that each of the default budgets keeps, as a percentage.
+    #[cfg(feature = "cli")]
+    pub(crate) fn percentages() -> [String; 8] {
+        SHARES.map(|share| format!("{}%", percentage(share)))
+    }
+
     pub(crate) fn setting(&self) -> &Setting {
         &self.prune.setting
     }
@@ -107,28 +118,22 @@ impl SweepOptions {
 /// [`Usage`](ErrorKind::Usage) for contradictory options, [`Input`](ErrorKind::Input) if the folder holds another sweep, and
 /// what pruning, the proof and writing return. A budget that is out of reach is no error: the report says so.
 pub(crate) fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Runtimes>) -> Result<SweepReport> {
+    let Started { targets, pruning, opened, earlier, mut report } = start(model, options)?;
     let folder = &options.folder;
-    std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
-    let targets: Vec<(String, Target)> = options.budgets.iter().map(|&budget| named(options.counted, budget)).collect();
-    let Some((_, first)) = targets.first() else { return Err(Error::usage("a sweep needs a budget")) };
-    let pruning = PruneOptions { target: first.clone(), ..options.prune.clone() };
-    pruning.check()?;
-    let (pruning, opened) = pruning.opened(model)?;
     let to = |target: &Target| PruneOptions { target: target.clone(), ..pruning.clone() };
-    let series = Series::new(model, &pruning, opened.data.as_ref(), None)?;
-    let empty = SweepReport::new(series.name(&pruning), options.counted.name(), model.file_name());
-    let earlier = read(&folder.join(REPORT.0), &empty.job)?;
-    let mut report = earlier.clone().unwrap_or(empty);
-    report.commands.clone_from(&options.commands);
-    report.points.clear();
+    // A sweep that is finished surveys nothing.
+    let mut series = None;
     for (index, (name, target)) in targets.iter().enumerate() {
-        let done = earlier.iter().flat_map(|report| &report.points).find(|point| is_whole(point, name, folder));
-        if let Some(point) = done {
+        if let Some(point) = earlier.iter().find(|point| point.name == *name) {
             report.points.push(point.clone());
             continue;
         }
         options.setting().progress.enter(&format!("budget {} of {}: {name}", index + 1, targets.len()))?;
         let pruning = to(target);
+        let series = match &mut series {
+            Some(series) => series,
+            none => none.insert(Series::new(model, &pruning, opened.data.as_ref(), None)?),
+        };
         match series.carry_out(&pruning, Clock::start(&pruning.setting.progress)) {
             Ok(finished) => {
                 let outcome = outcome(&series.survey, finished, &pruning, opened.again());
@@ -139,9 +144,105 @@ pub(crate) fn sweep(model: &Model, options: &SweepOptions, runtimes: Option<&Run
             }
             Err(error) => return Err(error),
         }
+        opened.kept(Ok(()))?;
         write(&mut report, folder)?;
     }
     write(&mut report, folder)?;
+    ended(report)
+}
+
+/// A sweep whose folder was looked at.
+struct Started {
+    /// The budgets: names, and what they ask for.
+    targets: Vec<(String, Target)>,
+    pruning: PruneOptions,
+    opened: Opened,
+    /// What an earlier sweep has finished.
+    earlier: Vec<SweepPoint>,
+    /// The report without its points.
+    report: SweepReport,
+}
+
+/// Opens the samples, and looks at what is in the folder.
+fn start(model: &Model, options: &SweepOptions) -> Result<Started> {
+    let folder = &options.folder;
+    std::fs::create_dir_all(folder).map_err(|e| Error::output(e.to_string()).in_file(folder).caused_by(e))?;
+    let targets: Vec<(String, Target)> = options.budgets.iter().map(|&budget| named(options.counted, budget)).collect();
+    let Some((_, first)) = targets.first() else { return Err(Error::usage("a sweep needs a budget")) };
+    let pruning = PruneOptions { target: first.clone(), ..options.prune.clone() };
+    pruning.check()?;
+    let (pruning, opened) = pruning.opened(model)?;
+    // The budgets are no part of the job: it may go on with others.
+    let of_all = PruneOptions { target: options.prune.target.clone(), ..pruning.clone() };
+    let job = job_name(model, &of_all, opened.data.as_ref());
+    let empty = SweepReport::new(job, options.counted.name(), model.file_name());
+    let mut report = read(folder, (&empty.job, &empty.counted))?.unwrap_or(empty);
+    report.commands.clone_from(&options.commands);
+    let earlier = std::mem::take(&mut report.points).into_iter().filter(|point| is_whole(point, folder)).collect();
+    Ok(Started { targets, pruning, opened, earlier, report })
+}
+
+/// The names of all budgets, and whether an earlier sweep has finished them. Those that are finished become the report in the
+/// folder.
+///
+/// # Errors
+/// As [`sweep`], before anything is pruned.
+#[cfg(feature = "cli")]
+pub(crate) fn begin(model: &Model, options: &SweepOptions) -> Result<Vec<(String, bool)>> {
+    let Started { targets, earlier, mut report, .. } = start(model, options)?;
+    let found = |name: &str| earlier.iter().find(|point| point.name == name);
+    report.points = targets.iter().filter_map(|(name, _)| found(name)).cloned().collect();
+    write(&mut report, &options.folder)?;
+    Ok(targets.iter().map(|(name, _)| (name.clone(), found(name).is_some())).collect())
+}
+
+/// Moves the points of another folder, which holds a part of the same sweep, to `folder`. `order` names all points.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if one of the folders holds another sweep, [`Output`](ErrorKind::Output) if a file cannot be
+/// written.
+#[cfg(feature = "cli")]
+pub(crate) fn take_over(part: &Path, folder: &Path, order: &[String]) -> Result<()> {
+    let mut report = finished(folder)?;
+    let job = (report.job.as_str(), report.counted.as_str());
+    let Some(found) = read(part, job)? else { return Ok(()) };
+    for point in &found.points {
+        for name in FILES.map(|ending| format!("{}.{ending}", point.name)) {
+            let (from, to) = (part.join(&name), folder.join(&name));
+            if from.exists() {
+                std::fs::rename(&from, &to).map_err(|e| Error::output(e.to_string()).in_file(&to).caused_by(e))?;
+            }
+        }
+    }
+    if found.quality.is_some() {
+        report.before = found.before;
+        report.quality = found.quality;
+        report.quality_before = found.quality_before;
+    }
+    report.points.retain(|point| found.points.iter().all(|new| new.name != point.name));
+    report.points.extend(found.points);
+    report.points.sort_by_key(|point| order.iter().position(|name| *name == point.name));
+    write(&mut report, folder)
+}
+
+/// The report of a sweep whose points were taken over.
+///
+/// # Errors
+/// [`Input`](ErrorKind::Input) if there is none, [`Nothing`](ErrorKind::Nothing) if no budget can be met.
+#[cfg(feature = "cli")]
+pub(crate) fn end(folder: &Path) -> Result<SweepReport> {
+    ended(finished(folder)?)
+}
+
+/// The report in a folder.
+fn finished(folder: &Path) -> Result<SweepReport> {
+    let path = folder.join(REPORT.0);
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::input(e.to_string()).in_file(&path))?;
+    serde_json::from_str(&text).map_err(|e| Error::input(format!("is no report of a sweep: {e}")).in_file(&path))
+}
+
+/// The report, if it has a model.
+fn ended(report: SweepReport) -> Result<SweepReport> {
     if report.points.iter().all(|point| point.hash.is_none()) {
         let why = report.points.iter().find_map(|point| point.reason.clone()).unwrap_or_default();
         return Err(Error::nothing(format!("no budget can be met; for the first one: {why}")));
@@ -191,34 +292,37 @@ fn write(report: &mut SweepReport, folder: &Path) -> Result<()> {
 /// The name of a budget, and what it asks for.
 fn named(counted: Counted, budget: Remaining) -> (String, Target) {
     let figure = match budget {
-        // Rounded as a percentage is typed.
-        Remaining::Share(share) => format!("{}", (share * 1e6).round() / 1e4),
+        Remaining::Share(share) => percentage(share).to_string(),
         Remaining::Absolute(figure) => format!("{figure}-in-all"),
     };
     (format!("{}-{figure}", counted.name()), counted.target(budget))
 }
 
-/// The report of an earlier sweep of the same job.
+/// A share as a percentage is typed.
+fn percentage(share: f64) -> f64 {
+    (share * 1e6).round() / 1e4
+}
+
+/// The report of an earlier sweep of the same job, whose budgets count the same.
 ///
 /// # Errors
 /// [`Input`](ErrorKind::Input) if there is a report of another job, or it cannot be read.
-fn read(path: &Path, job: &str) -> Result<Option<SweepReport>> {
+fn read(folder: &Path, (job, counted): (&str, &str)) -> Result<Option<SweepReport>> {
+    let path = folder.join(REPORT.0);
     if !path.exists() {
         return Ok(None);
     }
-    let damaged = |why: String| Error::input(format!("is no report of a sweep: {why}")).in_file(path);
-    let text = std::fs::read_to_string(path).map_err(|e| damaged(e.to_string()))?;
-    let report: SweepReport = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
-    if report.job != job {
+    let report = finished(folder)?;
+    if (report.job.as_str(), report.counted.as_str()) != (job, counted) {
         let message = "is of another sweep (another model, data, options or version); use another directory";
-        return Err(Error::input(message).in_file(path));
+        return Err(Error::input(message).in_file(&path));
     }
     Ok(Some(report))
 }
 
-/// Whether this is the finished point of that name: its file is there as it was written, or none can be.
-fn is_whole(point: &SweepPoint, name: &str, folder: &Path) -> bool {
-    let is_there =
-        |wanted: &String| file_hash(&folder.join(format!("{name}.onnx"))).is_ok_and(|found| found == *wanted);
-    point.name == name && point.hash.as_ref().map_or(point.reason.is_some(), is_there)
+/// Whether this point is finished: its file is there as it was written, or none can be.
+fn is_whole(point: &SweepPoint, folder: &Path) -> bool {
+    let path = folder.join(format!("{}.onnx", point.name));
+    let is_there = |wanted: &String| file_hash(&path).is_ok_and(|found| found == *wanted);
+    point.hash.as_ref().map_or(point.reason.is_some(), is_there)
 }

@@ -30,7 +30,7 @@ pub use crate::train::{EpochReport, TuningReport};
 pub(crate) use figures::percent;
 pub use figures::{human_bytes, human_count};
 pub use network::{LayerSize, NodeReport};
-pub use search::{BoundReport, LatencyReport, LatencyRound, SearchReport, TrialReport};
+pub use search::{BoundReport, LatencyReport, LatencyRound, OperatorTime, SearchReport, TrialReport};
 pub use sweep::{SweepPoint, SweepReport};
 #[cfg(feature = "cli")]
 pub use terminal::{coloured, inspection, points, result};

@@ -24,6 +24,23 @@ pub struct LatencyReport {
     pub estimated: usize,
     /// Number of operator sizes that were timed by this job; the others were in the table.
     pub timed: usize,
+    /// The times of the operators by which sizes were chosen, from input to output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<OperatorTime>,
+}
+
+/// What an operator of a model takes, as fitted to the sizes at which it was timed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OperatorTime {
+    /// Name of its main node.
+    pub node: String,
+    /// Operator of that node.
+    pub op: String,
+    /// Time in the original, in milliseconds.
+    pub before_ms: f64,
+    /// Time in the result, in milliseconds.
+    pub after_ms: f64,
 }
 
 /// One result on the way to a latency budget.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId, Selection};
 use crate::error::Result;
-use crate::graph::View;
+use crate::graph::{NodeId, View};
 use crate::plan::{Group, Surface, Timed};
 use crate::progress::Progress;
 use crate::rewrite;
@@ -38,6 +38,8 @@ use units::{Unit, units};
 pub(crate) struct Times {
     /// What each takes at every size.
     pub(crate) timed: Vec<Timed>,
+    /// The node that each is named after.
+    pub(crate) main: Vec<NodeId>,
     /// How many operators there are.
     pub(crate) units: usize,
     /// How many of them could not be timed, so that their time is an estimate.
@@ -187,5 +189,12 @@ fn fitted(subject: Subject<'_>, cases: &[Case]) -> Times {
     });
     let timed: Vec<Timed> = timed.collect();
     let all = measured + guessed;
-    Times { timed, units: cases.len(), estimated, estimated_share: if all > 0.0 { guessed / all } else { 0.0 } }
+    let main = cases.iter().map(|case| main(subject, &case.unit)).collect();
+    Times { timed, main, units: cases.len(), estimated, estimated_share: if all > 0.0 { guessed / all } else { 0.0 } }
+}
+
+/// The node that a unit is named after: its contraction, or else its first node.
+fn main(subject: Subject<'_>, unit: &Unit) -> NodeId {
+    let contracts = |&&id: &&NodeId| subject.network.relations[id.0].contraction.is_some();
+    *unit.nodes.iter().find(contracts).unwrap_or(&unit.nodes[0])
 }

@@ -64,6 +64,12 @@ fn a_latency_budget_is_predicted_measured_and_its_times_are_kept() {
     assert!(!rounds.is_empty() && rounds.iter().all(|round| round["after"]["median_ms"].as_f64().unwrap() > 0.0));
     assert!(rounds[0]["predicted"].as_f64().unwrap() <= 0.85, "{budget}");
     assert!(budget["timed"].as_u64().unwrap() > 10 && budget["estimated"] == 0, "{budget}");
+    let times = budget["times"].as_array().unwrap();
+    let sum = |figure: &str| times.iter().map(|time| time[figure].as_f64().unwrap()).sum::<f64>();
+    assert_eq!(times.len(), budget["operators"]);
+    let share = sum("after_ms") / sum("before_ms");
+    let predicted = rounds.last().unwrap()["predicted"].as_f64().unwrap();
+    assert!((share - predicted).abs() < 1e-3, "{share} {predicted}");
     let model = json(&report)["model"].clone();
     assert!(model["after"]["macs"].as_u64() < model["before"]["macs"].as_u64());
     let again = folder.at("again.json");

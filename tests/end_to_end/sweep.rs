@@ -58,6 +58,34 @@ fn a_sweep_goes_on_where_it_ended_and_not_in_the_folder_of_another() {
     std::fs::write(folder.at("sizes/macs-60.onnx"), "half").unwrap();
     sweep(&folder, "60%").exits(0);
     assert!(Model::load(folder.at("sizes/macs-60.onnx")).is_ok());
+    // Other budgets are the same sweep, what they count is not.
+    sweep(&folder, "30,60%").exits(0);
+    let names: Vec<String> = json(&folder.at("sizes/sweep.json"))["points"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| point["name"].to_string())
+        .collect();
+    assert_eq!(names, ["\"macs-30\"", "\"macs-60\""]);
+    let other = Run::new("sweep").arg(fixture("digits_mlp.onnx")).arg("-o").arg(folder.at("sizes"));
+    other.args("--align 1 --params 60% --data").arg(fixture("calib.npz")).exits(3).complains(&["another sweep"]);
     sweep(&folder, "60%").args("--seed 7").exits(3).complains(&["sweep.json", "another sweep"]);
     sweep(&folder, "60,x%").exits(2).complains(&["'x%' is not a share"]);
+}
+
+/// Statistics of an earlier job are taken up, and change nothing.
+#[test]
+fn a_sweep_keeps_statistics_for_later_jobs() {
+    let folder = Folder::new();
+    sweep(&folder, "60%").exits(0);
+    let first = std::fs::read(folder.at("sizes/macs-60.onnx")).unwrap();
+    let reused = |folder: &Folder| json(&folder.at("sizes/macs-60.json"))["calibration"]["reused"].as_u64();
+    assert_eq!(reused(&folder), None);
+    let again = Folder::new();
+    for count in [false, true] {
+        std::fs::remove_dir_all(again.at("sizes")).ok();
+        sweep(&again, "60%").arg("--stats").arg(again.at("stats")).exits(0);
+        assert_eq!(reused(&again).is_some_and(|found| found > 0), count);
+        assert!(std::fs::read(again.at("sizes/macs-60.onnx")).unwrap() == first);
+    }
 }

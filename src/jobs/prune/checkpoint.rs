@@ -109,7 +109,7 @@ impl Checkpoints {
 }
 
 /// A name for a model, options and samples, which differs if one of them does.
-pub(super) fn job_name(model: &Model, options: &PruneOptions, data: Option<&Dataset>) -> String {
+pub(in crate::jobs) fn job_name(model: &Model, options: &PruneOptions, data: Option<&Dataset>) -> String {
     let mut hasher = Sha256::new();
     hasher.update(prost::Message::encode_to_vec(&model.proto));
     // Where it is kept, who listens, how much memory there is and where latency is measured make no difference to the result.

@@ -3,14 +3,18 @@
 use super::options::{PruneOptions, Target};
 use super::pruned::Pruned;
 use super::series::Series;
+use super::survey::Survey;
 use crate::axes::Selection;
 use crate::calibrate::data::Dataset;
 use crate::error::{ErrorKind, Result};
+use crate::graph::NodeId;
 use crate::jobs::clock::Clock;
 use crate::jobs::latency::{Aim, Tried};
 use crate::onnx::Model;
-use crate::plan::Remaining;
+use crate::plan::{Remaining, Timed};
+use crate::report::OperatorTime;
 use crate::rewrite;
+use crate::times::alone::sizes;
 use crate::times::table::Meter;
 
 /// Most choices that are carried out again because the first one, whose prices were measured again, missed the budget.
@@ -77,10 +81,24 @@ pub(super) fn prune<'m>(
     clock.lap("measure results")?;
     let options = limited(limit);
     let job = series.job(&options)?;
+    let (mut report, notes) = aim.report(&survey.times, &tried);
+    report.times = operator_times(survey, done.selection());
     let mut finished = job.finish(done, clock);
-    let (report, notes) = aim.report(&survey.times, &tried);
     finished.report.latency_budget = Some(report);
     finished.report.notes.extend(notes);
     drop(job);
     Ok(finished.of(series.survey))
+}
+
+/// What the operators of the original take, and with `selection` kept.
+fn operator_times(survey: &Survey<'_>, selection: &Selection) -> Vec<OperatorTime> {
+    let subject = survey.analysis.subject();
+    let whole = Selection::all();
+    let compared = |(timed, &main): (&Timed, &NodeId)| {
+        let node = subject.graph.node(main);
+        let at = |selection| Some(timed.surface.at(&sizes(subject, &timed.axes, selection)?));
+        let (before_ms, after_ms) = (at(&whole)?, at(selection)?);
+        Some(OperatorTime { node: node.name.clone(), op: node.op.clone(), before_ms, after_ms })
+    };
+    survey.times.timed.iter().zip(&survey.times.main).filter_map(compared).collect()
 }

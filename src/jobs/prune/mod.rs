@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::onnx::Model;
 use pruned::Pruned;
 
+pub(in crate::jobs) use checkpoint::job_name;
 pub use options::{PruneOptions, Target};
 pub(in crate::jobs) use series::Series;
 

@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 
-use super::checkpoint::job_name;
 use super::options::PruneOptions;
 use super::pricing::Pricing;
 use super::steps::{Finish, Job, Samples, method};
@@ -47,11 +46,6 @@ impl<'m, 'd> Series<'m, 'd> {
         let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
         let survey = Survey::new(model, options, calibration, meter)?;
         Ok(Self { model, data, fitted, meter, survey, pricing: OnceLock::new() })
-    }
-
-    /// A name for the model, the samples and `options`, which differs if one of them does.
-    pub(in crate::jobs) fn name(&self, options: &PruneOptions) -> String {
-        job_name(self.model, options, self.data)
     }
 
     /// The job of pruning the model to the target of `options`, which are otherwise those of the survey.

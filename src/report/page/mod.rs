@@ -1,16 +1,18 @@
 //! The report as one HTML page: no network, no fonts, readable on a phone, printed, in light and dark.
 
 mod charts;
+mod latency;
 mod sweep;
 mod text;
 
 use charts::{Bar, Series};
+use latency::latency_budget;
 use text::{Cell, Column, escape, folded, list, paragraph, section, short_table, table};
 
 use super::figures::{change, human_bytes, human_count, percent};
 use super::{
-    CalibrationReport, EpochReport, GroupReport, LatencyReport, LayerReport, NodeReport, PricingReport, Report,
-    SearchReport, TuningReport,
+    CalibrationReport, EpochReport, GroupReport, LayerReport, NodeReport, PricingReport, Report, SearchReport,
+    TuningReport,
 };
 
 /// Style of the page.
@@ -351,17 +353,6 @@ fn pricing(pricing: &PricingReport) -> String {
         ]
     });
     paragraph(&(text + ".")) + &folded("What every group costs the output", &table("Losses of groups", &columns, rows))
-}
-
-/// What was asked for of one run, and what each result was predicted and measured to take.
-fn latency_budget(budget: &LatencyReport) -> String {
-    let LatencyReport { runtime, before_ms, wanted_ms, rounds, operators, .. } = budget;
-    let text = format!(
-        "{wanted_ms:.3} ms of {before_ms:.3} ms ({}) were asked for. Sizes were chosen by the times of {operators} operators in {runtime}.",
-        percent(wanted_ms / before_ms.max(1e-9))
-    );
-    let results = rounds.iter().enumerate().map(|(index, round)| format!("result {}: {round}", index + 1));
-    paragraph(&text) + &list(results)
 }
 
 /// The reductions that a search tried.
