@@ -30,7 +30,7 @@ fn recurrent(op: &str, text: &str, gates: usize, slope: f32, is_low: bool) -> Mo
         (0..2).map(|rank| factor(row, rank) * factor(column + 1000, rank)).sum::<f32>()
     };
     let of_w = move |at: usize| if is_low { low(at) } else { wavy(at * 13) };
-    let [d, rows, units, inputs] = [directions as i64, rows as i64, UNITS as i64, INPUTS as i64];
+    let [d, rows, units, inputs] = [i64::from(directions), rows as i64, UNITS as i64, INPUTS as i64];
     let tensors = vec![
         weight("slope", &[], move |_| slope),
         weight("level", &[inputs], |at| 1.0 + 0.5 * wavy(at * 3)),

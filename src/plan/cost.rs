@@ -170,7 +170,7 @@ impl<'a> CostModel<'a> {
 
 /// Milliseconds in whole nanoseconds.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn nanos(ms: f64) -> u64 {
+pub(crate) fn nanos(ms: f64) -> u64 {
     (ms * 1e6).round().max(0.0) as u64
 }
 

@@ -14,8 +14,8 @@ mod select;
 mod surface;
 
 pub use align::{Align, Hardware, Misaligned};
-pub(crate) use cost::Timed;
 pub use cost::{Cost, CostModel};
+pub(crate) use cost::{Timed, nanos};
 pub use file::{Plan, PlannedGroup};
 pub use groups::{Filter, Group, Kind, Member, Units, groups};
 pub use patterns::Patterns;

@@ -11,6 +11,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::logic::IfThenElse;
 use tract_onnx::tract_hir::infer::{Factoid, InferenceOp};
+#[allow(clippy::wildcard_imports)] // what the macros of tract name
 use tract_onnx::tract_hir::internal::*;
 
 /// Replaces tract's operator.

@@ -12,7 +12,7 @@ use crate::axes::Selection;
 use crate::error::Result;
 use crate::graph::{NodeId, View};
 use crate::onnx::proto::ModelProto;
-use crate::plan::Surface;
+use crate::plan::{Surface, nanos};
 use crate::progress::Progress;
 
 /// A layer that may be split.
@@ -34,6 +34,8 @@ pub(crate) struct RankTimes {
     split: Arc<Surface>,
     /// What both are multiplied by.
     scale: f64,
+    /// Whether some ranks were not timed.
+    pub(crate) is_estimate: bool,
 }
 
 impl RankTimes {
@@ -51,11 +53,6 @@ impl RankTimes {
     pub(crate) fn scaled(&self, factor: f64) -> Self {
         Self { scale: self.scale * factor, ..self.clone() }
     }
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn nanos(ms: f64) -> u64 {
-    (ms * 1e6).round().max(0.0) as u64
 }
 
 /// Times the operators of a model as they are, and each of `layers` at its ranks; `write` splits the layers at these ranks. A
@@ -116,7 +113,8 @@ pub(crate) fn rank_times(
         };
         let measured: Vec<(Vec<u64>, f64)> = layer.ranks.iter().enumerate().map(at).collect();
         let split = Arc::new(Surface::fit(&[largest as u64], &measured));
-        Some(RankTimes { whole: dense, split, scale: 1.0 })
+        let is_estimate = own().any(|(_, case)| case.measured.len() < layer.ranks.len());
+        Some(RankTimes { whole: dense, split, scale: 1.0, is_estimate })
     };
     let of_layers = layers.iter().enumerate().map(of_layer).collect();
     Ok((whole, of_layers))

@@ -1,13 +1,14 @@
 //! `latency`: every means is tried at the predicted time; the result of the best one is measured, and its limit corrected.
 
 use super::candidates::Bench;
+use super::finish::finish;
 use super::options::CompressOptions;
-use super::{Finish, Series, finish};
 use crate::axes::Selection;
 use crate::error::{Error, Result};
 use crate::jobs::clock::Clock;
 use crate::jobs::latency::{Aim, Tried};
-use crate::jobs::prune::Target;
+use crate::jobs::prune::steps::Finish;
+use crate::jobs::prune::{Series, Target};
 use crate::onnx::Model;
 use crate::plan::Remaining;
 use crate::report::CandidateReport;

@@ -1,15 +1,15 @@
 //! `latency`: ranks are chosen by predicted times, and the result is measured before the layers are fitted.
 
+use super::offers::{Offers, chosen, pairs, predicted};
 use super::options::FactorizeOptions;
 use super::prepare::Prepared;
 use super::table::nothing;
-use super::{Offers, pairs};
 use crate::analysis::{Analysis, Subject};
 use crate::axes::Selection;
 use crate::error::Result;
 use crate::factorize::candidates::Candidate;
 use crate::factorize::rewrite::split_layers;
-use crate::factorize::select::{Decision, Offer, Target, choose, timed_ranks};
+use crate::factorize::select::{Offer, Target, choose, timed_ranks};
 use crate::jobs::clock::Clock;
 use crate::jobs::latency::{Aim, Tried};
 use crate::lowrank::Factors;
@@ -73,6 +73,13 @@ impl Offers<'_> {
         let (times, of_layers) = rank_times(subject, &layers, write, (meter, &options.setting.progress))?;
         drop(layers);
         self.times = times;
+        let guessed = of_layers.iter().flatten().filter(|times| times.is_estimate).count();
+        if guessed > 0 {
+            let plural = if guessed == 1 { "" } else { "s" };
+            self.notes.push(format!(
+                "the times of {guessed} split layer{plural} are estimates from multiply–accumulates, because splits were not timed where the result will run"
+            ));
+        }
         for (layer, times) in self.prepared.iter_mut().zip(of_layers) {
             layer.prices.set_times(times);
         }
@@ -90,21 +97,12 @@ impl Offers<'_> {
         let offers: Vec<Offer<'_>> = self.prepared.iter().map(Prepared::offer).collect();
         let whole = CostModel::timed(subject, &self.times.timed).cost(&Selection::all());
         let decisions = choose(&offers, &options.target, (whole, 0), options.align)?.layers;
-        let chosen = super::chosen(&self.prepared, &decisions)?;
-        if chosen.is_empty() {
+        let split = chosen(&self.prepared, &decisions)?;
+        if split.is_empty() {
             return Err(nothing(&self.prepared, &decisions, &[]));
         }
-        Ok((split_layers(subject, &pairs(&chosen))?, predicted(&self.prepared, whole.nanos, &decisions)))
+        Ok((split_layers(subject, &pairs(&split))?, predicted(&self.prepared, whole.nanos, &decisions)))
     }
-}
-
-/// Predicted nanoseconds of a model of `whole` nanoseconds after these decisions.
-pub(super) fn predicted(prepared: &[Prepared<'_>], whole: u64, decisions: &[Decision]) -> u64 {
-    let saved = |(layer, decision): (&Prepared<'_>, &Decision)| match decision {
-        Decision::Split(rank) => layer.prices.dense().nanos.saturating_sub(layer.prices.split(*rank).nanos),
-        Decision::Keep(_) => 0,
-    };
-    whole.saturating_sub(prepared.iter().zip(decisions).map(saved).sum())
 }
 
 /// A layer, and the ranks that it is timed at.

@@ -1,13 +1,12 @@
 //! Factorization of a whole model, from a model to a rewritten one.
 
 mod latency;
+mod offers;
 mod options;
 mod prepare;
 mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 use super::clock::Clock;
 use super::outcome::{Evidence, Outcome};
@@ -18,32 +17,20 @@ use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset as Samples;
 use crate::error::{Error, Result};
 use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
-use crate::factorize::correct::{Chosen, correct};
-use crate::factorize::inputs::{input_moments, scarce};
-use crate::factorize::resized::Resized;
-use crate::factorize::rewrite::split_layers;
-use crate::factorize::select::{Decision, Decisions, Offer, Target, Why, choose, reference_ranks};
-use crate::factorize::speed;
-use crate::lowrank::Factors;
+use crate::factorize::select::Target;
 use crate::lowrank::conv::ConvMode;
-use crate::lowrank::outputs::Inputs;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Cost, CostModel, Patterns, Plan};
-use crate::price::Curve;
 use crate::price::distance::Reference;
-use crate::price::effects::{Site, effects};
 use crate::price::groups::Samples as Apart;
-use crate::report::{LayerReport, Report, TuningReport};
+use crate::report::{Report, TuningReport};
 use crate::runtime::NamedTensor;
 use crate::runtime::inputs::DimSizes;
-use crate::runtime::latency::Latency;
 use crate::runtime::probes::probe_batches;
-use crate::times::Times;
 use crate::train::{self, Guidance};
+pub(in crate::jobs) use offers::{Judge, Offers, Split};
 pub use options::FactorizeOptions;
-use prepare::{Prepared, components, prepare_all, refit};
-use table::{Measured, layer_reports, nothing};
 
 /// Synthetic samples that a layer's effect is measured on without data.
 const PROBES: usize = 8;
@@ -125,14 +112,6 @@ pub(in crate::jobs) fn layers(subject: Subject<'_>, options: &FactorizeOptions) 
     Ok(found)
 }
 
-/// What splits are judged on: the outputs that they should leave as they are.
-#[derive(Clone, Copy)]
-pub(in crate::jobs) struct Judge<'j> {
-    pub(in crate::jobs) reference: &'j Reference,
-    /// Inputs of the samples that the reference was run on.
-    pub(in crate::jobs) batches: &'j [Vec<NamedTensor>],
-}
-
 /// The samples that splits are judged on: those that they are not fitted to, else all, else synthetic ones.
 fn batches(
     analysis: &Analysis<'_>,
@@ -148,185 +127,6 @@ fn batches(
             probe_batches(analysis.subject().proto()?, &sizes, PROBES, options.setting.seed)
         }
     }
-}
-
-/// The layers of a model, decomposed.
-pub(in crate::jobs) struct Offers<'c> {
-    prepared: Vec<Prepared<'c>>,
-    notes: Vec<String>,
-    /// What the operators of the model take, for a latency budget.
-    times: Times,
-}
-
-/// A model with some layers split.
-pub(in crate::jobs) struct Split {
-    pub(in crate::jobs) model: ModelProto,
-    /// Ranks, by the names of layers.
-    pub(in crate::jobs) ranks: BTreeMap<String, usize>,
-    /// Every layer, with what was decided about it.
-    pub(in crate::jobs) layers: Vec<LayerReport>,
-    /// Where a budget was shared out: how far the sum of errors may be above the least possible, as a share of it.
-    pub(in crate::jobs) gap: Option<f64>,
-    /// Its predicted time in nanoseconds, if operators were timed.
-    pub(in crate::jobs) nanos: u64,
-    pub(in crate::jobs) notes: Vec<String>,
-}
-
-impl<'c> Offers<'c> {
-    /// Decomposes the layers of `found`, on samples if there are any.
-    ///
-    /// # Errors
-    /// As [`factorize`].
-    pub(in crate::jobs) fn new(
-        subject: Subject<'_>,
-        found: &'c Candidates,
-        options: &FactorizeOptions,
-        data: Option<Calibration<'_>>,
-        clock: &mut Clock,
-    ) -> Result<Self> {
-        let moments = moments(subject, data, (&found.open, options.conv))?;
-        let notes: Vec<String> = scarce(&found.open, &moments).into_iter().collect();
-        clock.lap("calibrate")?;
-        options.setting.progress.enter("splitting layers")?;
-        let prepared = prepare_all(subject, &found.open, options, moments)?;
-        clock.lap("decompose")?;
-        Ok(Self { prepared, notes, times: Times::default() })
-    }
-
-    /// Measures what each layer's split does to the model's output, with that layer alone split, at three ranks.
-    ///
-    /// # Errors
-    /// If a model cannot be made or run; errors then weigh by their share of the layer's energy.
-    pub(in crate::jobs) fn weigh(
-        &mut self,
-        subject: Subject<'_>,
-        options: &FactorizeOptions,
-        judge: Judge<'_>,
-    ) -> Result<()> {
-        let prepared = &mut self.prepared;
-        let ranks: Vec<Vec<usize>> =
-            prepared.iter().map(|layer| reference_ranks(&layer.offer(), options.align)).collect();
-        let site = |(layer, ranks): (&Prepared<'_>, &Vec<usize>)| -> Site {
-            let reads = subject.graph.node(layer.candidate.nodes[0]).inputs.iter().flatten();
-            let reads = reads.map(|&value| subject.graph.at(value).name.clone()).collect();
-            Site { reads, changes: ranks.len() }
-        };
-        let sites: Vec<Site> = prepared.iter().zip(&ranks).map(site).collect();
-        let write = |site: usize, change: usize| {
-            let layer = &prepared[site];
-            split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
-        };
-        let Judge { reference, batches } = judge;
-        let effects = effects(subject.model, reference, &sites, write, batches, options.setting.limits)?;
-        let base = reference.distance_of(subject.model, batches)?;
-        for ((layer, ranks), effects) in prepared.iter_mut().zip(&ranks).zip(effects) {
-            let curve = layer.decomposition.curve();
-            let losses = effects.into_iter().map(|loss| loss - base);
-            let points: Vec<(usize, f64)> = ranks.iter().map(|rank| curve.full_rank() - rank).zip(losses).collect();
-            if let Some(measured) = Curve::new(&components(curve), &points) {
-                (layer.loss, layer.is_weighed) = (Some(measured), true);
-            }
-        }
-        Ok(())
-    }
-
-    /// The layers as choices beside the widths of groups; `narrowed` are selections, wide to narrow, in the order in which
-    /// units go.
-    ///
-    /// # Errors
-    /// If a decomposition does not converge.
-    pub(in crate::jobs) fn resized<'a>(
-        &'a self,
-        subject: Subject<'a>,
-        narrowed: &[Selection],
-        options: &FactorizeOptions,
-    ) -> Result<Vec<Resized<'a>>> {
-        let resized = |layer: &'a Prepared<'c>| match &layer.loss {
-            Some(loss) => {
-                let parts = (&layer.decomposition, &layer.prices, loss);
-                Resized::new(subject, layer.candidate, parts, narrowed, options.align)
-            }
-            None => Ok(None),
-        };
-        let layers: Vec<Option<Resized<'a>>> = self.prepared.par_iter().map(resized).collect::<Result<_>>()?;
-        Ok(layers.into_iter().flatten().collect())
-    }
-
-    /// Chooses ranks and splits the layers, fitted to `data`; `again` are samples that the layers are decomposed on once more
-    /// before they are split.
-    ///
-    /// # Errors
-    /// As [`factorize`].
-    pub(in crate::jobs) fn split(
-        mut self,
-        (model, subject): (&Model, Subject<'_>),
-        (found, options): (&'c Candidates, &FactorizeOptions),
-        (data, again): (Option<Calibration<'_>>, Option<Calibration<'_>>),
-        clock: &mut Clock,
-    ) -> Result<Split> {
-        let (prepared, notes) = (&mut self.prepared, &mut self.notes);
-        let cost = CostModel::timed(subject, &self.times.timed);
-        let whole = cost.cost(&Selection::all());
-        let rest = model.file_bytes().saturating_sub(whole.bytes);
-        let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
-        let Decisions { layers: mut decisions, gap } = if offers.is_empty() {
-            Decisions { layers: Vec::new(), gap: None }
-        } else {
-            choose(&offers, &options.target, (whole, rest), options.align)?
-        };
-        clock.lap("select")?;
-        if let Some(data) = again {
-            refit(subject, prepared, &decisions, options, data)?;
-        }
-        let mut chosen = chosen(prepared, &decisions)?;
-        let latencies = if options.time_layers { time(subject, &chosen)? } else { BTreeMap::new() };
-        if options.keep_faster {
-            notes.extend(keep_faster(prepared, &mut decisions, &mut chosen, &latencies));
-        }
-        if chosen.is_empty() {
-            return Err(nothing(prepared, &decisions, &found.refused));
-        }
-        let nanos = latency::predicted(prepared, whole.nanos, &decisions);
-        clock.lap("split")?;
-        if let (Some(data), true) = (data, options.sequential) {
-            correct(subject, data, &mut chosen)?;
-            clock.lap("correct")?;
-        }
-        notes.extend(states(&chosen));
-        let outcomes = measured(&chosen, &latencies);
-        let layers = layer_reports(prepared, &decisions, &outcomes, (&found.refused, &cost), options.align);
-        let ranks = chosen.iter().map(|layer| (layer.candidate.name.clone(), layer.rank)).collect();
-        let model = split_layers(subject, &pairs(&chosen))?;
-        Ok(Split { model, ranks, layers, gap, nanos, notes: self.notes })
-    }
-}
-
-/// The moments of every layer's inputs, where there is data.
-fn moments(
-    subject: Subject<'_>,
-    data: Option<Calibration<'_>>,
-    (candidates, conv): (&[Candidate], ConvMode),
-) -> Result<Vec<Option<Vec<Inputs>>>> {
-    let without = || Ok(vec![None; candidates.len()]);
-    data.map_or_else(without, |data| input_moments(subject, data, (candidates, conv)))
-}
-
-/// Says that the states of recurrent layers are still multiplied with whole weights.
-fn states(chosen: &[Chosen<'_>]) -> Option<String> {
-    let is_gates = |layer: &&Chosen<'_>| matches!(layer.candidate.form, Form::Gates { .. });
-    let count = chosen.iter().filter(is_gates).count();
-    let text = "of the split recurrent layers only the weight of the inputs is split: the operator multiplies its state with a whole one; `prune` removes its units";
-    (count > 0).then(|| text.to_owned())
-}
-
-/// The error and the time of each layer that is split.
-fn measured<'c>(chosen: &[Chosen<'c>], latencies: &BTreeMap<&'c str, Latency>) -> BTreeMap<&'c str, Measured> {
-    let timed = |(&name, &latency): (&&'c str, &Latency)| (name, Measured { latency: Some(latency), error: None });
-    let mut measured: BTreeMap<&str, Measured> = latencies.iter().map(timed).collect();
-    for layer in chosen {
-        measured.entry(layer.candidate.name.as_str()).or_default().error = Some(layer.factors.error());
-    }
-    measured
 }
 
 /// `rewritten`, trained towards `model` if that is asked for, with a report of it.
@@ -345,50 +145,6 @@ fn trained(
     Ok((trained, vec![report]))
 }
 
-/// The layers that are split, with their factors.
-fn chosen<'c>(prepared: &[Prepared<'c>], decisions: &[Decision]) -> Result<Vec<Chosen<'c>>> {
-    let split = |(layer, decision): (&Prepared<'c>, &Decision)| match decision {
-        Decision::Split(rank) => Some(layer.chosen(*rank)),
-        Decision::Keep(_) => None,
-    };
-    prepared.par_iter().zip(decisions).filter_map(split).collect()
-}
-
-fn pairs<'p>(chosen: &'p [Chosen<'_>]) -> Vec<(&'p Candidate, &'p Factors)> {
-    chosen.iter().map(|layer| (layer.candidate, &layer.factors)).collect()
-}
-
-/// tract's time of each layer alone.
-fn time<'c>(subject: Subject<'_>, chosen: &[Chosen<'c>]) -> Result<BTreeMap<&'c str, Latency>> {
-    let rewritten = split_layers(subject, &pairs(chosen))?;
-    let candidates: Vec<&'c Candidate> = chosen.iter().map(|layer| layer.candidate).collect();
-    let measured = speed::latencies(subject, &rewritten, &candidates);
-    Ok(candidates.iter().zip(measured).filter_map(|(c, latency)| Some((c.name.as_str(), latency?))).collect())
-}
-
-/// Puts back the layers that did not get faster. A note names those whose time cannot be measured.
-fn keep_faster(
-    prepared: &[Prepared<'_>],
-    decisions: &mut [Decision],
-    chosen: &mut Vec<Chosen<'_>>,
-    latencies: &BTreeMap<&str, Latency>,
-) -> Option<String> {
-    let mut untimed = Vec::new();
-    for (layer, decision) in prepared.iter().zip(decisions) {
-        let name = layer.candidate.name.as_str();
-        match (&decision, latencies.get(name)) {
-            (Decision::Split(_), Some(&Latency { before_ms, after_ms })) if after_ms >= before_ms => {
-                *decision = Decision::Keep(Why::PutBack { before_ms, after_ms });
-                chosen.retain(|layer| layer.candidate.name != name);
-            }
-            (Decision::Split(_), None) => untimed.push(name),
-            _ => {}
-        }
-    }
-    let named = || format!("split although their time cannot be measured: {}", untimed.join(", "));
-    (!untimed.is_empty()).then(named)
-}
-
 /// Moves layers that the user's patterns leave out to the refused ones.
 fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
     let patterns = Patterns::new(&options.include, &options.exclude)?;
@@ -397,8 +153,13 @@ fn exclude(found: &mut Candidates, options: &FactorizeOptions) -> Result<()> {
         let by_mode =
             (is_kernel && options.conv == ConvMode::None).then_some("`conv` none does not split convolutions");
         let is_table = candidate.form == Form::Table;
-        let by_target = (is_table && matches!(options.target, Target::Macs(_) | Target::Latency(_)))
-            .then_some("it is a table: a split of it saves parameters, but neither multiply–accumulates nor time");
+        let by_target = match options.target {
+            Target::Macs(_) if is_table => {
+                Some("it is a table: a split of it saves parameters, but no multiply–accumulates")
+            }
+            Target::Latency(_) if is_table => Some("it is a table: a split of it saves parameters, but no time"),
+            _ => None,
+        };
         let is_meant = if is_table { options.tables } else { options.layers };
         let by_means = (!is_meant).then_some("`means` leaves it out");
         let by_pattern = patterns.refusal([candidate.name.as_str(), candidate.tensor.as_str()]);

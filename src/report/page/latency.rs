@@ -1,8 +1,8 @@
 //! A latency budget on the page: its rounds, and the time of every operator.
 
 use super::charts::{self, Bar};
-use super::text::{Cell, Column, folded, list, paragraph, table};
-use super::{ms, percent};
+use super::text::{Cell, Column, folded, list, ms, paragraph, table};
+use crate::report::figures::percent;
 use crate::report::{LatencyReport, OperatorTime};
 
 /// What was asked for of one run, and what each result was predicted and measured to take.

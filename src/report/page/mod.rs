@@ -7,7 +7,7 @@ mod text;
 
 use charts::{Bar, Series};
 use latency::latency_budget;
-use text::{Cell, Column, escape, folded, list, paragraph, section, short_table, table};
+use text::{Cell, Column, escape, folded, list, ms, paragraph, section, short_table, table};
 
 use super::figures::{change, human_bytes, human_count, percent};
 use super::{
@@ -106,11 +106,6 @@ fn tiles(report: &Report) -> String {
         tile("R² on labels", format!("{old:.4}"), format!("{new:.4}"), String::new());
     }
     format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.concat())
-}
-
-/// A time on the page.
-fn ms(time: f64) -> String {
-    format!("{time:.3} ms")
 }
 
 /// The network as a picture: widths and weights of all layers, with a table of the same figures.

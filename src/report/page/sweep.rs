@@ -1,8 +1,8 @@
 //! The page of a sweep: the front as a picture, and all points as a table.
 
 use super::charts::{self, Series};
-use super::text::{Cell, Column, escape, list, paragraph, section, table};
-use super::{document, ms};
+use super::document;
+use super::text::{Cell, Column, escape, list, ms, paragraph, section, table};
 use crate::report::figures::{human_bytes, human_count, percent};
 use crate::report::{SweepPoint, SweepReport};
 

@@ -142,3 +142,8 @@ mod tests {
         assert_eq!(section("x", "") + &folded("x", "") + &list([]) + &table("x", &[], []), "");
     }
 }
+
+/// A time on the page.
+pub(super) fn ms(time: f64) -> String {
+    format!("{time:.3} ms")
+}
