@@ -118,6 +118,11 @@ pub(super) fn short_table(caption: &str, columns: &[Column], rows: impl IntoIter
     if count > OPEN { folded(&format!("{caption}: {count} rows"), &content) } else { content }
 }
 
+/// A time on the page.
+pub(super) fn ms(time: f64) -> String {
+    format!("{time:.3} ms")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,9 +146,4 @@ mod tests {
     fn nothing_is_shown_where_there_is_nothing() {
         assert_eq!(section("x", "") + &folded("x", "") + &list([]) + &table("x", &[], []), "");
     }
-}
-
-/// A time on the page.
-pub(super) fn ms(time: f64) -> String {
-    format!("{time:.3} ms")
 }
