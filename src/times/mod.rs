@@ -96,50 +96,67 @@ pub(crate) fn times(
         // The first selection is the whole.
         let narrowed = (number > 0).then(|| rewrite::prune(subject, &selection)).transpose()?;
         let view = View::of(narrowed.as_ref().unwrap_or(subject.model))?;
-        let mut wanted = BTreeMap::new();
-        let mut asked: Vec<Asked> = Vec::new();
+        let mut wanted = Wanted::default();
         for (index, case) in cases.iter().enumerate() {
             let Some(sizes) = case.sizes(subject, &selection) else { continue };
             if !seen[index].insert(sizes.clone()) {
                 continue;
             }
-            let Some(fed) = alone(subject, &case.unit, &view, &selection) else { continue };
-            let signature = signature::of(&fed);
-            let converted =
-                if meter.place().is_blocked() { converted(subject, &case.unit, &selection) } else { Vec::new() };
-            wanted.entry(signature.clone()).or_insert(fed);
-            asked.push(Asked { case: index, sizes, signature, converted });
+            let fed = alone(subject, &case.unit, &view, &selection);
+            wanted.ask((index, sizes), fed, || converted(subject, &case.unit, &selection, meter));
         }
-        measure(&mut cases, (wanted, asked), (meter, overhead))?;
+        wanted.measure(&mut cases, (meter, overhead))?;
     }
     meter.keep()?;
     Ok(fitted(subject, &cases))
 }
 
-/// Times the models that are `wanted`, by signature, and enters the times at the units that `asked` for them.
-fn measure(
-    cases: &mut [Case],
-    (wanted, asked): (BTreeMap<String, Fed>, Vec<Asked>),
-    (meter, overhead): (&Meter, f64),
-) -> Result<()> {
-    meter.measure(wanted)?;
-    let shapes: Vec<Vec<usize>> = asked.iter().flat_map(|asked| asked.converted.clone()).collect();
-    blocks::measure(&shapes, meter)?;
-    for Asked { case, sizes, signature, converted } in asked {
-        let Some(ms) = meter.known(&signature) else { continue };
-        // Half of a conversion into blocks and back.
-        let halves = converted.iter().filter_map(|shape| blocks::conversion(shape, meter, overhead));
-        let besides = overhead + halves.sum::<f64>() / 2.0;
-        cases[case].measured.push((sizes, (ms - besides).max(ms / 10.0)));
+/// Models of units that are to be timed together.
+#[derive(Default)]
+struct Wanted {
+    /// By signature.
+    models: BTreeMap<String, Fed>,
+    asked: Vec<Asked>,
+}
+
+impl Wanted {
+    /// Asks for the time of a case at some sizes, where it can run as a model of its own.
+    fn ask(
+        &mut self,
+        (case, sizes): (usize, Vec<u64>),
+        alone: Option<Fed>,
+        converted: impl FnOnce() -> Vec<Vec<usize>>,
+    ) {
+        let Some(fed) = alone else { return };
+        let signature = signature::of(&fed);
+        self.models.entry(signature.clone()).or_insert(fed);
+        self.asked.push(Asked { case, sizes, signature, converted: converted() });
     }
-    Ok(())
+
+    /// Times all models, and enters the times at the cases that asked for them.
+    fn measure(self, cases: &mut [Case], (meter, overhead): (&Meter, f64)) -> Result<()> {
+        meter.measure(self.models)?;
+        let shapes: Vec<Vec<usize>> = self.asked.iter().flat_map(|asked| asked.converted.clone()).collect();
+        blocks::measure(&shapes, meter)?;
+        for Asked { case, sizes, signature, converted } in self.asked {
+            let Some(ms) = meter.known(&signature) else { continue };
+            // Half of a conversion into blocks and back.
+            let halves = converted.iter().filter_map(|shape| blocks::conversion(shape, meter, overhead));
+            let besides = overhead + halves.sum::<f64>() / 2.0;
+            cases[case].measured.push((sizes, (ms - besides).max(ms / 10.0)));
+        }
+        Ok(())
+    }
 }
 
 /// Fewest channels that are computed in blocks.
 const FEWEST_BLOCKED: usize = 8;
 
 /// The shapes of the input and the result of a unit with a convolution over images, as far as they are computed in blocks.
-fn converted(subject: Subject<'_>, unit: &Unit, selection: &Selection) -> Vec<Vec<usize>> {
+fn converted(subject: Subject<'_>, unit: &Unit, selection: &Selection, meter: &Meter) -> Vec<Vec<usize>> {
+    if !meter.place().is_blocked() {
+        return Vec::new();
+    }
     let graph = subject.graph;
     let Some(&conv) = unit.nodes.iter().find(|&&id| graph.node(id).op == "Conv") else { return Vec::new() };
     let data = graph.node(conv).inputs.first().copied().flatten();

@@ -1,12 +1,11 @@
 //! What layers take once they are split: timed at a few ranks, and fitted between.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::alone::alone;
 use super::table::Meter;
 use super::units::{Unit, units};
-use super::{Asked, Case, Times, converted, measure, signature, times};
+use super::{Case, Times, Wanted, converted, times};
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::error::Result;
@@ -84,17 +83,14 @@ pub(crate) fn rank_times(
         let ranks: Vec<Option<usize>> = layers.iter().map(|layer| layer.ranks.get(level).copied()).collect();
         let split = write(&ranks)?;
         let view = View::of(&split)?;
-        let (mut wanted, mut asked) = (BTreeMap::new(), Vec::new());
+        let mut wanted = Wanted::default();
         for (case, &(_, layer)) in owners.iter().enumerate() {
             let Some(rank) = ranks[layer] else { continue };
             let unit = &cases[case].unit;
-            let Some(fed) = alone(subject, unit, &view, &selection) else { continue };
-            let signature = signature::of(&fed);
-            let converted = if meter.place().is_blocked() { converted(subject, unit, &selection) } else { Vec::new() };
-            wanted.entry(signature.clone()).or_insert(fed);
-            asked.push(Asked { case, sizes: vec![rank as u64], signature, converted });
+            let fed = alone(subject, unit, &view, &selection);
+            wanted.ask((case, vec![rank as u64]), fed, || converted(subject, unit, &selection, meter));
         }
-        measure(&mut cases, (wanted, asked), (meter, overhead))?;
+        wanted.measure(&mut cases, (meter, overhead))?;
     }
     meter.keep()?;
     let of_unit = |index: usize| whole.timed.get(index).map_or(0.0, |timed| timed.surface.at(&[]));
