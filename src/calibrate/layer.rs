@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::steps::{B, Steps, W};
+use super::steps::Steps;
 use super::window::Window;
 use crate::analysis::Subject;
 use crate::error::{Error, Result};
@@ -102,15 +102,13 @@ pub fn readers(subject: Subject<'_>) -> Result<Vec<Layer>> {
 
 impl Layer {
     fn of_steps(steps: Steps, node: NodeId, name: &str) -> Self {
-        let linear =
-            Linear { data: 0, data_axis: 2, weight: W, weight_in: 2, weight_out: 1, bias: Some(B), result_axis: 2 };
         Self {
             node,
             name: name.to_owned(),
             data: steps.rows(),
             weight: steps.weights()[0].clone(),
             result: steps.result(),
-            linear,
+            linear: Linear::OF_GATES,
             groups: 1,
             channels: steps.width(),
             taps: 1,

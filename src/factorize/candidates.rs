@@ -14,9 +14,6 @@ use crate::onnx::tensor::{ElementType, TensorView};
 use crate::onnx::traits::{INTEGER, RECURRENT};
 use crate::ops::{Linear, operator_name};
 
-/// Operand of a recurrent operator that is its bias `[directions, 2 · gates · hidden]`.
-const BIAS: usize = 3;
-
 /// Before this operator set Gemm had another rule of broadcasting.
 const OLDEST_GEMM: i64 = 7;
 
@@ -206,10 +203,8 @@ pub fn candidates(subject: Subject<'_>) -> Candidates {
 /// The share of the inputs in the gates of a recurrent operator. That of its state is multiplied inside the operator, where no
 /// second product fits.
 fn gates(subject: Subject<'_>, id: NodeId) -> Result<Candidate, String> {
-    let linear =
-        Linear { data: 0, data_axis: 2, weight: 1, weight_in: 2, weight_out: 1, bias: Some(BIAS), result_axis: 2 };
-    let read = read(subject, id, linear)?;
-    let bias = subject.graph.node(id).inputs.get(BIAS).copied().flatten();
+    let read = read(subject, id, Linear::OF_GATES)?;
+    let bias = read.linear.bias.and_then(|slot| subject.graph.node(id).inputs.get(slot).copied().flatten());
     if bias.is_some_and(|bias| subject.constant(bias).is_none() || subject.graph.is_overridable(bias)) {
         return Err("its bias is not stored in the file".to_owned());
     }
@@ -220,8 +215,8 @@ fn gates(subject: Subject<'_>, id: NodeId) -> Result<Candidate, String> {
         return Err("its weight is transposed".to_owned());
     }
     // As one matrix.
-    let linear = Linear { weight_in: 1, weight_out: 0, ..linear };
-    Ok(Candidate { form: Form::Gates { directions }, dims: vec![directions * rows, inputs], linear, ..read })
+    let linear = Linear { weight_in: 1, weight_out: 0, ..read.linear };
+    Ok(Candidate { dims: vec![directions * rows, inputs], linear, ..read })
 }
 
 /// The operands of a `Gather` of rows of a stored matrix with more rows than columns, as those of a product: rows that are

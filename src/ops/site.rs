@@ -64,6 +64,13 @@ pub struct Linear {
     pub result_axis: usize,
 }
 
+impl Linear {
+    /// The share of the inputs in the gates of a recurrent operator: X `[steps, batch, inputs]`, W `[directions, gates · hidden, inputs]`,
+    /// B `[directions, 2 · gates · hidden]`.
+    pub(crate) const OF_GATES: Self =
+        Self { data: 0, data_axis: 2, weight: 1, weight_in: 2, weight_out: 1, bias: Some(3), result_axis: 2 };
+}
+
 /// What must be rebuilt on a node once the kept indices are known.
 #[derive(Debug, Clone)]
 pub enum Edit<A> {
