@@ -196,9 +196,24 @@ macro_rules! selecting {
     };
 }
 
+/// The builder of options that can ask for a latency.
+macro_rules! timing {
+    ($options:ty) => {
+        impl $options {
+            /// Sets the runtime whose latency a budget limits, and the file of its operator times. The default is ONNX Runtime
+            /// if its library is found, and tract otherwise.
+            pub fn runtimes(mut self, runtimes: crate::latency::RuntimeOptions) -> Self {
+                self.runtimes = runtimes;
+                self
+            }
+        }
+    };
+}
+
 pub(crate) use configured;
 pub(crate) use recalling;
 pub(crate) use selecting;
+pub(crate) use timing;
 
 /// The samples of a job, opened.
 #[derive(Debug, Default)]
@@ -261,8 +276,8 @@ impl Opened {
         self.eval.as_ref().or(self.data.as_ref())
     }
 
-    /// The samples that the proof of a result measures fidelity and accuracy on. Of samples without labels that the result was fitted
-    /// to, some are enough: more of them say no more about other samples.
+    /// The samples that the proof of a result measures fidelity and accuracy on. If the result was fitted to them and they have no
+    /// labels, a part of them is enough.
     pub(crate) fn to_prove(&self) -> Option<Samples> {
         let all = self.to_measure()?;
         let every = all.samples() / MEASURED;

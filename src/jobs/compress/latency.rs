@@ -21,10 +21,9 @@ use crate::times::table::Meter;
 pub(super) fn within(
     (model, series): (&Model, &Series<'_, '_>),
     options: &CompressOptions,
-    (remaining, meter): (Remaining, Option<&Meter>),
+    (remaining, meter): (Remaining, &Meter),
     mut clock: Clock,
 ) -> Result<Finish> {
-    let meter = meter.ok_or_else(|| Error::usage("`latency` needs a runtime to measure in"))?;
     let survey = &series.survey;
     let whole = survey.cost().cost(&Selection::all()).nanos;
     let aim = Aim::new(model, &survey.analysis, &options.setting, (remaining, whole), meter)?;

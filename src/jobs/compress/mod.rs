@@ -57,15 +57,15 @@ pub(crate) fn compress(model: &Model, options: &CompressOptions) -> Result<Outco
     let meter = is_timed.then(|| Meter::open(&options.runtimes)).transpose()?;
     let series = Series::new(model, &pruning, data, meter.as_ref())?;
     clock.lap("analyse")?;
-    let finished = match (&options.target, &search) {
-        (Target::Plan(plan), _) => {
+    let finished = match (&options.target, &search, &meter) {
+        (Target::Plan(plan), ..) => {
             let job = series.job(&pruning)?;
             finish(&job, options, planned(&job, plan)?, clock)?
         }
-        (Target::Latency(remaining), _) => {
-            latency::within((model, &series), options, (*remaining, meter.as_ref()), clock)?
+        (Target::Latency(remaining), _, Some(meter)) => {
+            latency::within((model, &series), options, (*remaining, meter), clock)?
         }
-        (Target::MaxDrop(allowed), Some((judge, _))) => halve(judge, (*allowed, None), |share| {
+        (Target::MaxDrop(allowed), Some((judge, _)), _) => halve(judge, (*allowed, None), |share| {
             let options = CompressOptions { target: Target::Macs(Remaining::Share(share)), ..options.clone() };
             let pruning = options.pruning(options.target.clone());
             best(&series.job(&pruning)?, &options, Clock::start(&options.setting.progress))

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::factorize::select;
 use crate::jobs::factorize::FactorizeOptions;
 use crate::jobs::prune::{PruneOptions, Target};
-use crate::jobs::setting::{Setting, configured, selecting};
+use crate::jobs::setting::{Setting, configured, selecting, timing};
 use crate::latency::RuntimeOptions;
 use crate::plan::{Align, Plan, Remaining, Units};
 use crate::price::Effort;
@@ -71,6 +71,7 @@ configured!(CompressOptions, |options| match options.target {
 });
 
 selecting!(CompressOptions, "groups and layers", "kept units and ranks");
+timing!(CompressOptions);
 
 impl CompressOptions {
     /// Compresses to this budget of parameters: a share of the original's (`0.5`) or a number.
@@ -135,13 +136,6 @@ impl CompressOptions {
     /// Keeps at least this many units in each group; 1 by default.
     pub fn min_keep(mut self, units: usize) -> Self {
         self.min_keep = units;
-        self
-    }
-
-    /// Sets the runtime whose latency a budget limits, and the file of its operator times. The default is ONNX Runtime if its
-    /// library is found, and tract otherwise.
-    pub fn runtimes(mut self, runtimes: RuntimeOptions) -> Self {
-        self.runtimes = runtimes;
         self
     }
 

@@ -15,7 +15,7 @@ use crate::jobs::latency::{Aim, Tried};
 use crate::lowrank::Factors;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{Align, CostModel, Remaining};
+use crate::plan::{Align, Remaining};
 use crate::report::LatencyReport;
 use crate::times::ranks::{Ranked, rank_times};
 use crate::times::table::Meter;
@@ -35,7 +35,7 @@ pub(super) fn within(
     let (subject, meter) = (analysis.subject(), Meter::open(&options.runtimes)?);
     offers.time(subject, options, &meter)?;
     clock.lap("time operators")?;
-    let whole = offers.nanos(subject);
+    let whole = offers.cost(subject).cost(&Selection::all()).nanos;
     let aim = Aim::new(model, analysis, &options.setting, (remaining, whole), &meter)?;
     let tried = aim.approach(|limit| {
         options.setting.progress.enter("measuring a result")?;
@@ -77,7 +77,7 @@ impl Offers<'_> {
         if guessed > 0 {
             let plural = if guessed == 1 { "" } else { "s" };
             self.notes.push(format!(
-                "the times of {guessed} split layer{plural} are estimates from multiply–accumulates, because splits were not timed where the result will run"
+                "the times of {guessed} split layer{plural} are estimates from multiply–accumulates, because the table of times has no splits"
             ));
         }
         for (layer, times) in self.prepared.iter_mut().zip(of_layers) {
@@ -86,16 +86,11 @@ impl Offers<'_> {
         Ok(())
     }
 
-    /// Predicted nanoseconds of the model as it is.
-    pub(in crate::jobs) fn nanos(&self, subject: Subject<'_>) -> u64 {
-        CostModel::timed(subject, &self.times.timed).cost(&Selection::all()).nanos
-    }
-
     /// The model with its layers split as `options` ask, and its predicted nanoseconds. The layers after a split one are not
     /// fitted.
     fn tried(&self, subject: Subject<'_>, options: &FactorizeOptions) -> Result<(ModelProto, u64)> {
         let offers: Vec<Offer<'_>> = self.prepared.iter().map(Prepared::offer).collect();
-        let whole = CostModel::timed(subject, &self.times.timed).cost(&Selection::all());
+        let whole = self.cost(subject).cost(&Selection::all());
         let decisions = choose(&offers, &options.target, (whole, 0), options.align)?.layers;
         let split = chosen(&self.prepared, &decisions)?;
         if split.is_empty() {

@@ -143,6 +143,11 @@ impl<'c> Offers<'c> {
         Ok(layers.into_iter().flatten().collect())
     }
 
+    /// What the model costs, in time too if its operators were timed.
+    pub(super) fn cost<'s>(&self, subject: Subject<'s>) -> CostModel<'s> {
+        CostModel::timed(subject, &self.times.timed)
+    }
+
     /// Chooses ranks and splits the layers, fitted to `data`; `again` are samples that the layers are decomposed on once more
     /// before they are split.
     ///
@@ -155,8 +160,8 @@ impl<'c> Offers<'c> {
         (data, again): (Option<Calibration<'_>>, Option<Calibration<'_>>),
         clock: &mut Clock,
     ) -> Result<Split> {
+        let cost = self.cost(subject);
         let (prepared, notes) = (&mut self.prepared, &mut self.notes);
-        let cost = CostModel::timed(subject, &self.times.timed);
         let whole = cost.cost(&Selection::all());
         let rest = model.file_bytes().saturating_sub(whole.bytes);
         let offers: Vec<Offer<'_>> = prepared.iter().map(Prepared::offer).collect();
@@ -206,7 +211,7 @@ fn moments(
 fn states(chosen: &[Chosen<'_>]) -> Option<String> {
     let is_gates = |layer: &&Chosen<'_>| matches!(layer.candidate.form, Form::Gates { .. });
     let count = chosen.iter().filter(is_gates).count();
-    let text = "of the split recurrent layers only the weight of the inputs is split: the operator multiplies its state with a whole one; `prune` removes its units";
+    let text = "only the input weights of recurrent layers were split, because the operator multiplies its state with R itself; `prune` can remove units";
     (count > 0).then(|| text.to_owned())
 }
 

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::factorize::decompose::Method;
 use crate::factorize::select::Target;
 use crate::jobs::latency::check as check_latency;
-use crate::jobs::setting::{Setting, configured, recalling, selecting};
+use crate::jobs::setting::{Setting, configured, recalling, selecting, timing};
 use crate::latency::RuntimeOptions;
 use crate::lowrank::conv::ConvMode;
 use crate::plan::{Align, Plan, Remaining};
@@ -47,6 +47,7 @@ pub struct FactorizeOptions {
 configured!(FactorizeOptions);
 recalling!(FactorizeOptions);
 selecting!(FactorizeOptions, "layers", "ranks");
+timing!(FactorizeOptions);
 
 impl FactorizeOptions {
     /// Splits every layer at this rank where that saves parameters.
@@ -144,13 +145,6 @@ impl FactorizeOptions {
     /// any.
     pub fn retrain(mut self, training: train::Options) -> Self {
         self.retrain = Some(training);
-        self
-    }
-
-    /// Sets the runtime whose latency a budget limits, and the file of its operator times. The default is ONNX Runtime if its
-    /// library is found, and tract otherwise.
-    pub fn runtimes(mut self, runtimes: RuntimeOptions) -> Self {
-        self.runtimes = runtimes;
         self
     }
 

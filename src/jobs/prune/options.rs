@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::axes::Selection;
 use crate::error::{Error, Result};
 use crate::jobs::latency::check as check_latency;
-use crate::jobs::setting::{Setting, configured, recalling, selecting};
+use crate::jobs::setting::{Setting, configured, recalling, selecting, timing};
 use crate::latency::RuntimeOptions;
 use crate::onnx::Model;
 use crate::plan::{Align, Budget, CostModel, Plan, Quota, Remaining, Request, Scope, Units};
@@ -88,6 +88,7 @@ configured!(PruneOptions, |options| match options.target {
 });
 recalling!(PruneOptions);
 selecting!(PruneOptions, "groups", "kept units");
+timing!(PruneOptions);
 
 impl PruneOptions {
     /// Removes this share of every group's units: 0.5 removes half.
@@ -230,13 +231,6 @@ impl PruneOptions {
     /// scores to compare with the original's. The result carries a certificate, which [`verify`](crate::verify) checks.
     pub fn confidence(mut self, probability: f64) -> Self {
         self.confidence = Some(probability);
-        self
-    }
-
-    /// Sets the runtime whose latency a budget limits, and the file of its operator times. The default is ONNX Runtime if its
-    /// library is found, and tract otherwise.
-    pub fn runtimes(mut self, runtimes: RuntimeOptions) -> Self {
-        self.runtimes = runtimes;
         self
     }
 
