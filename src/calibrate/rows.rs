@@ -20,8 +20,8 @@ const ROWS_PER_INPUT: usize = 20;
 /// Rows that are taken in any case.
 const LEAST_ROWS: usize = 4096;
 
-/// Multiply–accumulates that the products of a layer's inputs may take. Layers of very many inputs have long kernels, whose rows
-/// overlap: every other row says little that is new.
+/// Multiply–accumulates that the products of a layer's inputs may take. A layer of very many inputs has a long kernel, and its rows
+/// overlap: many of them add little.
 const MOST_PRODUCTS: usize = 1 << 38;
 
 /// Chooses the positions of each sample that count, seeded: the same whatever the batches.

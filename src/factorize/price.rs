@@ -47,7 +47,7 @@ impl PriceList {
         }
     }
 
-    /// Enters what the layer takes.
+    /// Sets the time of the layer, whole and at every rank.
     pub(crate) fn set_times(&mut self, times: Option<RankTimes>) {
         self.times = times;
     }

@@ -238,7 +238,8 @@ pub(crate) fn end(folder: &Path) -> Result<SweepReport> {
 fn finished(folder: &Path) -> Result<SweepReport> {
     let path = folder.join(REPORT.0);
     let text = std::fs::read_to_string(&path).map_err(|e| Error::input(e.to_string()).in_file(&path))?;
-    serde_json::from_str(&text).map_err(|e| Error::input(format!("is no report of a sweep: {e}")).in_file(&path))
+    serde_json::from_str(&text)
+        .map_err(|e| Error::input(format!("cannot be read as the report of a sweep: {e}")).in_file(&path))
 }
 
 /// The report, if it has a model.
