@@ -4,6 +4,7 @@
 //! model batch by batch without running any part of it twice, [`sums`] adds up their products, [`evidence`] sets them beside
 //! what a layer should make of them, and [`pair`] brings two models along together.
 
+mod at;
 mod block;
 pub mod data;
 pub mod evidence;
@@ -14,6 +15,7 @@ mod leaves;
 mod merge;
 mod padding;
 pub(crate) mod pair;
+mod recorded;
 mod rows;
 pub(crate) mod stages;
 mod statistics;
@@ -30,13 +32,15 @@ pub use rows::Sampler;
 pub use statistics::{InputStatistics, input_statistics};
 pub use sums::{Detail, Sums};
 
+pub(crate) use at::At;
 pub(crate) use block::{BLOCK_ROWS, Block, Columns};
 pub(crate) use evidence::{Evidence, Gather};
 pub(crate) use exposed::exposed;
 pub(crate) use leaves::{Division, Folded, LEAVES, Portions};
 pub use merge::{Merged, merge_stats};
 pub(crate) use padding::Padding;
-pub(crate) use pair::{At, Pair, Visit, Wanted};
+pub(crate) use pair::{Pair, Reference, Visit, Wanted};
+pub(crate) use recorded::{Recorded, Recording};
 pub(crate) use rows::{Lines, Row, floats};
 pub(crate) use statistics::{Accumulator, Kept, Product, pass, pass_over, rows_of, statistics};
 pub(crate) use stats::{Key, Origin, Stats};
@@ -66,6 +70,8 @@ pub struct Calibration<'a> {
     pub seed: u64,
     /// The memory that it may take.
     pub limits: Limits,
+    /// What is known already of the original on these samples.
+    pub(crate) recorded: Option<&'a Recorded>,
 }
 
 impl<'a> Calibration<'a> {
@@ -75,7 +81,7 @@ impl<'a> Calibration<'a> {
         let sample = data.batches_of(0..1, 1).next().and_then(Result::ok);
         let values = sample.map_or(0, |batch| batch.inputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>());
         let batch = (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE);
-        Self { data, batch, runs: usize::MAX, seed, limits: Limits::default() }
+        Self { data, batch, runs: usize::MAX, seed, limits: Limits::default(), recorded: None }
     }
 
     /// [`new`](Self::new) for `model`, with no more samples at once than `limits` allow: batches are run while all values of

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::at::At;
 use super::data::Batch;
-use super::{Calibration, Padding};
-use crate::error::Result;
+use super::rows::{Lines, Row};
+use super::{Calibration, Padding, Recorded};
+use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{Activations, Held, NamedTensor, Stream, in_turn, run_both};
+use crate::runtime::{Activations, Held, NamedTensor, Stream, Tensor, in_turn, run_both};
 
 /// Two models on their way through the data; each stage starts where the last one ended.
 #[derive(Debug)]
@@ -38,28 +40,73 @@ impl<'m> Wanted<'m> {
     }
 }
 
-/// Which samples a visit is about.
+/// Where the values of the original come from.
+#[derive(Debug)]
+pub(crate) enum Reference<'r> {
+    /// From running it.
+    Run(Wanted<'r>),
+    /// From an earlier pass.
+    Recorded(&'r Recorded),
+}
+
+/// What the original makes of some samples.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct At<'v> {
-    /// Samples of the visit.
-    pub(crate) samples: usize,
-    /// Number of the first one in the data set.
-    pub(crate) first: usize,
-    /// Samples of the whole data set.
-    pub(crate) total: usize,
-    /// Positions that do not count.
-    pub(crate) padding: Option<&'v Padding>,
+pub(crate) enum Original<'v> {
+    /// Whole values of a run.
+    Run(&'v Activations),
+    /// Some of their rows.
+    Recorded(&'v Recorded),
+}
+
+impl<'v> Original<'v> {
+    /// The value called `name`.
+    ///
+    /// # Errors
+    /// If it was not among the wanted ones.
+    pub(crate) fn get(self, name: &str) -> Result<&'v Tensor> {
+        match self {
+            Self::Run(found) => found.get(name),
+            Self::Recorded(_) => Err(Error::defect(format!("only rows of '{name}' were recorded"))),
+        }
+    }
 }
 
 /// What both models make of some samples.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Visit<'v> {
     /// Values of the original.
-    pub(crate) original: &'v Activations,
+    pub(crate) original: Original<'v>,
     /// Values of the changed model.
     pub(crate) changed: &'v Activations,
     /// The samples.
     pub(crate) at: At<'v>,
+}
+
+impl<'v> Visit<'v> {
+    /// The shape of a value of the original, whose channels lie along `axis`.
+    ///
+    /// # Errors
+    /// If it was not among the wanted ones.
+    pub(crate) fn shape_of_original(self, name: &str, axis: usize) -> Result<&'v [usize]> {
+        match self.original {
+            Original::Run(found) => found.get(name).map(Tensor::shape),
+            Original::Recorded(recorded) => recorded.shape(name, axis, self.at.first),
+        }
+    }
+
+    /// Some rows of a value of the original.
+    ///
+    /// # Errors
+    /// If it was not among the wanted ones, or has no such rows.
+    pub(crate) fn rows_of_original(self, name: &str, axis: usize, rows: &[Row]) -> Result<Lines<'v>> {
+        match self.original {
+            Original::Run(found) => {
+                let tensor = found.get(name)?;
+                Lines::new(tensor, (axis, tensor.shape().get(axis).copied().unwrap_or(0)), rows)
+            }
+            Original::Recorded(recorded) => recorded.lines(name, axis, (self.at.first, rows)),
+        }
+    }
 }
 
 impl<'d> Pair<'d> {
@@ -68,35 +115,46 @@ impl<'d> Pair<'d> {
         Self { data, original: Stream::default(), changed: Stream::default() }
     }
 
-    /// Runs both models as far as they are wanted, and calls `visit` for all samples, in their order.
+    /// Runs both models as far as they are wanted, and calls `visit` for all samples, in their order. The original stays where it
+    /// is if it is recorded.
     ///
     /// # Errors
     /// If reading the data or running a model fails; that of `visit`.
     pub(crate) fn stage(
         &mut self,
-        original: &Wanted<'_>,
+        original: &Reference<'_>,
         changed: &Wanted<'_>,
         mut visit: impl FnMut(Visit<'_>) -> Result<()> + Send,
     ) -> Result<()> {
-        let sources = self.original.segment(original.model, &original.complete, &original.values)?;
+        let sources = match original {
+            Reference::Run(wanted) => Some(self.original.segment(wanted.model, &wanted.complete, &wanted.values)?),
+            Reference::Recorded(_) => None,
+        };
         let images = self.changed.segment(changed.model, &changed.complete, &changed.values)?;
         let total = self.data.data.samples();
         let mut held = Held::within(self.data.limits.held());
         let mut first = 0;
-        let pair = [(&self.original, &sources), (&self.changed, &images)];
-        let run = |index: usize, batch: &Batch| run_both(pair, index, &batch.inputs);
-        in_turn(self.data.data.batches(self.data.batch), self.data.runs, run, |batch, (original, changed)| {
+        let run = |index: usize, batch: &Batch| match &sources {
+            Some(sources) => run_both([(&self.original, sources), (&self.changed, &images)], index, &batch.inputs),
+            None => Ok((Activations::default(), self.changed.run(&images, index, &batch.inputs)?)),
+        };
+        in_turn(self.data.data.batches(self.data.batch), self.data.runs, run, |batch, (found, changed)| {
             let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             let at = At { samples, first, total, padding: padding.as_ref() };
-            visit(Visit { original: &original, changed: &changed, at })?;
+            let original = match original {
+                Reference::Recorded(recorded) => Original::Recorded(recorded),
+                Reference::Run(_) => Original::Run(&found),
+            };
+            visit(Visit { original, changed: &changed, at })?;
             first += samples;
-            held.add([original.frontier, changed.frontier]);
+            held.add([found.frontier, changed.frontier]);
             Ok(())
         })?;
-        held.advance([(&mut self.original, &sources), (&mut self.changed, &images)]);
+        held.advance([(&mut self.original, sources.as_ref()), (&mut self.changed, Some(&images))]);
         Ok(())
     }
+
     /// Runs the original, up to `wanted`, on what the changed model has in place of some of its values: `values` gives each by
     /// its name in the original and in the changed model. Where the models are on their way does not change.
     ///

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use rand::SeedableRng;
-use rand::seq::index;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
 
 use super::block::Columns;
 use super::layer::Layer;
@@ -24,7 +24,11 @@ const LEAST_ROWS: usize = 4096;
 /// overlap: many of them add little.
 const MOST_PRODUCTS: usize = 1 << 38;
 
-/// Chooses the positions of each sample that count, seeded: the same whatever the batches.
+/// Most rows that any number of inputs K needs: 20·K and 2³⁸ / K² meet near K = 2396.
+const MOST_ROWS: usize = 47_930;
+
+/// Chooses the positions of each sample that count, seeded: the same whatever the batches. Of two samplers for the same values,
+/// the one that chooses fewer positions chooses some of those of the other.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampler {
     seed: u64,
@@ -49,14 +53,26 @@ impl Sampler {
 
     /// As [`new`](Self::new), for statistics of this many values a row.
     pub(crate) fn of_inputs(layer: &Layer, inputs: usize, samples: usize, seed: u64) -> Self {
-        let affordable = MOST_PRODUCTS / inputs.saturating_mul(inputs).max(1);
-        Self::of_rows(layer, (inputs * ROWS_PER_INPUT).min(affordable), samples, seed)
+        Self::of_rows(layer, wanted(inputs), samples, seed)
+    }
+
+    /// As [`new`](Self::new), and no fewer rows than for any number of inputs up to those of the layer.
+    pub(crate) fn widest(layer: &Layer, samples: usize, seed: u64) -> Self {
+        Self::of_rows(layer, layer.inputs().saturating_mul(ROWS_PER_INPUT).min(MOST_ROWS), samples, seed)
     }
 
     /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples and the nodes of the layer.
     pub fn of_rows(layer: &Layer, rows: usize, samples: usize, seed: u64) -> Self {
         let (wanted, visits) = (rows.max(LEAST_ROWS), samples.max(1) * (1 + layer.more.len()));
-        Self { seed, stream: layer.node.0 as u64, per_sample: wanted.div_ceil(visits).max(1) }
+        let read: Vec<&str> = layer.all_data().map(String::as_str).collect();
+        let digest = Sha256::digest(read.join("\n"));
+        let stream = digest.iter().take(4).fold(0, |stream, &byte| stream << 8 | u64::from(byte));
+        Self { seed, stream, per_sample: wanted.div_ceil(visits).max(1) }
+    }
+
+    /// Whether every position that `other` chooses is one of its own.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        (self.seed, self.stream) == (other.seed, other.stream) && self.per_sample >= other.per_sample
     }
 
     /// Rows of this batch, of which there are `rows`, whose samples are numbered from `first`; padding is left out.
@@ -82,12 +98,22 @@ impl Sampler {
                 continue;
             }
             let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ (self.stream << 32) ^ (first + sample) as u64);
-            let mut positions = index::sample(&mut random, each, self.per_sample).into_vec();
+            // The beginning of a shuffle: a longer one begins alike.
+            let mut positions: Vec<usize> = (0..each).collect();
+            for next in 0..self.per_sample {
+                positions.swap(next, random.random_range(next..each));
+            }
+            positions.truncate(self.per_sample);
             positions.sort_unstable();
             chosen.extend(positions.into_iter().map(row));
         }
         chosen
     }
+}
+
+/// Rows for statistics of this many inputs.
+fn wanted(inputs: usize) -> usize {
+    (inputs * ROWS_PER_INPUT).min(MOST_PRODUCTS / inputs.saturating_mul(inputs).max(1))
 }
 
 impl Layer {
@@ -149,7 +175,10 @@ const SIDE_BY_SIDE: usize = 16;
 
 impl<'t> Lines<'t> {
     /// The lines along one axis, numbered in row-major order of the other axes.
-    fn new(data: &'t Tensor, (axis, width): (usize, usize), rows: &[Row]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If the axis is not of that width, or a row does not exist.
+    pub(crate) fn new(data: &'t Tensor, (axis, width): (usize, usize), rows: &[Row]) -> Result<Self> {
         let shape = data.shape();
         if shape.get(axis) != Some(&width) {
             return Err(misfit(shape, width));
@@ -185,6 +214,12 @@ impl<'t> Lines<'t> {
         }
         Self { values: floats(data)?, taps, channels: width, stride: plane, offsets, rows: rows.len() }
             .checked(shape, (rows, shape[0] * each))
+    }
+
+    /// Rows that were written column after column, `count` values each: those at some places of every column.
+    pub(crate) fn of_columns((values, count): (&'t [f32], usize), places: Vec<usize>) -> Self {
+        let (channels, rows) = (values.len() / count.max(1), places.len());
+        Self { values: Cow::Borrowed(values), taps: 1, channels, stride: count, offsets: places, rows }
     }
 
     /// Every row and every value that is read exists.

@@ -69,12 +69,19 @@ impl Product {
     fn write(&self, rows: usize, into: &mut Columns<'_>, read: impl FnOnce(&mut Columns<'_>)) {
         let inputs = self.0.nrows();
         let mut values = vec![0.0; inputs * rows];
-        read(&mut Columns::over(&mut values, inputs));
+        let mut columns = Columns::over(&mut values, inputs);
+        read(&mut columns);
+        self.multiply(&mut columns, into);
+    }
+
+    /// Writes the products with some rows of inputs.
+    pub(crate) fn multiply(&self, inputs: &mut Columns<'_>, into: &mut Columns<'_>) {
+        let inputs: Vec<&mut [f32]> = inputs.columns(0..self.0.nrows()).collect();
         let columns: Vec<&mut [f32]> = into.columns(0..self.width()).collect();
         columns.into_par_iter().zip(self.0.columns().into_iter().collect::<Vec<_>>()).for_each(|(column, factors)| {
             column.fill(0.0);
-            for (&factor, input) in factors.iter().zip(values.chunks_exact(rows.max(1))) {
-                column.iter_mut().zip(input).for_each(|(to, &value)| *to += factor * value);
+            for (&factor, input) in factors.iter().zip(&inputs) {
+                column.iter_mut().zip(input.iter()).for_each(|(to, &value)| *to += factor * value);
             }
         });
     }

@@ -12,7 +12,9 @@ use super::inputs::{FEW_OUTPUTS, layer, space};
 use super::rewrite::split_layers;
 use crate::analysis::Subject;
 use crate::calibrate::stages::{Part, Stages};
-use crate::calibrate::{Calibration, Detail, Evidence, Gather, Layer, Pair, Product, Sampler, Visit, Wanted};
+use crate::calibrate::{
+    Calibration, Detail, Evidence, Gather, Layer, Pair, Product, Reference, Sampler, Visit, Wanted,
+};
 use crate::error::Result;
 use crate::graph::NodeId;
 use crate::linalg::default_backend;
@@ -124,7 +126,9 @@ fn collect(
     let names: Vec<&String> = members.iter().map(|member| &member.layer.data).collect();
     let wanted = |model| Wanted::new(model, names.iter().copied(), []);
     let mut collectors: Vec<Collector<'_>> = members.iter().map(|member| Collector::new(member, data)).collect();
-    models.stage(&wanted(before), &wanted(after), |visit| collectors.par_iter_mut().try_for_each(|c| c.add(visit)))?;
+    models.stage(&Reference::Run(wanted(before)), &wanted(after), |visit| {
+        collectors.par_iter_mut().try_for_each(|c| c.add(visit))
+    })?;
     Ok(collectors.into_iter().map(|c| c.groups.into_iter().map(Gather::finish).collect()).collect())
 }
 

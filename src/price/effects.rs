@@ -44,7 +44,7 @@ pub(crate) fn effects(
         let segment = stream.segment(model, &site.reads, &[])?;
         let mut held = Held::within(limits.held());
         run_all(&stream, &segment, batches)?.into_iter().for_each(|found| held.add([found.frontier]));
-        pending_bytes += held.advance([(&mut stream, &segment)]);
+        pending_bytes += held.advance([(&mut stream, Some(&segment))]);
         pending.extend((0..site.changes).map(|change| (index, change, stream.clone())));
         // A half: the frontier that the next site starts from is held beside them.
         if pending_bytes as u64 > limits.held() / 2 || index + 1 == sites.len() {

@@ -14,7 +14,7 @@ use super::write::{own_vector, put_vector};
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::stages::after_removal;
-use crate::calibrate::{Calibration, Detail, Evidence, Gather, Pair, Visit, Wanted, floats};
+use crate::calibrate::{Calibration, Detail, Evidence, Gather, Pair, Reference, Visit, Wanted, floats};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, View};
 use crate::linalg::default_backend;
@@ -71,7 +71,7 @@ pub(super) fn estimate(
 }
 
 fn accumulate(subject: Subject<'_>, model: &ModelProto, models: &mut Pair<'_>, norms: &mut [Norm]) -> Result<()> {
-    let original = Wanted::new(subject.model, norms.iter().map(|norm| &norm.result), []);
+    let original = Reference::Run(Wanted::new(subject.model, norms.iter().map(|norm| &norm.result), []));
     let repaired = Wanted::new(model, norms.iter().map(|norm| &norm.data), []);
     models.stage(&original, &repaired, |visit| norms.par_iter_mut().try_for_each(|norm| norm.add(visit)))
 }

@@ -11,7 +11,7 @@ use super::write::{self, BiasPlace};
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::stages::Stages;
-use crate::calibrate::{Columns, Layer, Lines, Row, Visit};
+use crate::calibrate::{Columns, Layer, Lines, Recorded, Row, Sampler, Visit};
 use crate::error::{Error, Result};
 use crate::graph::View;
 
@@ -108,13 +108,21 @@ impl Member {
 
     /// Values of the original that it is held against.
     pub(super) fn references(&self) -> impl Iterator<Item = &String> {
-        let reads_data = self.may_be_untouched() || self.taught.is_some();
-        let data = self.uses.iter().map(|(original, _)| &original.data).filter(move |_| reads_data);
+        let data = self.uses.iter().map(|(original, _)| &original.data).filter(|_| self.taught.is_some());
         let results = self.uses.iter().map(|(original, _)| &original.result);
         results.chain(self.skips.iter().map(|(before, _)| &before.value)).chain(data)
     }
 
-    /// Whether a small change of its input would leave nothing to repair: it lost no input, and has nothing to put back.
+    /// Whether `recorded` holds all rows of the original that it is fitted to, as `sampler` chooses them.
+    pub(super) fn is_recorded(&self, recorded: &Recorded, sampler: &Sampler) -> bool {
+        let axis = self.original.linear.result_axis;
+        // A block is fitted to whole samples.
+        self.block.is_none()
+            && self.taught.is_none()
+            && self.references().all(|value| recorded.covers(value, axis, sampler))
+    }
+
+    /// Whether a small change of its result would leave nothing to repair: it lost no input, and has nothing to put back.
     pub(super) fn may_be_untouched(&self) -> bool {
         self.pruned.inputs() == self.original.inputs()
             && self.pruned.groups == self.original.groups
@@ -145,22 +153,23 @@ impl Member {
     /// What it should make of these rows at node number `at` with its weight.
     pub(super) fn targets<'t>(&'t self, visit: Visit<'t>, at: usize, rows: &[Row]) -> Result<Targets<'t>> {
         let result = self.uses.get(at).map_or(&self.original.result, |(original, _)| &original.result);
-        let y = visit.original.get(result)?;
-        let result = self.original.results_of(y, rows)?;
+        let axis = self.original.linear.result_axis;
+        let shape = visit.shape_of_original(result, axis)?;
+        let result = visit.rows_of_original(result, axis, rows).map_err(|e| e.at_node(self.original.name.as_str()))?;
         if self.kept.iter().any(|&channel| channel >= result.channels()) {
             let problem = format!("its result has {} channels, not those that its weight makes", result.channels());
             return Err(Error::input(problem).at_node(self.original.name.as_str()));
         }
         let Some((before, after)) = &self.skips else { return Ok(Targets { result, skip: None }) };
-        let (was, is) = (visit.original.get(&before.value)?, visit.changed.get(&after.value)?);
-        let axis = self.original.linear.result_axis;
+        let (was, is) = (visit.shape_of_original(&before.value, axis)?, visit.changed.get(&after.value)?);
         // A branch that is broadcast has no row for each row of the result.
-        let fits = was.shape() == y.shape()
-            && was.shape().len() == is.shape().len()
-            && was.shape().first() == is.shape().first()
+        let fits = was == shape
+            && was.len() == is.shape().len()
+            && was.first() == is.shape().first()
             && is.shape().get(axis) == Some(&self.kept.len());
         let skip = if fits {
-            Some((self.original.results_of(was, rows)?, self.pruned.results_of(is, rows)?, after))
+            let was = visit.rows_of_original(&before.value, axis, rows)?;
+            Some((was, self.pruned.results_of(is, rows)?, after))
         } else {
             None
         };

@@ -30,10 +30,10 @@ use std::collections::BTreeSet;
 
 use crate::analysis::Subject;
 use crate::axes::Selection;
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, Recording, readers};
 use crate::error::Result;
-use crate::graph::NodeId;
 use crate::graph::bodies::{hoisted_like, nested};
+use crate::graph::{NodeId, View};
 use crate::onnx::proto::ModelProto;
 
 pub use attention::Bases;
@@ -66,6 +66,21 @@ pub fn repair(
         Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, data)?,
     };
     Ok((nested(&model).into_owned(), reports))
+}
+
+/// What a pass over the samples should record of `subject`, so that [`repair`] need not run it again.
+///
+/// # Errors
+/// If a layer's weight is malformed.
+pub(crate) fn recording(subject: Subject<'_>, data: Calibration<'_>) -> Result<Recording> {
+    let mut recording = Recording::within(data.limits);
+    let (view, choice) = (View::of(subject.model)?, (data.data.samples(), data.seed));
+    for layer in readers(subject)?.iter().filter(|layer| layer.steps.is_none()) {
+        let skip = skip::skip(&view, layer, layer.groups * layer.outputs)?;
+        let values = layer.uses().map(|at| at.result).chain(skip.map(|skip| skip.value));
+        recording.want(layer, values, choice);
+    }
+    Ok(recording)
 }
 
 /// A repaired model of which layers were `split` since, fitted once more: the last part of every split, and all layers after

@@ -38,7 +38,7 @@ pub(super) struct Reader<'m> {
 struct Split {
     train: Gather,
     held_out: Gather,
-    /// Whether the inputs are hardly others than in the original, where that would leave nothing to repair.
+    /// Whether the results are hardly others than in the original, where that would leave nothing to repair.
     touch: Option<Touch>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Solved {
     pub(super) rows: usize,
     /// Whether there were rows both to fit and to judge.
     pub(super) is_judged: bool,
-    /// How far its inputs are from those of the original, where they are too close for a repair.
+    /// How far its results are from those of the original, where they are too close for a repair.
     pub(super) untouched: Option<f64>,
     /// The chosen share of the inputs' variance, and how many parameters an output really has then.
     pub(super) ridge: Option<(f64, f64)>,
@@ -71,21 +71,25 @@ pub(super) struct Solved {
 impl<'m> Reader<'m> {
     /// Readers for all members; `visit` is that of the first samples.
     pub(super) fn all(members: &'m [Member], data: Calibration<'_>, visit: Visit<'_>) -> Result<Vec<Self>> {
-        let mut shared: Vec<Vec<(usize, &'m Member)>> = Vec::new();
-        for (number, member) in members.iter().enumerate() {
-            let known = shared.iter_mut().find(|known| known[0].1.reads_like(member));
-            match known {
-                Some(known) => known.push((number, member)),
-                None => shared.push(vec![(number, member)]),
-            }
-        }
-        shared.into_iter().map(|members| Self::new(members, data, visit)).collect()
+        shared(members).into_iter().map(|members| Self::new(members, data, visit)).collect()
+    }
+
+    /// Whether all that the members ask of the original was recorded.
+    pub(super) fn are_recorded(members: &[Member], data: Calibration<'_>) -> bool {
+        let is_recorded = |recorded| {
+            let of_reader = |members: Vec<(usize, &Member)>| {
+                let sampler = sampler(members[0].1, data);
+                members.iter().all(|(_, member)| member.is_recorded(recorded, &sampler))
+            };
+            shared(members).into_iter().all(of_reader)
+        };
+        data.recorded.is_some_and(is_recorded)
     }
 
     fn new(members: Vec<(usize, &'m Member)>, data: Calibration<'_>, visit: Visit<'_>) -> Result<Self> {
         let (layer, samples) = (&members[0].1.pruned, visit.at.samples);
         let total = data.data.samples();
-        let sampler = Sampler::new(layer, total, data.seed);
+        let sampler = sampler(members[0].1, data);
         let (first, nodes) = (&members[0].1, members[0].1.uses.len());
         let found = if first.taught.is_some() {
             visit.original.get(&first.original.data)?
@@ -98,9 +102,11 @@ impl<'m> Reader<'m> {
         let outputs = members.iter().map(|(_, member)| member.pruned.outputs).sum();
         let gather = || Gather::new(inputs, outputs, Evidence::expecting(expected, inputs, outputs));
         let may_be_untouched = members.iter().all(|(_, member)| member.may_be_untouched());
-        let touch = || may_be_untouched.then(|| Touch::new(inputs));
-        let split = |_| Split { train: gather(), held_out: gather(), touch: touch() };
-        let matrices = (0..layer.groups).map(split).collect();
+        let mut matrices = Vec::with_capacity(layer.groups);
+        for matrix in 0..layer.groups {
+            let touch = if may_be_untouched { Some(Touch::new(kept(&members, matrix)?)) } else { None };
+            matrices.push(Split { train: gather(), held_out: gather(), touch });
+        }
         Ok(Self { members, sampler, by_sample: total >= MANY_SAMPLES, matrices })
     }
 
@@ -127,10 +133,6 @@ impl<'m> Reader<'m> {
             let targets = self.members.iter().map(|(_, member)| member.targets(visit, node, &rows));
             let targets: Vec<Targets<'_>> = targets.collect::<Result<_>>()?;
             let members = &self.members;
-            let is_compared = !is_held_out
-                && self.matrices.iter().any(|split| split.touch.as_ref().is_some_and(|touch| !touch.is_known()));
-            let original = is_compared.then(|| original.inputs_of(visit.original.get(&original.data)?, &rows));
-            let original = original.transpose()?;
             self.matrices.par_iter_mut().enumerate().filter(|(_, split)| !split.is_over()).for_each(
                 |(matrix, split)| {
                     let gather = if is_held_out { &mut split.held_out } else { &mut split.train };
@@ -140,11 +142,11 @@ impl<'m> Reader<'m> {
                             Some(channels) => inputs.write_channels(channels, rows.clone(), x),
                             None => inputs.write(first, rows.clone(), x),
                         }
-                        if let (Some(touch), Some(original)) = (&mut split.touch, &original) {
-                            touch.add(x, (original, first), rows.clone());
-                        }
                         for (((_, member), targets), columns) in members.iter().zip(&targets).zip(parts(members)) {
                             member.write_targets(targets, matrix, rows.clone(), &mut y.part(columns));
+                        }
+                        if let Some(touch) = split.touch.as_mut().filter(|_| !is_held_out) {
+                            touch.add(x, y);
                         }
                     });
                 },
@@ -167,6 +169,23 @@ impl<'m> Reader<'m> {
     }
 }
 
+/// The members with their numbers, those that read the same rows together.
+fn shared(members: &[Member]) -> Vec<Vec<(usize, &Member)>> {
+    let mut shared: Vec<Vec<(usize, &Member)>> = Vec::new();
+    for (number, member) in members.iter().enumerate() {
+        match shared.iter_mut().find(|known| known[0].1.reads_like(member)) {
+            Some(known) => known.push((number, member)),
+            None => shared.push(vec![(number, member)]),
+        }
+    }
+    shared
+}
+
+/// How the rows of a member and of those that read the same ones are chosen: by what it reads in the original.
+fn sampler(member: &Member, data: Calibration<'_>) -> Sampler {
+    Sampler::of_inputs(&member.original, member.pruned.inputs(), data.data.samples(), data.seed)
+}
+
 /// The columns of each member's targets.
 fn parts(members: &[(usize, &Member)]) -> impl Iterator<Item = Range<usize>> {
     members.iter().scan(0, |end, (_, member)| {
@@ -176,15 +195,20 @@ fn parts(members: &[(usize, &Member)]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// The members' weights of one matrix and their biases, side by side.
+fn kept(members: &[(usize, &Member)], matrix: usize) -> Result<(Array2<f64>, Array1<f64>)> {
+    let weights: Vec<_> = members.iter().map(|(_, member)| member.weights[matrix].view()).collect();
+    let biases: Vec<_> = members.iter().map(|(_, member)| member.bias.slice(s![member.outputs(matrix)])).collect();
+    let misfit = |e: ndarray::ShapeError| Error::input(e.to_string());
+    let weights = concatenate(Axis(1), &weights).map_err(misfit)?;
+    Ok((weights, concatenate(Axis(0), &biases).map_err(misfit)?))
+}
+
 fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Method) -> Result<Vec<Solved>> {
     let backend = default_backend();
     let untouched = split.touch.as_ref().and_then(Touch::hardly);
     let (train, held_out) = (split.train.finish(), split.held_out.finish());
-    let weights: Vec<_> = members.iter().map(|(_, member)| member.weights[matrix].view()).collect();
-    let biases: Vec<_> = members.iter().map(|(_, member)| member.bias.slice(s![member.outputs(matrix)])).collect();
-    let misfit = |e: ndarray::ShapeError| Error::input(e.to_string());
-    let w0 = concatenate(Axis(1), &weights).map_err(misfit)?;
-    let b0 = concatenate(Axis(0), &biases).map_err(misfit)?;
+    let (w0, b0) = kept(members, matrix)?;
     let (before, spreads) = (held_out.errors(backend, &w0, &b0), held_out.spreads());
     let is_judged = train.rows() > 0 && held_out.rows() > 0;
     let name = members[0].1.pruned.name.as_str();

@@ -15,7 +15,7 @@ use super::write;
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::stages::{AfterRemoval, after_removal};
-use crate::calibrate::{Calibration, Layer, Pair, Wanted, readers};
+use crate::calibrate::{Calibration, Layer, Pair, Reference, Wanted, readers};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source, View};
 use crate::onnx::proto::ModelProto;
@@ -131,7 +131,10 @@ fn collect<'m>(
     members: &'m [Member],
     models: &mut Pair<'_>,
 ) -> Result<Gathering<'m>> {
-    let original = Wanted::new(subject.model, members.iter().flat_map(Member::references), []);
+    let original = match data.recorded {
+        Some(recorded) if Reader::are_recorded(members, data) => Reference::Recorded(recorded),
+        _ => Reference::Run(Wanted::new(subject.model, members.iter().flat_map(Member::references), [])),
+    };
     let final_values = members.iter().flat_map(Member::final_values);
     let repaired = Wanted::new(model, final_values, members.iter().flat_map(Member::values));
     let mut readers: Vec<Reader<'m>> = Vec::new();
@@ -154,7 +157,7 @@ fn collect<'m>(
 fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {
     let untouched: Option<Vec<f64>> = solved.iter().map(|s| s.untouched).collect();
     if let Some(change) = untouched.and_then(|changes| changes.into_iter().reduce(f64::max)) {
-        let why = format!("its input is within {:.1} % of the original's: its weights are kept", 100.0 * change);
+        let why = format!("its result is within {:.1} % of the original's: its weights are kept", 100.0 * change);
         return Ok(left_alone(&member.original.name, why));
     }
     let sum = |f: fn(&Solved) -> f64| solved.iter().fold(0.0, |sum, solved| sum + f(solved));

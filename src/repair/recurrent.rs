@@ -13,7 +13,7 @@ use super::reader::{HELD_OUT, MANY_SAMPLES, RIDGES};
 use super::report::RepairReport;
 use crate::analysis::Subject;
 use crate::axes::Selection;
-use crate::calibrate::{Calibration, Evidence, Gather, Layer, Pair, Row, Sampler, Visit, Wanted, exposed};
+use crate::calibrate::{Calibration, Evidence, Gather, Layer, Pair, Reference, Row, Sampler, Visit, Wanted, exposed};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, View};
 use crate::linalg::default_backend;
@@ -142,6 +142,7 @@ fn collect(
     let steps = parts.iter().filter_map(|part| part.pruned.steps.as_ref());
     let finals: Vec<String> = steps.filter_map(|steps| steps.input(&after_view)).collect();
     let original = Wanted::new(&before, &inputs, originals().flat_map(|layer| [&layer.data, &layer.result]));
+    let original = Reference::Run(original);
     let changed = Wanted::new(&after, &finals, parts.iter().map(|part| &part.pruned.data));
     let mut gathering: Vec<Gathering<'_>> = Vec::new();
     models.stage(&original, &changed, |visit| {

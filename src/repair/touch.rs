@@ -1,45 +1,47 @@
-//! How much a removal changed what a layer reads: where it hardly did, there is nothing to repair.
+//! How much a removal changed what a layer makes: where it hardly did, there is nothing to repair.
 
-use std::ops::Range;
+use ndarray::{Array1, Array2};
 
-use crate::calibrate::{BLOCK_ROWS, Columns, Lines};
+use crate::calibrate::{BLOCK_ROWS, Columns, Product};
 
-/// Relative error of the inputs below which a layer that lost none of them keeps its weights.
+/// Relative error of the results below which a layer that lost no input keeps its weights.
 const HARDLY: f64 = 0.1;
 
-/// The inputs of one matrix in both models, compared on the first rows.
+/// What one matrix makes with its weights, and what it should make, compared on the first rows.
 #[derive(Debug)]
 pub(super) struct Touch {
+    weights: Product,
+    bias: Array1<f64>,
     rows: usize,
-    /// Σ over rows and inputs of the squared difference.
+    /// Σ over rows and outputs of the squared difference.
     change: f64,
-    /// Σ x and Σ x² of the original, for each input.
+    /// Σ y and Σ y² of what it should make, for each output.
     sums: Vec<(f64, f64)>,
-    original: Vec<f32>,
 }
 
 impl Touch {
-    pub(super) fn new(inputs: usize) -> Self {
-        Self { rows: 0, change: 0.0, sums: vec![(0.0, 0.0); inputs], original: Vec::new() }
+    /// For a matrix (K×N) and its bias (N).
+    pub(super) fn new((weights, bias): (Array2<f64>, Array1<f64>)) -> Self {
+        Self { weights: Product::new(&weights), sums: vec![(0.0, 0.0); bias.len()], bias, rows: 0, change: 0.0 }
     }
 
-    /// Compares some rows: `found` in the repaired model, `first` and the following channels in the original.
-    pub(super) fn add(&mut self, found: &mut Columns<'_>, (original, first): (&Lines<'_>, usize), rows: Range<usize>) {
-        if self.is_known() {
+    /// Compares some rows: `x` in the repaired model, and what the matrix should make of them.
+    pub(super) fn add(&mut self, x: &mut Columns<'_>, y: &mut Columns<'_>) {
+        if self.is_known() || y.width() == 0 {
             return;
         }
-        self.rows += rows.len();
-        self.original.resize(self.sums.len() * rows.len(), 0.0);
-        let mut columns = Columns::over(&mut self.original, self.sums.len());
-        original.write(first, rows, &mut columns);
-        for (number, (sum, square)) in self.sums.iter_mut().enumerate() {
-            for (&was, &is) in columns.column(number).iter().zip(found.column(number).iter()) {
-                let (was, difference) = (f64::from(was), f64::from(is) - f64::from(was));
-                *sum += was;
-                *square += was * was;
-                self.change += difference * difference;
+        let rows = y.column(0).len();
+        let mut made = vec![0.0; rows * y.width()];
+        self.weights.multiply(x, &mut Columns::over(&mut made, y.width()));
+        for (number, (made, (sum, square))) in made.chunks_exact(rows.max(1)).zip(&mut self.sums).enumerate() {
+            for (&made, &wanted) in made.iter().zip(y.column(number).iter()) {
+                let (made, wanted) = (f64::from(made) + self.bias[number], f64::from(wanted));
+                *sum += wanted;
+                *square += wanted * wanted;
+                self.change += (made - wanted) * (made - wanted);
             }
         }
+        self.rows += rows;
     }
 
     /// Whether enough rows were seen.
@@ -47,7 +49,7 @@ impl Touch {
         self.rows >= BLOCK_ROWS
     }
 
-    /// `‖x' − x‖ / ‖x − mean x‖` of all rows that were seen, if it is next to nothing.
+    /// `‖ŷ − y‖ / ‖y − mean y‖` of all rows that were seen, if it is next to nothing.
     #[allow(clippy::cast_precision_loss)]
     pub(super) fn hardly(&self) -> Option<f64> {
         let n = self.rows as f64;

@@ -1,15 +1,19 @@
 //! A thread with a deep stack, whose panics become errors.
 
 use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::defect::{Panic, QUIET_THREAD, caught};
 use crate::{Error, Result};
 
 /// Virtual size of the stack in bytes; pages are only backed once touched.
 const STACK_BYTES: usize = 256 << 20;
+
+/// Threads with a deep stack that wait for the next work: starting one takes longer than a run of a small model.
+static IDLE: Mutex<Vec<ThreadPool>> = Mutex::new(Vec::new());
 
 /// Runs `work` on a thread of its own with a deep stack, and turns a panic into an error.
 ///
@@ -22,16 +26,23 @@ const STACK_BYTES: usize = 256 << 20;
 /// [`Defect`](crate::ErrorKind::Defect) when code of paredown does.
 pub(crate) fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let no_thread = |e: &dyn Display| Error::runtime(format!("no thread to run the model on: {e}"));
-    let pool = ThreadPoolBuilder::new().num_threads(1).stack_size(STACK_BYTES).thread_name(|_| QUIET_THREAD.to_owned());
-    let pool = pool.build().map_err(|e| no_thread(&e))?;
+    let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let pool = idle.map_or_else(deep_thread, Ok).map_err(|e| no_thread(&e))?;
     // A worker of another pool would take up further work while it waits; a plain thread waits.
-    thread::scope(|scope| {
+    let outcome = thread::scope(|scope| {
         let work = || pool.install(|| caught(work));
         let waiting = thread::Builder::new().spawn_scoped(scope, work).map_err(|e| no_thread(&e))?;
         // The thread only waits for the pool, where panics are caught.
-        let outcome = waiting.join().map_err(|_| Error::defect("the thread that runs the model is gone"))?;
-        outcome.unwrap_or_else(|panic| Err(panicked(panic)))
-    })
+        waiting.join().map_err(|_| Error::defect("the thread that runs the model is gone"))
+    })?;
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(pool);
+    outcome.unwrap_or_else(|panic| Err(panicked(panic)))
+}
+
+/// A pool of one thread with a deep stack.
+fn deep_thread() -> std::result::Result<ThreadPool, rayon::ThreadPoolBuildError> {
+    let pool = ThreadPoolBuilder::new().num_threads(1).stack_size(STACK_BYTES);
+    pool.thread_name(|_| QUIET_THREAD.to_owned()).build()
 }
 
 fn panicked(panic: Panic) -> Error {

@@ -43,7 +43,7 @@ pub struct Segment {
 }
 
 /// What a segment gives for one batch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Activations {
     values: BTreeMap<String, Tensor>,
     /// The frontier's values.
@@ -263,13 +263,15 @@ impl<const N: usize> Held<N> {
         }
     }
 
-    /// The streams start from here, if everything fitted. Returns how many bytes are held by that.
-    pub fn advance(self, streams: [(&mut Stream, &Segment); N]) -> usize {
+    /// The streams that ran start from here, if everything fitted. Returns how many bytes are held by that.
+    pub fn advance(self, streams: [(&mut Stream, Option<&Segment>); N]) -> usize {
         if self.bytes > self.most {
             return 0;
         }
         for ((stream, segment), frontiers) in streams.into_iter().zip(self.frontiers) {
-            stream.advance(segment, frontiers);
+            if let Some(segment) = segment {
+                stream.advance(segment, frontiers);
+            }
         }
         self.bytes
     }

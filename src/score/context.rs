@@ -1,7 +1,9 @@
 //! What every criterion is given.
 
+use std::sync::Mutex;
+
 use crate::analysis::Subject;
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, Recording};
 use crate::error::{Error, Result};
 use crate::plan::Group;
 
@@ -16,6 +18,8 @@ pub struct Context<'a, 'g> {
     pub seed: u64,
     /// Samples, where there are any.
     pub data: Option<Calibration<'a>>,
+    /// What a pass over all samples should record beside; nothing once it is.
+    pub(crate) recording: Option<&'a Mutex<Recording>>,
 }
 
 impl<'a> Context<'a, '_> {

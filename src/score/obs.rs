@@ -10,6 +10,7 @@
 //! than 6144 inputs (a Gram of 300 MB) is judged by `obd` instead.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -145,8 +146,12 @@ fn known(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Re
     if !readers.is_empty() {
         let layers: Vec<&Layer> = readers.iter().map(Reader::layer).collect();
         let model = exposed(context.subject.model, layers.iter().copied())?;
-        pass(&model, data, layers.into_iter().flat_map(Layer::all_data), |found, at| {
-            readers.par_iter_mut().try_for_each(|reader| reader.add(found, at))
+        let mut recording = context.recording.map(|recording| recording.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut recording = recording.as_deref_mut().filter(|recording| !recording.is_done());
+        let beside: Vec<String> = recording.iter().flat_map(|recording| recording.values().cloned()).collect();
+        pass(&model, data, layers.into_iter().flat_map(Layer::all_data).chain(&beside), |found, at| {
+            readers.par_iter_mut().try_for_each(|reader| reader.add(found, at))?;
+            recording.as_mut().map_or(Ok(()), |recording| recording.add(found, at))
         })?;
     }
     let finished: Vec<Known> =

@@ -8,7 +8,6 @@ use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
 use super::pruned::Pruned;
 use super::survey::{Choice, Judges, Survey};
-use crate::analysis::Subject;
 use crate::axes::{Role, Selection};
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
@@ -138,7 +137,12 @@ impl<'j, 'm> Job<'j, 'm> {
     /// What units and groups are scored and priced by.
     pub(in crate::jobs) fn judges(&self) -> Judges<'j> {
         let pricing = self.pricing.as_ref().map_err(String::as_str);
-        Judges { criterion: self.criterion, data: self.data, pricing }
+        Judges { criterion: self.criterion, data: self.data, is_repaired: self.fits_weights(), pricing }
+    }
+
+    /// Whether layers are fitted to what they make in the original.
+    fn fits_weights(&self) -> bool {
+        matches!(self.method, Method::Bias | Method::Lstsq)
     }
 
     /// The plan and the report of what was done.
@@ -209,7 +213,9 @@ impl<'j, 'm> Job<'j, 'm> {
             before.as_ref().map(|done| Survey::new(&done.model, self.options, self.data, self.meter)).transpose()?;
         let (choice, selection) = match (&next, &before) {
             (Some(next), Some(done)) => {
-                let choice = next.choose(self.options, &self.request(step, self.steps), self.judges())?;
+                // Without training, it is the original that is narrowed and repaired.
+                let judges = Judges { is_repaired: self.options.retrain.is_some(), ..self.judges() };
+                let choice = next.choose(self.options, &self.request(step, self.steps), judges)?;
                 let composed = compose(&self.survey.groups, &done.selection, &next.groups, &choice.selection)?;
                 (choice, composed)
             }
@@ -266,7 +272,7 @@ impl<'j, 'm> Job<'j, 'm> {
         survey.bases.write(subject, kept, &mut rewritten)?;
         clock.lap("rewrite")?;
         progress.say("repairing");
-        let narrowed = self.repaired((subject, &survey.bases), kept, rewritten)?;
+        let narrowed = self.repaired(survey, kept, rewritten)?;
         clock.lap("repair")?;
         Ok(narrowed)
     }
@@ -326,16 +332,12 @@ impl<'j, 'm> Job<'j, 'm> {
         step_request(self.options, self.model, &self.cost, (step, steps))
     }
 
-    /// `pruned`, which is `subject` with only `kept` left, repaired. Training holds the statistics of batch normalizations
+    /// `pruned`, which is the model of `survey` with only `kept` left, repaired. Training holds the statistics of batch normalizations
     /// fixed, so they are estimated again before it.
-    fn repaired(
-        &self,
-        (subject, bases): (Subject<'_>, &Bases),
-        kept: &Selection,
-        pruned: ModelProto,
-    ) -> Result<Narrowed> {
-        let mut bases = bases.clone();
+    fn repaired(&self, survey: &Survey<'_>, kept: &Selection, pruned: ModelProto) -> Result<Narrowed> {
+        let (subject, mut bases) = (survey.analysis.subject(), survey.bases.clone());
         let Some(data) = self.data else { return Ok(Narrowed { model: pruned, repaired: Vec::new(), bases }) };
+        let data = if self.fits_weights() { survey.recorded_on(data)? } else { data };
         let (model, mut repaired) = repair(subject, kept, pruned, data, (self.method, &mut bases))?;
         if self.options.retrain.is_none() || matches!(self.method, Method::None | Method::BatchNorm) {
             return Ok(Narrowed { model, repaired, bases });

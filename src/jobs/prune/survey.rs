@@ -1,14 +1,14 @@
 //! An analysed model with its groups, ready to choose from.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::heads;
 use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
 use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
-use crate::calibrate::{Calibration, Key, stats};
+use crate::calibrate::{Calibration, Key, Recorded, Recording, stats};
 use crate::error::{Error, Result};
 use crate::jobs::inspect::check_thawed;
 use crate::onnx::Model;
@@ -17,7 +17,7 @@ use crate::plan::{Budget, CostModel, Filter, Group, Quota, Request, Scope, Score
 use crate::price::Curve;
 use crate::price::allocate::allocate;
 use crate::price::groups::Prices;
-use crate::repair::Bases;
+use crate::repair::{Bases, recording};
 use crate::report::PricingReport;
 use crate::runtime::probes::probe_batches;
 use crate::runtime::refuse_unsupported;
@@ -62,6 +62,8 @@ pub(in crate::jobs) struct Survey<'m> {
     /// The model in these bases, if it is another one of the same graph.
     rebased: Option<ModelProto>,
     worth: OnceLock<Worth>,
+    /// What the pass that scored the units recorded for their repair.
+    recorded: OnceLock<Recorded>,
 }
 
 /// What units and groups are scored and priced by.
@@ -69,6 +71,8 @@ pub(in crate::jobs) struct Survey<'m> {
 pub(in crate::jobs) struct Judges<'j> {
     pub(in crate::jobs) criterion: &'static Criterion,
     pub(in crate::jobs) data: Option<Calibration<'j>>,
+    /// Whether what is left is repaired, so that a pass over the samples should record what that takes.
+    pub(in crate::jobs) is_repaired: bool,
     /// What a shared budget goes by, or why there is no such thing.
     pub(in crate::jobs) pricing: std::result::Result<&'j Pricing, &'j str>,
 }
@@ -103,7 +107,21 @@ impl<'m> Survey<'m> {
         let open: Vec<&Group> = groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
         let timed = |meter| times(analysis.subject(), &open, options.min_keep, meter, &options.setting.progress);
         let times = meter.map(timed).transpose()?.unwrap_or_default();
-        Ok(Self { analysis, groups, times, bases, rebased, worth: OnceLock::new() })
+        Ok(Self { analysis, groups, times, bases, rebased, worth: OnceLock::new(), recorded: OnceLock::new() })
+    }
+
+    /// Samples to repair on, with rows of this model's values on them: those that the pass for the scores recorded, or those of
+    /// a pass of their own.
+    ///
+    /// # Errors
+    /// If reading the data or running the model fails.
+    pub(in crate::jobs) fn recorded_on<'d>(&'d self, data: Calibration<'d>) -> Result<Calibration<'d>> {
+        if self.recorded.get().is_none() {
+            let subject = self.analysis.subject();
+            let recorded = recording(subject, data)?.run(subject.model, data)?;
+            self.recorded.get_or_init(|| recorded);
+        }
+        Ok(Calibration { recorded: self.recorded.get(), ..data })
     }
 
     /// What selections cost, in time too if its operators were timed.
@@ -218,9 +236,16 @@ impl<'m> Survey<'m> {
         if let Some(worth) = self.worth.get() {
             return Ok(worth);
         }
-        let Judges { criterion, data, .. } = judges;
-        let context = Context { subject: self.analysis.subject(), groups: open, seed: options.setting.seed, data };
+        let Judges { criterion, data, is_repaired, .. } = judges;
+        let subject = self.analysis.subject();
+        let recording = data.filter(|_| is_repaired).map(|data| recording(subject, data)).transpose()?.map(Mutex::new);
+        let recorded = recording.as_ref();
+        let context = Context { subject, groups: open, seed: options.setting.seed, data, recording: recorded };
         let scores = self.scores(&context, criterion)?;
+        let recording = recording.map(|recording| recording.into_inner().unwrap_or_else(PoisonError::into_inner));
+        if let Some(recorded) = recording.and_then(Recording::finish) {
+            self.recorded.get_or_init(|| recorded);
+        }
         let comparable = criterion.is_error && !scores.is_empty();
         Ok(self.worth.get_or_init(|| Worth { scores, comparable, prices: OnceLock::new() }))
     }
