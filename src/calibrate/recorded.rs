@@ -2,6 +2,7 @@
 //! original need not run again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -17,47 +18,69 @@ type Channels = (String, usize);
 
 /// Rows of values of a model, for all samples.
 #[derive(Debug, Default)]
-pub(crate) struct Recorded {
-    samplers: BTreeMap<Channels, Vec<Sampler>>,
-    /// By the number of the first sample of a run.
-    runs: BTreeMap<usize, BTreeMap<Channels, Rows>>,
-}
+pub(crate) struct Recorded(BTreeMap<Channels, Value>);
 
-/// The rows of a value in one run.
-#[derive(Debug)]
-struct Rows {
-    shape: Vec<usize>,
-    /// Numbers of the rows, ascending.
-    numbers: Vec<usize>,
-    /// Column after column, one for each channel.
+/// The rows of one value. All runs share two vectors: pieces of their own would lie scattered among the activations that come and
+/// go meanwhile, and memory would not be given back.
+#[derive(Debug, Default)]
+struct Value {
+    samplers: Vec<Sampler>,
+    /// By the number of the first sample of a run.
+    runs: BTreeMap<usize, Run>,
+    /// Numbers of the rows, ascending in every run.
+    numbers: Vec<u32>,
+    /// Run after run, and in each column after column, one for each channel.
     values: Vec<f32>,
 }
 
-impl Rows {
-    fn of(tensor: &Tensor, axis: usize, samplers: &[Sampler], at: At<'_>) -> Result<Self> {
+/// Where the rows of a run are.
+#[derive(Debug)]
+struct Run {
+    shape: Vec<usize>,
+    numbers: Range<usize>,
+    values: Range<usize>,
+}
+
+impl Value {
+    /// Adds the chosen rows of a run.
+    fn add(&mut self, tensor: &Tensor, axis: usize, at: At<'_>) -> Result<()> {
         let shape = tensor.shape().to_vec();
         let channels = shape.get(axis).copied().unwrap_or(0);
         let all = tensor.len() / channels.max(1);
-        let chosen = samplers.iter().flat_map(|sampler| sampler.choose(all, at.samples, at.first, at.padding));
+        let chosen = self.samplers.iter().flat_map(|sampler| sampler.choose(all, at.samples, at.first, at.padding));
         let mut rows: Vec<Row> = chosen.collect();
         rows.sort_unstable_by_key(|row| row.index);
         rows.dedup();
-        let mut values = vec![0.0; channels * rows.len()];
         let lines = Lines::new(tensor, (axis, channels), &rows)?;
-        lines.write(0, 0..rows.len(), &mut Columns::over(&mut values, channels));
-        Ok(Self { shape, numbers: rows.iter().map(|row| row.index).collect(), values })
+        let number = |row: &Row| u32::try_from(row.index).map_err(|_| Error::input("a value has too many rows"));
+        let numbers: Vec<u32> = rows.iter().map(number).collect::<Result<_>>()?;
+        let (first, start) = (self.numbers.len(), self.values.len());
+        let length = channels * rows.len();
+        if self.runs.is_empty() {
+            let runs = at.total.div_ceil(at.samples.max(1));
+            self.numbers.reserve_exact(runs * rows.len());
+            self.values.reserve_exact(runs * length);
+        }
+        self.numbers.extend(numbers);
+        self.values.resize(start + length, 0.0);
+        lines.write(0, 0..rows.len(), &mut Columns::over(&mut self.values[start..], channels));
+        let run = Run { shape, numbers: first..self.numbers.len(), values: start..self.values.len() };
+        self.runs.insert(at.first, run);
+        Ok(())
     }
 
-    fn bytes(&self) -> usize {
-        size_of_val(self.values.as_slice()) + size_of_val(self.numbers.as_slice())
+    /// Bytes of the rows of `samples` samples, if they are like the first ones.
+    fn expected(&self, at: At<'_>) -> usize {
+        let bytes = size_of_val(self.values.as_slice()) + size_of_val(self.numbers.as_slice());
+        bytes / (at.first + at.samples).max(1) * at.total
     }
 }
 
 impl Recorded {
     /// Whether all rows of a value that `sampler` chooses are here.
     pub(crate) fn covers(&self, value: &str, axis: usize, sampler: &Sampler) -> bool {
-        let samplers = self.samplers.get(&(value.to_owned(), axis));
-        samplers.is_some_and(|samplers| samplers.iter().any(|known| known.covers(sampler)))
+        let value = self.0.get(&(value.to_owned(), axis));
+        value.is_some_and(|value| value.samplers.iter().any(|known| known.covers(sampler)))
     }
 
     /// The shape of a value in the run that begins with sample number `first`.
@@ -65,23 +88,25 @@ impl Recorded {
     /// # Errors
     /// If it was not recorded.
     pub(crate) fn shape(&self, value: &str, axis: usize, first: usize) -> Result<&[usize]> {
-        self.rows(value, axis, first).map(|rows| rows.shape.as_slice())
+        self.run(value, axis, first).map(|(_, run)| run.shape.as_slice())
     }
 
     /// Some rows of a value in that run.
     ///
     /// # Errors
     /// If one of them was not recorded.
-    pub(crate) fn lines(&self, value: &str, axis: usize, (first, rows): (usize, &[Row])) -> Result<Lines<'_>> {
-        let known = self.rows(value, axis, first)?;
-        let find = |row: &Row| known.numbers.binary_search(&row.index).map_err(|_| missing(value));
-        let offsets: Vec<usize> = rows.iter().map(find).collect::<Result<_>>()?;
-        Ok(Lines::of_columns((&known.values, known.numbers.len()), offsets))
+    pub(crate) fn lines(&self, name: &str, axis: usize, (first, rows): (usize, &[Row])) -> Result<Lines<'_>> {
+        let (value, run) = self.run(name, axis, first)?;
+        let (numbers, values) = (&value.numbers[run.numbers.clone()], &value.values[run.values.clone()]);
+        let find = |row: &Row| numbers.binary_search_by_key(&row.index, |&number| number as usize);
+        let places: std::result::Result<Vec<usize>, usize> = rows.iter().map(find).collect();
+        let channels = run.shape.get(axis).copied().unwrap_or(0);
+        Ok(Lines::of_columns(values, (channels, numbers.len()), places.map_err(|_| missing(name))?))
     }
 
-    fn rows(&self, value: &str, axis: usize, first: usize) -> Result<&Rows> {
-        let run = self.runs.get(&first).ok_or_else(|| missing(value))?;
-        run.get(&(value.to_owned(), axis)).ok_or_else(|| missing(value))
+    fn run(&self, name: &str, axis: usize, first: usize) -> Result<(&Value, &Run)> {
+        let found = self.0.get(&(name.to_owned(), axis)).and_then(|value| Some((value, value.runs.get(&first)?)));
+        found.ok_or_else(|| missing(name))
     }
 }
 
@@ -96,15 +121,15 @@ pub(crate) struct Recording {
     /// What the layers read. It is computed too, so that rows are the same to the last digit whatever else a pass is for: tract
     /// fuses what nobody asks for.
     read: BTreeSet<String>,
-    left: usize,
+    most: usize,
     is_done: bool,
 }
 
 impl Recording {
     /// No rows yet, and no more bytes of them than may be held.
     pub(crate) fn within(limits: Limits) -> Self {
-        let left = usize::try_from(limits.held()).unwrap_or(usize::MAX);
-        Self { recorded: Recorded::default(), read: BTreeSet::new(), left, is_done: false }
+        let most = usize::try_from(limits.held()).unwrap_or(usize::MAX);
+        Self { recorded: Recorded::default(), read: BTreeSet::new(), most, is_done: false }
     }
 
     /// Records some values of which a fit of `layer` asks for rows, however many of its inputs are gone.
@@ -116,8 +141,8 @@ impl Recording {
     ) {
         self.read.extend(layer.all_data().cloned());
         for value in values {
-            let samplers = self.recorded.samplers.entry((value, layer.linear.result_axis)).or_default();
-            samplers.push(Sampler::widest(layer, samples, seed));
+            let value = self.recorded.0.entry((value, layer.linear.result_axis)).or_default();
+            value.samplers.push(Sampler::widest(layer, samples, seed));
         }
     }
 
@@ -128,12 +153,12 @@ impl Recording {
 
     /// Whether the rows are too many.
     fn is_over(&self) -> bool {
-        self.recorded.samplers.is_empty()
+        self.recorded.0.is_empty()
     }
 
     /// The values that a pass has to compute for it.
     pub(crate) fn values(&self) -> impl Iterator<Item = &String> {
-        self.recorded.samplers.keys().map(|(value, _)| value).chain(&self.read)
+        self.recorded.0.keys().map(|(value, _)| value).chain(&self.read)
     }
 
     /// Records rows of some samples. Where those of all samples will be too many, nothing is recorded at all.
@@ -142,17 +167,8 @@ impl Recording {
     /// If a value was not computed.
     pub(crate) fn add(&mut self, found: &Activations, at: At<'_>) -> Result<()> {
         self.is_done = true;
-        let rows = |(channels, samplers): (&Channels, &Vec<Sampler>)| {
-            Ok((channels.clone(), Rows::of(found.get(&channels.0)?, channels.1, samplers, at)?))
-        };
-        let run: BTreeMap<Channels, Rows> = self.recorded.samplers.par_iter().map(rows).collect::<Result<_>>()?;
-        let bytes: usize = run.values().map(Rows::bytes).sum();
-        // If the others are like these.
-        let expected = bytes / at.samples.max(1) * at.total.saturating_sub(at.first);
-        if expected <= self.left {
-            self.left -= bytes.min(self.left);
-            self.recorded.runs.insert(at.first, run);
-        } else {
+        self.recorded.0.par_iter_mut().try_for_each(|((name, axis), value)| value.add(found.get(name)?, *axis, at))?;
+        if self.recorded.0.values().map(|value| value.expected(at)).sum::<usize>() > self.most {
             self.recorded = Recorded::default();
         }
         Ok(())
@@ -177,5 +193,39 @@ impl Recording {
             }
         }
         Ok(self.recorded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of a run are found again; one that was not recorded, or that stands in a run without rows, is an error or nothing.
+    #[test]
+    fn recorded_rows_are_those_of_the_value() {
+        let tensor = Tensor::new(&[2, 3, 2], &[0_f32, 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]).unwrap();
+        let run = Run { shape: vec![2, 3, 2], numbers: 0..2, values: 0..6 };
+        let empty = Run { shape: vec![2, 3, 0], numbers: 2..2, values: 6..6 };
+        let value = Value {
+            samplers: Vec::new(),
+            runs: BTreeMap::from([(4, run), (6, empty)]),
+            numbers: vec![1, 2],
+            values: vec![1., 6., 3., 8., 5., 10.],
+        };
+        let recorded = Recorded(BTreeMap::from([(("y".to_owned(), 1), value)]));
+        let read = |lines: &Lines<'_>, count: usize| {
+            let mut values = vec![0.0; 3 * count];
+            lines.write_channels(&[0, 1, 2], 0..count, &mut Columns::over(&mut values, 3));
+            values
+        };
+        let rows = [Row { sample: 4, index: 1 }, Row { sample: 5, index: 2 }];
+        for rows in [&rows[..], &rows[1..]] {
+            let whole = Lines::new(&tensor, (1, 3), rows).unwrap();
+            let found = recorded.lines("y", 1, (4, rows)).unwrap();
+            assert_eq!((found.channels(), read(&found, rows.len())), (3, read(&whole, rows.len())));
+        }
+        assert_eq!(recorded.lines("y", 1, (6, &[])).unwrap().channels(), 3);
+        assert!(recorded.lines("y", 1, (4, &[Row { sample: 4, index: 0 }])).is_err());
+        assert!(recorded.shape("y", 1, 5).is_err() && recorded.shape("z", 1, 4).is_err());
     }
 }

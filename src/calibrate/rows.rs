@@ -17,6 +17,9 @@ use crate::runtime::Tensor;
 /// Rows of a layer's input that statistics need: this many for each input of the layer.
 const ROWS_PER_INPUT: usize = 20;
 
+/// Rows that are recorded for each input of a layer, before it is known how many it loses.
+const ROWS_RECORDED: usize = 10;
+
 /// Rows that are taken in any case.
 const LEAST_ROWS: usize = 4096;
 
@@ -56,9 +59,14 @@ impl Sampler {
         Self::of_rows(layer, wanted(inputs), samples, seed)
     }
 
-    /// As [`new`](Self::new), and no fewer rows than for any number of inputs up to those of the layer.
+    /// For a layer of which `inputs` inputs are left: about 20 rows for each of them, but no more than 10 for each that it had.
+    pub(crate) fn narrowed(layer: &Layer, inputs: usize, samples: usize, seed: u64) -> Self {
+        Self::of_rows(layer, wanted(inputs).min(layer.inputs() * ROWS_RECORDED), samples, seed)
+    }
+
+    /// No fewer rows than [`narrowed`](Self::narrowed), however many inputs are left.
     pub(crate) fn widest(layer: &Layer, samples: usize, seed: u64) -> Self {
-        Self::of_rows(layer, layer.inputs().saturating_mul(ROWS_PER_INPUT).min(MOST_ROWS), samples, seed)
+        Self::of_rows(layer, (layer.inputs() * ROWS_RECORDED).min(MOST_ROWS), samples, seed)
     }
 
     /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples and the nodes of the layer.
@@ -216,9 +224,10 @@ impl<'t> Lines<'t> {
             .checked(shape, (rows, shape[0] * each))
     }
 
-    /// Rows that were written column after column, `count` values each: those at some places of every column.
-    pub(crate) fn of_columns((values, count): (&'t [f32], usize), places: Vec<usize>) -> Self {
-        let (channels, rows) = (values.len() / count.max(1), places.len());
+    /// Rows that were written column after column, one for each channel and `count` values each: those at some places of every
+    /// column.
+    pub(crate) fn of_columns(values: &'t [f32], (channels, count): (usize, usize), places: Vec<usize>) -> Self {
+        let rows = places.len();
         Self { values: Cow::Borrowed(values), taps: 1, channels, stride: count, offsets: places, rows }
     }
 
@@ -300,6 +309,20 @@ mod tests {
     use super::*;
 
     /// A bias of shape `[1, C, 1, 1]` was read as if it had a row for each sample: index 32 of 32.
+    #[test]
+    fn fewer_rows_are_some_of_more_rows() {
+        let (few, many) = (Sampler { per_sample: 5, ..SAMPLER }, Sampler { per_sample: 40, ..SAMPLER });
+        assert!(many.covers(&few) && !few.covers(&many) && !many.covers(&Sampler { stream: 8, ..few }));
+        let (few, many) = (few.choose(300, 3, 6, None), many.choose(300, 3, 6, None));
+        assert_eq!((few.len(), many.len()), (15, 120));
+        assert!(few.iter().all(|row| many.contains(row)));
+        // All that there are, where more are wanted.
+        let all = Sampler { per_sample: 101, ..SAMPLER }.choose(300, 3, 6, None);
+        assert!(all.iter().map(|row| row.index).eq(0..300));
+    }
+
+    const SAMPLER: Sampler = Sampler { seed: 3, stream: 7, per_sample: 0 };
+
     #[test]
     fn a_row_that_is_not_there_is_an_error() {
         let values: Vec<f32> = (0..32_u8).map(f32::from).collect();

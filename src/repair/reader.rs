@@ -183,7 +183,7 @@ fn shared(members: &[Member]) -> Vec<Vec<(usize, &Member)>> {
 
 /// How the rows of a member and of those that read the same ones are chosen: by what it reads in the original.
 fn sampler(member: &Member, data: Calibration<'_>) -> Sampler {
-    Sampler::of_inputs(&member.original, member.pruned.inputs(), data.data.samples(), data.seed)
+    Sampler::narrowed(&member.original, member.pruned.inputs(), data.data.samples(), data.seed)
 }
 
 /// The columns of each member's targets.

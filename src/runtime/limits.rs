@@ -11,8 +11,9 @@ const UNKNOWN: u64 = 8 << 30;
 /// Largest budget for the activations of one batch: beyond it a larger batch is no faster.
 const PREFERRED_BATCH: u64 = 512 << 20;
 
-/// Largest budget for what waits between stages, and for sums: the rest is left to other programs.
-const PREFERRED_PART: u64 = 1 << 30;
+/// Largest budgets for what waits between stages, and for sums: the rest is left to other programs.
+const PREFERRED_HELD: u64 = 2 << 30;
+const PREFERRED_SUMS: u64 = 1 << 30;
 
 /// A budget of memory, on which everything that grows with data or weights draws.
 ///
@@ -20,7 +21,8 @@ const PREFERRED_PART: u64 = 1 << 30;
 /// |---|---|---|
 /// | the values of one run of a model | all | |
 /// | a batch: its values in all runs that are alive at a time | half | 512 MiB, unless one sample is larger |
-/// | activations that wait for the next stage | a quarter | 1 GiB |
+/// | activations that wait for the next stage | a quarter | 2 GiB |
+/// | rows of the original that are recorded for the repair | a quarter | 2 GiB |
 /// | sums of a pass over the data | a quarter | 1 GiB |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -45,14 +47,14 @@ impl Limits {
         self.bytes
     }
 
-    /// Bytes of activations that may wait for the next stage.
+    /// Bytes of activations that may wait for the next stage, and of rows that may be recorded.
     pub fn held(self) -> u64 {
-        (self.bytes / 4).min(PREFERRED_PART)
+        (self.bytes / 4).min(PREFERRED_HELD)
     }
 
     /// Bytes of sums that one pass over the data may accumulate.
     pub fn sums(self) -> u64 {
-        (self.bytes / 4).min(PREFERRED_PART)
+        (self.bytes / 4).min(PREFERRED_SUMS)
     }
 
     /// `items`, in order, in portions whose sums one pass over the data may accumulate. `bytes` are those that an item adds to
