@@ -127,7 +127,9 @@ impl Outcome {
 
 /// Enters what a proof measured into the report.
 pub(super) fn enter(report: &mut Report, proved: &Proved, limits: Limits) {
-    report.memory = Some(MemoryReport { budget: limits.bytes(), peak: peak_bytes() });
+    let memory = MemoryReport { budget: limits.bytes(), peak: peak_bytes() };
+    report.notes.extend(memory.excess());
+    report.memory = Some(memory);
     report.verify = VerifyReport::of(proved);
     report.model.before.latency_ms = Some(proved.latency.before_ms);
     report.model.after.latency_ms = Some(proved.latency.after_ms);

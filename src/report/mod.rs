@@ -110,6 +110,19 @@ pub struct MemoryReport {
     pub peak: Option<u64>,
 }
 
+impl MemoryReport {
+    /// What to say where the job took more than its budget.
+    pub(crate) fn excess(&self) -> Option<String> {
+        let peak = self.peak.filter(|&peak| peak > self.budget)?;
+        Some(format!(
+            "the process took up to {} of memory, the budget was {}: the weights, which the proof holds several times, are not part \
+             of it; without the proof, a job takes less",
+            human_bytes(peak),
+            human_bytes(self.budget)
+        ))
+    }
+}
+
 /// Figures of the model before and after the job.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -88,6 +88,7 @@ pub(crate) const EXAMPLES: &[Example] = &[
     ("Greater", "2,3 3", "", 1),
     ("GreaterOrEqual", "2,3 3", "", 1),
     ("GridSample", "1,3,4,4 1,2,2,2", "", 1),
+    ("GridSample", "1,3,4,4,4 1,2,2,2,3", "", 1),
     ("GroupNormalization", "2,6,4 6 6", "num_groups=3", 1),
     ("HardSigmoid", "2,3", "", 1),
     ("HardSwish", "2,3", "", 1),
