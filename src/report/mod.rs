@@ -415,3 +415,17 @@ fn frozen(analysis: &Analysis<'_>) -> Vec<FrozenReport> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Weights are not part of the budget: a process that takes more says so.
+    #[test]
+    fn memory_beyond_the_budget_is_told() {
+        let told = |peak| MemoryReport { budget: 600_000_000, peak }.excess();
+        let text = told(Some(764_000_000)).unwrap();
+        assert!(text.contains("764 MB") && text.contains("600 MB"), "{text}");
+        assert!(told(Some(600_000_000)).is_none() && told(None).is_none());
+    }
+}

@@ -6,7 +6,7 @@ use paredown::internals::onnx::proto::type_proto::Value;
 use paredown::internals::onnx::proto::{ModelProto, NodeProto};
 use paredown::{GroupReport, InspectOptions, Model, PruneOptions, Report, inspect, prune};
 
-use crate::command::{Folder, Run, fixture};
+use crate::command::{Folder, Run};
 use crate::networks::{foreign, graph, ints, model, node, value, weight};
 
 /// Four dense layers with `middle` between the second and the third.
@@ -222,17 +222,4 @@ fn one_unit_stays() {
     let model = Model::from_proto(proto);
     let pruned = prune(&model, &PruneOptions::ratio(0.999).align(1)).unwrap();
     assert!(pruned.plan.groups.iter().all(|group| group.kept.as_ref().unwrap().len() == 1), "{:?}", pruned.plan);
-}
-
-/// Weights are not part of the budget: a process that takes more says so.
-#[test]
-fn memory_beyond_the_budget_is_told() {
-    let folder = Folder::new();
-    let run = |name: &str, memory: &str| {
-        let run = Run::new("prune").arg(fixture("digits_mlp.onnx")).arg("-o").arg(folder.at(name));
-        run.args(&format!("--ratio 0.5 --memory {memory}")).exits(0).out
-    };
-    let told = "of memory, the budget was";
-    assert!(run("small.onnx", "4MB").contains(told));
-    assert!(!run("large.onnx", "8GB").contains(told));
 }
