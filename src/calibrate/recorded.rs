@@ -45,31 +45,35 @@ impl Value {
     /// Adds the chosen rows of a run.
     fn add(&mut self, tensor: &Tensor, axis: usize, at: At<'_>) -> Result<()> {
         let shape = tensor.shape().to_vec();
+        // A branch of a sum that is broadcast may have no such axis: nobody asks for its rows.
         let channels = shape.get(axis).copied().unwrap_or(0);
-        let all = tensor.len() / channels.max(1);
+        let all = if channels == 0 { 0 } else { tensor.len() / channels };
         let chosen = self.samplers.iter().flat_map(|sampler| sampler.choose(all, at.samples, at.first, at.padding));
         let mut rows: Vec<Row> = chosen.collect();
         rows.sort_unstable_by_key(|row| row.index);
         rows.dedup();
-        let lines = Lines::new(tensor, (axis, channels), &rows)?;
         let number = |row: &Row| u32::try_from(row.index).map_err(|_| Error::input("a value has too many rows"));
         let numbers: Vec<u32> = rows.iter().map(number).collect::<Result<_>>()?;
         let (first, start) = (self.numbers.len(), self.values.len());
         let length = channels * rows.len();
-        if self.runs.is_empty() {
-            let runs = at.total.div_ceil(at.samples.max(1));
-            self.numbers.reserve_exact(runs * rows.len());
-            self.values.reserve_exact(runs * length);
-        }
         self.numbers.extend(numbers);
         self.values.resize(start + length, 0.0);
-        lines.write(0, 0..rows.len(), &mut Columns::over(&mut self.values[start..], channels));
+        if length > 0 {
+            let lines = Lines::new(tensor, (axis, channels), &rows)?;
+            lines.write(0, 0..rows.len(), &mut Columns::over(&mut self.values[start..], channels));
+        }
         let run = Run { shape, numbers: first..self.numbers.len(), values: start..self.values.len() };
         self.runs.insert(at.first, run);
         Ok(())
     }
 
-    /// Bytes of the rows of `samples` samples, if they are like the first ones.
+    /// Makes room for further runs, if they are like the first one.
+    fn reserve(&mut self, runs: usize) {
+        self.numbers.reserve_exact(runs * self.numbers.len());
+        self.values.reserve_exact(runs * self.values.len());
+    }
+
+    /// Bytes of the rows of all samples, if the others are like those so far.
     fn expected(&self, at: At<'_>) -> usize {
         let bytes = size_of_val(self.values.as_slice()) + size_of_val(self.numbers.as_slice());
         bytes / (at.first + at.samples).max(1) * at.total
@@ -171,6 +175,10 @@ impl Recording {
         if self.recorded.0.values().map(|value| value.expected(at)).sum::<usize>() > self.most {
             self.recorded = Recorded::default();
         }
+        if at.first == 0 {
+            let others = at.total.div_ceil(at.samples.max(1)).saturating_sub(1);
+            self.recorded.0.values_mut().for_each(|value| value.reserve(others));
+        }
         Ok(())
     }
 
@@ -199,6 +207,18 @@ impl Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is added to a result without having its axis has no rows, and is no error.
+    #[test]
+    fn a_value_without_the_axis_has_no_rows() {
+        let mut value = Value::default();
+        let at = At { samples: 1, first: 0, total: 4, padding: None };
+        value.add(&Tensor::new(&[3], &[1_f32, 2., 3.]).unwrap(), 1, at).unwrap();
+        value.add(&Tensor::new(&[1, 0], &[0_f32; 0]).unwrap(), 1, At { first: 1, ..at }).unwrap();
+        assert_eq!((value.runs[&0].shape.as_slice(), value.expected(at)), (&[3][..], 0));
+        let recorded = Recorded(BTreeMap::from([(("r".to_owned(), 1), value)]));
+        assert_eq!(recorded.shape("r", 1, 0).unwrap(), [3]);
+    }
 
     /// Rows of a run are found again; one that was not recorded, or that stands in a run without rows, is an error or nothing.
     #[test]
