@@ -1,4 +1,4 @@
-"""Hash the results of twenty jobs, to see that a refactoring changes no byte.
+"""Hash the results of twenty-three jobs, to see that a refactoring changes no byte.
 
     python bench/same_bytes.py --binary target/release/paredown --models models --out before.json
     python bench/same_bytes.py --binary target/release/paredown --models models --against before.json
