@@ -47,7 +47,7 @@ impl Value {
         let shape = tensor.shape().to_vec();
         // A branch of a sum that is broadcast may have no such axis: nobody asks for its rows.
         let channels = shape.get(axis).copied().unwrap_or(0);
-        let all = if channels == 0 { 0 } else { tensor.len() / channels };
+        let all = tensor.len().checked_div(channels).unwrap_or(0);
         let chosen = self.samplers.iter().flat_map(|sampler| sampler.choose(all, at.samples, at.first, at.padding));
         let mut rows: Vec<Row> = chosen.collect();
         rows.sort_unstable_by_key(|row| row.index);
