@@ -70,7 +70,7 @@ pub struct Calibration<'a> {
     pub seed: u64,
     /// The memory that it may take.
     pub limits: Limits,
-    /// What is known already of the original on these samples.
+    /// Rows of the original that an earlier pass over these samples recorded.
     pub(crate) recorded: Option<&'a Recorded>,
 }
 

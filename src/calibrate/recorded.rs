@@ -20,8 +20,8 @@ type Channels = (String, usize);
 #[derive(Debug, Default)]
 pub(crate) struct Recorded(BTreeMap<Channels, Value>);
 
-/// The rows of one value. All runs share two vectors: pieces of their own would lie scattered among the activations that come and
-/// go meanwhile, and memory would not be given back.
+/// The rows of one value. All runs share two vectors. Small vectors for each run would lie scattered among short-lived
+/// activations, whose memory could not be returned then.
 #[derive(Debug, Default)]
 struct Value {
     samplers: Vec<Sampler>,
@@ -118,12 +118,12 @@ fn missing(value: &str) -> Error {
     Error::defect(format!("rows of '{value}' were not recorded"))
 }
 
-/// Rows on their way, as long as memory allows.
+/// Rows of a pass that is still going on, as long as memory allows.
 #[derive(Debug)]
 pub(crate) struct Recording {
     recorded: Recorded,
-    /// What the layers read. It is computed too, so that rows are the same to the last digit whatever else a pass is for: tract
-    /// fuses what nobody asks for.
+    /// What the layers read. Every pass computes it too, because tract fuses operators between the values that it is asked for.
+    /// So the rows are the same to the last digit in all passes.
     read: BTreeSet<String>,
     most: usize,
     is_done: bool,

@@ -308,7 +308,8 @@ fn misfit(shape: &[usize], width: usize) -> Error {
 mod tests {
     use super::*;
 
-    /// A bias of shape `[1, C, 1, 1]` was read as if it had a row for each sample: index 32 of 32.
+    const SAMPLER: Sampler = Sampler { seed: 3, stream: 7, per_sample: 0 };
+
     #[test]
     fn fewer_rows_are_some_of_more_rows() {
         let (few, many) = (Sampler { per_sample: 5, ..SAMPLER }, Sampler { per_sample: 40, ..SAMPLER });
@@ -321,8 +322,7 @@ mod tests {
         assert!(all.iter().map(|row| row.index).eq(0..300));
     }
 
-    const SAMPLER: Sampler = Sampler { seed: 3, stream: 7, per_sample: 0 };
-
+    /// A bias of shape `[1, C, 1, 1]` was read as if it had a row for each sample: index 32 of 32.
     #[test]
     fn a_row_that_is_not_there_is_an_error() {
         let values: Vec<f32> = (0..32_u8).map(f32::from).collect();

@@ -101,7 +101,7 @@ impl Samples {
     /// # Errors
     /// If reading the data or running the model fails, or the sums cannot be written.
     pub(crate) fn gather(&self, subject: Subject<'_>, groups: &[&Group]) -> Result<()> {
-        let consumers = Consumers::new(&Context { subject, groups, seed: self.seed, data: None, recording: None })?;
+        let consumers = Consumers::new(&Context::without_data(subject, groups, self.seed))?;
         let used: BTreeSet<usize> = consumers.of_group.iter().flatten().map(|consumer| consumer.layer).collect();
         let layers = used.into_iter().filter_map(|index| consumers.layers.get(index));
         let layers: Vec<Layer> = layers.filter(|layer| layer.inputs() <= WIDEST).cloned().collect();
@@ -176,8 +176,7 @@ impl Market<'_> {
     pub(crate) fn prices(&self, scored: &[Scored<'_>], request: &Request) -> Result<Prices> {
         let started = Instant::now();
         let groups: Vec<&Group> = scored.iter().map(|scored| scored.group).collect();
-        let context =
-            Context { subject: self.subject, groups: &groups, seed: self.samples.seed, data: None, recording: None };
+        let context = Context::without_data(self.subject, &groups, self.samples.seed);
         let consumers = Consumers::new(&context)?;
         let mut curves: Vec<std::result::Result<Curve, String>> = Vec::new();
         let mut parts: Vec<(usize, Part<'_, '_>)> = Vec::new();
@@ -440,7 +439,7 @@ mod tests {
         let subject = analysis.subject();
         let all = groups(subject, &CostModel::new(subject), &Filter::new(&[], &[], Units::default(), false).unwrap());
         let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
-        let context = Context { subject, groups: &open, seed: 1, data: None, recording: None };
+        let context = Context::without_data(subject, &open, 1);
         let scored = Criterion::by_name("l2").unwrap().score(&context).unwrap();
         let samples = Samples::new(Calibration::new(&data, 1)).unwrap().unwrap();
         let reference = Reference::new(subject.model, samples.batches()).unwrap();

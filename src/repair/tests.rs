@@ -22,7 +22,7 @@ fn repaired(name: &str, method: Method) -> (Vec<RepairReport>, crate::onnx::prot
     let filter = Filter::new(&[], &["Identity_*".to_owned()], Units::default(), false).unwrap();
     let all = groups(subject, &cost, &filter);
     let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
-    let context = Context { subject, groups: &open, seed: 1, data: None, recording: None };
+    let context = Context::without_data(subject, &open, 1);
     let scored = Criterion::by_name("l2").unwrap().score(&context).unwrap();
     let request = Request { quota: Quota::Ratio(0.5), scope: Scope::Layer, min_keep: 1 };
     let selection = select(&scored, &cost, &request).unwrap();

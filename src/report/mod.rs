@@ -115,8 +115,8 @@ impl MemoryReport {
     pub(crate) fn excess(&self) -> Option<String> {
         let peak = self.peak.filter(|&peak| peak > self.budget)?;
         Some(format!(
-            "the process took up to {} of memory, the budget was {}: the weights, which the proof holds several times, are not part \
-             of it; without the proof, a job takes less",
+            "peak memory was {}, above the budget of {}: the budget does not count weights, and the proof holds several copies of \
+             them; a job without the proof takes less",
             human_bytes(peak),
             human_bytes(self.budget)
         ))

@@ -18,11 +18,16 @@ pub struct Context<'a, 'g> {
     pub seed: u64,
     /// Samples, where there are any.
     pub data: Option<Calibration<'a>>,
-    /// What a pass over all samples should record beside; nothing once it is.
+    /// Rows that the first pass over all samples also records, for the repair.
     pub(crate) recording: Option<&'a Mutex<Recording>>,
 }
 
-impl<'a> Context<'a, '_> {
+impl<'a, 'g> Context<'a, 'g> {
+    /// For what needs no samples.
+    pub(crate) fn without_data(subject: Subject<'a>, groups: &'a [&'g Group], seed: u64) -> Self {
+        Self { subject, groups, seed, data: None, recording: None }
+    }
+
     pub(super) fn calibration(&self) -> Result<Calibration<'a>> {
         self.data.ok_or_else(|| Error::usage("this criterion needs data: give some with `data`, or choose l2"))
     }

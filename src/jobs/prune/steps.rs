@@ -339,7 +339,7 @@ impl<'j, 'm> Job<'j, 'm> {
         let Some(data) = self.data else { return Ok(Narrowed { model: pruned, repaired: Vec::new(), bases }) };
         let data = if self.fits_weights() { survey.recorded_on(data)? } else { data };
         let (model, mut repaired) = repair(subject, kept, pruned, data, (self.method, &mut bases))?;
-        if self.options.retrain.is_none() || matches!(self.method, Method::None | Method::BatchNorm) {
+        if self.options.retrain.is_none() || !self.fits_weights() {
             return Ok(Narrowed { model, repaired, bases });
         }
         let (model, norms) = repair(subject, kept, model, data, (Method::BatchNorm, &mut bases))?;

@@ -62,7 +62,7 @@ pub(in crate::jobs) struct Survey<'m> {
     /// The model in these bases, if it is another one of the same graph.
     rebased: Option<ModelProto>,
     worth: OnceLock<Worth>,
-    /// What the pass that scored the units recorded for their repair.
+    /// Rows that a pass over the samples recorded for the repair.
     recorded: OnceLock<Recorded>,
 }
 
@@ -71,7 +71,7 @@ pub(in crate::jobs) struct Survey<'m> {
 pub(in crate::jobs) struct Judges<'j> {
     pub(in crate::jobs) criterion: &'static Criterion,
     pub(in crate::jobs) data: Option<Calibration<'j>>,
-    /// Whether what is left is repaired, so that a pass over the samples should record what that takes.
+    /// Whether the layers are repaired later. Then the pass over the samples also records the rows that the repair needs.
     pub(in crate::jobs) is_repaired: bool,
     /// What a shared budget goes by, or why there is no such thing.
     pub(in crate::jobs) pricing: std::result::Result<&'j Pricing, &'j str>,
@@ -110,8 +110,8 @@ impl<'m> Survey<'m> {
         Ok(Self { analysis, groups, times, bases, rebased, worth: OnceLock::new(), recorded: OnceLock::new() })
     }
 
-    /// Samples to repair on, with rows of this model's values on them: those that the pass for the scores recorded, or those of
-    /// a pass of their own.
+    /// Samples to repair on, with the rows of this model that the repair needs. If the pass for the scores did not record them,
+    /// another pass does.
     ///
     /// # Errors
     /// If reading the data or running the model fails.
