@@ -14,6 +14,12 @@ use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
 use crate::onnx::traits::RECURRENT;
 use crate::ops::Linear;
 
+/// Most inputs of a layer whose covariance is formed.
+pub(crate) const WIDEST: usize = 6144;
+
+/// Most inputs of a convolution of several taps whose covariance is formed.
+pub(crate) const ALL_TAPS: usize = 1152;
+
 /// A linear operator with a stored weight: where its data, its weight and its result are, and how they make a matrix.
 #[derive(Debug, Clone)]
 pub struct Layer {
@@ -231,6 +237,11 @@ impl Layer {
     /// Inputs of each matrix (K): channels times kernel positions, channels outermost.
     pub fn inputs(&self) -> usize {
         self.channels * self.taps
+    }
+
+    /// Whether the covariance of its inputs is small enough to be formed as it is: 300 MB at most, and little of overlapping taps.
+    pub(crate) fn has_covariance(&self) -> bool {
+        self.inputs() <= if self.taps == 1 { WIDEST } else { ALL_TAPS }
     }
 
     /// Whether another layer reads the same rows: of the same value, in the same way.

@@ -27,6 +27,7 @@ mod window;
 pub(crate) use crate::runtime::in_turn;
 pub use crate::runtime::{Activations, Checkpoint, Held, Segment, Stream};
 pub use feeding::{Feeding, OutputAxes};
+pub(crate) use layer::{ALL_TAPS, WIDEST};
 pub use layer::{Layer, layers, readers};
 pub use rows::Sampler;
 pub use statistics::{InputStatistics, input_statistics};

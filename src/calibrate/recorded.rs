@@ -1,5 +1,5 @@
-//! Rows of what layers make in a model, kept from a pass over the samples: repaired layers are held against them, and the
-//! original need not run again.
+//! What a pass over the samples keeps of a model for the repair of its layers: rows of what they make, and the covariances of
+//! what they read. So the model need not run again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -7,18 +7,22 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::rows::{Lines, Row};
-use super::statistics::pass_over;
-use super::{Activations, At, Calibration, Columns, Layer, Sampler};
+use super::statistics::{Accumulator, InputStatistics, Kept, pass_over};
+use super::{Activations, At, Calibration, Columns, Detail, Layer, Sampler, Sums};
+use crate::analysis::Subject;
 use crate::error::{Error, Result};
-use crate::onnx::proto::ModelProto;
-use crate::runtime::{Limits, Tensor};
+use crate::runtime::Tensor;
 
 /// A value and the axis of its channels.
 type Channels = (String, usize);
 
-/// Rows of values of a model, for all samples.
+/// Rows of values of a model, and sums over the inputs of its layers, for all samples.
 #[derive(Debug, Default)]
-pub(crate) struct Recorded(BTreeMap<Channels, Value>);
+pub(crate) struct Recorded {
+    values: BTreeMap<Channels, Value>,
+    /// By the result of the layer.
+    inputs: BTreeMap<String, InputStatistics>,
+}
 
 /// The rows of one value. All runs share two vectors. Small vectors for each run would lie scattered among short-lived
 /// activations, whose memory could not be returned then.
@@ -81,9 +85,14 @@ impl Value {
 }
 
 impl Recorded {
+    /// Sums over the inputs of a layer of one convolution group, with their products, if they were small enough to keep.
+    pub(crate) fn inputs(&self, layer: &Layer) -> Option<&Sums> {
+        self.inputs.get(&layer.result).and_then(|groups| groups.first())
+    }
+
     /// Whether all rows of a value that `sampler` chooses are here.
     pub(crate) fn covers(&self, value: &str, axis: usize, sampler: &Sampler) -> bool {
-        let value = self.0.get(&(value.to_owned(), axis));
+        let value = self.values.get(&(value.to_owned(), axis));
         value.is_some_and(|value| value.samplers.iter().any(|known| known.covers(sampler)))
     }
 
@@ -109,7 +118,7 @@ impl Recorded {
     }
 
     fn run(&self, name: &str, axis: usize, first: usize) -> Result<(&Value, &Run)> {
-        let found = self.0.get(&(name.to_owned(), axis)).and_then(|value| Some((value, value.runs.get(&first)?)));
+        let found = self.values.get(&(name.to_owned(), axis)).and_then(|value| Some((value, value.runs.get(&first)?)));
         found.ok_or_else(|| missing(name))
     }
 }
@@ -118,25 +127,31 @@ fn missing(value: &str) -> Error {
     Error::defect(format!("rows of '{value}' were not recorded"))
 }
 
-/// Rows of a pass that is still going on, as long as memory allows.
+/// What a pass that is still going on records, as long as memory allows.
 #[derive(Debug)]
 pub(crate) struct Recording {
     recorded: Recorded,
+    /// Layers whose inputs are summed up.
+    summed: Vec<Layer>,
     /// What the layers read. Every pass computes it too, because tract fuses operators between the values that it is asked for.
     /// So the rows are the same to the last digit in all passes.
     read: BTreeSet<String>,
+    /// Most bytes of rows.
     most: usize,
+    /// Bytes that further sums may take.
+    room: usize,
     is_done: bool,
 }
 
 impl Recording {
-    /// No rows yet, and no more bytes of them than may be held.
-    pub(crate) fn within(limits: Limits) -> Self {
-        let most = usize::try_from(limits.held()).unwrap_or(usize::MAX);
-        Self { recorded: Recorded::default(), read: BTreeSet::new(), most, is_done: false }
+    /// Nothing yet, and no more bytes of rows than `most`, and of sums than half as many.
+    pub(crate) fn within(most: u64) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let (recorded, summed, read) = (Recorded::default(), Vec::new(), BTreeSet::new());
+        Self { recorded, summed, read, most, room: most / 2, is_done: false }
     }
 
-    /// Records some values of which a fit of `layer` asks for rows, however many of its inputs are gone.
+    /// Records some values of which a fit of `layer` asks for rows, however many of its inputs are gone, and sums over these.
     pub(crate) fn want(
         &mut self,
         layer: &Layer,
@@ -145,8 +160,21 @@ impl Recording {
     ) {
         self.read.extend(layer.all_data().cloned());
         for value in values {
-            let value = self.recorded.0.entry((value, layer.linear.result_axis)).or_default();
+            let value = self.recorded.values.entry((value, layer.linear.result_axis)).or_default();
             value.samplers.push(Sampler::widest(layer, samples, seed));
+        }
+        let bytes = layer.inputs() * layer.inputs() * size_of::<f64>();
+        if layer.has_covariance() && layer.groups == 1 && bytes <= self.room {
+            self.room -= bytes;
+            self.summed.push(layer.clone());
+        }
+    }
+
+    /// Keeps sums that were made for the scores, if they are wanted.
+    pub(crate) fn keep(&mut self, layer: &Layer, sums: &InputStatistics) {
+        let is_covariance = sums.iter().all(|sums| sums.detail() == Detail::Covariance);
+        if is_covariance && self.summed.iter().any(|wanted| wanted.result == layer.result) {
+            self.recorded.inputs.insert(layer.result.clone(), sums.clone());
         }
     }
 
@@ -155,29 +183,25 @@ impl Recording {
         self.is_done
     }
 
-    /// Whether the rows are too many.
-    fn is_over(&self) -> bool {
-        self.recorded.0.is_empty()
-    }
-
     /// The values that a pass has to compute for it.
     pub(crate) fn values(&self) -> impl Iterator<Item = &String> {
-        self.recorded.0.keys().map(|(value, _)| value).chain(&self.read)
+        self.recorded.values.keys().map(|(value, _)| value).chain(&self.read)
     }
 
-    /// Records rows of some samples. Where those of all samples will be too many, nothing is recorded at all.
+    /// Records rows of some samples. Where those of all samples will be too many, no rows are recorded at all.
     ///
     /// # Errors
     /// If a value was not computed.
     pub(crate) fn add(&mut self, found: &Activations, at: At<'_>) -> Result<()> {
         self.is_done = true;
-        self.recorded.0.par_iter_mut().try_for_each(|((name, axis), value)| value.add(found.get(name)?, *axis, at))?;
-        if self.recorded.0.values().map(|value| value.expected(at)).sum::<usize>() > self.most {
-            self.recorded = Recorded::default();
+        let values = &mut self.recorded.values;
+        values.par_iter_mut().try_for_each(|((name, axis), value)| value.add(found.get(name)?, *axis, at))?;
+        if values.values().map(|value| value.expected(at)).sum::<usize>() > self.most {
+            values.clear();
         }
         if at.first == 0 {
             let others = at.total.div_ceil(at.samples.max(1)).saturating_sub(1);
-            self.recorded.0.values_mut().for_each(|value| value.reserve(others));
+            values.values_mut().for_each(|value| value.reserve(others));
         }
         Ok(())
     }
@@ -191,13 +215,35 @@ impl Recording {
     ///
     /// # Errors
     /// If reading the data or running the model fails.
-    pub(crate) fn run(mut self, model: &ModelProto, data: Calibration<'_>) -> Result<Recorded> {
+    pub(crate) fn run(mut self, subject: Subject<'_>, data: Calibration<'_>) -> Result<Recorded> {
         let values: Vec<String> = self.values().cloned().collect();
         let total = data.data.samples();
+        let kept = Kept::of(subject, data);
+        let summed = std::mem::take(&mut self.summed);
+        let mut accumulators: Vec<Accumulator<'_>> = Vec::new();
+        for layer in &summed {
+            let sampler = Sampler::widest(layer, total, data.seed);
+            let known =
+                kept.as_ref().map(|kept| kept.sums_of(layer, sampler, Detail::Covariance)).transpose()?.flatten();
+            if let Some(known) = known {
+                self.recorded.inputs.insert(layer.result.clone(), known);
+            } else if !accumulators.iter().any(|other| other.layer().reads_like(layer)) {
+                accumulators.push(Accumulator::new(layer, sampler, Detail::Covariance, data));
+            }
+        }
         let first = data.batch.min(total);
         for samples in [0..first, first..total] {
-            if !self.is_over() {
-                pass_over(model, (data, samples), &values, |found, at| self.add(found, at))?;
+            if !(self.recorded.values.is_empty() && accumulators.is_empty()) {
+                pass_over(subject.model, (data, samples), &values, |found, at| {
+                    accumulators.par_iter_mut().try_for_each(|sums| sums.add(found, at))?;
+                    self.add(found, at)
+                })?;
+            }
+        }
+        for accumulator in accumulators {
+            let (of, sums) = (accumulator.layer(), accumulator.finish(kept.as_ref())?);
+            for layer in summed.iter().filter(|layer| of.reads_like(layer)) {
+                self.recorded.inputs.entry(layer.result.clone()).or_insert_with(|| sums.clone());
             }
         }
         Ok(self.recorded)
@@ -208,6 +254,10 @@ impl Recording {
 mod tests {
     use super::*;
 
+    fn of_values(values: BTreeMap<Channels, Value>) -> Recorded {
+        Recorded { values, inputs: BTreeMap::new() }
+    }
+
     /// What is added to a result without having its axis has no rows, and is no error.
     #[test]
     fn a_value_without_the_axis_has_no_rows() {
@@ -216,7 +266,7 @@ mod tests {
         value.add(&Tensor::new(&[3], &[1_f32, 2., 3.]).unwrap(), 1, at).unwrap();
         value.add(&Tensor::new(&[1, 0], &[0_f32; 0]).unwrap(), 1, At { first: 1, ..at }).unwrap();
         assert_eq!((value.runs[&0].shape.as_slice(), value.expected(at)), (&[3][..], 0));
-        let recorded = Recorded(BTreeMap::from([(("r".to_owned(), 1), value)]));
+        let recorded = of_values(BTreeMap::from([(("r".to_owned(), 1), value)]));
         assert_eq!(recorded.shape("r", 1, 0).unwrap(), [3]);
     }
 
@@ -232,7 +282,7 @@ mod tests {
             numbers: vec![1, 2],
             values: vec![1., 6., 3., 8., 5., 10.],
         };
-        let recorded = Recorded(BTreeMap::from([(("y".to_owned(), 1), value)]));
+        let recorded = of_values(BTreeMap::from([(("y".to_owned(), 1), value)]));
         let read = |lines: &Lines<'_>, count: usize| {
             let mut values = vec![0.0; 3 * count];
             lines.write_channels(&[0, 1, 2], 0..count, &mut Columns::over(&mut values, 3));

@@ -16,6 +16,12 @@ const STRIP: usize = 128;
 /// Values of a column that are summed up side by side.
 const LANES: usize = 8;
 
+/// Shares of the mean variance that dampen a covariance: of few rows for each input, and of enough.
+const DAMPING: (f64, f64) = (1e-1, 1e-2);
+
+/// Rows for each input that are enough.
+const ENOUGH_ROWS: usize = 10;
+
 /// How much is summed up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
@@ -229,6 +235,12 @@ impl Sums {
     /// How much is summed up.
     pub fn detail(&self) -> Detail {
         if self.xx.is_some() { Detail::Covariance } else { Detail::Diagonal }
+    }
+
+    /// Share of the inputs' mean variance that dampens their covariance: a hundredth, or a tenth where rows are fewer than ten an
+    /// input.
+    pub(crate) fn damping(&self) -> f64 {
+        if self.rows() < ENOUGH_ROWS * self.inputs() { DAMPING.0 } else { DAMPING.1 }
     }
 
     /// Number of rows.

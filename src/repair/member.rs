@@ -23,6 +23,8 @@ pub(super) struct Member {
     kept: Vec<usize>,
     /// One matrix for each convolution group.
     pub(super) weights: Vec<Array2<f64>>,
+    /// What the fit starts from, if it is not these.
+    pub(super) start: Option<Array2<f64>>,
     pub(super) bias: Array1<f64>,
     pub(super) place: BiasPlace,
     /// The sum after it, in the original and in the pruned model.
@@ -88,14 +90,16 @@ impl Member {
             None
         } else {
             match kept_inputs(subject, selection, layer) {
-                Some(inputs) if inputs.len() == pruned.inputs() && pruned.groups == 1 => Some(inputs),
+                Some(inputs) if layer.taps == 1 && inputs.len() == pruned.inputs() && pruned.groups == 1 => {
+                    Some(inputs)
+                }
                 _ => return Ok(Err("nodes that share its weight depend on each other")),
             }
         };
         let skips =
             if is_shared { None } else { skips(subject, (before, view), (&pruned, kept.len()), (layer, width), when)? };
-        let (original, block, basis) = (layer.clone(), None, None);
-        Ok(Ok(Self { original, pruned, kept, weights, bias, place, skips, block, basis, uses, taught }))
+        let (original, start, block, basis) = (layer.clone(), None, None, None);
+        Ok(Ok(Self { original, pruned, kept, weights, start, bias, place, skips, block, basis, uses, taught }))
     }
 
     /// Looks for attention before the layer, if it lost inputs.
@@ -143,6 +147,17 @@ impl Member {
     pub(super) fn values(&self) -> impl Iterator<Item = &String> {
         let own = self.uses.iter().map(|(_, pruned)| &pruned.data).filter(|_| self.taught.is_none());
         own.chain(self.block.iter().flat_map(Block::taps))
+    }
+
+    /// Channels of the original's result that it still makes.
+    pub(super) fn kept(&self) -> &[usize] {
+        &self.kept
+    }
+
+    /// Rows of the original's weight that a removal keeps; `None` if they cannot be followed.
+    pub(super) fn kept_inputs(&self, subject: Subject<'_>, selection: &Selection) -> Option<Vec<usize>> {
+        let (channels, taps) = (kept_inputs(subject, selection, &self.original)?, self.original.taps);
+        Some(channels.into_iter().flat_map(|channel| channel * taps..(channel + 1) * taps).collect())
     }
 
     /// Outputs of group `matrix` among those of all groups.
@@ -214,11 +229,11 @@ impl Member {
     }
 }
 
-/// Rows of the layer's weight that a removal keeps.
+/// Input channels of the layer's weight that a removal keeps.
 fn kept_inputs(subject: Subject<'_>, selection: &Selection, layer: &Layer) -> Option<Vec<usize>> {
     let axes = subject.network.operand(subject.graph, layer.node, layer.linear.weight)?;
     let kept = subject.network.solution.kept(axes.get(layer.linear.weight_in)?, selection);
-    (layer.taps == 1).then(|| kept.unwrap_or_else(|| (0..layer.inputs()).collect()))
+    Some(kept.unwrap_or_else(|| (0..layer.channels).collect()))
 }
 
 /// The sum after the layer in both models, if its other branch is final already.

@@ -197,11 +197,18 @@ fn parts(members: &[(usize, &Member)]) -> impl Iterator<Item = Range<usize>> {
 
 /// The members' weights of one matrix and their biases, side by side.
 fn kept(members: &[(usize, &Member)], matrix: usize) -> Result<(Array2<f64>, Array1<f64>)> {
-    let weights: Vec<_> = members.iter().map(|(_, member)| member.weights[matrix].view()).collect();
     let biases: Vec<_> = members.iter().map(|(_, member)| member.bias.slice(s![member.outputs(matrix)])).collect();
-    let misfit = |e: ndarray::ShapeError| Error::input(e.to_string());
-    let weights = concatenate(Axis(1), &weights).map_err(misfit)?;
-    Ok((weights, concatenate(Axis(0), &biases).map_err(misfit)?))
+    let bias = concatenate(Axis(0), &biases).map_err(|e| Error::input(e.to_string()))?;
+    Ok((side_by_side(members, |member| &member.weights[matrix])?, bias))
+}
+
+/// A matrix of each member, side by side.
+fn side_by_side<'m>(
+    members: &[(usize, &'m Member)],
+    matrix: impl Fn(&'m Member) -> &'m Array2<f64>,
+) -> Result<Array2<f64>> {
+    let all: Vec<_> = members.iter().map(|(_, member)| matrix(member).view()).collect();
+    concatenate(Axis(1), &all).map_err(|e| Error::input(e.to_string()))
 }
 
 fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Method) -> Result<Vec<Solved>> {
@@ -210,17 +217,18 @@ fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Meth
     let (train, held_out) = (split.train.finish(), split.held_out.finish());
     let (w0, b0) = kept(members, matrix)?;
     let (before, spreads) = (held_out.errors(backend, &w0, &b0), held_out.spreads());
+    let start = side_by_side(members, |member| member.start.as_ref().unwrap_or(&member.weights[matrix]))?;
     let is_judged = train.rows() > 0 && held_out.rows() > 0;
     let name = members[0].1.pruned.name.as_str();
-    // The kept weights with a new bias, and those of each ridge.
+    // The weights to start from with a new bias, and those of each ridge.
     let mut shares = Vec::new();
     let mut candidates = Vec::new();
     if is_judged && untouched.is_none() && members.iter().any(|(_, member)| member.is_free()) {
         shares.push(None);
-        candidates.push(w0.clone());
+        candidates.push(start.clone());
         if method == Method::Lstsq {
             shares.extend(RIDGES.map(Some));
-            candidates.extend(train.weights(backend, &w0, &RIDGES, name)?);
+            candidates.extend(train.weights(backend, &start, &RIDGES, name)?);
         }
     }
     let errors = candidates.into_par_iter().map(|weights| held_out.errors(backend, &weights, &train.bias(&weights)));
@@ -251,7 +259,7 @@ fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Meth
         {
             let fit = match refitted.entry(choice) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(place) => place.insert(Refitted::new(&all, &w0, shares[choice], name)?),
+                Entry::Vacant(place) => place.insert(Refitted::new(&all, &start, shares[choice], name)?),
             };
             best.weights = fit.weights.slice(s![.., part.clone()]).to_owned();
             best.bias = fit.bias.slice(s![part.clone()]).to_owned();
@@ -271,10 +279,10 @@ struct Refitted {
 }
 
 impl Refitted {
-    fn new(all: &Evidence, w0: &Array2<f64>, share: Option<f64>, name: &str) -> Result<Self> {
+    fn new(all: &Evidence, start: &Array2<f64>, share: Option<f64>, name: &str) -> Result<Self> {
         let (weights, dimension) = match share {
-            Some(share) => all.weights_and_dimension(default_backend(), w0, share, name)?,
-            None => (w0.clone(), 0.0),
+            Some(share) => all.weights_and_dimension(default_backend(), start, share, name)?,
+            None => (start.clone(), 0.0),
         };
         Ok(Self { bias: all.bias(&weights), weights, dimension })
     }

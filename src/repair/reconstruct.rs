@@ -11,6 +11,7 @@ use super::member::Member;
 use super::reader::{Reader, Solved};
 use super::recurrent;
 use super::report::RepairReport;
+use super::start::start;
 use super::write;
 use crate::analysis::Subject;
 use crate::axes::Selection;
@@ -65,6 +66,12 @@ pub(super) fn reconstruct(
             match Member::new(subject, selection, (&before, &view), layer, (&order, number))? {
                 Ok(mut member) => {
                     member.basis = bases.of_results(layer.node, selection);
+                    // In a basis or a split, the weights are others than the original's.
+                    let is_plain =
+                        split.is_none() && member.basis.is_none() && !bases.has_inputs(layer.node, selection);
+                    if let Some(recorded) = data.recorded.filter(|_| is_plain && method == Method::Lstsq) {
+                        member.start = start(subject, selection, &member, recorded)?;
+                    }
                     members.push(member);
                 }
                 Err(why) => reports.push(left_alone(&layer.name, why)),

@@ -20,27 +20,15 @@ use super::surgeon::Surgeon;
 use super::taps::{FILTERS, Filtered, Heard};
 use super::{Context, diagonal};
 use crate::calibrate::{
-    Accumulator, Activations, At, Calibration, Detail, Division, InputStatistics, Kept, Layer, Sampler, Stats, Sums,
-    exposed, pass, pass_over, rows_of,
+    ALL_TAPS, Accumulator, Activations, At, Calibration, Detail, Division, InputStatistics, Kept, Layer, Sampler,
+    Stats, Sums, WIDEST, exposed, pass, pass_over, rows_of,
 };
 use crate::error::Result;
 use crate::linalg::{default_backend, growing};
 use crate::runtime::Limits;
 
-/// Widest matrix whose inverse Hessian is formed.
-const WIDEST: usize = 6144;
-
-/// Widest convolution that is judged on all its taps.
-const ALL_TAPS: usize = 1152;
-
-/// Rows for each input of a Hessian, and for each input of the layer where these are more.
+/// Rows for each filtered tap of a Hessian, and for each input of the layer where these are more.
 const ROWS: (usize, usize) = (10, 5);
-
-/// Shares of the mean variance that dampen the Hessian: of few rows for each input, and of enough.
-const DAMPING: (f64, f64) = (1e-1, 1e-2);
-
-/// Rows for each input that are enough.
-const ENOUGH_ROWS: usize = 10;
 
 /// The kind of the records on filtered taps.
 const TAPS: &str = "taps";
@@ -94,6 +82,15 @@ fn width(layer: &Layer) -> usize {
     if is_filtered(layer) { layer.channels * FILTERS } else { layer.inputs() }
 }
 
+/// Chooses the rows of a layer's Hessian.
+fn sampler(layer: &Layer, data: Calibration<'_>) -> Sampler {
+    let (samples, seed) = (data.data.samples(), data.seed);
+    if !is_filtered(layer) {
+        return Sampler::widest(layer, samples, seed);
+    }
+    Sampler::of_rows(layer, (width(layer) * ROWS.0).max(layer.inputs() * ROWS.1), samples, seed)
+}
+
 fn layers_of(consumers: &Consumers, portion: &[usize]) -> Vec<usize> {
     let used: BTreeSet<usize> = portion.iter().flat_map(|&g| &consumers.of_group[g]).map(|c| c.layer).collect();
     used.into_iter().collect()
@@ -120,8 +117,7 @@ fn known(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Re
     let mut readers: Vec<Reader<'_>> = Vec::new();
     for &index in used {
         let layer = &consumers.layers[index];
-        let rows = (width(layer) * ROWS.0).max(layer.inputs() * ROWS.1);
-        let sampler = Sampler::of_rows(layer, rows, data.data.samples(), data.seed);
+        let sampler = sampler(layer, data);
         let reader = Reader::new(context, consumers, layer, (sampler, data))?;
         let found = kept.as_ref().map(|kept| reader.recall(kept)).transpose()?.flatten();
         if found.is_none() {
@@ -157,7 +153,16 @@ fn known(context: &Context<'_, '_>, consumers: &Consumers, used: &[usize]) -> Re
     let finished: Vec<Known> =
         readers.into_par_iter().map(|reader| reader.finish(kept.as_ref())).collect::<Result<_>>()?;
     done.iter_mut().filter(|known| known.is_none()).zip(finished).for_each(|(slot, known)| *slot = Some(known));
-    Ok(done.into_iter().flatten().collect())
+    let done: Vec<Known> = done.into_iter().flatten().collect();
+    if let Some(recording) = context.recording {
+        let mut recording = recording.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&index, known) in used.iter().zip(&done) {
+            if let Known::Plain(sums) = known {
+                recording.keep(&consumers.layers[index], sums);
+            }
+        }
+    }
+    Ok(done)
 }
 
 impl<'l> Reader<'l> {
@@ -318,9 +323,8 @@ fn judge(
     if !(variance > 0.0 && mean > 0.0) {
         return Ok(None);
     }
-    let damping = if statistics.rows() < ENOUGH_ROWS * inputs { DAMPING.0 } else { DAMPING.1 };
     let mut added = 0.0;
-    let (surgeon, _) = growing(damping * mean, |lambda| {
+    let (surgeon, _) = growing(statistics.damping() * mean, |lambda| {
         hessian.diag_mut().mapv_inplace(|d| d + (lambda - added));
         added = lambda;
         Surgeon::new(backend, hessian.view(), weight.view(), units.clone(), name)

@@ -112,13 +112,14 @@ impl Job<'_, '_> {
         Ok(Tried { selection, rounds: reports, loss })
     }
 
-    /// The original with only `selection` left, repaired on these samples, and the bases that its heads are in.
+    /// The original with only `selection` left, repaired on the samples that prices are fitted on, and the bases that its heads
+    /// are in.
     ///
     /// # Errors
     /// If it cannot be rewritten, repaired or run.
     pub(in crate::jobs) fn tried_on(
         &self,
-        data: Calibration<'_>,
+        fitted: Calibration<'_>,
         selection: &Selection,
     ) -> Result<(ModelProto, Bases)> {
         let subject = self.survey.analysis.subject();
@@ -128,6 +129,7 @@ impl Job<'_, '_> {
         let mut bases = self.survey.bases.clone();
         let mut rewritten = rewrite::prune(subject, selection)?;
         bases.write(subject, selection, &mut rewritten)?;
+        let data = if self.fits_weights() { self.survey.recorded_on_fitted(fitted)? } else { fitted };
         let (rewritten, _) = repair(subject, selection, rewritten, data, (self.method, &mut bases))?;
         Ok((rewritten, bases))
     }

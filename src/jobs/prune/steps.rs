@@ -141,7 +141,7 @@ impl<'j, 'm> Job<'j, 'm> {
     }
 
     /// Whether layers are fitted to what they make in the original.
-    fn fits_weights(&self) -> bool {
+    pub(super) fn fits_weights(&self) -> bool {
         matches!(self.method, Method::Bias | Method::Lstsq)
     }
 

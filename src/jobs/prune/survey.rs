@@ -62,8 +62,10 @@ pub(in crate::jobs) struct Survey<'m> {
     /// The model in these bases, if it is another one of the same graph.
     rebased: Option<ModelProto>,
     worth: OnceLock<Worth>,
-    /// Rows that a pass over the samples recorded for the repair.
+    /// What a pass over the samples recorded for the repair.
     recorded: OnceLock<Recorded>,
+    /// What another pass recorded of the samples that prices are fitted on.
+    fitted: OnceLock<Recorded>,
 }
 
 /// What units and groups are scored and priced by.
@@ -107,21 +109,47 @@ impl<'m> Survey<'m> {
         let open: Vec<&Group> = groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
         let timed = |meter| times(analysis.subject(), &open, options.min_keep, meter, &options.setting.progress);
         let times = meter.map(timed).transpose()?.unwrap_or_default();
-        Ok(Self { analysis, groups, times, bases, rebased, worth: OnceLock::new(), recorded: OnceLock::new() })
+        Ok(Self {
+            analysis,
+            groups,
+            times,
+            bases,
+            rebased,
+            worth: OnceLock::new(),
+            recorded: OnceLock::new(),
+            fitted: OnceLock::new(),
+        })
     }
 
-    /// Samples to repair on, with the rows of this model that the repair needs. If the pass for the scores did not record them,
-    /// another pass does.
+    /// Samples to repair on, with what the repair needs of this model. If the pass for the scores did not record it, another pass
+    /// does.
     ///
     /// # Errors
     /// If reading the data or running the model fails.
     pub(in crate::jobs) fn recorded_on<'d>(&'d self, data: Calibration<'d>) -> Result<Calibration<'d>> {
-        if self.recorded.get().is_none() {
+        self.recorded_in(&self.recorded, data, data.limits.held())
+    }
+
+    /// As [`recorded_on`](Self::recorded_on), for the samples that prices are fitted on, in half of the memory.
+    ///
+    /// # Errors
+    /// As [`recorded_on`](Self::recorded_on).
+    pub(in crate::jobs) fn recorded_on_fitted<'d>(&'d self, fitted: Calibration<'d>) -> Result<Calibration<'d>> {
+        self.recorded_in(&self.fitted, fitted, fitted.limits.held() / 2)
+    }
+
+    fn recorded_in<'d>(
+        &'d self,
+        place: &'d OnceLock<Recorded>,
+        data: Calibration<'d>,
+        most: u64,
+    ) -> Result<Calibration<'d>> {
+        if place.get().is_none() {
             let subject = self.analysis.subject();
-            let recorded = recording(subject, data)?.run(subject.model, data)?;
-            self.recorded.get_or_init(|| recorded);
+            let recorded = recording(subject, data, most)?.run(subject, data)?;
+            place.get_or_init(|| recorded);
         }
-        Ok(Calibration { recorded: self.recorded.get(), ..data })
+        Ok(Calibration { recorded: place.get(), ..data })
     }
 
     /// What selections cost, in time too if its operators were timed.
@@ -238,7 +266,8 @@ impl<'m> Survey<'m> {
         }
         let Judges { criterion, data, is_repaired, .. } = judges;
         let subject = self.analysis.subject();
-        let recording = data.filter(|_| is_repaired).map(|data| recording(subject, data)).transpose()?.map(Mutex::new);
+        let recording = |data: Calibration<'_>| recording(subject, data, data.limits.held());
+        let recording = data.filter(|_| is_repaired).map(recording).transpose()?.map(Mutex::new);
         let recorded = recording.as_ref();
         let context = Context { subject, groups: open, seed: options.setting.seed, data, recording: recorded };
         let scores = self.scores(&context, criterion)?;

@@ -1,0 +1,61 @@
+//! Where the fit of a layer starts from: the weights that are left, compensated for the inputs that are gone.
+//!
+//! Least squares on few rows are pulled towards their start, as far as held-out samples ask for it. What the original reads tells
+//! how the inputs that stay make up for the others: that is known better than what all changes before the layer do to it. So it
+//! is part of the start. With the covariance C of the original's inputs, of which the removal leaves S and takes R:
+//!
+//! ```text
+//! W₁ = W_S + (C_SS + λI)⁻¹ C_SR W_R
+//! ```
+//!
+//! This is the update of optimal brain surgery, all units at once (Hassibi & Stork 1993), with the damping that `obs` scores with.
+
+use ndarray::{Array2, Axis};
+
+use super::member::Member;
+use crate::analysis::Subject;
+use crate::axes::Selection;
+use crate::calibrate::{Recorded, Sums};
+use crate::error::Result;
+use crate::linalg::{Ridge, default_backend, growing, strength};
+
+/// Compensated weights (K×N) of a layer of one convolution group; `None` if it lost no inputs, or nothing is known of these.
+///
+/// # Errors
+/// If the weight of the original is malformed.
+pub(super) fn start(
+    subject: Subject<'_>,
+    selection: &Selection,
+    member: &Member,
+    recorded: &Recorded,
+) -> Result<Option<Array2<f64>>> {
+    let layer = &member.original;
+    let (Some(sums), [weights]) = (recorded.inputs(layer), member.weights.as_slice()) else { return Ok(None) };
+    let Some(kept) = member.kept_inputs(subject, selection) else { return Ok(None) };
+    if kept.len() == layer.inputs() || kept.len() != weights.nrows() || sums.inputs() != layer.inputs() {
+        return Ok(None);
+    }
+    let original = layer.stored_matrices(|name| subject.constant(subject.graph.value(name)?))?;
+    let Some(original) = original.into_iter().next() else { return Ok(None) };
+    let original = original.select(Axis(1), member.kept());
+    compensated(weights, &original, &kept, sums, &layer.name).map(Some)
+}
+
+/// `weights` (S×N), which are the rows `kept` of `original` (K×N), compensated for the others.
+fn compensated(
+    weights: &Array2<f64>,
+    original: &Array2<f64>,
+    kept: &[usize],
+    sums: &Sums,
+    name: &str,
+) -> Result<Array2<f64>> {
+    let backend = default_backend();
+    let gone: Vec<usize> = (0..original.nrows()).filter(|input| kept.binary_search(input).is_err()).collect();
+    let rows = sums.covariance().select(Axis(0), kept);
+    let square = rows.select(Axis(1), kept);
+    let lost = backend.matmul(rows.select(Axis(1), &gone).view(), original.select(Axis(0), &gone).view());
+    let lambda = strength(sums.damping(), sums.variance_x().sum(), sums.square_x().sum(), original.nrows());
+    let ridge = Ridge::primal(backend, &square, lost.view(), None);
+    let (gained, _) = growing(lambda, |lambda| ridge.weights(lambda, name))?;
+    Ok(weights + &gained)
+}
