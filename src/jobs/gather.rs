@@ -60,9 +60,12 @@ pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
     let filter = Filter::new(&[], &[], Units::default(), false)?.aligned(Align::default());
     let all = groups(subject, &CostModel::new(subject), &filter);
     let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
-    score::gather(&Context { subject, groups: &open, seed: *seed, data: Some(calibration), recording: None })?;
+    let score =
+        |data| score::gather(&Context { subject, groups: &open, seed: *seed, data: Some(data), recording: None });
+    score(calibration)?;
     let (candidates, conv) = (candidates(subject).open, ConvMode::default());
     if let Some(apart) = Apart::new(calibration)? {
+        score(apart.fitted())?;
         // Groups of a model with heads are priced in new bases, which are known once all shares are merged.
         if !has_heads {
             apart.gather(subject, &open)?;

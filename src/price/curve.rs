@@ -73,6 +73,12 @@ impl Curve {
         Some(Self { errors, points })
     }
 
+    /// The losses times a factor.
+    pub(crate) fn times(mut self, factor: f64) -> Self {
+        self.points.iter_mut().for_each(|point| point.1 *= factor);
+        self
+    }
+
     /// A loss in proportion to the predicted error: one with all units removed.
     pub(crate) fn proportional(scores: &[f64]) -> Option<Self> {
         Self::new(scores, &[(scores.len(), 1.0)])

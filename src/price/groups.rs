@@ -144,6 +144,15 @@ pub(crate) struct Prices {
     pub(crate) seconds: f64,
 }
 
+impl Prices {
+    /// Each price times its factor.
+    pub(crate) fn times(&self, factors: &[f64]) -> Self {
+        let curve =
+            |(curve, &factor): (&std::result::Result<Curve, String>, &f64)| curve.clone().map(|c| c.times(factor));
+        Self { curves: self.curves.iter().zip(factors).map(curve).collect(), seconds: self.seconds }
+    }
+}
+
 /// What prices are measured with.
 pub(crate) struct Market<'a> {
     /// The model that is priced.

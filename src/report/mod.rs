@@ -285,7 +285,8 @@ pub struct PriceReport {
     pub loss: Option<f64>,
     /// The next smaller width, and its loss.
     pub next: Option<(usize, f64)>,
-    /// Measured widths and their losses, made monotonic.
+    /// Measured widths and their losses, made monotonic, and corrected for what the repair of later layers makes of them where a
+    /// note says so.
     pub measured: Vec<(usize, f64)>,
     /// Why the loss could not be measured; all units are kept then.
     pub reason: Option<String>,

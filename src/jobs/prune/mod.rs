@@ -1,6 +1,7 @@
 //! Structured pruning, from a model to a pruned one.
 
 mod checkpoint;
+mod depth;
 mod heads;
 pub(in crate::jobs) mod judge;
 mod latency;

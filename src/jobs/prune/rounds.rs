@@ -1,7 +1,8 @@
 //! A budget that prices share, tried out: what the whole loses is held against the sum of the prices.
 //!
 //! Prices are measured with one group narrowed alone. Where all together lose far more than that, they are measured again on
-//! the way: at a part of the budget, on the model as it is then, for the rest.
+//! the way: at a part of the budget, on the model as it is then, for the rest. Before that, they are corrected by
+//! [`depth`](super::depth).
 
 use super::pricing::Pricing;
 use super::steps::{Job, compose};
@@ -11,6 +12,7 @@ use crate::calibrate::Calibration;
 use crate::error::{ErrorKind, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
+use crate::price::Effort;
 use crate::repair::{Bases, repair};
 use crate::report::PricingReport;
 use crate::rewrite;
@@ -25,14 +27,19 @@ const ROUNDS: usize = 3;
 const NEGLIGIBLE: f64 = 1e-3;
 
 /// A choice that was carried out and measured.
-struct Tried {
-    selection: Selection,
-    rounds: Vec<PricingReport>,
+pub(super) struct Tried {
+    pub(super) selection: Selection,
+    pub(super) rounds: Vec<PricingReport>,
     /// What the whole loses on held-out samples, repaired on the others.
-    loss: f64,
+    pub(super) loss: f64,
 }
 
 impl Tried {
+    /// Whether the whole loses next to nothing.
+    pub(super) fn is_negligible(&self) -> bool {
+        self.loss <= NEGLIGIBLE
+    }
+
     /// What the prices said.
     fn expected(&self) -> f64 {
         self.rounds.last().map_or(0.0, |round| round.loss)
@@ -54,6 +61,14 @@ impl Job<'_, '_> {
         let (false, Ok(pricing)) = (first.pricing.is_empty(), self.pricing) else { return Ok(first) };
         let mut best = self.tried(pricing, 1)?;
         let mut notes = first.notes;
+        if self.options.effort != Effort::Fast
+            && let Some(found) = self.tried_by_depth(pricing, &best)?
+        {
+            notes.push(found.note(best.loss));
+            if found.tried.loss < best.loss {
+                best = found.tried;
+            }
+        }
         for rounds in 2..=ROUNDS {
             if !best.is_beyond() {
                 break;

@@ -135,7 +135,12 @@ impl<'m> Survey<'m> {
     /// # Errors
     /// As [`recorded_on`](Self::recorded_on).
     pub(in crate::jobs) fn recorded_on_fitted<'d>(&'d self, fitted: Calibration<'d>) -> Result<Calibration<'d>> {
-        self.recorded_in(&self.fitted, fitted, fitted.limits.held() / 2)
+        self.recorded_in(&self.fitted, fitted, Self::memory_of_fitted(fitted))
+    }
+
+    /// Most bytes of rows that are recorded of the samples that prices are fitted on.
+    fn memory_of_fitted(fitted: Calibration<'_>) -> u64 {
+        fitted.limits.held() / 2
     }
 
     fn recorded_in<'d>(
@@ -173,13 +178,29 @@ impl<'m> Survey<'m> {
         match (request.quota, request.scope) {
             (Quota::Budget(budget), Scope::Global) => {
                 let (scored, prices) = self.priced(options, request, judges)?;
-                shared(&self.cost(), &scored, (request, budget), (prices, judges.pricing))
+                shared(&self.cost(), &scored, (request, budget), (prices.as_ref(), judges.pricing))
             }
             _ => {
                 let scored = self.worth(options, &open, judges)?.scored(&open);
                 Ok(Choice::of(select(&scored, &self.cost(), request)?))
             }
         }
+    }
+
+    /// As [`choose`](Self::choose) for a budget that prices share, each times its factor.
+    ///
+    /// # Errors
+    /// As [`choose`](Self::choose).
+    pub(in crate::jobs) fn choose_by(
+        &self,
+        options: &PruneOptions,
+        (request, budget): (&Request, Budget),
+        judges: Judges<'_>,
+        factors: &[f64],
+    ) -> Result<Choice> {
+        let (scored, prices) = self.priced(options, request, judges)?;
+        let prices = prices.as_ref().map(|prices| prices.times(factors));
+        shared(&self.cost(), &scored, (request, budget), (prices.as_ref().map_err(|e| *e), judges.pricing))
     }
 
     /// Scores of all open groups, and what each costs the output or why that is not known.
@@ -264,16 +285,22 @@ impl<'m> Survey<'m> {
         if let Some(worth) = self.worth.get() {
             return Ok(worth);
         }
-        let Judges { criterion, data, is_repaired, .. } = judges;
+        let Judges { criterion, data, is_repaired, pricing } = judges;
+        // What is to be priced has to be ordered without the samples that tell its price: with fewer rows than inputs, the units
+        // that these rows do not need look free on them.
+        let (data, place, most) = match pricing {
+            Ok(pricing) => (Some(pricing.fitted()), &self.fitted, Self::memory_of_fitted(pricing.fitted())),
+            Err(_) => (data, &self.recorded, data.map_or(0, |data| data.limits.held())),
+        };
         let subject = self.analysis.subject();
-        let recording = |data: Calibration<'_>| recording(subject, data, data.limits.held());
+        let recording = |data: Calibration<'_>| recording(subject, data, most);
         let recording = data.filter(|_| is_repaired).map(recording).transpose()?.map(Mutex::new);
         let recorded = recording.as_ref();
         let context = Context { subject, groups: open, seed: options.setting.seed, data, recording: recorded };
         let scores = self.scores(&context, criterion)?;
         let recording = recording.map(|recording| recording.into_inner().unwrap_or_else(PoisonError::into_inner));
         if let Some(recorded) = recording.and_then(Recording::finish) {
-            self.recorded.get_or_init(|| recorded);
+            place.get_or_init(|| recorded);
         }
         let comparable = criterion.is_error && !scores.is_empty();
         Ok(self.worth.get_or_init(|| Worth { scores, comparable, prices: OnceLock::new() }))
@@ -324,7 +351,7 @@ fn shared(
     cost: &CostModel<'_>,
     scored: &[Scored<'_>],
     (request, budget): (&Request, Budget),
-    (prices, pricing): (&std::result::Result<Prices, String>, std::result::Result<&Pricing, &str>),
+    (prices, pricing): (std::result::Result<&Prices, &String>, std::result::Result<&Pricing, &str>),
 ) -> Result<Choice> {
     match (prices, pricing) {
         (Ok(prices), Ok(pricing)) => {
@@ -334,7 +361,7 @@ fn shared(
             Ok(Choice { pricing: vec![report], ..Choice::of(allocation.selection) })
         }
         (prices, _) => {
-            let why = prices.as_ref().err().map(String::as_str).unwrap_or_default();
+            let why = prices.err().map(String::as_str).unwrap_or_default();
             let note =
                 format!("groups share the budget by the scores of their units, which is only an estimate: {why}");
             Ok(Choice { notes: vec![note], ..Choice::of(select(scored, cost, request)?) })
