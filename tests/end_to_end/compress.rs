@@ -61,7 +61,7 @@ fn a_plan_of_both_parts_replays_to_the_same_bytes() {
             .arg("--data")
             .arg(fixture("calib.npz"))
     };
-    run(&first).args("--macs 10% --align 1 --quiet --plan-out").arg(&plan).exits(0);
+    run(&first).args("--macs 8% --align 1 --quiet --plan-out").arg(&plan).exits(0);
     let read = Plan::load(&plan).unwrap();
     assert!(!read.groups.is_empty() && !read.ranks.is_empty(), "{}", read.to_text());
     run(&second).args("--align 1 --quiet --plan").arg(&plan).exits(0);
