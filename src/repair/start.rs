@@ -59,3 +59,32 @@ fn compensated(
     let (gained, _) = growing(lambda, |lambda| ridge.weights(lambda, name))?;
     Ok(weights + &gained)
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    /// Input 2 is the sum of the others, which take over its weight; input 3 is on its own.
+    #[test]
+    fn inputs_that_stay_take_over_what_they_know() {
+        let x = Array2::from_shape_fn((4000, 4), |(row, column)| match (column, row % 8) {
+            (0, at) => f64::from(u8::from(at < 4)),
+            (1, at) => f64::from(u8::from(at % 4 < 2)),
+            (2, at) => f64::from(u8::from(at < 4)) + f64::from(u8::from(at % 4 < 2)),
+            (_, at) => f64::from(u8::from(at % 2 == 0)),
+        });
+        let sums = Sums::of(default_backend(), x.view(), Array2::zeros((4000, 0)).view());
+        let original = array![[1.0], [2.0], [10.0], [5.0]];
+        let (kept, weights) = ([0, 1], array![[1.0], [2.0]]);
+        let found = compensated(&weights, &original, &kept, &sums, "layer").unwrap();
+        // The damping is a hundredth of the mean variance, 5/16.
+        let gain = 10.0 * 0.25 / (0.25 + 0.003_125);
+        for (found, wanted) in found.iter().zip([1.0 + gain, 2.0 + gain]) {
+            assert!((found - wanted).abs() < 1e-6, "{found} {wanted}");
+        }
+        let alone = compensated(&array![[5.0]], &original, &[3], &sums, "layer").unwrap();
+        assert!((alone[[0, 0]] - 5.0).abs() < 1e-6, "{alone}");
+    }
+}
