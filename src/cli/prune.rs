@@ -50,7 +50,8 @@ pub(super) struct Args {
     #[arg(long, value_enum)]
     scope: Option<TypedScope>,
     /// How many widths to try when measuring each group's effect on the output: 1 (fast), 3 (normal) or 7 (thorough).
-    /// Applies when groups share a budget and there is data
+    /// All but fast then correct what they measured by what the repair of the whole network leaves of it. Applies when groups
+    /// share a budget and there is data
     #[arg(long, value_enum, default_value = "normal")]
     effort: TypedEffort,
     /// Which factor of a merged axis to remove: whole heads, dimensions inside every head, or both. The same choice

@@ -37,7 +37,7 @@ const WIDEST: usize = 6144;
 /// How many widths are tried when a group's effect on the output is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// One width: 1/2.
+    /// One width, 1/2; losses are not corrected for the repair of later layers.
     Fast,
     /// Three widths: 3/4, 1/2 and 1/4.
     #[default]
