@@ -11,7 +11,7 @@ use crate::factorize::inputs::input_moments;
 use crate::lowrank::conv::ConvMode;
 use crate::onnx::Model;
 use crate::plan::{Align, CostModel, Filter, Group, Units, groups};
-use crate::price::groups::Samples as Apart;
+use crate::price::samples::Samples as Apart;
 use crate::repair::Bases;
 use crate::score::{self, Context};
 

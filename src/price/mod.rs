@@ -11,6 +11,7 @@ pub(crate) mod distance;
 pub(crate) mod effects;
 pub(crate) mod groups;
 mod refit;
+pub(crate) mod samples;
 pub(crate) mod splits;
 
 pub use curve::{Curve, Effect};

@@ -23,7 +23,7 @@ use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Cost, CostModel, Patterns, Plan};
 use crate::price::distance::Reference;
-use crate::price::groups::Samples as Apart;
+use crate::price::samples::Samples as Apart;
 use crate::report::{Report, TuningReport};
 use crate::runtime::NamedTensor;
 use crate::runtime::inputs::DimSizes;
