@@ -71,7 +71,7 @@ pub struct Calibration<'a> {
     pub seed: u64,
     /// The memory that it may take.
     pub limits: Limits,
-    /// Rows of the original that an earlier pass over these samples recorded.
+    /// What an earlier pass over these samples recorded of the original.
     pub(crate) recorded: Option<&'a Recorded>,
 }
 

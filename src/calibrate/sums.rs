@@ -8,7 +8,8 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
 use super::block::Block;
 use super::stats::{Record, row};
-use crate::linalg::{Backend, in_strips, mirror_lower};
+use crate::error::Result;
+use crate::linalg::{Backend, Ridge, default_backend, in_strips, mirror_lower, strength};
 
 /// Inputs whose products with all others are one task. A constant: sums must not depend on the number of threads.
 const STRIP: usize = 128;
@@ -241,6 +242,30 @@ impl Sums {
     /// input.
     pub(crate) fn damping(&self) -> f64 {
         if self.rows() < ENOUGH_ROWS * self.inputs() { DAMPING.0 } else { DAMPING.1 }
+    }
+
+    /// λ that is this share of the inputs' mean variance.
+    pub(crate) fn ridge(&self, share: f64) -> f64 {
+        strength(share, self.variance_x().sum(), self.square_x().sum(), self.inputs())
+    }
+
+    /// What the weights of the inputs `kept` (S×N) gain so that these make up for the inputs `gone`, whose rows of `weights` (K×N)
+    /// are lost: `(C_SS + λI)⁻¹ C_SR W_R`.
+    ///
+    /// # Errors
+    /// If the system cannot be solved.
+    pub(crate) fn compensation(
+        &self,
+        weights: &Array2<f64>,
+        (kept, gone): (&[usize], &[usize]),
+        lambda: f64,
+        name: &str,
+    ) -> Result<Array2<f64>> {
+        let backend = default_backend();
+        let rows = self.covariance().select(Axis(0), kept);
+        let square = rows.select(Axis(1), kept);
+        let lost = backend.matmul(rows.select(Axis(1), gone).view(), weights.select(Axis(0), gone).view());
+        Ridge::primal(backend, &square, lost.view(), None).weights(lambda, name)
     }
 
     /// Number of rows.

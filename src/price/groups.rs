@@ -12,11 +12,11 @@ use super::curve::Curve;
 use super::distance::Reference;
 use super::effects::{Site, effects};
 use super::refit::{Reader, put};
-use super::samples::{Samples, WIDEST};
+use super::samples::Samples;
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::data::Dataset;
-use crate::calibrate::{Detail, InputStatistics, Key, Layer, Sums, input_statistics, stats};
+use crate::calibrate::{Detail, InputStatistics, Key, Layer, Sums, WIDEST, input_statistics, stats};
 use crate::error::{Error, Result};
 use crate::graph::bodies::Run;
 use crate::onnx::proto::ModelProto;
@@ -246,6 +246,7 @@ impl Market<'_> {
     /// Statistics of the inputs of the layers `used`, in that order.
     fn statistics(&self, data: &Dataset, layers: &[Layer], used: &[usize]) -> Result<Vec<InputStatistics>> {
         let data = self.samples.over(data);
+        // Readers that are wider only follow the means.
         let is_wide = |index: usize| layers[index].inputs() > WIDEST || self.method != Method::Lstsq;
         let mut all: Vec<(usize, InputStatistics)> = Vec::new();
         for (wide, detail) in [(false, Detail::Covariance), (true, Detail::Diagonal)] {

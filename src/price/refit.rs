@@ -7,12 +7,12 @@
 //! W_S = W₀_S + (C_SS + λI)⁻¹ C_SR W₀_R,   W_R = 0,   b = b₀ + (W₀ − W)ᵀ μ
 //! ```
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2};
 
 use crate::calibrate::{Detail, Layer, Sums};
 use crate::error::{Error, Result};
 use crate::graph::{Editor, View, operator};
-use crate::linalg::{Ridge, default_backend, strength};
+use crate::linalg::default_backend;
 use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
 use crate::repair::RIDGES;
@@ -82,13 +82,7 @@ impl Reader {
             && !gone.is_empty()
             && !kept.is_empty()
         {
-            let backend = default_backend();
-            let rows = fitted.covariance().select(Axis(0), &kept);
-            let square = rows.select(Axis(1), &kept);
-            let lost = backend.matmul(rows.select(Axis(1), &gone).view(), self.weight.select(Axis(0), &gone).view());
-            let (variance, mean_square) = (fitted.variance_x().sum(), fitted.square_x().sum());
-            let lambda = strength(share, variance, mean_square, self.weight.nrows());
-            let gained = Ridge::primal(backend, &square, lost.view(), None).weights(lambda, name)?;
+            let gained = fitted.compensation(&self.weight, (&kept, &gone), fitted.ridge(share), name)?;
             for (&row, gain) in kept.iter().zip(gained.rows()) {
                 weight.row_mut(row).scaled_add(1.0, &gain);
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::analysis::Subject;
 use crate::calibrate::data::{Batch, Dataset};
-use crate::calibrate::{Calibration, Detail, Layer, input_statistics};
+use crate::calibrate::{Calibration, Detail, Layer, WIDEST, input_statistics};
 use crate::error::Result;
 use crate::plan::Group;
 use crate::runtime::{Limits, NamedTensor};
@@ -15,9 +15,6 @@ const HELD_OUT: usize = 5;
 
 /// Most samples that are held out.
 const MOST_HELD_OUT: usize = 48;
-
-/// Inputs of the widest layer that is refitted; readers that are wider only follow the means.
-pub(super) const WIDEST: usize = 6144;
 
 /// Samples that a price is fitted on and samples that tell it.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ pub(super) struct Member {
     pub(super) original: Layer,
     pub(super) pruned: Layer,
     /// Channels of the original's result that the pruned layer still makes.
-    kept: Vec<usize>,
+    pub(super) kept: Vec<usize>,
     /// One matrix for each convolution group.
     pub(super) weights: Vec<Array2<f64>>,
     /// What the fit starts from, if it is not these.
@@ -147,11 +147,6 @@ impl Member {
     pub(super) fn values(&self) -> impl Iterator<Item = &String> {
         let own = self.uses.iter().map(|(_, pruned)| &pruned.data).filter(|_| self.taught.is_none());
         own.chain(self.block.iter().flat_map(Block::taps))
-    }
-
-    /// Channels of the original's result that it still makes.
-    pub(super) fn kept(&self) -> &[usize] {
-        &self.kept
     }
 
     /// Rows of the original's weight that a removal keeps; `None` if they cannot be followed.

@@ -1,8 +1,8 @@
-//! Where the fit of a layer starts from: the weights that are left, compensated for the inputs that are gone.
+//! Where the fit of a layer starts: its remaining weights, compensated for the removed inputs.
 //!
-//! Least squares on few rows are pulled towards their start, as far as held-out samples ask for it. What the original reads tells
-//! how the inputs that stay make up for the others: that is known better than what all changes before the layer do to it. So it
-//! is part of the start. With the covariance C of the original's inputs, of which the removal leaves S and takes R:
+//! A ridge pulls the fit towards its start; held-out samples choose how strongly. On few rows the pull is strong, and the start
+//! decides. The covariance C of the original's inputs tells how the kept inputs S can replace the removed inputs R. It is known
+//! better than the effect of all changes in earlier layers, so the start includes it:
 //!
 //! ```text
 //! W₁ = W_S + (C_SS + λI)⁻¹ C_SR W_R
@@ -17,7 +17,7 @@ use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::{Recorded, Sums};
 use crate::error::Result;
-use crate::linalg::{Ridge, default_backend, growing, strength};
+use crate::linalg::growing;
 
 /// Compensated weights (K×N) of a layer of one convolution group; `None` if it lost no inputs, or nothing is known of these.
 ///
@@ -37,7 +37,7 @@ pub(super) fn start(
     }
     let original = layer.stored_matrices(|name| subject.constant(subject.graph.value(name)?))?;
     let Some(original) = original.into_iter().next() else { return Ok(None) };
-    let original = original.select(Axis(1), member.kept());
+    let original = original.select(Axis(1), &member.kept);
     compensated(weights, &original, &kept, sums, &layer.name).map(Some)
 }
 
@@ -49,14 +49,9 @@ fn compensated(
     sums: &Sums,
     name: &str,
 ) -> Result<Array2<f64>> {
-    let backend = default_backend();
     let gone: Vec<usize> = (0..original.nrows()).filter(|input| kept.binary_search(input).is_err()).collect();
-    let rows = sums.covariance().select(Axis(0), kept);
-    let square = rows.select(Axis(1), kept);
-    let lost = backend.matmul(rows.select(Axis(1), &gone).view(), original.select(Axis(0), &gone).view());
-    let lambda = strength(sums.damping(), sums.variance_x().sum(), sums.square_x().sum(), original.nrows());
-    let ridge = Ridge::primal(backend, &square, lost.view(), None);
-    let (gained, _) = growing(lambda, |lambda| ridge.weights(lambda, name))?;
+    let gain = |lambda| sums.compensation(original, (kept, &gone), lambda, name);
+    let (gained, _) = growing(sums.ridge(sums.damping()), gain)?;
     Ok(weights + &gained)
 }
 
@@ -65,6 +60,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::linalg::default_backend;
 
     /// Input 2 is the sum of the others, which take over its weight; input 3 is on its own.
     #[test]

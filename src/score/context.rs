@@ -18,7 +18,7 @@ pub struct Context<'a, 'g> {
     pub seed: u64,
     /// Samples, where there are any.
     pub data: Option<Calibration<'a>>,
-    /// Rows that the first pass over all samples also records, for the repair.
+    /// What the first pass over all samples also records, for the repair.
     pub(crate) recording: Option<&'a Mutex<Recording>>,
 }
 

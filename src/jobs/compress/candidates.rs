@@ -189,7 +189,7 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
         let measured = choice.pricing.last().and_then(|round| round.measured);
         let loss = match measured {
             Some(loss) => loss,
-            None => self.pricing.distance(&self.job.tried_on(self.pricing.fitted(), &choice.selection)?.0)?,
+            None => self.job.loss_of(self.pricing, &choice.selection)?,
         };
         let model = rewrite::prune(self.job.survey.analysis.subject(), &choice.selection)?;
         let nanos = self.job.cost.cost(&choice.selection).nanos;
@@ -237,7 +237,7 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
 
     /// A choice of units, and the ranks that take what is left down to the budget.
     fn with_ranks(&self, choice: Choice, clock: &mut Clock) -> Result<(f64, Candidate)> {
-        let (proto, bases) = self.job.tried_on(self.pricing.fitted(), &choice.selection)?;
+        let (proto, bases) = self.job.tried_on(self.pricing, &choice.selection)?;
         clock.lap("repair")?;
         let narrow = self.job.model.with_proto(proto);
         let analysis = Analysis::new(&narrow, &self.options.setting.dims, &BTreeSet::new())?;

@@ -1,9 +1,9 @@
 //! Prices corrected by depth.
 //!
-//! A price is measured with the readers of one group repaired. In the pruned model, all later layers are repaired too, and make
-//! up for much of what goes wrong near the input; near the output, nothing comes after. In MobileNetV2, a third of the loss of
-//! its first blocks is left. So the choice is carried out in parts, and what each of these loses beside the sum of its prices
-//! corrects them.
+//! A price is measured with only the readers of its group repaired. In the pruned model, all later layers are repaired too. They
+//! correct much of an error near the input; near the output, no layers follow. In MobileNetV2, the first blocks cost a third of
+//! their prices. So the removals are carried out in three parts, and the loss of each part, divided by the sum of its prices,
+//! corrects these prices.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::rounds::Tried;
 use super::steps::Job;
 use crate::axes::Selection;
 use crate::error::Result;
-use crate::plan::{Group, Quota, Scored};
+use crate::plan::{Quota, Scored};
 use crate::price::Curve;
 use crate::price::groups::Prices;
 use crate::report::PricingReport;
@@ -29,17 +29,17 @@ const FACTORS: (f64, f64) = (0.1, 10.0);
 /// A choice by corrected prices.
 pub(super) struct ByDepth {
     pub(super) tried: Tried,
-    /// What is left of the prices of each part.
+    /// Loss of each part, as a share of its prices.
     factors: Vec<f64>,
 }
 
 impl ByDepth {
-    /// What was found, beside what all removals lose by the prices as they were measured.
+    /// What was found; `before` is the loss of the choice by prices that were not corrected.
     pub(super) fn note(&self, before: f64) -> String {
         let shares: Vec<String> = self.factors.iter().map(|factor| format!("{:.0} %", 100.0 * factor)).collect();
-        let (loss, kept) = (self.tried.loss, if self.tried.loss < before { "" } else { ", and are not used" });
+        let (loss, used) = (self.tried.loss, if self.tried.loss < before { "used" } else { "not used" });
         format!(
-            "once all layers are repaired, {} of the measured losses are left from the input to the output: with losses corrected by this, all removals together lose {loss:.3} instead of {before:.3}{kept}",
+            "with all layers repaired, the removals cost {} of their measured losses, from the input to the output; with losses corrected by this ({used}), all removals together lose {loss:.3} instead of {before:.3}",
             shares.join(", ")
         )
     }
@@ -65,10 +65,12 @@ impl Job<'_, '_> {
         for part in parts(&losses) {
             let mut selection = Selection::all();
             for Scored { group, .. } in &scored[part.clone()] {
-                selection.keep(group.factor, flags(group, &tried.selection));
+                if let Some(flags) = tried.selection.flags(group.factor) {
+                    selection.keep(group.factor, flags.to_vec());
+                }
             }
             let expected: f64 = losses[part.clone()].iter().sum();
-            let loss = pricing.distance(&self.tried_on(pricing.fitted(), &selection)?.0)?;
+            let loss = self.loss_of(pricing, &selection)?;
             let factor = if expected > 0.0 { (loss / expected).clamp(FACTORS.0, FACTORS.1) } else { 1.0 };
             factors.push(factor);
             of_groups.extend(part.map(|_| factor));
@@ -77,22 +79,18 @@ impl Job<'_, '_> {
         if choice.selection == tried.selection {
             return Ok(None);
         }
-        let loss = pricing.distance(&self.tried_on(pricing.fitted(), &choice.selection)?.0)?;
+        let loss = self.loss_of(pricing, &choice.selection)?;
         let report = |report| PricingReport { measured: Some(loss), ..report };
         let rounds = choice.pricing.into_iter().map(report).collect();
         Ok(Some(ByDepth { tried: Tried { selection: choice.selection, rounds, loss }, factors }))
     }
 }
 
-/// Which units of a group stay.
-fn flags(group: &Group, selection: &Selection) -> Vec<bool> {
-    (0..group.size).map(|unit| selection.keeps(group.factor, unit)).collect()
-}
-
 /// The price of each group at the width that a selection leaves.
 fn losses(scored: &[Scored<'_>], prices: &Prices, selection: &Selection) -> Vec<f64> {
     let loss = |(scored, curve): (&Scored<'_>, &std::result::Result<Curve, String>)| {
-        let removed = flags(scored.group, selection).iter().filter(|&&stays| !stays).count();
+        let group = scored.group;
+        let removed = group.size - selection.count(group.factor, group.size);
         curve.as_ref().map_or(0.0, |curve| curve.at(removed))
     };
     scored.iter().zip(&prices.curves).map(loss).collect()

@@ -8,7 +8,6 @@ use super::pricing::Pricing;
 use super::steps::{Job, compose};
 use super::survey::{Choice, Survey};
 use crate::axes::Selection;
-use crate::calibrate::Calibration;
 use crate::error::{ErrorKind, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
@@ -112,7 +111,7 @@ impl Job<'_, '_> {
                 Some((_, done, _)) => compose(&self.survey.groups, done, &survey.groups, &choice.selection)?,
                 None => choice.selection,
             };
-            let (rewritten, _) = self.tried_on(pricing.fitted(), &selection)?;
+            let (rewritten, _) = self.tried_on(pricing, &selection)?;
             let loss = pricing.distance(&rewritten)?;
             let already = before.as_ref().map_or(0.0, |(.., loss)| *loss);
             reports.extend(choice.pricing.into_iter().map(|report| PricingReport {
@@ -127,16 +126,20 @@ impl Job<'_, '_> {
         Ok(Tried { selection, rounds: reports, loss })
     }
 
+    /// What a selection loses on held-out samples, repaired on the others.
+    ///
+    /// # Errors
+    /// As [`tried_on`](Self::tried_on).
+    pub(in crate::jobs) fn loss_of(&self, pricing: &Pricing, selection: &Selection) -> Result<f64> {
+        pricing.distance(&self.tried_on(pricing, selection)?.0)
+    }
+
     /// The original with only `selection` left, repaired on the samples that prices are fitted on, and the bases that its heads
     /// are in.
     ///
     /// # Errors
     /// If it cannot be rewritten, repaired or run.
-    pub(in crate::jobs) fn tried_on(
-        &self,
-        fitted: Calibration<'_>,
-        selection: &Selection,
-    ) -> Result<(ModelProto, Bases)> {
+    pub(in crate::jobs) fn tried_on(&self, pricing: &Pricing, selection: &Selection) -> Result<(ModelProto, Bases)> {
         let subject = self.survey.analysis.subject();
         if selection.touched().next().is_none() {
             return Ok((subject.model.clone(), Bases::default()));
@@ -144,6 +147,7 @@ impl Job<'_, '_> {
         let mut bases = self.survey.bases.clone();
         let mut rewritten = rewrite::prune(subject, selection)?;
         bases.write(subject, selection, &mut rewritten)?;
+        let fitted = pricing.fitted();
         let data = if self.fits_weights() { self.survey.recorded_on_fitted(fitted)? } else { fitted };
         let (rewritten, _) = repair(subject, selection, rewritten, data, (self.method, &mut bases))?;
         Ok((rewritten, bases))

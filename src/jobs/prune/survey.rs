@@ -286,8 +286,8 @@ impl<'m> Survey<'m> {
             return Ok(worth);
         }
         let Judges { criterion, data, is_repaired, pricing } = judges;
-        // What is to be priced has to be ordered without the samples that tell its price: with fewer rows than inputs, the units
-        // that these rows do not need look free on them.
+        // With fewer rows than inputs, some units look free on the rows that order them. So the samples that tell prices must
+        // not take part.
         let (data, place, most) = match pricing {
             Ok(pricing) => (Some(pricing.fitted()), &self.fitted, Self::memory_of_fitted(pricing.fitted())),
             Err(_) => (data, &self.recorded, data.map_or(0, |data| data.limits.held())),
