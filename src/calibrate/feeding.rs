@@ -96,11 +96,11 @@ impl Feeding {
         self.batch(limits, self.each.total.saturating_mul(times), most)
     }
 
-    /// Batches of this many samples that half of the budget holds where every value may be kept, `times` times over; at least
+    /// Batches of this many samples that the budget of batches holds where every value may be kept, `times` times over; at least
     /// one.
     pub fn side_by_side(&self, limits: Limits, times: u64, batch: usize) -> usize {
         let each = self.each.total.saturating_mul(times).saturating_mul(batch as u64);
-        usize::try_from(limits.bytes() / 2 / each.max(1)).unwrap_or(usize::MAX).max(1)
+        usize::try_from(limits.running() / each.max(1)).unwrap_or(usize::MAX).max(1)
     }
 
     fn batch(&self, limits: Limits, each: u64, most: usize) -> Result<usize> {

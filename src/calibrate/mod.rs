@@ -51,6 +51,7 @@ use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::Limits;
 use data::Dataset;
+use prost::Message;
 
 /// Values of the inputs of one run, where samples are smaller than that.
 const VALUES_AT_ONCE: usize = 1 << 14;
@@ -91,6 +92,7 @@ impl<'a> Calibration<'a> {
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when one sample alone takes more memory than that.
     pub fn within(model: &ModelProto, data: &'a Dataset, seed: u64, limits: Limits) -> Result<Self> {
+        let limits = limits.beside(model.encoded_len() as u64);
         let all = Self { limits, ..Self::new(data, seed) };
         let feeding = Feeding::of(model, data);
         let batch = feeding.keeping(limits, 2, all.batch)?;

@@ -138,7 +138,7 @@ impl<'d> Pair<'d> {
             Some(sources) => run_both([(&self.original, sources), (&self.changed, &images)], index, &batch.inputs),
             None => Ok((Activations::default(), self.changed.run(&images, index, &batch.inputs)?)),
         };
-        in_turn(self.data.data.batches(self.data.batch), self.data.runs, run, |batch, (found, changed)| {
+        in_turn(self.data.data.batches(self.data.batch), (self.data.runs, self.data.limits), run, |batch, (found, changed)| {
             let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             let at = At { samples, first, total, padding: padding.as_ref() };
@@ -178,7 +178,7 @@ impl<'d> Pair<'d> {
         let run =
             |index: usize, batch: &Batch| self.original.run_from(&source, index, &batch.inputs, &feed(index, batch)?);
         let mut first = 0;
-        in_turn(self.data.data.batches(self.data.batch), self.data.runs, run, |batch, found| {
+        in_turn(self.data.data.batches(self.data.batch), (self.data.runs, self.data.limits), run, |batch, found| {
             let samples = batch.samples();
             let padding = Padding::of(&batch.inputs);
             visit(&found, At { samples, first, total, padding: padding.as_ref() })?;

@@ -371,7 +371,7 @@ pub(crate) fn pass_over<'n>(
     let total = data.data.samples();
     let mut first = samples.start;
     let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
-    in_turn(data.data.batches_of(samples, data.batch), data.runs, run, |batch, found| {
+    in_turn(data.data.batches_of(samples, data.batch), (data.runs, data.limits), run, |batch, found| {
         let samples = batch.samples();
         let padding = Padding::of(&batch.inputs);
         visit(&found, At { samples, first, total, padding: padding.as_ref() })?;

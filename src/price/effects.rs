@@ -54,6 +54,7 @@ pub(crate) fn effects(
             }
             pending_bytes = 0;
         }
+        limits.relieve();
     }
     Ok(measured)
 }

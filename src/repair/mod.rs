@@ -69,12 +69,12 @@ pub fn repair(
     Ok((nested(&model).into_owned(), reports))
 }
 
-/// What a pass over the samples should record of `subject` within `most` bytes, so that [`repair`] need not run it again.
+/// What a pass over the samples should record of `subject` within the limits of memory, so that [`repair`] need not run it again.
 ///
 /// # Errors
 /// If a layer's weight is malformed.
-pub(crate) fn recording(subject: Subject<'_>, data: Calibration<'_>, most: u64) -> Result<Recording> {
-    let mut recording = Recording::within(most);
+pub(crate) fn recording(subject: Subject<'_>, data: Calibration<'_>) -> Result<Recording> {
+    let mut recording = Recording::within(data.limits.recorded());
     let (view, choice) = (View::of(subject.model)?, (data.data.samples(), data.seed));
     for layer in readers(subject)?.iter().filter(|layer| layer.steps.is_none()) {
         let skip = skip::skip(&view, layer, layer.groups * layer.outputs)?;

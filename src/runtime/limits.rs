@@ -12,21 +12,28 @@ const UNKNOWN: u64 = 8 << 30;
 const PREFERRED_BATCH: u64 = 512 << 20;
 
 /// Largest budgets for what waits between stages, and for sums: the rest is left to other programs.
-const PREFERRED_HELD: u64 = 2 << 30;
+const PREFERRED_HELD: u64 = 1 << 30;
 const PREFERRED_SUMS: u64 = 1 << 30;
+
+/// Copies of the weights that a job holds: the model, the one it becomes, and those that tract runs.
+const COPIES: u64 = 4;
 
 /// A budget of memory, on which everything that grows with data or weights draws.
 ///
 /// | part | share | at most |
 /// |---|---|---|
 /// | the values of one run of a model | all | |
-/// | a batch: its values in all runs that are alive at a time | half | 512 MiB, unless one sample is larger |
-/// | activations that wait for the next stage | a quarter | 2 GiB |
-/// | rows of the original that are recorded for the repair | a quarter | 2 GiB |
-/// | sums of a pass over the data | a quarter | 1 GiB |
+/// | a batch: its values in all runs that are alive at a time | a quarter | 512 MiB, unless one sample is larger |
+/// | activations that wait for the next stage | a quarter | 1 GiB |
+/// | rows of the original that are recorded for the repair | an eighth | 1 GiB |
+/// | sums of a pass over the data | an eighth | 1 GiB |
+///
+/// The rest is for what has no part of its own: the program, the samples, and what the allocator keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     bytes: u64,
+    /// Bytes that are taken already.
+    reserved: u64,
 }
 
 impl Default for Limits {
@@ -39,7 +46,7 @@ impl Default for Limits {
 impl Limits {
     /// A budget of this many bytes.
     pub fn new(bytes: u64) -> Self {
-        Self { bytes }
+        Self { bytes, reserved: 0 }
     }
 
     /// All of it, in bytes.
@@ -47,14 +54,41 @@ impl Limits {
         self.bytes
     }
 
-    /// Bytes of activations that may wait for the next stage, and of rows that may be recorded.
+    /// The same, less what the copies of a model take whose weights have `weights` bytes.
+    pub(crate) fn beside(self, weights: u64) -> Self {
+        Self { reserved: weights.saturating_mul(COPIES), ..self }
+    }
+
+    /// Bytes for the parts: at least a quarter of the budget.
+    fn left(self) -> u64 {
+        self.bytes.saturating_sub(self.reserved).max(self.bytes / 4)
+    }
+
+    /// Bytes of activations that may wait for the next stage.
     pub fn held(self) -> u64 {
-        (self.bytes / 4).min(PREFERRED_HELD)
+        (self.left() / 4).min(PREFERRED_HELD)
+    }
+
+    /// Bytes of rows that a pass over the data may record for the repair.
+    pub(crate) fn recorded(self) -> u64 {
+        (self.left() / 8).min(PREFERRED_HELD)
     }
 
     /// Bytes of sums that one pass over the data may accumulate.
     pub fn sums(self) -> u64 {
-        (self.bytes / 4).min(PREFERRED_SUMS)
+        (self.left() / 8).min(PREFERRED_SUMS)
+    }
+
+    /// Bytes of the values of batches that run or wait at one time.
+    pub(crate) fn running(self) -> u64 {
+        self.left() / 4
+    }
+
+    /// Gives freed memory back to the system, where this process takes more than half of the budget.
+    pub(crate) fn relieve(self) {
+        if taken_bytes().is_some_and(|taken| taken > self.bytes / 2) {
+            release_memory();
+        }
     }
 
     /// `items`, in order, in portions whose sums one pass over the data may accumulate. `bytes` are those that an item adds to
@@ -86,10 +120,10 @@ impl Limits {
     /// # Errors
     /// [`ErrorKind::Usage`](crate::ErrorKind::Usage) when one sample alone takes more than the budget, with the figure that is needed.
     pub fn batch(self, each: u64, most: usize) -> Result<usize> {
-        if each > self.bytes {
+        if each > self.left() {
             return Err(self.exceeded("one sample", each));
         }
-        let whole = (self.bytes / 2).min(PREFERRED_BATCH);
+        let whole = self.running().min(PREFERRED_BATCH);
         Ok(usize::try_from(whole / each.max(1)).unwrap_or(usize::MAX).clamp(1, most.max(1)))
     }
 
@@ -99,7 +133,7 @@ impl Limits {
             "{what} takes {} MB, the budget is {} MB; give at least {} MB with `memory`",
             megabytes(needed),
             megabytes(self.bytes),
-            megabytes(needed)
+            megabytes(needed + self.reserved)
         ))
     }
 }
@@ -111,6 +145,11 @@ fn megabytes(bytes: u64) -> u64 {
 /// Most bytes of memory that this process has had at one time; `None` where the system does not tell.
 pub fn peak_bytes() -> Option<u64> {
     field(&read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Bytes of memory that this process has now; `None` where the system does not tell.
+fn taken_bytes() -> Option<u64> {
+    field(&read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
 /// Gives freed memory back to the system, as far as the allocator can. The allocator of Linux keeps what is freed in pieces for
@@ -185,7 +224,7 @@ mod tests {
 
     #[test]
     fn portions_hold_what_sums_may_take() {
-        let limits = Limits::new(400);
+        let limits = Limits::new(800);
         let portions = limits.portions([60, 40, 1, 200, 100, 7], |_, &bytes| bytes);
         assert_eq!(portions, [vec![60, 40], vec![1], vec![200], vec![100], vec![7]]);
         // What is there already takes nothing more.
@@ -222,11 +261,16 @@ mod tests {
     #[test]
     fn a_batch_fits_the_budget_and_one_sample_too_large_is_refused_with_the_figure() {
         let limits = Limits::new(1_000_000_000);
-        assert_eq!(limits.batch(100_000_000, 32).unwrap(), 5);
+        assert_eq!(limits.batch(100_000_000, 32).unwrap(), 2);
         assert_eq!(limits.batch(1000, 32).unwrap(), 32);
         assert_eq!(limits.batch(900_000_000, 32).unwrap(), 1);
         let error = limits.batch(1_500_000_000, 32).unwrap_err();
-        assert!(error.to_string().contains("takes 1500 MB, the budget is 1000 MB"), "{error}");
+        assert!(error.to_string().contains("takes 1500 MB, the budget is 1000 MB; give at least 1500 MB"), "{error}");
+        // Beside four copies of the weights there is less.
+        let beside = limits.beside(100_000_000);
+        assert_eq!((beside.bytes(), beside.batch(50_000_000, 32).unwrap()), (1_000_000_000, 3));
+        let error = beside.batch(900_000_000, 32).unwrap_err();
+        assert!(error.to_string().contains("takes 900 MB, the budget is 1000 MB; give at least 1300 MB"), "{error}");
     }
 
     #[test]

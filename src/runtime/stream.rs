@@ -12,7 +12,7 @@ use crate::graph::bodies::decided;
 use crate::graph::{Graph, Node, Source, ValueId, View};
 use crate::onnx::declared;
 use crate::onnx::proto::{ModelProto, ValueInfoProto};
-use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
+use crate::runtime::{Limits, NamedTensor, RunOptions, Runnable, Tensor};
 
 /// Values of a frontier, held for every batch.
 #[derive(Debug, Clone, Default)]
@@ -204,13 +204,13 @@ pub(crate) fn run_both(
 }
 
 /// Runs the batches, at most `most` side by side and no more than there are threads, and takes in what they gave beside the runs
-/// of the next ones, in their order. Twice as many batches are in memory.
+/// of the next ones, in their order. Twice as many batches are in memory, of which `limits` is the budget.
 ///
 /// # Errors
 /// That of the first batch that has one.
 pub(crate) fn in_turn<B: Send + Sync, R: Send>(
     batches: impl Iterator<Item = Result<B>>,
-    most: usize,
+    (most, limits): (usize, Limits),
     run: impl Fn(usize, &B) -> Result<R> + Sync,
     mut take: impl FnMut(B, R) -> Result<()> + Send,
 ) -> Result<()> {
@@ -230,6 +230,7 @@ pub(crate) fn in_turn<B: Send + Sync, R: Send>(
         let (taken, found) = rayon::join(taken, found);
         taken?;
         ready = found.into_iter().collect::<Result<_>>()?;
+        limits.relieve();
         if is_over {
             return Ok(());
         }

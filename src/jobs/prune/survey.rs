@@ -127,31 +127,25 @@ impl<'m> Survey<'m> {
     /// # Errors
     /// If reading the data or running the model fails.
     pub(in crate::jobs) fn recorded_on<'d>(&'d self, data: Calibration<'d>) -> Result<Calibration<'d>> {
-        self.recorded_in(&self.recorded, data, data.limits.held())
+        self.recorded_in(&self.recorded, data)
     }
 
-    /// As [`recorded_on`](Self::recorded_on), for the samples that prices are fitted on, in half of the memory.
+    /// As [`recorded_on`](Self::recorded_on), for the samples that prices are fitted on.
     ///
     /// # Errors
     /// As [`recorded_on`](Self::recorded_on).
     pub(in crate::jobs) fn recorded_on_fitted<'d>(&'d self, fitted: Calibration<'d>) -> Result<Calibration<'d>> {
-        self.recorded_in(&self.fitted, fitted, Self::memory_of_fitted(fitted))
-    }
-
-    /// Most bytes of rows that are recorded of the samples that prices are fitted on.
-    fn memory_of_fitted(fitted: Calibration<'_>) -> u64 {
-        fitted.limits.held() / 2
+        self.recorded_in(&self.fitted, fitted)
     }
 
     fn recorded_in<'d>(
         &'d self,
         place: &'d OnceLock<Recorded>,
         data: Calibration<'d>,
-        most: u64,
     ) -> Result<Calibration<'d>> {
         if place.get().is_none() {
             let subject = self.analysis.subject();
-            let recorded = recording(subject, data, most)?.run(subject, data)?;
+            let recorded = recording(subject, data)?.run(subject, data)?;
             place.get_or_init(|| recorded);
         }
         Ok(Calibration { recorded: place.get(), ..data })
@@ -288,12 +282,12 @@ impl<'m> Survey<'m> {
         let Judges { criterion, data, is_repaired, pricing } = judges;
         // With fewer rows than inputs, some units look free on the rows that order them. So the samples that tell prices must
         // not take part.
-        let (data, place, most) = match pricing {
-            Ok(pricing) => (Some(pricing.fitted()), &self.fitted, Self::memory_of_fitted(pricing.fitted())),
-            Err(_) => (data, &self.recorded, data.map_or(0, |data| data.limits.held())),
+        let (data, place) = match pricing {
+            Ok(pricing) => (Some(pricing.fitted()), &self.fitted),
+            Err(_) => (data, &self.recorded),
         };
         let subject = self.analysis.subject();
-        let recording = |data: Calibration<'_>| recording(subject, data, most);
+        let recording = |data: Calibration<'_>| recording(subject, data);
         let recording = data.filter(|_| is_repaired).map(recording).transpose()?.map(Mutex::new);
         let recorded = recording.as_ref();
         let context = Context { subject, groups: open, seed: options.setting.seed, data, recording: recorded };
