@@ -138,19 +138,24 @@ impl<'d> Pair<'d> {
             Some(sources) => run_both([(&self.original, sources), (&self.changed, &images)], index, &batch.inputs),
             None => Ok((Activations::default(), self.changed.run(&images, index, &batch.inputs)?)),
         };
-        in_turn(self.data.data.batches(self.data.batch), (self.data.runs, self.data.limits), run, |batch, (found, changed)| {
-            let samples = batch.samples();
-            let padding = Padding::of(&batch.inputs);
-            let at = At { samples, first, total, padding: padding.as_ref() };
-            let original = match original {
-                Reference::Recorded(recorded) => Original::Recorded(recorded),
-                Reference::Run(_) => Original::Run(&found),
-            };
-            visit(Visit { original, changed: &changed, at })?;
-            first += samples;
-            held.add([found.frontier, changed.frontier]);
-            Ok(())
-        })?;
+        in_turn(
+            self.data.data.batches(self.data.batch),
+            (self.data.runs, self.data.limits),
+            run,
+            |batch, (found, changed)| {
+                let samples = batch.samples();
+                let padding = Padding::of(&batch.inputs);
+                let at = At { samples, first, total, padding: padding.as_ref() };
+                let original = match original {
+                    Reference::Recorded(recorded) => Original::Recorded(recorded),
+                    Reference::Run(_) => Original::Run(&found),
+                };
+                visit(Visit { original, changed: &changed, at })?;
+                first += samples;
+                held.add([found.frontier, changed.frontier]);
+                Ok(())
+            },
+        )?;
         held.advance([(&mut self.original, sources.as_ref()), (&mut self.changed, Some(&images))]);
         Ok(())
     }

@@ -24,6 +24,9 @@ use crate::plan::{Group, Request, Scored};
 use crate::repair::Method;
 use crate::score::{Consumers, Context};
 
+/// Times the covariances of a part's readers that are alive when their ridge is chosen.
+const SOLVED: usize = 2;
+
 /// How many widths are tried when a group's effect on the output is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
@@ -213,15 +216,19 @@ impl Market<'_> {
         let fitted = self.statistics(&self.samples.fitted, layers, &used)?;
         if self.method == Method::Lstsq {
             let held_out = self.statistics(&self.samples.held_out, layers, &used)?;
-            let chosen: Result<()> = parts.par_iter_mut().try_for_each(|part| {
+            let choose = |part: &mut Part<'_, '_>| {
                 let removed = part.removed(part.widths.len() / 2).to_vec();
                 for reader in &mut part.readers {
                     let (fitted, held_out) = (of(&fitted, &used, reader)?, of(&held_out, &used, reader)?);
                     reader.choose_ridge(&removed, fitted, held_out, &layers[reader.layer].name)?;
                 }
-                Ok(())
-            });
-            chosen?;
+                Ok::<(), Error>(())
+            };
+            let limits = self.samples.limits;
+            for portion in limits.side_by_side(&mut parts, |part| SOLVED * covariances(part, layers)) {
+                portion.into_par_iter().try_for_each(choose)?;
+                limits.relieve();
+            }
         }
         let order = &self.subject.graph.order;
         let site = |part: &Part<'_, '_>| {

@@ -155,6 +155,12 @@ impl<'m> Reader<'m> {
         Ok(())
     }
 
+    /// Bytes that a solve takes beside the sums: a factor and the weights for each ridge.
+    pub(super) fn solving(&self) -> usize {
+        let (inputs, outputs) = (self.members[0].1.pruned.inputs(), self.members[0].1.pruned.outputs);
+        RIDGES.len() * inputs * (inputs + outputs) * size_of::<f64>()
+    }
+
     /// New weights for every member, as far as they are better: its number, and what became of each of its matrices.
     pub(super) fn solve(self, method: Method) -> Result<Vec<(usize, Vec<Solved>)>> {
         let members = &self.members;

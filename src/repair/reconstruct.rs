@@ -84,9 +84,12 @@ pub(super) fn reconstruct(
         }
         for members in data.limits.portions(members, sums) {
             let gathering = collect(subject, model, data, &members, &mut models)?;
-            let solved: Vec<_> =
-                gathering.readers.into_par_iter().map(|reader| reader.solve(method)).collect::<Result<_>>()?;
-            let mut solved: Vec<(usize, Vec<Solved>)> = solved.into_iter().flatten().collect();
+            let mut solved: Vec<(usize, Vec<Solved>)> = Vec::new();
+            for portion in data.limits.side_by_side(gathering.readers, Reader::solving) {
+                let some: Vec<_> = portion.into_par_iter().map(|reader| reader.solve(method)).collect::<Result<_>>()?;
+                solved.extend(some.into_iter().flatten());
+                data.limits.relieve();
+            }
             solved.sort_by_key(|(member, _)| *member);
             for ((member, attention), (_, matrices)) in members.iter().zip(gathering.attention).zip(&solved) {
                 let report = write_back(model, member, matrices, method)?;

@@ -18,6 +18,9 @@ const PREFERRED_SUMS: u64 = 1 << 30;
 /// Copies of the weights that a job holds: the model, the one it becomes, and those that tract runs.
 const COPIES: u64 = 4;
 
+/// What the program takes by itself, in bytes.
+const PROGRAM: u64 = 64 << 20;
+
 /// A budget of memory, on which everything that grows with data or weights draws.
 ///
 /// | part | share | at most |
@@ -54,9 +57,9 @@ impl Limits {
         self.bytes
     }
 
-    /// The same, less what the copies of a model take whose weights have `weights` bytes.
+    /// The same, less what the program takes and the copies of a model whose weights have `weights` bytes.
     pub(crate) fn beside(self, weights: u64) -> Self {
-        Self { reserved: weights.saturating_mul(COPIES), ..self }
+        Self { reserved: weights.saturating_mul(COPIES).saturating_add(PROGRAM), ..self }
     }
 
     /// Bytes for the parts: at least a quarter of the budget.
@@ -98,11 +101,25 @@ impl Limits {
         items: impl IntoIterator<Item = T>,
         bytes: impl Fn(&[T], &T) -> usize,
     ) -> Vec<Vec<T>> {
+        Self::portioned(items, bytes, self.sums())
+    }
+
+    /// As [`portions`](Self::portions), of what may be solved side by side: `bytes` are those that it takes beside its sums, and
+    /// all of a portion half of what sums take.
+    pub(crate) fn side_by_side<T>(
+        self,
+        items: impl IntoIterator<Item = T>,
+        bytes: impl Fn(&T) -> usize,
+    ) -> Vec<Vec<T>> {
+        Self::portioned(items, |_, item| bytes(item), self.sums() / 2)
+    }
+
+    fn portioned<T>(items: impl IntoIterator<Item = T>, bytes: impl Fn(&[T], &T) -> usize, most: u64) -> Vec<Vec<T>> {
         let (mut portions, mut held): (Vec<Vec<T>>, usize) = (Vec::new(), 0);
         for item in items {
             let more = portions.last().map_or(0, |last| bytes(last, &item));
             match portions.last_mut() {
-                Some(last) if (held + more) as u64 <= self.sums() => {
+                Some(last) if (held + more) as u64 <= most => {
                     held += more;
                     last.push(item);
                 }
@@ -231,6 +248,7 @@ mod tests {
         let shared = |items: &[usize], bytes: &usize| if items.contains(bytes) { 0 } else { *bytes };
         assert_eq!(limits.portions([60, 60, 40, 60, 50, 60], shared), [vec![60, 60, 40, 60], vec![50], vec![60]]);
         assert!(limits.portions(Vec::<usize>::new(), |_, &bytes| bytes).is_empty());
+        assert_eq!(limits.side_by_side([20, 30, 1], |&bytes| bytes), [vec![20, 30], vec![1]]);
     }
 
     const FREE: (&str, &str) = ("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n");
@@ -266,11 +284,11 @@ mod tests {
         assert_eq!(limits.batch(900_000_000, 32).unwrap(), 1);
         let error = limits.batch(1_500_000_000, 32).unwrap_err();
         assert!(error.to_string().contains("takes 1500 MB, the budget is 1000 MB; give at least 1500 MB"), "{error}");
-        // Beside four copies of the weights there is less.
+        // Beside the program and four copies of the weights there is less.
         let beside = limits.beside(100_000_000);
         assert_eq!((beside.bytes(), beside.batch(50_000_000, 32).unwrap()), (1_000_000_000, 3));
         let error = beside.batch(900_000_000, 32).unwrap_err();
-        assert!(error.to_string().contains("takes 900 MB, the budget is 1000 MB; give at least 1300 MB"), "{error}");
+        assert!(error.to_string().contains("takes 900 MB, the budget is 1000 MB; give at least 1368 MB"), "{error}");
     }
 
     #[test]

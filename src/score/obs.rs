@@ -30,6 +30,9 @@ use crate::runtime::Limits;
 /// Rows for each filtered tap of a Hessian, and for each input of the layer where these are more.
 const ROWS: (usize, usize) = (10, 5);
 
+/// Copies of a layer's covariance that are alive in surgery: the Hessian, its inverse, the products of weights, and one on the way.
+const IN_SURGERY: usize = 4;
+
 /// The kind of the records on filtered taps.
 const TAPS: &str = "taps";
 
@@ -50,13 +53,18 @@ pub(super) fn gather(context: &Context<'_, '_>) -> Result<()> {
 pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     let consumers = Consumers::new(context)?;
     let mut scores = fallback(context, &consumers.of_group)?;
-    for portion in portions(&consumers, context.calibration()?.limits) {
+    let limits = context.calibration()?.limits;
+    let squares = |&group: &usize| squares(&consumers, group);
+    for portion in portions(&consumers, limits) {
         let used = layers_of(&consumers, &portion);
         let known = known(context, &consumers, &used)?;
-        let paths: Vec<Vec<f64>> =
-            portion.par_iter().map(|&group| path(context, &consumers, group, &used, &known)).collect::<Result<_>>()?;
-        for (group, path) in portion.into_iter().zip(paths) {
-            scores[group] = path;
+        for portion in limits.side_by_side(portion, |group| IN_SURGERY * squares(group)) {
+            let path = |&group: &usize| path(context, &consumers, group, &used, &known);
+            let paths: Vec<Vec<f64>> = portion.par_iter().map(path).collect::<Result<_>>()?;
+            for (group, path) in portion.into_iter().zip(paths) {
+                scores[group] = path;
+            }
+            limits.relieve();
         }
     }
     Ok(scores)
@@ -65,8 +73,12 @@ pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
 /// Groups with consumers, in portions whose covariances fit in memory together; the data is run again for each.
 fn portions(consumers: &Consumers, limits: Limits) -> Vec<Vec<usize>> {
     let read = (0..consumers.of_group.len()).filter(|&group| !consumers.of_group[group].is_empty());
-    let square = |consumer: &Consumer| square(width(&consumers.layers[consumer.layer]));
-    limits.portions(read, |_, &group| consumers.of_group[group].iter().map(square).sum())
+    limits.portions(read, |_, &group| squares(consumers, group))
+}
+
+/// Bytes of the covariances of the layers that read a group.
+fn squares(consumers: &Consumers, group: usize) -> usize {
+    consumers.of_group[group].iter().map(|consumer| square(width(&consumers.layers[consumer.layer]))).sum()
 }
 
 fn square(width: usize) -> usize {

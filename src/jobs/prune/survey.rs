@@ -138,11 +138,7 @@ impl<'m> Survey<'m> {
         self.recorded_in(&self.fitted, fitted)
     }
 
-    fn recorded_in<'d>(
-        &'d self,
-        place: &'d OnceLock<Recorded>,
-        data: Calibration<'d>,
-    ) -> Result<Calibration<'d>> {
+    fn recorded_in<'d>(&'d self, place: &'d OnceLock<Recorded>, data: Calibration<'d>) -> Result<Calibration<'d>> {
         if place.get().is_none() {
             let subject = self.analysis.subject();
             let recorded = recording(subject, data)?.run(subject, data)?;
