@@ -115,8 +115,8 @@ impl MemoryReport {
     pub(crate) fn excess(&self) -> Option<String> {
         let peak = self.peak.filter(|&peak| peak > self.budget)?;
         Some(format!(
-            "peak memory was {}, above the budget of {}: the budget does not count weights, and the proof holds several copies of \
-             them; a job without the proof takes less",
+            "peak memory was {}, above the budget of {}: the proof, or the least squares of one wide layer, can take more than its \
+             part; a job without the proof takes less",
             human_bytes(peak),
             human_bytes(self.budget)
         ))
@@ -421,7 +421,7 @@ fn frozen(analysis: &Analysis<'_>) -> Vec<FrozenReport> {
 mod tests {
     use super::*;
 
-    /// Weights are not part of the budget: a process that takes more says so.
+    /// A proof, or one wide layer, may take more than the budget: the job says so.
     #[test]
     fn memory_beyond_the_budget_is_told() {
         let told = |peak| MemoryReport { budget: 600_000_000, peak }.excess();

@@ -286,7 +286,7 @@ mod tests {
         assert!(error.to_string().contains("takes 1500 MB, the budget is 1000 MB; give at least 1500 MB"), "{error}");
         // Beside the program and four copies of the weights there is less.
         let beside = limits.beside(100_000_000);
-        assert_eq!((beside.bytes(), beside.batch(50_000_000, 32).unwrap()), (1_000_000_000, 3));
+        assert_eq!((beside.bytes(), beside.batch(50_000_000, 32).unwrap()), (1_000_000_000, 2));
         let error = beside.batch(900_000_000, 32).unwrap_err();
         assert!(error.to_string().contains("takes 900 MB, the budget is 1000 MB; give at least 1368 MB"), "{error}");
     }
