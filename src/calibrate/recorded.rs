@@ -151,6 +151,12 @@ impl Recording {
         Self { recorded, summed, read, most, room: most / 2, is_done: false }
     }
 
+    /// Nothing of what was wanted, from a pass that computes it nevertheless: so its sums are those of a pass that records, to the
+    /// last digit.
+    pub(crate) fn without_rows(self) -> Self {
+        Self { most: 0, summed: Vec::new(), ..self }
+    }
+
     /// Records some values of which a fit of `layer` asks for rows, however many of its inputs are gone, and sums over these.
     pub(crate) fn want(
         &mut self,

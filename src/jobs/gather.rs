@@ -1,6 +1,7 @@
 //! Gathering: the passes over the samples alone, so that several machines can share them.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use super::setting::{Setting, configured, recalling};
 use crate::analysis::Analysis;
@@ -12,7 +13,7 @@ use crate::lowrank::conv::ConvMode;
 use crate::onnx::Model;
 use crate::plan::{Align, CostModel, Filter, Group, Units, groups};
 use crate::price::samples::Samples as Apart;
-use crate::repair::Bases;
+use crate::repair::{Bases, recording};
 use crate::score::{self, Context};
 
 /// Options of [`gather`](crate::gather).
@@ -60,8 +61,11 @@ pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
     let filter = Filter::new(&[], &[], Units::default(), false)?.aligned(Align::default());
     let all = groups(subject, &CostModel::new(subject), &filter);
     let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
-    let score =
-        |data| score::gather(&Context { subject, groups: &open, seed: *seed, data: Some(data), recording: None });
+    let score = |data| {
+        let recording = Mutex::new(recording(subject, data)?.without_rows());
+        let recording = Some(&recording);
+        score::gather(&Context { subject, groups: &open, seed: *seed, data: Some(data), recording })
+    };
     score(calibration)?;
     let (candidates, conv) = (candidates(subject).open, ConvMode::default());
     if let Some(apart) = Apart::new(calibration)? {

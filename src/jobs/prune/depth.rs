@@ -15,7 +15,6 @@ use crate::error::Result;
 use crate::plan::{Quota, Scored};
 use crate::price::Curve;
 use crate::price::groups::Prices;
-use crate::report::PricingReport;
 
 /// Parts in which a choice is carried out: near the input, in the middle, and near the output.
 const PARTS: usize = 3;
@@ -31,6 +30,8 @@ pub(super) struct ByDepth {
     pub(super) tried: Tried,
     /// Loss of each part, as a share of its prices.
     factors: Vec<f64>,
+    /// The same for each group.
+    pub(super) of_groups: Vec<f64>,
 }
 
 impl ByDepth {
@@ -79,10 +80,8 @@ impl Job<'_, '_> {
         if choice.selection == tried.selection {
             return Ok(None);
         }
-        let loss = self.loss_of(pricing, &choice.selection)?;
-        let report = |report| PricingReport { measured: Some(loss), ..report };
-        let rounds = choice.pricing.into_iter().map(report).collect();
-        Ok(Some(ByDepth { tried: Tried { selection: choice.selection, rounds, loss }, factors }))
+        let tried = self.carried_out(pricing, choice)?;
+        Ok(Some(ByDepth { tried, factors, of_groups }))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::axes::Selection;
 use crate::error::{ErrorKind, Result};
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
+use crate::plan::{Quota, Request};
 use crate::price::Effort;
 use crate::repair::{Bases, repair};
 use crate::report::PricingReport;
@@ -58,13 +59,24 @@ impl Job<'_, '_> {
     pub(in crate::jobs) fn choose_in_rounds(&self) -> Result<Choice> {
         let first = self.survey.choose(self.options, &self.request(1, 1), self.judges())?;
         let (false, Ok(pricing)) = (first.pricing.is_empty(), self.pricing) else { return Ok(first) };
-        let mut best = self.tried(pricing, 1)?;
         let mut notes = first.notes;
+        // Another target was tried before: its corrections hold for this one.
+        let mut best = match (self.survey.factors.get(), self.request(1, 1)) {
+            (Some(factors), request @ Request { quota: Quota::Budget(budget), .. }) => {
+                let choice = self.survey.choose_by(self.options, (&request, budget), self.judges(), factors)?;
+                self.carried_out(pricing, choice)?
+            }
+            _ => self.tried(pricing, 1)?,
+        };
         if self.options.effort != Effort::Fast
+            && self.survey.factors.get().is_none()
             && let Some(found) = self.tried_by_depth(pricing, &best)?
         {
             notes.push(found.note(best.loss));
-            if found.tried.loss < best.loss {
+            let is_better = found.tried.loss < best.loss;
+            let factors = || if is_better { found.of_groups } else { vec![1.0; found.of_groups.len()] };
+            self.survey.factors.get_or_init(factors);
+            if is_better {
                 best = found.tried;
             }
         }
@@ -93,6 +105,17 @@ impl Job<'_, '_> {
             best = found;
         }
         Ok(Choice { selection: best.selection, pricing: best.rounds, notes })
+    }
+
+    /// A choice by prices, carried out on the samples that prices are fitted on, and measured on the others.
+    ///
+    /// # Errors
+    /// As [`loss_of`](Self::loss_of).
+    pub(super) fn carried_out(&self, pricing: &Pricing, choice: Choice) -> Result<Tried> {
+        let loss = self.loss_of(pricing, &choice.selection)?;
+        let report = |report| PricingReport { measured: Some(loss), ..report };
+        let rounds = choice.pricing.into_iter().map(report).collect();
+        Ok(Tried { selection: choice.selection, rounds, loss })
     }
 
     /// Goes to the budget in this many steps, each by prices of the model as it is before; carried out on the samples that

@@ -66,6 +66,8 @@ pub(in crate::jobs) struct Survey<'m> {
     recorded: OnceLock<Recorded>,
     /// What another pass recorded of the samples that prices are fitted on.
     fitted: OnceLock<Recorded>,
+    /// What corrects the price of each open group by its depth, once that was measured; see [`depth`](super::depth).
+    pub(in crate::jobs) factors: OnceLock<Vec<f64>>,
 }
 
 /// What units and groups are scored and priced by.
@@ -118,6 +120,7 @@ impl<'m> Survey<'m> {
             worth: OnceLock::new(),
             recorded: OnceLock::new(),
             fitted: OnceLock::new(),
+            factors: OnceLock::new(),
         })
     }
 
@@ -283,13 +286,14 @@ impl<'m> Survey<'m> {
             Err(_) => (data, &self.recorded),
         };
         let subject = self.analysis.subject();
-        let recording = |data: Calibration<'_>| recording(subject, data);
-        let recording = data.filter(|_| is_repaired).map(recording).transpose()?.map(Mutex::new);
+        let recording = data.map(|data| recording(subject, data)).transpose()?;
+        // The sums that are kept for other jobs are the same, whether layers are repaired or not.
+        let recording = if is_repaired { recording } else { recording.map(Recording::without_rows) }.map(Mutex::new);
         let recorded = recording.as_ref();
         let context = Context { subject, groups: open, seed: options.setting.seed, data, recording: recorded };
         let scores = self.scores(&context, criterion)?;
         let recording = recording.map(|recording| recording.into_inner().unwrap_or_else(PoisonError::into_inner));
-        if let Some(recorded) = recording.and_then(Recording::finish) {
+        if let Some(recorded) = recording.and_then(Recording::finish).filter(|_| is_repaired) {
             place.get_or_init(|| recorded);
         }
         let comparable = criterion.is_error && !scores.is_empty();
