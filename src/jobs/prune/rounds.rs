@@ -60,8 +60,9 @@ impl Job<'_, '_> {
         let first = self.survey.choose(self.options, &self.request(1, 1), self.judges())?;
         let (false, Ok(pricing)) = (first.pricing.is_empty(), self.pricing) else { return Ok(first) };
         let mut notes = first.notes;
-        // Another target was tried before: its corrections hold for this one.
-        let mut best = match (self.survey.factors.get(), self.request(1, 1)) {
+        // Another limit was tried for the same target: its corrections hold for this one.
+        let known = self.survey.factors();
+        let mut best = match (&known, self.request(1, 1)) {
             (Some(factors), request @ Request { quota: Quota::Budget(budget), .. }) => {
                 let choice = self.survey.choose_by(self.options, (&request, budget), self.judges(), factors)?;
                 self.carried_out(pricing, choice)?
@@ -69,13 +70,13 @@ impl Job<'_, '_> {
             _ => self.tried(pricing, 1)?,
         };
         if self.options.effort != Effort::Fast
-            && self.survey.factors.get().is_none()
+            && known.is_none()
             && let Some(found) = self.tried_by_depth(pricing, &best)?
         {
             notes.push(found.note(best.loss));
             let is_better = found.tried.loss < best.loss;
-            let factors = || if is_better { found.of_groups } else { vec![1.0; found.of_groups.len()] };
-            self.survey.factors.get_or_init(factors);
+            let plain = vec![1.0; found.of_groups.len()];
+            self.survey.keep_factors(Some(if is_better { found.of_groups } else { plain }));
             if is_better {
                 best = found.tried;
             }

@@ -63,6 +63,8 @@ impl<'m, 'd> Series<'m, 'd> {
     /// # Errors
     /// As [`prune`](super::prune).
     pub(in crate::jobs) fn carry_out(&self, options: &PruneOptions, mut clock: Clock) -> Result<Finish> {
+        // Whatever was tried before, the same target gives the same model.
+        self.survey.keep_factors(None);
         let job = self.job(options)?;
         let done = job.run(&mut clock)?;
         Ok(job.finish(done, clock))

@@ -66,8 +66,8 @@ pub(in crate::jobs) struct Survey<'m> {
     recorded: OnceLock<Recorded>,
     /// What another pass recorded of the samples that prices are fitted on.
     fitted: OnceLock<Recorded>,
-    /// What corrects the price of each open group by its depth, once that was measured; see [`depth`](super::depth).
-    pub(in crate::jobs) factors: OnceLock<Vec<f64>>,
+    /// What corrects the price of each open group by its depth, once that was measured for a target; see [`depth`](super::depth).
+    factors: Mutex<Option<Vec<f64>>>,
 }
 
 /// What units and groups are scored and priced by.
@@ -120,8 +120,18 @@ impl<'m> Survey<'m> {
             worth: OnceLock::new(),
             recorded: OnceLock::new(),
             fitted: OnceLock::new(),
-            factors: OnceLock::new(),
+            factors: Mutex::default(),
         })
+    }
+
+    /// What corrects the price of each open group, if that was measured since the target was set.
+    pub(in crate::jobs) fn factors(&self) -> Option<Vec<f64>> {
+        self.factors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps such factors; `None` where another target is set.
+    pub(super) fn keep_factors(&self, factors: Option<Vec<f64>>) {
+        *self.factors.lock().unwrap_or_else(PoisonError::into_inner) = factors;
     }
 
     /// Samples to repair on, with what the repair needs of this model. If the pass for the scores did not record it, another pass
