@@ -219,8 +219,6 @@ impl<'b, 'j, 'm> Bench<'b, 'j, 'm> {
         let (job, survey) = (self.job, self.job.survey);
         let (scored, prices) = survey.priced(job.options, &self.request, job.judges())?;
         let prices = prices.as_ref().map_err(|why| Error::nothing(why.clone()))?;
-        let corrected = survey.factors().map(|factors| prices.times(&factors));
-        let prices = corrected.as_ref().unwrap_or(prices);
         let curves: Vec<Option<&Curve>> = prices.curves.iter().map(|curve| curve.as_ref().ok()).collect();
         let cost = &job.cost;
         let narrowed = |ratio: f64| {

@@ -125,7 +125,7 @@ impl<'m> Survey<'m> {
     }
 
     /// What corrects the price of each open group, if that was measured since the target was set.
-    pub(in crate::jobs) fn factors(&self) -> Option<Vec<f64>> {
+    pub(super) fn factors(&self) -> Option<Vec<f64>> {
         self.factors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
