@@ -308,9 +308,10 @@ def connect() -> None:
 
 def placed(cpus: int, retries: int, gpus: float = 0) -> dict[str, Any]:
     """How Ray places a task, and how often it starts it again."""
-    # A worker has as many threads as its task has processors; it reads this when it starts.
-    threads = {"env_vars": {"RAYON_NUM_THREADS": str(cpus)}}
-    return {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries, "runtime_env": threads}
+    # A worker reads these when it starts. It has as many threads as its task has processors, and chooses sizes for the processor
+    # of the caller, so that all nodes agree on them.
+    variables = {"RAYON_NUM_THREADS": str(cpus), "PAREDOWN_TARGET": _paredown.target()}
+    return {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries, "runtime_env": {"env_vars": variables}}
 
 
 def placed_model(model: ModelLike) -> Any:

@@ -20,17 +20,23 @@ mod _paredown {
         begin_sweep, end_sweep, gather, inspect, merge_stats, options_of, rewrite, sweep, take_over, verify,
     };
     #[pymodule_export]
-    use super::main;
-    #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]
     use super::outcome::{Outcome, Report, Sweep};
+    #[pymodule_export]
+    use super::{main, target};
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
+}
+
+/// The name of the hardware that sizes are chosen for where the caller asks for no other.
+#[pyfunction]
+fn target() -> &'static str {
+    paredown::cli::embed::target()
 }
 
 /// Runs the command line and returns its exit code.

@@ -19,6 +19,7 @@ use crate::defect::print_no_panics;
 use crate::error::{Error, Result};
 use crate::jobs;
 use crate::jobs::setting::Configured;
+use crate::plan::Hardware;
 use crate::progress::Progress;
 use crate::{Cancel, Metric, Model, Outcome, Report, SaveOptions, SweepOptions, SweepReport};
 
@@ -216,6 +217,11 @@ pub fn hash_of(model: &Model) -> String {
 /// [`Output`](crate::ErrorKind::Output) if it cannot be written.
 pub fn save_report(path: &Path, report: &Report) -> Result<()> {
     write_report(path, report)
+}
+
+/// The hardware that sizes are chosen for where no other is asked for, as the environment variable `PAREDOWN_TARGET` names it.
+pub fn target() -> &'static str {
+    Hardware::detect().name()
 }
 
 impl Caller {

@@ -315,7 +315,7 @@ fn read(folder: &Path, (job, counted): (&str, &str)) -> Result<Option<SweepRepor
     }
     let report = finished(folder)?;
     if (report.job.as_str(), report.counted.as_str()) != (job, counted) {
-        let message = "is of another sweep (another model, data, options or version); use another directory";
+        let message = "is of another sweep (another model, data, options, processor or version); use another directory";
         return Err(Error::input(message).in_file(&path));
     }
     Ok(Some(report))

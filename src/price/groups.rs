@@ -225,7 +225,7 @@ impl Market<'_> {
                 Ok::<(), Error>(())
             };
             let limits = self.samples.limits;
-            for portion in limits.side_by_side(&mut parts, |part| SOLVED * covariances(part, layers)) {
+            for portion in limits.solved_at_once(&mut parts, |part| SOLVED * covariances(part, layers)) {
                 portion.into_par_iter().try_for_each(choose)?;
                 limits.relieve();
             }

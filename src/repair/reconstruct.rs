@@ -85,7 +85,7 @@ pub(super) fn reconstruct(
         for members in data.limits.portions(members, sums) {
             let gathering = collect(subject, model, data, &members, &mut models)?;
             let mut solved: Vec<(usize, Vec<Solved>)> = Vec::new();
-            for portion in data.limits.side_by_side(gathering.readers, Reader::solving) {
+            for portion in data.limits.solved_at_once(gathering.readers, Reader::solving) {
                 let some: Vec<_> = portion.into_par_iter().map(|reader| reader.solve(method)).collect::<Result<_>>()?;
                 solved.extend(some.into_iter().flatten());
                 data.limits.relieve();

@@ -23,15 +23,18 @@ const PROGRAM: u64 = 64 << 20;
 
 /// A budget of memory, on which everything that grows with data or weights draws.
 ///
+/// The program and four copies of the weights come first, but take at most three quarters. Shares are of what they leave:
+///
 /// | part | share | at most |
 /// |---|---|---|
-/// | the values of one run of a model | all | |
+/// | the values of one sample in one run of a model | all | |
 /// | a batch: its values in all runs that are alive at a time | a quarter | 512 MiB, unless one sample is larger |
 /// | activations that wait for the next stage | a quarter | 1 GiB |
 /// | rows of the original that are recorded for the repair | an eighth | 1 GiB |
 /// | sums of a pass over the data | an eighth | 1 GiB |
+/// | what is solved at one time, beside its sums | a sixteenth | 512 MiB, unless one layer takes more |
 ///
-/// The rest is for what has no part of its own: the program, the samples, and what the allocator keeps.
+/// The rest is for what has no part of its own: the samples, and what the allocator keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     bytes: u64,
@@ -106,7 +109,7 @@ impl Limits {
 
     /// As [`portions`](Self::portions), of what may be solved side by side: `bytes` are those that it takes beside its sums, and
     /// all of a portion half of what sums take.
-    pub(crate) fn side_by_side<T>(
+    pub(crate) fn solved_at_once<T>(
         self,
         items: impl IntoIterator<Item = T>,
         bytes: impl Fn(&T) -> usize,
@@ -150,7 +153,7 @@ impl Limits {
             "{what} takes {} MB, the budget is {} MB; give at least {} MB with `memory`",
             megabytes(needed),
             megabytes(self.bytes),
-            megabytes(needed + self.reserved)
+            megabytes(needed.saturating_add(self.reserved))
         ))
     }
 }
@@ -248,7 +251,7 @@ mod tests {
         let shared = |items: &[usize], bytes: &usize| if items.contains(bytes) { 0 } else { *bytes };
         assert_eq!(limits.portions([60, 60, 40, 60, 50, 60], shared), [vec![60, 60, 40, 60], vec![50], vec![60]]);
         assert!(limits.portions(Vec::<usize>::new(), |_, &bytes| bytes).is_empty());
-        assert_eq!(limits.side_by_side([20, 30, 1], |&bytes| bytes), [vec![20, 30], vec![1]]);
+        assert_eq!(limits.solved_at_once([20, 30, 1], |&bytes| bytes), [vec![20, 30], vec![1]]);
     }
 
     const FREE: (&str, &str) = ("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    8000 kB\n");

@@ -58,7 +58,7 @@ pub(super) fn obs(context: &Context<'_, '_>) -> Result<Vec<Vec<f64>>> {
     for portion in portions(&consumers, limits) {
         let used = layers_of(&consumers, &portion);
         let known = known(context, &consumers, &used)?;
-        for portion in limits.side_by_side(portion, |group| IN_SURGERY * squares(group)) {
+        for portion in limits.solved_at_once(portion, |group| IN_SURGERY * squares(group)) {
             let path = |&group: &usize| path(context, &consumers, group, &used, &known);
             let paths: Vec<Vec<f64>> = portion.par_iter().map(path).collect::<Result<_>>()?;
             for (group, path) in portion.into_iter().zip(paths) {

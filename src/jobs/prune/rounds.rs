@@ -57,18 +57,15 @@ impl Job<'_, '_> {
     /// # Errors
     /// As [`Survey::choose`], and if a model cannot be repaired or run.
     pub(in crate::jobs) fn choose_in_rounds(&self) -> Result<Choice> {
-        let first = self.survey.choose(self.options, &self.request(1, 1), self.judges())?;
+        let mut first = self.survey.choose(self.options, &self.request(1, 1), self.judges())?;
         let (false, Ok(pricing)) = (first.pricing.is_empty(), self.pricing) else { return Ok(first) };
-        let mut notes = first.notes;
+        let mut notes = std::mem::take(&mut first.notes);
         // Another limit was tried for the same target: its corrections hold for this one.
         let known = self.survey.factors();
-        let mut best = match (&known, self.request(1, 1)) {
-            (Some(factors), request @ Request { quota: Quota::Budget(budget), .. }) => {
-                let choice = self.survey.choose_by(self.options, (&request, budget), self.judges(), factors)?;
-                self.carried_out(pricing, choice)?
-            }
-            _ => self.tried(pricing, 1)?,
-        };
+        if let (Some(factors), request @ Request { quota: Quota::Budget(budget), .. }) = (&known, self.request(1, 1)) {
+            first = self.survey.choose_by(self.options, (&request, budget), self.judges(), factors)?;
+        }
+        let mut best = self.carried_out(pricing, first)?;
         if self.options.effort != Effort::Fast
             && known.is_none()
             && let Some(found) = self.tried_by_depth(pricing, &best)?
