@@ -8,7 +8,7 @@ use super::rows::{Lines, Row};
 use super::{Calibration, Padding, Recorded};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{Activations, Held, NamedTensor, Stream, Tensor, in_turn, run_both};
+use crate::runtime::{Activations, Held, NamedTensor, Segment, Stream, Tensor, in_turn, run_both};
 
 /// Two models on their way through the data; each stage starts where the last one ended.
 #[derive(Debug)]
@@ -16,6 +16,29 @@ pub(crate) struct Pair<'d> {
     data: Calibration<'d>,
     original: Stream,
     changed: Stream,
+    /// What the first stage saw of each batch.
+    seen: Vec<Seen>,
+}
+
+/// What stages need to know of a batch.
+#[derive(Debug, Clone)]
+struct Seen {
+    samples: usize,
+    padding: Option<Padding>,
+}
+
+/// A batch of a stage.
+#[derive(Debug)]
+struct Fed {
+    seen: Seen,
+    /// The samples, where a segment reads them.
+    inputs: Vec<NamedTensor>,
+}
+
+impl Fed {
+    fn of(batch: Batch) -> Self {
+        Self { seen: Seen { samples: batch.samples(), padding: Padding::of(&batch.inputs) }, inputs: batch.inputs }
+    }
 }
 
 /// What a stage wants of one of the models.
@@ -112,7 +135,15 @@ impl<'v> Visit<'v> {
 impl<'d> Pair<'d> {
     /// At the beginning of both models.
     pub(crate) fn new(data: Calibration<'d>) -> Self {
-        Self { data, original: Stream::default(), changed: Stream::default() }
+        Self { data, original: Stream::default(), changed: Stream::default(), seen: Vec::new() }
+    }
+
+    /// The batches for these segments. Files are read again only where a segment does not start behind them.
+    fn batches<'s>(&'s self, segments: &[&Segment]) -> Box<dyn Iterator<Item = Result<Fed>> + Send + 's> {
+        if self.seen.is_empty() || segments.iter().any(|segment| segment.reads_samples()) {
+            return Box::new(self.data.data.batches(self.data.batch).map(|batch| batch.map(Fed::of)));
+        }
+        Box::new(self.seen.iter().map(|seen| Ok(Fed { seen: seen.clone(), inputs: Vec::new() })))
     }
 
     /// Runs both models as far as they are wanted, and calls `visit` for all samples, in their order. The original stays where it
@@ -134,28 +165,26 @@ impl<'d> Pair<'d> {
         let total = self.data.data.samples();
         let mut held = Held::within(self.data.limits.held());
         let mut first = 0;
-        let run = |index: usize, batch: &Batch| match &sources {
+        let mut seen = Vec::new();
+        let run = |index: usize, batch: &Fed| match &sources {
             Some(sources) => run_both([(&self.original, sources), (&self.changed, &images)], index, &batch.inputs),
             None => Ok((Activations::default(), self.changed.run(&images, index, &batch.inputs)?)),
         };
-        in_turn(
-            self.data.data.batches(self.data.batch),
-            (self.data.runs, self.data.limits),
-            run,
-            |batch, (found, changed)| {
-                let samples = batch.samples();
-                let padding = Padding::of(&batch.inputs);
-                let at = At { samples, first, total, padding: padding.as_ref() };
-                let original = match original {
-                    Reference::Recorded(recorded) => Original::Recorded(recorded),
-                    Reference::Run(_) => Original::Run(&found),
-                };
-                visit(Visit { original, changed: &changed, at })?;
-                first += samples;
-                held.add([found.frontier, changed.frontier]);
-                Ok(())
-            },
-        )?;
+        let segments: Vec<&Segment> = sources.iter().chain([&images]).collect();
+        in_turn(self.batches(&segments), (self.data.runs, self.data.limits), run, |batch, (found, changed)| {
+            let Seen { samples, padding } = &batch.seen;
+            let at = At { samples: *samples, first, total, padding: padding.as_ref() };
+            let original = match original {
+                Reference::Recorded(recorded) => Original::Recorded(recorded),
+                Reference::Run(_) => Original::Run(&found),
+            };
+            visit(Visit { original, changed: &changed, at })?;
+            first += samples;
+            seen.push(batch.seen);
+            held.add([found.frontier, changed.frontier]);
+            Ok(())
+        })?;
+        self.seen = seen;
         held.advance([(&mut self.original, sources.as_ref()), (&mut self.changed, Some(&images))]);
         Ok(())
     }
@@ -172,21 +201,20 @@ impl<'d> Pair<'d> {
         mut visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
     ) -> Result<()> {
         let total = self.data.data.samples();
-        let Some(batch) = self.data.data.batches(self.data.batch).next() else { return Ok(()) };
         let names: Vec<String> = values.values().cloned().collect();
         let image = self.changed.rest(changed, &names)?;
-        let feed = |index: usize, batch: &Batch| -> Result<Vec<NamedTensor>> {
+        let Some(batch) = self.batches(&[&image]).next() else { return Ok(()) };
+        let feed = |index: usize, batch: &Fed| -> Result<Vec<NamedTensor>> {
             let found = self.changed.run(&image, index, &batch.inputs)?;
             values.iter().map(|(original, changed)| Ok((original.clone(), found.get(changed)?.clone()))).collect()
         };
         let source = self.original.rest_from(original, wanted, &feed(0, &batch?)?)?;
         let run =
-            |index: usize, batch: &Batch| self.original.run_from(&source, index, &batch.inputs, &feed(index, batch)?);
+            |index: usize, batch: &Fed| self.original.run_from(&source, index, &batch.inputs, &feed(index, batch)?);
         let mut first = 0;
-        in_turn(self.data.data.batches(self.data.batch), (self.data.runs, self.data.limits), run, |batch, found| {
-            let samples = batch.samples();
-            let padding = Padding::of(&batch.inputs);
-            visit(&found, At { samples, first, total, padding: padding.as_ref() })?;
+        in_turn(self.batches(&[&image, &source]), (self.data.runs, self.data.limits), run, |batch, found| {
+            let Seen { samples, padding } = &batch.seen;
+            visit(&found, At { samples: *samples, first, total, padding: padding.as_ref() })?;
             first += samples;
             Ok(())
         })

@@ -40,6 +40,15 @@ pub struct Segment {
     runnable: Option<Runnable>,
     /// Values that the frontier needs.
     frontier: Vec<String>,
+    /// Whether it takes inputs of the model, not only values of the checkpoint.
+    reads_samples: bool,
+}
+
+impl Segment {
+    /// Whether a run needs the samples themselves.
+    pub fn reads_samples(&self) -> bool {
+        self.reads_samples
+    }
 }
 
 /// What a segment gives for one batch.
@@ -76,8 +85,11 @@ impl Stream {
         let mut outputs: BTreeSet<String> = wanted.iter().cloned().collect();
         outputs.extend(frontier.iter().cloned());
         let outputs: Vec<String> = outputs.into_iter().collect();
-        let runnable = if outputs.is_empty() { None } else { Some(self.runnable(&view, &outputs, &[])?) };
-        Ok(Segment { runnable, frontier })
+        if outputs.is_empty() {
+            return Ok(Segment { runnable: None, frontier, reads_samples: false });
+        }
+        let (runnable, reads_samples) = self.runnable(&view, &outputs, &[])?;
+        Ok(Segment { runnable: Some(runnable), frontier, reads_samples })
     }
 
     /// From the last checkpoint to `wanted`, nothing of which is held. The model may be another one from there on.
@@ -94,11 +106,12 @@ impl Stream {
     /// As [`segment`](Self::segment).
     pub fn rest_from(&self, model: &ModelProto, wanted: &[String], fed: &[NamedTensor]) -> Result<Segment> {
         let model = &*decided(model);
-        let runnable = Some(self.runnable(&View::of(model)?, wanted, fed)?);
-        Ok(Segment { runnable, frontier: Vec::new() })
+        let (runnable, reads_samples) = self.runnable(&View::of(model)?, wanted, fed)?;
+        Ok(Segment { runnable: Some(runnable), frontier: Vec::new(), reads_samples })
     }
 
-    fn runnable(&self, view: &View<'_>, outputs: &[String], fed: &[NamedTensor]) -> Result<Runnable> {
+    /// The part of a model from the checkpoint to `outputs`, and whether it takes inputs of the model.
+    fn runnable(&self, view: &View<'_>, outputs: &[String], fed: &[NamedTensor]) -> Result<(Runnable, bool)> {
         let graph = &view.graph;
         let is_known = |name: &str| self.checkpoint.names.contains(name) || is_among(name, fed);
         let is_held = |value: ValueId| is_known(&graph.at(value).name);
@@ -113,9 +126,11 @@ impl Stream {
         let held = held.filter(|(name, _)| is_used(name) && !is_made(name));
         let mut inputs = held.map(|(name, tensor)| input(name, tensor)).collect::<Result<Vec<_>>>()?;
         let is_fed = |input: &&ValueInfoProto| is_used(input.name()) && !is_known(input.name());
+        let held = inputs.len();
         inputs.extend(view.proto.input.iter().filter(is_fed).cloned());
+        let reads_samples = inputs.len() > held;
         let segment = view.extract(&part, inputs, Vec::new());
-        Runnable::new(&segment, &RunOptions::with_taps(outputs.iter().cloned()))
+        Ok((Runnable::new(&segment, &RunOptions::with_taps(outputs.iter().cloned()))?, reads_samples))
     }
 
     /// Values among those reached, computed from graph inputs, that other nodes still read.
@@ -203,32 +218,37 @@ pub(crate) fn run_both(
     Ok((first?, second?))
 }
 
-/// Runs the batches, at most `most` side by side and no more than there are threads, and takes in what they gave beside the runs
-/// of the next ones, in their order. Twice as many batches are in memory, of which `limits` is the budget.
+/// Runs the batches, at most `most` side by side and no more than there are threads. Beside these runs, it takes in what the runs
+/// before them gave, in their order, and reads the next batches. What twice as many runs hold is in memory, of which `limits` is
+/// the budget.
 ///
 /// # Errors
 /// That of the first batch that has one.
 pub(crate) fn in_turn<B: Send + Sync, R: Send>(
-    batches: impl Iterator<Item = Result<B>>,
+    batches: impl Iterator<Item = Result<B>> + Send,
     (most, limits): (usize, Limits),
     run: impl Fn(usize, &B) -> Result<R> + Sync,
     mut take: impl FnMut(B, R) -> Result<()> + Send,
 ) -> Result<()> {
     let width = rayon::current_num_threads().min(most).max(1);
     let mut batches = batches.enumerate();
+    let mut read = || batches.by_ref().take(width).collect::<Vec<(usize, Result<B>)>>();
+    let mut next = read();
     let mut ready: Vec<(B, R)> = Vec::new();
     loop {
-        let next: Vec<(usize, Result<B>)> = batches.by_ref().take(width).collect();
         let is_over = next.is_empty();
         let before = std::mem::take(&mut ready);
-        let taken = || before.into_iter().try_for_each(|(batch, found)| take(batch, found));
+        let taken = || -> Result<_> {
+            before.into_iter().try_for_each(|(batch, found)| take(batch, found))?;
+            Ok(read())
+        };
         let run = |(index, batch): (usize, Result<B>)| {
             let batch = batch?;
             run(index, &batch).map(|found| (batch, found))
         };
         let found = || next.into_par_iter().with_max_len(1).map(run).collect::<Vec<Result<(B, R)>>>();
         let (taken, found) = rayon::join(taken, found);
-        taken?;
+        next = taken?;
         ready = found.into_iter().collect::<Result<_>>()?;
         limits.relieve();
         if is_over {

@@ -73,8 +73,7 @@ impl Checkpoints {
             let text = std::fs::read_to_string(&record).map_err(|e| damaged(e.to_string()))?;
             let read: Record = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
             if read.job != self.job {
-                let message =
-                    "is a step of another job (another model, data, options, processor or version); use another directory";
+                let message = "is a step of another job (another model, data, options, processor or version); use another directory";
                 return Err(Error::input(message).in_file(&record));
             }
             if file_hash(&model)? != read.model {
