@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::data::{Batch, Dataset};
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{Footprint, Limits, NamedTensor, RunOptions, Runnable};
+use crate::runtime::{Footprint, Limits, NamedTensor, RunOptions, Runnable, Runs};
 
 /// Batches that are looked through for one with two samples.
 const LOOKED_AT: usize = 16;
@@ -96,11 +96,12 @@ impl Feeding {
         self.batch(limits, self.each.total.saturating_mul(times), most)
     }
 
-    /// Batches of this many samples that the budget of batches holds where every value may be kept, `times` times over; at least
-    /// one.
-    pub fn side_by_side(&self, limits: Limits, times: u64, batch: usize) -> usize {
-        let each = self.each.total.saturating_mul(times).saturating_mul(batch as u64);
-        usize::try_from(limits.running() / each.max(1)).unwrap_or(usize::MAX).max(1)
+    /// How many batches of this many samples run side by side where each runs through `models` models of this size.
+    pub fn runs(&self, limits: Limits, models: u64, batch: usize) -> Runs {
+        let [inside, whole] =
+            [self.each.live, self.each.total].map(|each| each.saturating_mul(models).saturating_mul(batch as u64));
+        let surely = usize::try_from(limits.running() / whole.max(1)).unwrap_or(usize::MAX).max(1);
+        Runs { surely, inside }
     }
 
     fn batch(&self, limits: Limits, each: u64, most: usize) -> Result<usize> {

@@ -49,7 +49,7 @@ pub(crate) use window::Window;
 
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::Limits;
+use crate::runtime::{Limits, Runs};
 use data::Dataset;
 use prost::Message;
 
@@ -66,8 +66,8 @@ pub struct Calibration<'a> {
     pub data: &'a Dataset,
     /// Samples that run at once.
     pub batch: usize,
-    /// Batches that run side by side, at most.
-    pub runs: usize,
+    /// How many batches run side by side.
+    pub runs: Runs,
     /// Seed of the choice of positions.
     pub seed: u64,
     /// The memory that it may take.
@@ -83,7 +83,8 @@ impl<'a> Calibration<'a> {
         let sample = data.batches_of(0..1, 1).next().and_then(Result::ok);
         let values = sample.map_or(0, |batch| batch.inputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>());
         let batch = (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE);
-        Self { data, batch, runs: usize::MAX, seed, limits: Limits::default(), recorded: None }
+        let runs = Runs { surely: usize::MAX, inside: 0 };
+        Self { data, batch, runs, seed, limits: Limits::default(), recorded: None }
     }
 
     /// [`new`](Self::new) for `model`, with no more samples at once than `limits` allow: batches are run while all values of
@@ -96,6 +97,6 @@ impl<'a> Calibration<'a> {
         let all = Self { limits, ..Self::new(data, seed) };
         let feeding = Feeding::of(model, data);
         let batch = feeding.keeping(limits, 2, all.batch)?;
-        Ok(Self { batch, runs: feeding.side_by_side(limits, 2, batch), ..all })
+        Ok(Self { batch, runs: feeding.runs(limits, 2, batch), ..all })
     }
 }

@@ -7,7 +7,7 @@ use crate::calibrate::data::{Batch, Dataset};
 use crate::calibrate::{Calibration, Detail, Layer, WIDEST, input_statistics};
 use crate::error::Result;
 use crate::plan::Group;
-use crate::runtime::{Limits, NamedTensor};
+use crate::runtime::{Limits, NamedTensor, Runs};
 use crate::score::{Consumers, Context};
 
 /// Of this many samples one is held out.
@@ -23,7 +23,7 @@ pub(crate) struct Samples {
     pub(super) held_out: Dataset,
     batches: Vec<Vec<NamedTensor>>,
     at_once: usize,
-    runs: usize,
+    runs: Runs,
     pub(super) seed: u64,
     pub(super) limits: Limits,
 }

@@ -37,7 +37,7 @@ pub(crate) use limits::release_memory;
 pub use limits::{Limits, peak_bytes};
 pub use promote::Precision;
 pub use runnable::{Footprint, NamedTensor, RunOptions, Runnable};
-pub use stream::{Activations, Checkpoint, Held, Segment, Stream};
+pub use stream::{Activations, Checkpoint, Held, Runs, Segment, Stream};
 pub use support::{UnsupportedNode, unsupported_nodes};
 pub use tensor::{Element, Tensor};
 

@@ -218,29 +218,69 @@ pub(crate) fn run_both(
     Ok((first?, second?))
 }
 
-/// Runs the batches, at most `most` side by side and no more than there are threads. Beside these runs, it takes in what the runs
-/// before them gave, in their order, and reads the next batches. What twice as many runs hold is in memory, of which `limits` is
-/// the budget.
+/// How many batches run side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runs {
+    /// Batches that fit in memory even if every value is asked for.
+    pub surely: usize,
+    /// Most bytes of values that are alive at one time inside a run.
+    pub inside: u64,
+}
+
+impl Runs {
+    /// Batches that fit where a run gives `found` bytes: those that run, and the results of as many before them.
+    fn beside(self, limits: Limits, found: u64) -> usize {
+        let each = found.saturating_mul(2).saturating_add(self.inside).max(1);
+        usize::try_from(limits.running() / each).unwrap_or(usize::MAX).max(self.surely)
+    }
+}
+
+/// What a run gives.
+pub(crate) trait Found: Send {
+    /// Its bytes.
+    fn bytes(&self) -> u64;
+}
+
+impl Found for Vec<NamedTensor> {
+    fn bytes(&self) -> u64 {
+        bytes(self) as u64
+    }
+}
+
+impl Found for Activations {
+    fn bytes(&self) -> u64 {
+        self.values.values().map(|tensor| tensor.as_bytes().len() as u64).sum()
+    }
+}
+
+impl<A: Found, B: Found> Found for (A, B) {
+    fn bytes(&self) -> u64 {
+        self.0.bytes() + self.1.bytes()
+    }
+}
+
+/// Runs the batches side by side: as many as there are threads, if they fit in memory by what the first ones gave. Beside these
+/// runs, it takes in what the runs before them gave, in their order, and reads the next batches.
 ///
 /// # Errors
 /// That of the first batch that has one.
-pub(crate) fn in_turn<B: Send + Sync, R: Send>(
+pub(crate) fn in_turn<B: Send + Sync, R: Found>(
     batches: impl Iterator<Item = Result<B>> + Send,
-    (most, limits): (usize, Limits),
+    (runs, limits): (Runs, Limits),
     run: impl Fn(usize, &B) -> Result<R> + Sync,
     mut take: impl FnMut(B, R) -> Result<()> + Send,
 ) -> Result<()> {
-    let width = rayon::current_num_threads().min(most).max(1);
+    let threads = rayon::current_num_threads();
+    let mut width = runs.surely.clamp(1, threads);
     let mut batches = batches.enumerate();
-    let mut read = || batches.by_ref().take(width).collect::<Vec<(usize, Result<B>)>>();
-    let mut next = read();
+    let mut read = |width| batches.by_ref().take(width).collect::<Vec<(usize, Result<B>)>>();
+    let mut next = read(width);
     let mut ready: Vec<(B, R)> = Vec::new();
-    loop {
-        let is_over = next.is_empty();
+    while !next.is_empty() || !ready.is_empty() {
         let before = std::mem::take(&mut ready);
         let taken = || -> Result<_> {
             before.into_iter().try_for_each(|(batch, found)| take(batch, found))?;
-            Ok(read())
+            Ok(read(width))
         };
         let run = |(index, batch): (usize, Result<B>)| {
             let batch = batch?;
@@ -250,11 +290,12 @@ pub(crate) fn in_turn<B: Send + Sync, R: Send>(
         let (taken, found) = rayon::join(taken, found);
         next = taken?;
         ready = found.into_iter().collect::<Result<_>>()?;
-        limits.relieve();
-        if is_over {
-            return Ok(());
+        if let Some(largest) = ready.iter().map(|(_, found)| found.bytes()).max() {
+            width = runs.beside(limits, largest).clamp(width, threads);
         }
+        limits.relieve();
     }
+    Ok(())
 }
 
 /// Frontiers of `N` streams on their way to the next stage, as long as all of them fit in memory.

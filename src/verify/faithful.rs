@@ -357,7 +357,7 @@ fn measured(
         let before = known.get(index, &after)?.map_or_else(|| original.run(&batch.inputs), Ok)?;
         Ok((before, after))
     };
-    in_turn(data.batches(size), (feeding.side_by_side(limits, 2, size), limits), run, |batch, (before, after)| {
+    in_turn(data.batches(size), (feeding.runs(limits, 2, size), limits), run, |batch, (before, after)| {
         keeping.add(&before)?;
         let (before, after) = (axes.in_front(before, &batch)?, axes.in_front(after, &batch)?);
         meter.add(&before, &after, batch.samples(), batch.labels.as_ref())
