@@ -30,6 +30,7 @@ mod stack;
 mod stream;
 mod support;
 mod tensor;
+mod turns;
 mod watch;
 mod weights;
 
@@ -37,15 +38,17 @@ pub(crate) use limits::release_memory;
 pub use limits::{Limits, peak_bytes};
 pub use promote::Precision;
 pub use runnable::{Footprint, NamedTensor, RunOptions, Runnable};
-pub use stream::{Activations, Checkpoint, Held, Runs, Segment, Stream};
+pub use stream::{Activations, Checkpoint, Held, Segment, Stream};
 pub use support::{UnsupportedNode, unsupported_nodes};
 pub use tensor::{Element, Tensor};
+pub use turns::Runs;
 
 pub(crate) use probes::elements as elements_as;
 pub(crate) use runnable::Prepared;
 pub(crate) use stack::on_deep_stack;
-pub(crate) use stream::{in_turn, run_both};
+pub(crate) use stream::run_both;
 pub(crate) use support::{framework, is_supported, refuse_unsupported, spell_out_default, takes_own_statistics};
 pub(crate) use tensor::element_count;
+pub(crate) use turns::in_turn;
 pub(crate) use watch::Watch;
 pub(crate) use weights::tensor_of;

@@ -5,14 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rayon::prelude::*;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::bodies::decided;
 use crate::graph::{Graph, Node, Source, ValueId, View};
 use crate::onnx::declared;
 use crate::onnx::proto::{ModelProto, ValueInfoProto};
-use crate::runtime::{Limits, NamedTensor, RunOptions, Runnable, Tensor};
+use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
 
 /// Values of a frontier, held for every batch.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +58,11 @@ pub struct Activations {
 }
 
 impl Activations {
+    /// All values.
+    pub(super) fn values(&self) -> impl Iterator<Item = &Tensor> {
+        self.values.values()
+    }
+
     /// The value called `name`.
     ///
     /// # Errors
@@ -218,86 +221,6 @@ pub(crate) fn run_both(
     Ok((first?, second?))
 }
 
-/// How many batches run side by side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Runs {
-    /// Batches that fit in memory even if every value is asked for.
-    pub surely: usize,
-    /// Most bytes of values that are alive at one time inside a run.
-    pub inside: u64,
-}
-
-impl Runs {
-    /// Batches that fit where a run gives `found` bytes: those that run, and the results of as many before them.
-    fn beside(self, limits: Limits, found: u64) -> usize {
-        let each = found.saturating_mul(2).saturating_add(self.inside).max(1);
-        usize::try_from(limits.running() / each).unwrap_or(usize::MAX).max(self.surely)
-    }
-}
-
-/// What a run gives.
-pub(crate) trait Found: Send {
-    /// Its bytes.
-    fn bytes(&self) -> u64;
-}
-
-impl Found for Vec<NamedTensor> {
-    fn bytes(&self) -> u64 {
-        bytes(self) as u64
-    }
-}
-
-impl Found for Activations {
-    fn bytes(&self) -> u64 {
-        self.values.values().map(|tensor| tensor.as_bytes().len() as u64).sum()
-    }
-}
-
-impl<A: Found, B: Found> Found for (A, B) {
-    fn bytes(&self) -> u64 {
-        self.0.bytes() + self.1.bytes()
-    }
-}
-
-/// Runs the batches side by side: as many as there are threads, if they fit in memory by what the first ones gave. Beside these
-/// runs, it takes in what the runs before them gave, in their order, and reads the next batches.
-///
-/// # Errors
-/// That of the first batch that has one.
-pub(crate) fn in_turn<B: Send + Sync, R: Found>(
-    batches: impl Iterator<Item = Result<B>> + Send,
-    (runs, limits): (Runs, Limits),
-    run: impl Fn(usize, &B) -> Result<R> + Sync,
-    mut take: impl FnMut(B, R) -> Result<()> + Send,
-) -> Result<()> {
-    let threads = rayon::current_num_threads();
-    let mut width = runs.surely.clamp(1, threads);
-    let mut batches = batches.enumerate();
-    let mut read = |width| batches.by_ref().take(width).collect::<Vec<(usize, Result<B>)>>();
-    let mut next = read(width);
-    let mut ready: Vec<(B, R)> = Vec::new();
-    while !next.is_empty() || !ready.is_empty() {
-        let before = std::mem::take(&mut ready);
-        let taken = || -> Result<_> {
-            before.into_iter().try_for_each(|(batch, found)| take(batch, found))?;
-            Ok(read(width))
-        };
-        let run = |(index, batch): (usize, Result<B>)| {
-            let batch = batch?;
-            run(index, &batch).map(|found| (batch, found))
-        };
-        let found = || next.into_par_iter().with_max_len(1).map(run).collect::<Vec<Result<(B, R)>>>();
-        let (taken, found) = rayon::join(taken, found);
-        next = taken?;
-        ready = found.into_iter().collect::<Result<_>>()?;
-        if let Some(largest) = ready.iter().map(|(_, found)| found.bytes()).max() {
-            width = runs.beside(limits, largest).clamp(width, threads);
-        }
-        limits.relieve();
-    }
-    Ok(())
-}
-
 /// Frontiers of `N` streams on their way to the next stage, as long as all of them fit in memory.
 #[derive(Debug)]
 pub struct Held<const N: usize> {
@@ -361,4 +284,42 @@ fn input(name: &str, tensor: &Tensor) -> Result<ValueInfoProto> {
         other => return Err(Error::input(format!("value '{name}' is of type {other}, which cannot be fed"))),
     };
     Ok(declared(name, code, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::onnx::Model;
+    use crate::runtime::inputs::DimSizes;
+    use crate::runtime::probes::probe_batches;
+
+    #[test]
+    fn a_segment_behind_a_frontier_does_not_read_the_samples() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/digits_mlp.onnx");
+        let model = Model::load(path).unwrap().proto;
+        let graph = model.graph.clone().unwrap();
+        let batches = probe_batches(&graph, &DimSizes::default(), 4, 1).unwrap();
+        let linear: Vec<_> = graph.node.iter().filter(|node| node.op_type() == "Gemm").collect();
+        let output = vec![graph.output[0].name().to_owned()];
+        let mut stream = Stream::default();
+        let whole = stream.rest(&model, &output).unwrap();
+        let segment = stream.segment(&model, &linear[1].input, &[]).unwrap();
+        assert!(whole.reads_samples() && segment.reads_samples());
+        let mut held = Held::within(u64::MAX);
+        for (index, inputs) in batches.iter().enumerate() {
+            held.add([stream.run(&segment, index, inputs).unwrap().frontier]);
+        }
+        assert!(held.advance([(&mut stream, Some(&segment))]) > 0);
+        let rest = stream.rest(&model, &output).unwrap();
+        assert!(!rest.reads_samples());
+        for (index, inputs) in batches.iter().enumerate() {
+            let expected = Stream::default().run(&whole, index, inputs).unwrap();
+            let found = stream.run(&rest, index, &[]).unwrap();
+            let [expected, found] =
+                [expected, found].map(|found| found.get(&output[0]).unwrap().to_vec::<f32>().unwrap());
+            assert!(expected.iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-4), "{expected:?} {found:?}");
+        }
+    }
 }
