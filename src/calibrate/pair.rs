@@ -138,7 +138,7 @@ impl<'d> Pair<'d> {
         Self { data, original: Stream::default(), changed: Stream::default(), seen: Vec::new() }
     }
 
-    /// The batches for these segments. Files are read again only where a segment does not start behind them.
+    /// The batches for these segments. The samples are read again only if a segment takes them.
     fn batches<'s>(&'s self, segments: &[&Segment]) -> Box<dyn Iterator<Item = Result<Fed>> + Send + 's> {
         if self.seen.is_empty() || segments.iter().any(|segment| segment.reads_samples()) {
             return Box::new(self.data.data.batches(self.data.batch).map(|batch| batch.map(Fed::of)));

@@ -47,7 +47,7 @@ pub(crate) fn effects(
         pending_bytes += held.advance([(&mut stream, Some(&segment))]);
         pending.extend((0..site.changes).map(|change| (index, change, stream.clone())));
         // A half: the frontier that the next site starts from is held beside them.
-        if pending_bytes as u64 > limits.held() / 2 || index + 1 == sites.len() {
+        if pending_bytes > limits.held() / 2 || index + 1 == sites.len() {
             let effects: Vec<f64> = pending.par_iter().map(measure).collect::<Result<_>>()?;
             for ((site, ..), effect) in pending.drain(..).zip(effects) {
                 measured[site].push(effect);

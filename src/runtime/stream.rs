@@ -10,6 +10,7 @@ use crate::graph::bodies::decided;
 use crate::graph::{Graph, Node, Source, ValueId, View};
 use crate::onnx::declared;
 use crate::onnx::proto::{ModelProto, ValueInfoProto};
+use crate::runtime::turns::Found;
 use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
 
 /// Values of a frontier, held for every batch.
@@ -58,17 +59,18 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// All values.
-    pub(super) fn values(&self) -> impl Iterator<Item = &Tensor> {
-        self.values.values()
-    }
-
     /// The value called `name`.
     ///
     /// # Errors
     /// If it was not among the wanted ones.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         self.values.get(name).ok_or_else(|| Error::input(format!("value '{name}' was not computed")))
+    }
+}
+
+impl Found for Activations {
+    fn bytes(&self) -> u64 {
+        self.values.values().map(|tensor| tensor.as_bytes().len() as u64).sum()
     }
 }
 
@@ -225,20 +227,20 @@ pub(crate) fn run_both(
 #[derive(Debug)]
 pub struct Held<const N: usize> {
     frontiers: [Vec<Vec<NamedTensor>>; N],
-    bytes: usize,
-    most: usize,
+    bytes: u64,
+    most: u64,
 }
 
 impl<const N: usize> Held<N> {
     /// Nothing yet, and never more than this many bytes.
     pub fn within(bytes: u64) -> Self {
         let frontiers = std::array::from_fn(|_| Vec::new());
-        Self { frontiers, bytes: 0, most: usize::try_from(bytes).unwrap_or(usize::MAX) }
+        Self { frontiers, bytes: 0, most: bytes }
     }
 
     /// Adds the frontiers of the next batch.
     pub fn add(&mut self, batch: [Vec<NamedTensor>; N]) {
-        self.bytes += batch.iter().map(|frontier| bytes(frontier)).sum::<usize>();
+        self.bytes += batch.iter().map(Found::bytes).sum::<u64>();
         for (frontiers, frontier) in self.frontiers.iter_mut().zip(batch) {
             if self.bytes <= self.most {
                 frontiers.push(frontier);
@@ -249,7 +251,7 @@ impl<const N: usize> Held<N> {
     }
 
     /// The streams that ran start from here, if everything fitted. Returns how many bytes are held by that.
-    pub fn advance(self, streams: [(&mut Stream, Option<&Segment>); N]) -> usize {
+    pub fn advance(self, streams: [(&mut Stream, Option<&Segment>); N]) -> u64 {
         if self.bytes > self.most {
             return 0;
         }
@@ -260,11 +262,6 @@ impl<const N: usize> Held<N> {
         }
         self.bytes
     }
-}
-
-/// Bytes of tensors.
-fn bytes(tensors: &[NamedTensor]) -> usize {
-    tensors.iter().map(|(_, tensor)| tensor.as_bytes().len()).sum()
 }
 
 fn input(name: &str, tensor: &Tensor) -> Result<ValueInfoProto> {

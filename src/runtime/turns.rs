@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Activations, Limits, NamedTensor};
+use super::{Limits, NamedTensor};
 use crate::error::Result;
 
 /// How many batches run side by side.
@@ -24,19 +24,13 @@ impl Runs {
 
 /// What a run gives.
 pub(crate) trait Found: Send {
-    /// Its bytes.
+    /// Bytes of all its values.
     fn bytes(&self) -> u64;
 }
 
 impl Found for Vec<NamedTensor> {
     fn bytes(&self) -> u64 {
         self.iter().map(|(_, tensor)| tensor.as_bytes().len() as u64).sum()
-    }
-}
-
-impl Found for Activations {
-    fn bytes(&self) -> u64 {
-        self.values().map(|tensor| tensor.as_bytes().len() as u64).sum()
     }
 }
 
@@ -92,16 +86,16 @@ mod tests {
     use super::*;
     use crate::Error;
 
-    /// A result that says how large it is.
-    struct Sized(usize, u64);
+    /// A result: the number of its batch, and the bytes that it claims to have.
+    struct Answer(usize, u64);
 
-    impl Found for Sized {
+    impl Found for Answer {
         fn bytes(&self) -> u64 {
             self.1
         }
     }
 
-    /// Runs ten batches whose results have `bytes` bytes each; most of them at a time.
+    /// Runs ten batches whose results have `bytes` bytes each, and returns the most that ran at one time.
     fn most_at_a_time(surely: usize, bytes: u64) -> usize {
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let run = |index: usize, batch: &usize| {
@@ -109,7 +103,7 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(10));
             running.fetch_sub(1, Ordering::SeqCst);
             assert_eq!(index, *batch);
-            Ok(Sized(*batch, bytes))
+            Ok(Answer(*batch, bytes))
         };
         let mut order = Vec::new();
         let runs = (Runs { surely, inside: 100 }, Limits::new(4000));
@@ -142,11 +136,11 @@ mod tests {
             taken.push(batch);
             Ok(())
         };
-        let error = in_turn(batches, runs, |_, &batch| Ok(Sized(batch, 1)), take).unwrap_err();
+        let error = in_turn(batches, runs, |_, &batch| Ok(Answer(batch, 1)), take).unwrap_err();
         assert!(error.to_string().contains("unreadable"), "{error}");
         assert!(taken.iter().copied().eq(0..taken.len()), "{taken:?}");
         let fails = |_: usize, &batch: &usize| {
-            if batch > 2 { Err(Error::input(format!("run {batch}"))) } else { Ok(Sized(batch, 1)) }
+            if batch > 2 { Err(Error::input(format!("run {batch}"))) } else { Ok(Answer(batch, 1)) }
         };
         let error = in_turn((0..6).map(Ok), runs, fails, |_, _| Ok(())).unwrap_err();
         assert!(error.to_string().contains("run 3"), "{error}");
