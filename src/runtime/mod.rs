@@ -15,6 +15,7 @@ mod failure;
 pub mod inputs;
 pub mod latency;
 mod limits;
+mod lowered;
 mod optimize;
 pub mod probes;
 mod promote;

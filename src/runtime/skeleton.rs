@@ -12,8 +12,9 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::ops::konst::Const;
 
 use super::failure::{NodeNames, unique_name};
+use super::lowered::lowered;
 use super::promote::{Precision, promote_node, promoted_type};
-use super::support::{framework, lowered, set_results_apart, spell_out_default};
+use super::support::{framework, set_results_apart, spell_out_default};
 use super::weights::{datum_type, tract_tensor};
 use crate::graph::constant_tensor;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, type_proto};

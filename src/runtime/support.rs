@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use tract_onnx::model::OnnxOpRegister;
 
-use super::promote::Precision;
 use crate::graph::bodies::decided;
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
-use crate::onnx::tensor::{ElementType, from_f32, from_f64_as};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::onnx::tensor::from_f32;
 
 /// Operators that tract implements by the specification of `com.microsoft`.
 const MICROSOFT: &[&str] = &[
@@ -34,7 +33,7 @@ const CLASSICAL: &[&str] = &[
     "TreeEnsembleClassifier",
 ];
 
-/// Operators of `ai.onnx.ml` that tract lacks and [`lowered`] says in others.
+/// Operators of `ai.onnx.ml` that tract lacks and [`lowered`](super::lowered::lowered) says in others.
 const LOWERED: &[&str] = &["Scaler"];
 
 /// A node that tract has no operator for.
@@ -133,82 +132,6 @@ fn qualified_name(node: &NodeProto) -> String {
         "" | "ai.onnx" => node.op_type().to_owned(),
         domain => format!("{domain}.{}", node.op_type()),
     }
-}
-
-/// What tract runs in the place of a node: `Scaler` is `(x - offset) * scale`, features last; in float64, which tract's own
-/// lacks, `Sigmoid` is `tanh(x / 2) / 2 + 1/2`.
-pub(super) fn lowered(node: NodeProto, precision: Precision) -> Vec<NodeProto> {
-    let is_standard = matches!(node.domain(), "" | "ai.onnx");
-    let steps: Vec<(&str, f64)> = if is_standard && node.op_type() == "Sigmoid" && precision == Precision::Double {
-        vec![("Mul", 0.5), ("Tanh", 0.0), ("Mul", 0.5), ("Add", 0.5)]
-    } else {
-        return if node.domain() == "ai.onnx.ml" && node.op_type() == "Scaler" { scaled(node) } else { vec![node] };
-    };
-    let (Some(data), Some(result)) = (node.input.first(), node.output.first()) else { return vec![node] };
-    let mut chain = Chain::new(data, result);
-    for (number, (op, operand)) in steps.into_iter().enumerate() {
-        let operand = (op != "Tanh").then(|| from_f64_as("", &[], &[operand], ElementType::Double).ok()).flatten();
-        chain.step(op, &number.to_string(), operand);
-    }
-    chain.end()
-}
-
-/// Nodes that are put in the place of one, each reading the result of the one before.
-struct Chain {
-    nodes: Vec<NodeProto>,
-    value: String,
-    result: String,
-}
-
-impl Chain {
-    fn new(data: &str, result: &str) -> Self {
-        Self { nodes: Vec::new(), value: data.to_owned(), result: result.to_owned() }
-    }
-
-    /// `op` of what there is so far, and of a stored operand.
-    fn step(&mut self, op: &str, suffix: &str, operand: Option<TensorProto>) {
-        let next = format!("{} {op} {suffix}", self.result);
-        let mut inputs = vec![self.value.clone()];
-        if let Some(tensor) = operand {
-            let constant = format!("{next} operand");
-            let mut stored = plain("Constant", &[], &constant);
-            crate::onnx::attributes::set_tensor(&mut stored, "value", tensor);
-            self.nodes.push(stored);
-            inputs.push(constant);
-        }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        self.nodes.push(plain(op, &inputs, &next));
-        self.value = next;
-    }
-
-    fn end(mut self) -> Vec<NodeProto> {
-        self.nodes.push(plain("Identity", &[&self.value], &self.result));
-        self.nodes
-    }
-}
-
-fn plain(op: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        name: Some(output.to_owned()),
-        op_type: Some(op.to_owned()),
-        input: inputs.iter().map(|&input| input.to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    }
-}
-
-fn scaled(node: NodeProto) -> Vec<NodeProto> {
-    let (Some(data), Some(result)) = (node.input.first(), node.output.first()) else { return vec![node] };
-    let mut chain = Chain::new(data, result);
-    chain.step("Cast", "real", None);
-    chain.nodes.iter_mut().for_each(|cast| crate::onnx::attributes::set_int(cast, "to", 1));
-    for (op, attribute) in [("Sub", "offset"), ("Mul", "scale")] {
-        let numbers = node.attribute.iter().find(|a| a.name() == attribute).map_or(&[][..], |a| &a.floats);
-        if let (false, Ok(tensor)) = (numbers.is_empty(), from_f32("", &[numbers.len()], numbers)) {
-            chain.step(op, attribute, Some(tensor));
-        }
-    }
-    chain.end()
 }
 
 /// Gives every result of a `Scan`'s body a name that nothing in the body reads: tract adds the scanned axis to the

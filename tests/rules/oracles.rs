@@ -6,6 +6,7 @@ use paredown::internals::analysis::Subject;
 use paredown::internals::axes::{Expr, FactorId, Role, Selection};
 use paredown::internals::facts::Facts;
 use paredown::internals::graph::Graph;
+use paredown::internals::onnx::traits::{self, RANDOM};
 use paredown::internals::ops::{Network, is_prunable};
 use paredown::internals::rewrite::{masked, prune};
 use paredown::internals::runtime::{NamedTensor, RunOptions, Runnable, Tensor, unsupported_nodes};
@@ -205,6 +206,34 @@ fn every_row_computes_what_it_claims() {
     assert_eq!(not_run, listed);
     assert!(proved > 200, "{proved}");
 }
+
+#[test]
+fn what_tract_runs_in_float32_it_runs_in_float64() {
+    let (mut alike, mut not_run) = (0, BTreeSet::new());
+    for &example in EXAMPLES {
+        let case = Case::new(build(example));
+        let (model, inputs) = (&case.built.model, &case.built.inputs);
+        let Ok(single) = run(model, inputs) else { continue };
+        let mut nodes = model.graph.iter().flat_map(|graph| &graph.node);
+        if nodes.any(|node| traits::of(node.domain(), node.op_type()).has(RANDOM)) {
+            continue;
+        }
+        let double = Runnable::new(model, &RunOptions::double()).and_then(|model| model.run(inputs));
+        let Ok(double) = double else {
+            not_run.insert(example.0);
+            continue;
+        };
+        for ((name, single), (_, double)) in single.iter().zip(&double) {
+            compare(double, single, true).unwrap_or_else(|why| panic!("{example:?}, {name}: {why}"));
+        }
+        alike += 1;
+    }
+    assert_eq!(not_run.into_iter().collect::<Vec<_>>(), NOT_IN_DOUBLE);
+    assert!(alike > 150, "{alike}");
+}
+
+/// Quantizers: a quantized model is proved without them.
+const NOT_IN_DOUBLE: [&str; 3] = ["DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"];
 
 /// tract takes the width of the values to be that of the queries.
 const SHAPES_DIFFER: [&str; 1] = ["com.microsoft.MultiHeadAttention"];
