@@ -6,6 +6,7 @@ use ndarray::{Array2, ArrayD, IxDyn};
 
 use crate::analysis::Subject;
 use crate::error::{Error, Result};
+use crate::graph::bodies::Run;
 use crate::graph::{NodeId, ValueId};
 use crate::lowrank::conv::ConvMode;
 use crate::onnx::attributes::Attributes;
@@ -255,8 +256,13 @@ fn refused(subject: Subject<'_>, id: NodeId, linear: Option<Linear>, reason: Str
 /// The layer that a node is, or why it cannot be split.
 fn read(subject: Subject<'_>, id: NodeId, linear: Linear) -> Result<Candidate, String> {
     let node = subject.graph.node(id);
-    if node.in_body {
-        return Err("it stands in a body of If, Loop or Scan".to_owned());
+    match node.run {
+        Run::Always => {}
+        Run::Never => return Err("it stands in a branch that no sample takes".to_owned()),
+        Run::Perhaps => {
+            let why = "it stands in a body of If, Loop or Scan; an If that all samples decide alike is opened if `data` is given";
+            return Err(why.to_owned());
+        }
     }
     let operand = node.inputs.get(linear.weight).copied().flatten().ok_or("it has no weight")?;
     let (weight, tensor, axes) = stored(subject, operand)?;

@@ -17,6 +17,7 @@ use crate::calibrate::{
 };
 use crate::error::Result;
 use crate::graph::NodeId;
+use crate::graph::bodies::hoisted_like;
 use crate::linalg::default_backend;
 use crate::lowrank::conv::ConvMode;
 use crate::lowrank::outputs::{InputMoments, OutputPca, Space, Target};
@@ -87,7 +88,7 @@ pub(crate) fn correct(subject: Subject<'_>, data: Calibration<'_>, chosen: &mut 
             continue;
         }
         let pairs: Vec<(&Candidate, &Factors)> = chosen.iter().map(|c| (c.candidate, &c.factors)).collect();
-        let model = split_layers(subject, &pairs)?;
+        let model = hoisted_like(split_layers(subject, &pairs)?, subject.model);
         let sums = collect(&mut models, (subject.model, &model), data, &members)?;
         let fitted: Vec<Factors> = members
             .par_iter()

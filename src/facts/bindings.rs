@@ -18,7 +18,7 @@ const SAMPLES: [usize; 6] = [32, 128, 224, 8, 4096, 16_000];
 /// Sample sizes of a graph's dynamic dimensions, the most likely to be valid first, and whether the first that are
 /// valid will do. Under the first binding, dimensions have the sizes that `given` names, or else its typical ones if the graph
 /// is valid at them. Every dimension but those of `fixed` gets different sizes under each binding, and no two dimensions the
-/// same ones.
+/// same ones but those that count samples.
 ///
 /// # Errors
 /// As [`declared_inputs`].
@@ -41,12 +41,13 @@ pub fn sample_sizes(
             }
         }
     }
+    names.iter_mut().for_each(|(name, batch)| *batch |= given.samples.contains(name));
     let DimSizes { named, typical, .. } = given;
     let bindings = |typical: &Binding| {
         let is_guessed =
             |(name, batch): &(String, bool)| !batch && ![named, typical].iter().any(|b| b.contains_key(name));
         let samples = if names.iter().any(is_guessed) { &SAMPLES[..] } else { &SAMPLES[..1] };
-        samples.iter().map(|&sample| bind(&names, (named, typical), (sample, shrinks), fixed)).collect::<Vec<_>>()
+        samples.iter().map(|&sample| bind(&names, (given, typical), (sample, shrinks), fixed)).collect::<Vec<_>>()
     };
     let mut all = bindings(typical);
     if !typical.is_empty() {
@@ -59,10 +60,11 @@ pub fn sample_sizes(
 /// a window of relative positions, or pads to a block, is then seen to be dynamic.
 fn bind(
     names: &[(String, bool)],
-    (given, typical): (&Binding, &Binding),
+    (given, typical): (&DimSizes, &Binding),
     (sample, shrinks): (usize, bool),
     fixed: &BTreeSet<String>,
 ) -> [Binding; BINDINGS] {
+    let DimSizes { named: given, samples: counts, .. } = given;
     let mut sizes: [Binding; BINDINGS] = Default::default();
     let (mut batches, mut others) = (0, 0);
     for (name, batch) in names {
@@ -71,9 +73,10 @@ fn bind(
         let sample = known.unwrap_or(sample);
         let samples = match (given.get(name), *batch && known.is_none()) {
             (Some(&size), _) => steps(size, (size / 4).max(1) * 2 + others),
+            (None, true) if counts.contains(name) => steps(1, 2),
             (None, true) => {
                 batches += 1;
-                steps(1, 1 + batches)
+                steps(1, 1 + batches + usize::from(!counts.is_empty()))
             }
             (None, false) => {
                 others += 1;
@@ -134,5 +137,21 @@ mod tests {
         named.add("width=100").unwrap();
         let (found, _) = sample_sizes(&graph, &named, &none).unwrap();
         assert_eq!((found[0][0]["height"], found[0][0]["width"]), (48, 100));
+    }
+
+    #[test]
+    fn axes_that_count_samples_have_one_size_wherever_they_stand() {
+        let inputs = [("x", ["", "576"]), ("state", ["2", ""]), ("other", ["", "3"])];
+        let input = inputs.map(|(name, dims)| tensor_value(name, DataType::Float, &dims)).to_vec();
+        let graph = GraphProto { input, ..GraphProto::default() };
+        let samples = ["x:0", "state:1"].map(str::to_owned).into();
+        let given = DimSizes { samples, ..DimSizes::default() };
+        let (found, _) = sample_sizes(&graph, &given, &BTreeSet::new()).unwrap();
+        for binding in &found[0] {
+            assert_eq!(binding["x:0"], binding["state:1"], "{binding:?}");
+        }
+        let [first, second, third] = &found[0];
+        assert!(first["x:0"] < second["x:0"] && second["x:0"] < third["x:0"], "{found:?}");
+        assert!(second["other:0"] != second["x:0"], "{second:?}");
     }
 }

@@ -238,8 +238,11 @@ pub fn hoisted_like(model: ModelProto, like: &ModelProto) -> ModelProto {
     model
 }
 
-/// Marks `new`, a node that is put in front of `node`, as part of the same body.
+/// Marks `new`, a node that is put beside `node` or in its place, as part of the same body.
 pub fn join_body(new: &mut NodeProto, node: &NodeProto) {
+    if is_hoisted(new) {
+        return;
+    }
     new.metadata_props.extend(node.metadata_props.iter().filter(|entry| entry.key() == PLACE).cloned());
 }
 

@@ -263,15 +263,16 @@ impl<'g> Editor<'g> {
     }
 }
 
-/// The old nodes with the new ones beside them. What stands in front of a node of a body belongs to the body.
+/// The old nodes with the new ones beside them, or in their place: those of a node of a body belong to the body.
 fn spliced(old: Vec<NodeProto>, mut beside: BTreeMap<NodeId, Beside>) -> Vec<NodeProto> {
     if beside.is_empty() {
         return old;
     }
     let mut nodes = Vec::with_capacity(old.len() + beside.len());
     for (index, node) in old.into_iter().enumerate() {
-        let Beside { mut before, instead, mut after } = beside.remove(&NodeId(index)).unwrap_or_default();
-        before.iter_mut().chain(&mut after).for_each(|new| join_body(new, &node));
+        let Beside { mut before, mut instead, mut after } = beside.remove(&NodeId(index)).unwrap_or_default();
+        let new = before.iter_mut().chain(instead.iter_mut().flatten()).chain(&mut after);
+        new.for_each(|new| join_body(new, &node));
         nodes.append(&mut before);
         match instead {
             Some(instead) => nodes.extend(instead),

@@ -245,8 +245,8 @@ impl Opened {
         saved.map(|()| done)
     }
 
-    /// `dims` with what the samples tell of the inputs of `model`: sizes of the dynamic axes, but for that of samples, in the
-    /// first sample; where the model has branches, also what is the same in all samples.
+    /// `dims` with what the samples tell of the inputs of `model`: the dynamic axes that count samples; sizes of the others in
+    /// the first sample; where the model has branches, also what is the same in all samples.
     ///
     /// # Errors
     /// If a sample cannot be read, or an input is malformed.
@@ -268,7 +268,7 @@ impl Opened {
                 values.retain(|name, elements| others.get(name) == Some(elements));
             }
         }
-        Ok(DimSizes { typical, values, alike, ..dims })
+        Ok(DimSizes { typical, values, alike, samples: first.open_counts(&declared), ..dims })
     }
 
     /// The samples to measure fidelity and accuracy on.

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::distance::{Reference, run_all};
 use crate::error::Result;
+use crate::graph::bodies::hoisted_like;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Held, Limits, NamedTensor, Stream};
 
@@ -35,7 +36,8 @@ pub(crate) fn effects(
         if behind.is_empty() {
             return Ok(0.0);
         }
-        let segment = stream.rest(&write(*site, *change)?, &behind)?;
+        let changed = hoisted_like(write(*site, *change)?, model);
+        let segment = stream.rest(&changed, &behind)?;
         reference.distance(&behind, &run_all(stream, &segment, batches)?)
     };
     let mut measured = vec![Vec::new(); sites.len()];

@@ -105,7 +105,9 @@ pub struct DimSizes {
     pub alike: BTreeSet<String>,
     /// The open axes that count as having one size only.
     pub fixed: BTreeSet<String>,
-    /// Axis 0 of an input where it is open, and whatever shares its symbol.
+    /// The open axes that count the samples of a batch, and so have one size.
+    pub samples: BTreeSet<String>,
+    /// Axis 0 of an input where it is open, the axes of `samples`, and whatever shares their symbols.
     pub batch: usize,
     /// Every other open axis.
     pub other: usize,
@@ -119,6 +121,7 @@ impl Default for DimSizes {
             values: BTreeMap::new(),
             alike: BTreeSet::new(),
             fixed: BTreeSet::new(),
+            samples: BTreeSet::new(),
             batch: 1,
             other: 128,
         }
@@ -191,7 +194,9 @@ impl DimSizes {
             }
         }
         for (_, axis, dim) in open_axes(inputs) {
-            if let (0, Dim::Symbol(text)) = (axis, dim) {
+            if let Dim::Symbol(text) = dim
+                && (axis == 0 || self.samples.contains(text))
+            {
                 sizes.entry(text.clone()).and_modify(|size| *size = self.batch);
             }
         }
@@ -229,7 +234,7 @@ impl DimSizes {
                     Error::input(format!("axis {axis} of input '{input}' has size '{text}', which cannot be evaluated; pass `dim` {place}=SIZE"))
                 }),
             },
-            _ if axis == 0 => Ok(self.batch),
+            _ if axis == 0 || self.samples.contains(&place) => Ok(self.batch),
             _ => Ok(self.other),
         }
     }

@@ -34,18 +34,22 @@ impl Batch {
         Self { inputs, labels, axes }
     }
 
-    /// Sizes of the axes that `declared` leaves open, but for that of samples; an axis of no size is left out.
+    /// The axes of samples, where `declared` leaves their size open.
+    pub(crate) fn open_counts(&self, declared: &[DeclaredInput]) -> BTreeSet<String> {
+        let open = |((name, _), of_samples): (&NamedTensor, &Option<usize>)| {
+            declared.iter().find(|input| input.name == *name)?.axis_name((*of_samples)?)
+        };
+        self.inputs.iter().zip(&self.axes).filter_map(open).collect()
+    }
+
+    /// Sizes of the axes that `declared` leaves open, but for those of samples; an axis of no size is left out.
     pub(crate) fn open_sizes(&self, declared: &[DeclaredInput]) -> BTreeMap<String, usize> {
+        let counts = self.open_counts(declared);
         let mut sizes = BTreeMap::new();
-        let mut counts = BTreeSet::new();
-        for ((name, tensor), of_samples) in self.inputs.iter().zip(&self.axes) {
+        for (name, tensor) in &self.inputs {
             let Some(input) = declared.iter().find(|input| input.name == *name) else { continue };
-            for (axis, &size) in tensor.shape().iter().enumerate() {
-                match input.axis_name(axis) {
-                    Some(open) if *of_samples == Some(axis) => drop(counts.insert(open)),
-                    Some(open) if size > 0 => drop(sizes.insert(open, size)),
-                    _ => {}
-                }
+            for (axis, &size) in tensor.shape().iter().enumerate().filter(|(_, size)| **size > 0) {
+                sizes.extend(input.axis_name(axis).map(|open| (open, size)));
             }
         }
         sizes.retain(|open, _| !counts.contains(open));
