@@ -50,8 +50,11 @@ pub fn sample_sizes(
         samples.iter().map(|&sample| bind(&names, (given, typical), (sample, shrinks), fixed)).collect::<Vec<_>>()
     };
     let mut all = bindings(typical);
-    if !typical.is_empty() {
-        all.extend(bindings(&Binding::new()));
+    // What counts as having the size of the samples only is not guessed.
+    let certain: Binding =
+        typical.iter().filter(|(name, _)| fixed.contains(*name)).map(|(n, &s)| (n.clone(), s)).collect();
+    if certain.len() < typical.len() {
+        all.extend(bindings(&certain));
     }
     Ok((all, !shrinks))
 }
