@@ -30,7 +30,7 @@ pub(super) struct Marked {
 /// If the model holds no graph, or an input or an initializer is malformed.
 pub(super) fn marked(model: &ModelProto, dims: &DimSizes) -> Result<Option<Marked>> {
     let proto = model.graph.as_ref().ok_or_else(|| Error::input("the file holds no graph"))?;
-    let is_seen = !dims.values.is_empty() || !dims.typical.is_empty();
+    let is_seen = !dims.values.is_empty() || !dims.typical.is_empty() || !dims.samples.is_empty();
     let varies = dims.typical.keys().any(|name| !dims.alike.contains(name));
     if !is_seen || varies || !proto.node.iter().any(bodies::is_decision) {
         return Ok(None);

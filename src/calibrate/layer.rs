@@ -10,7 +10,7 @@ use crate::graph::bodies::Run;
 use crate::graph::{NodeId, View};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{NodeProto, TensorProto};
-use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::onnx::tensor::{ElementType, TensorView, from_weights};
 use crate::onnx::traits::RECURRENT;
 use crate::ops::Linear;
 
@@ -311,6 +311,6 @@ impl Layer {
                 }
             }
         }
-        from_f64_as(view.name(), view.dims(), &values, view.element_type())
+        from_weights(view.name(), view.dims(), &values, view.element_type())
     }
 }

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Editor, NodeId, ValueId, View};
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
-use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::onnx::tensor::{ElementType, TensorView, from_weights};
 use crate::onnx::traits::RECURRENT;
 
 /// Operands of the three operators.
@@ -340,7 +340,7 @@ impl Steps {
         let cell = Cell::read(&view, &self.anchor)?.ok_or_else(gone)?;
         let mut editor = Editor::new(model.clone(), &view.graph)?;
         let mut put = |slot: usize, stem: &str, dims: &[usize], values: &[f64]| -> Result<()> {
-            let name = editor.add(stem, from_f64_as("", dims, values, cell.element)?);
+            let name = editor.add(stem, from_weights("", dims, values, cell.element)?);
             let inputs = &mut editor.node_mut(cell.id)?.input;
             inputs.resize(inputs.len().max(slot + 1), String::new());
             editor.redirect(cell.id, slot, name)

@@ -11,7 +11,7 @@ mod layout;
 use bytes::Bytes;
 use half::{bf16, f16};
 
-pub use self::create::{from_f32, from_f64_as, from_i64, scalar_f32, scalar_i64, vector_i64};
+pub use self::create::{from_f32, from_f64_as, from_i64, from_weights, scalar_f32, scalar_i64, vector_i64};
 pub use self::element::ElementType;
 pub(super) use self::layout::stored_bytes;
 use crate::onnx::proto::TensorProto;

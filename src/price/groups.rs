@@ -18,7 +18,7 @@ use crate::axes::Selection;
 use crate::calibrate::data::Dataset;
 use crate::calibrate::{Detail, InputStatistics, Key, Layer, Sums, WIDEST, input_statistics, stats};
 use crate::error::{Error, Result};
-use crate::graph::bodies::Run;
+use crate::graph::bodies::{Run, hoisted_like};
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Group, Request, Scored};
 use crate::repair::Method;
@@ -280,7 +280,7 @@ impl Market<'_> {
         removed.iter().for_each(|&unit| flags[unit] = false);
         let mut selection = Selection::all();
         selection.keep(part.scored.group.factor, flags);
-        let mut model = crate::rewrite::masked(subject, &selection)?;
+        let mut model = hoisted_like(crate::rewrite::masked(subject, &selection)?, subject.model);
         if self.method == Method::None {
             return Ok(model);
         }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Editor, NodeId, ValueId, operator, set_operand};
 use crate::onnx::attributes::{self, Attributes};
 use crate::onnx::proto::{ModelProto, NodeProto};
-use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::onnx::tensor::{ElementType, TensorView, from_weights};
 use crate::ops::Linear;
 
 /// What a layer becomes.
@@ -227,7 +227,7 @@ impl Patch<'_> {
     /// Adds an initializer and returns its name.
     fn store(&mut self, stem: &str, values: &ArrayD<f64>, element: ElementType) -> Result<String> {
         let flat: Vec<f64> = values.iter().copied().collect();
-        Ok(self.editor.add(stem, from_f64_as(stem, values.shape(), &flat, element)?))
+        Ok(self.editor.add(stem, from_weights(stem, values.shape(), &flat, element)?))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Editor, Graph, NodeId, ValueId, View};
 use crate::onnx::opset_of;
 use crate::onnx::proto::{ModelProto, NodeProto, type_proto};
-use crate::onnx::tensor::{ElementType, TensorView, from_f64_as};
+use crate::onnx::tensor::{ElementType, TensorView, from_weights};
 use crate::onnx::traits::READS_SHAPE;
 use crate::ops::operator_name;
 use crate::runtime::{NamedTensor, tensor_of};
@@ -220,7 +220,7 @@ impl<T: Real> Program<T> {
             };
             let values: Vec<f64> = parameter.value.data().iter().map(|x| x.to_f64()).collect();
             let old = TensorView::new(tensor)?;
-            let new = from_f64_as(old.name(), old.dims(), &values, old.element_type())?;
+            let new = from_weights(old.name(), old.dims(), &values, old.element_type())?;
             place.write(editor.proto_mut(), new);
         }
         Ok(editor.finish_flat())

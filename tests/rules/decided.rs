@@ -1,7 +1,7 @@
 //! Branches that all samples take: repaired as the main graph is, while the others are kept.
 
 use paredown::internals::onnx::proto::ModelProto;
-use paredown::{Array, Dataset, ErrorKind, Model, PruneOptions, Report, prune};
+use paredown::{Array, Dataset, ErrorKind, FactorizeOptions, Model, PruneOptions, Report, factorize, prune};
 
 use super::bodies::{body, subgraph, with_bodies};
 use super::net::{Net, halved};
@@ -58,6 +58,68 @@ fn the_branch_that_all_samples_take_is_repaired() {
         assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
         assert!(report.notes.iter().any(|note| note.contains("the same branch of 1 nodes If")), "{:?}", report.notes);
     }
+}
+
+/// `factorize` refused every layer of a body.
+#[test]
+fn the_layers_of_the_branch_that_all_samples_take_are_split() {
+    let options = FactorizeOptions::rank(2).align(1).data(samples(7, 4));
+    let outcome = factorize(&Model::from_proto(two_rates()), &options).unwrap().prove().unwrap();
+    let (model, report) = (outcome.model.proto, outcome.report);
+    let split: Vec<&str> = report.layers.iter().filter(|l| l.rank.is_some()).map(|l| l.name.as_str()).collect();
+    assert_eq!(split, ["MatMul:seven_y"], "{:?}", report.layers);
+    let whole = widths(&two_rates());
+    let other = |all: &[(String, Vec<i64>)]| {
+        all.iter().filter(|(name, _)| name.starts_with("other")).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(other(&widths(&model)), other(&whole));
+    assert_eq!(report.verify.valid, Some(true), "{:?}", report.verify);
+}
+
+/// The price of a group in a branch could not be measured: "layer … is gone", so the scores of the units decided.
+#[test]
+fn what_the_layers_of_a_taken_branch_cost_is_measured() {
+    let options = PruneOptions::macs(0.5).align(1).data(samples(7, 4));
+    let outcome = prune(&Model::from_proto(two_rates()), &options).unwrap().prove().unwrap();
+    let pricing = &outcome.report.pricing;
+    assert!(pricing.iter().flat_map(|round| &round.groups).any(|group| !group.measured.is_empty()), "{pricing:?}");
+    assert!(outcome.report.notes.iter().all(|note| !note.contains("only an estimate")), "{:?}", outcome.report.notes);
+}
+
+/// A model that goes on from a state `[2, samples, 3]` if there is one for every sample, as the official silero does.
+fn with_states() -> ModelProto {
+    let block = |stem: &str| {
+        let names = ["w", "u", "a", "b", "c", "y"].map(|name| format!("{stem}_{name}"));
+        let [w, u, a, b, c, y] = names.each_ref().map(String::as_str);
+        let net = Net::new(&[]).weight(w, &[4, 8]).weight(u, &[8, 3]);
+        let net = net.node("MatMul", &["x", w], a, "").node("Relu", &[a], b, "").node("MatMul", &[b, u], c, "");
+        let net = net.node("Add", &[c, "last"], y, "");
+        body(net, &[y])
+    };
+    let net = Net::new(&[("x", 1, &["", "4"]), ("state", 1, &["2", "", "3"])]);
+    let net = net.ints("zero", &[0]).ints("one", &[1]);
+    let net = net.node("Shape", &["x"], "shape", "").node("Gather", &["shape", "zero"], "rows", "axis=0");
+    let net = net.node("Shape", &["state"], "shapes", "").node("Gather", &["shapes", "one"], "states", "axis=0");
+    let net = net.node("Gather", &["state", "one"], "last", "axis=0");
+    let mut net = net.node("Equal", &["rows", "states"], "is", "").node("If", &["is"], "y", "");
+    for tensor in &mut net.0.initializer {
+        tensor.dims.clear();
+    }
+    with_bodies(net, vec![subgraph("else_branch", block("other")), subgraph("then_branch", block("taken"))])
+}
+
+/// The states of a batch had another size than its rows, so that the branch was open and nothing in it was counted.
+#[test]
+fn rows_and_states_of_a_batch_have_one_size() {
+    let values =
+        |count: usize| (0..count).map(|i| ((i * i * 7 + i * 13) % 101) as f32 / 50.0 - 1.0).collect::<Vec<_>>();
+    let x = Array::new(&[48, 4], values(48 * 4)).unwrap();
+    let state = Array::new(&[2, 48, 3], values(2 * 48 * 3)).unwrap();
+    let data = Dataset::from_arrays([("x", x), ("state", state)]).unwrap();
+    let options = PruneOptions::ratio(0.5).align(1).data(data);
+    let report = prune(&Model::from_proto(with_states()), &options).unwrap().prove().unwrap().report;
+    assert!(report.notes.iter().any(|note| note.contains("the same branch of 1 nodes If")), "{:?}", report.notes);
+    assert!(report.verify.exact_max_rel.unwrap() < 1e-5);
 }
 
 /// It was refused in tract's words alone: "Impossible to unify Val(224) with Val(6)".

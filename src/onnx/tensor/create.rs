@@ -80,6 +80,22 @@ pub fn from_f64_as(name: &str, dims: &[usize], values: &[f64], element: ElementT
     Ok(from_raw(name, dims, element, raw))
 }
 
+/// Below this magnitude, 2⁻¹⁰⁰, a weight counts as zero.
+const LEAST_WEIGHT: f64 = 7.888_609_052_210_118e-31;
+
+/// A tensor of computed weights: as [`from_f64_as`], with zeros for numbers of less than 2⁻¹⁰⁰.
+///
+/// A filter that training gave up has next to no weights. Its share of a low-rank factor, and its products with activations, are
+/// subnormal numbers, with which processors compute up to a hundred times more slowly: a split layer of a text recognizer took
+/// 11 ms instead of 0.3.
+///
+/// # Errors
+/// As [`from_f64_as`].
+pub fn from_weights(name: &str, dims: &[usize], values: &[f64], element: ElementType) -> Result<TensorProto> {
+    let values: Vec<f64> = values.iter().map(|&value| if value.abs() < LEAST_WEIGHT { 0.0 } else { value }).collect();
+    from_f64_as(name, dims, &values, element)
+}
+
 #[allow(clippy::cast_possible_truncation)] // rounding and range-checked narrowing
 fn encode_f64(value: f64, element: ElementType, raw: &mut Vec<u8>) -> Result<()> {
     match element {

@@ -8,7 +8,7 @@ use crate::calibrate::Layer;
 use crate::error::{Error, Result};
 use crate::graph::{Place, View};
 use crate::onnx::proto::{ModelProto, TensorProto};
-use crate::onnx::tensor::{TensorView, from_f64_as};
+use crate::onnx::tensor::{TensorView, from_weights};
 
 /// What an addition after a layer holds; zeros, if the bias is elsewhere.
 pub(super) fn addition(view: &View<'_>, place: &BiasPlace, width: usize) -> Result<Array1<f64>> {
@@ -32,7 +32,7 @@ pub(super) fn put_vector(model: &mut ModelProto, name: &str, values: &Array1<f64
     let readers = view.graph.value(name).map_or(0, |value| view.graph.at(value).uses.len());
     let Some((place, old)) = stored(&view, name).filter(|_| readers == 1) else { return Ok(false) };
     let old = TensorView::new(old)?;
-    let new = from_f64_as(old.name(), old.dims(), &values.to_vec(), old.element_type())?;
+    let new = from_weights(old.name(), old.dims(), &values.to_vec(), old.element_type())?;
     put(model, place, new)?;
     Ok(true)
 }
