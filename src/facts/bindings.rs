@@ -50,7 +50,7 @@ pub fn sample_sizes(
         samples.iter().map(|&sample| bind(&names, (given, typical), (sample, shrinks), fixed)).collect::<Vec<_>>()
     };
     let mut all = bindings(typical);
-    // What counts as having the size of the samples only is not guessed.
+    // A size that is fixed to that of the samples is not guessed.
     let certain: Binding =
         typical.iter().filter(|(name, _)| fixed.contains(*name)).map(|(n, &s)| (n.clone(), s)).collect();
     if certain.len() < typical.len() {
