@@ -219,8 +219,7 @@ fn copies(node: &NodeProto, operands: std::ops::Range<usize>) -> Vec<NodeProto> 
     pairs.map(copy).collect()
 }
 
-/// Hoists the bodies of `model`, if they are not, and marks the branches that are always taken as in `like`, which it was made
-/// from.
+/// Hoists the bodies of `model` and marks the branches that are always taken as in `like`, which it was made from.
 pub fn hoisted_like(model: ModelProto, like: &ModelProto) -> ModelProto {
     let marks: BTreeMap<&str, i64> = like
         .graph
@@ -232,8 +231,7 @@ pub fn hoisted_like(model: ModelProto, like: &ModelProto) -> ModelProto {
         return model;
     }
     let mut model = hoisted(&model).unwrap_or(model);
-    let is_open = |node: &&mut NodeProto| is_decision(node) && int(node, TAKEN).is_none();
-    for node in model.graph.iter_mut().flat_map(|graph| &mut graph.node).filter(is_open) {
+    for node in model.graph.iter_mut().flat_map(|graph| &mut graph.node).filter(|node| is_decision(node)) {
         let mark = node.output.first().and_then(|name| marks.get(name.as_str()));
         node.attribute.extend(mark.map(|&taken| int_attribute(TAKEN, taken)));
     }

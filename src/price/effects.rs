@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use super::distance::{Reference, run_all};
 use crate::error::Result;
-use crate::graph::bodies::hoisted_like;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Held, Limits, NamedTensor, Stream};
 
@@ -17,8 +16,8 @@ pub(crate) struct Site {
     pub(crate) changes: usize,
 }
 
-/// The distance from the reference of each of the models that `write(site, change)` makes of `model`. `sites` are in graph
-/// order: only what comes after what a site reads is run for it.
+/// The distance from the reference of each of the models that `write(site, change)` makes of `model`, with the same bodies hoisted.
+/// `sites` are in graph order: only what comes after what a site reads is run for it.
 ///
 /// # Errors
 /// If a model cannot be made or run.
@@ -36,8 +35,7 @@ pub(crate) fn effects(
         if behind.is_empty() {
             return Ok(0.0);
         }
-        let changed = hoisted_like(write(*site, *change)?, model);
-        let segment = stream.rest(&changed, &behind)?;
+        let segment = stream.rest(&write(*site, *change)?, &behind)?;
         reference.distance(&behind, &run_all(stream, &segment, batches)?)
     };
     let mut measured = vec![Vec::new(); sites.len()];

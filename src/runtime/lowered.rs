@@ -108,7 +108,7 @@ impl Chain {
         Self { nodes: Vec::new(), value: data.to_owned(), result: result.to_owned() }
     }
 
-    /// `op` of what there is so far, and of a stored operand.
+    /// Applies `op` to the last result and to a stored operand, if there is one.
     fn step(&mut self, op: &str, suffix: &str, operand: Option<TensorProto>) {
         let next = format!("{} {op} {suffix}", self.result);
         let mut inputs = vec![self.value.clone()];
@@ -149,9 +149,9 @@ fn plain(op: &str, inputs: &[&str], output: &str) -> NodeProto {
 fn sigmoid(node: NodeProto) -> Vec<NodeProto> {
     let (Some(data), Some(result)) = (node.input.first(), node.output.first()) else { return vec![node] };
     let mut chain = Chain::new(data, result);
-    for (number, (op, operand)) in [("Mul", 0.5), ("Tanh", 0.0), ("Mul", 0.5), ("Add", 0.5)].into_iter().enumerate() {
-        let operand = (op != "Tanh").then(|| from_f64_as("", &[], &[operand], ElementType::Double).ok()).flatten();
-        chain.step(op, &number.to_string(), operand);
+    for (number, op) in ["Mul", "Tanh", "Mul", "Add"].into_iter().enumerate() {
+        let half = || from_f64_as("", &[], &[0.5], ElementType::Double).ok();
+        chain.step(op, &number.to_string(), if op == "Tanh" { None } else { half() });
     }
     chain.end()
 }

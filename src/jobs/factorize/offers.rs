@@ -18,6 +18,7 @@ use crate::factorize::resized::Resized;
 use crate::factorize::rewrite::split_layers;
 use crate::factorize::select::{Decision, Decisions, Offer, Why, choose, reference_ranks};
 use crate::factorize::speed;
+use crate::graph::bodies::hoisted_like;
 use crate::jobs::clock::Clock;
 use crate::lowrank::Factors;
 use crate::lowrank::conv::ConvMode;
@@ -105,7 +106,8 @@ impl<'c> Offers<'c> {
         let sites: Vec<Site> = prepared.iter().zip(&ranks).map(site).collect();
         let write = |site: usize, change: usize| {
             let layer = &prepared[site];
-            split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])
+            let split = split_layers(subject, &[(layer.candidate, &layer.factors(ranks[site][change])?)])?;
+            Ok(hoisted_like(split, subject.model))
         };
         let Judge { reference, batches } = judge;
         let effects = effects(subject.model, reference, &sites, write, batches, options.setting.limits)?;

@@ -72,12 +72,7 @@ pub fn scalar_f32(name: &str, value: f32) -> TensorProto {
 /// [`ErrorKind::Input`](crate::ErrorKind::Input) if `values` does not fill `dims`, if `element` is neither a float of
 /// at least 16 bits nor an integer of at least 8, or if a value is not in an integer's range.
 pub fn from_f64_as(name: &str, dims: &[usize], values: &[f64], element: ElementType) -> Result<TensorProto> {
-    check_count(name, dims, values.len())?;
-    let mut raw = Vec::with_capacity(values.len().saturating_mul(element.bits()).div_ceil(8));
-    for &value in values {
-        encode_f64(value, element, &mut raw).map_err(|e| Error::input(format!("tensor '{name}': {e}")))?;
-    }
-    Ok(from_raw(name, dims, element, raw))
+    encoded(name, dims, values.iter().copied(), element)
 }
 
 /// Below this magnitude, 2⁻¹⁰⁰, a weight counts as zero.
@@ -92,8 +87,22 @@ const LEAST_WEIGHT: f64 = 7.888_609_052_210_118e-31;
 /// # Errors
 /// As [`from_f64_as`].
 pub fn from_weights(name: &str, dims: &[usize], values: &[f64], element: ElementType) -> Result<TensorProto> {
-    let values: Vec<f64> = values.iter().map(|&value| if value.abs() < LEAST_WEIGHT { 0.0 } else { value }).collect();
-    from_f64_as(name, dims, &values, element)
+    let weight = |&value: &f64| if value.abs() < LEAST_WEIGHT { 0.0 } else { value };
+    encoded(name, dims, values.iter().map(weight), element)
+}
+
+fn encoded(
+    name: &str,
+    dims: &[usize],
+    values: impl ExactSizeIterator<Item = f64>,
+    element: ElementType,
+) -> Result<TensorProto> {
+    check_count(name, dims, values.len())?;
+    let mut raw = Vec::with_capacity(values.len().saturating_mul(element.bits()).div_ceil(8));
+    for value in values {
+        encode_f64(value, element, &mut raw).map_err(|e| Error::input(format!("tensor '{name}': {e}")))?;
+    }
+    Ok(from_raw(name, dims, element, raw))
 }
 
 #[allow(clippy::cast_possible_truncation)] // rounding and range-checked narrowing
