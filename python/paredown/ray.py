@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,8 +108,7 @@ def statistics(
                 if listener is not None:
                     listener(f"gathered {shards - len(waiting)} of {shards} shards")
         finally:
-            for reference in waiting:
-                ray.cancel(reference, force=True)
+            stop(waiting)
         if shards > 1:
             return merge_stats(files, stats)
         os.replace(files[0], stats)
@@ -187,8 +186,9 @@ class Engine:
                 point, found = task.remote(job, text, known)
                 running[point] = name
                 if number == 0:
-                    done(name, got(point, f"the budget {name}"))
-                    running, known = {}, found
+                    ray.wait([point])
+                    done(running.pop(point), got(point, f"the budget {name}"))
+                    known = found
                     if stats is not None:
                         keep(got(found, f"the budget {name}"), stats)
             while running:
@@ -196,8 +196,7 @@ class Engine:
                 name = running.pop(ready[0])
                 done(name, got(ready.pop(), f"the budget {name}"))
         finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+            stop(running)
 
     @staticmethod
     def _take_over(
@@ -298,6 +297,17 @@ def arrived(data: Any) -> Any:
     if not (isinstance(data, list) and data and isinstance(data[0], ray.ObjectRef)):
         return data
     return (batch for reference in data for batch in ray.get(reference))
+
+
+def stop(running: Iterable[ray.ObjectRef]) -> None:
+    """Ends the tasks that are still running."""
+    references = list(running)
+    if references:
+        # Ray 2.60 ends this process ("Tried to complete task that was not pending") if it cancels a task that is just ending. What
+        # ends one task, such as a wrong sample, often ends the others at the same time.
+        _, others = ray.wait(references, num_returns=len(references), timeout=1)
+        for reference in others:
+            ray.cancel(reference, force=True)
 
 
 def connect() -> None:

@@ -91,6 +91,7 @@ impl SweepOptions {
     }
 
     /// Number of budgets.
+    #[cfg(feature = "cli")]
     pub(crate) fn len(&self) -> usize {
         self.budgets.len()
     }
