@@ -1,7 +1,8 @@
 //! What tract runs in the place of a node that it has no operator for, or none in float64.
 
+use super::nodes::{cast, plain, stored};
 use super::promote::Precision;
-use crate::onnx::attributes::{set_int, set_tensor};
+use super::recurrent::spelled_out;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f32, from_f64_as};
@@ -50,7 +51,8 @@ const SINGLES: &[Single] = &[
 
 /// What tract runs in the place of a node: `Scaler` is `(x - offset) * scale`, features last. In float64, `Sigmoid` is
 /// `tanh(x / 2) / 2 + 1/2`: at the end of a network that finds nothing, float32 has a handful of numbers for its results. Any
-/// other operator that tract has in float32 only has its operands cast to that, and its results cast back.
+/// other operator that tract has in float32 only has its operands cast to that, and its results cast back. Recurrent layers
+/// are [spelled out](spelled_out).
 pub(super) fn lowered(node: NodeProto, precision: Precision) -> Vec<NodeProto> {
     if node.domain() == "ai.onnx.ml" && node.op_type() == "Scaler" {
         return scaled(node, precision);
@@ -59,10 +61,11 @@ pub(super) fn lowered(node: NodeProto, precision: Precision) -> Vec<NodeProto> {
     if domain.is_empty() && node.op_type() == "Sigmoid" && precision == Precision::Double {
         return sigmoid(node);
     }
-    match SINGLES.iter().find(|row| (row.domain, row.op) == (domain, node.op_type())) {
+    let nodes = match SINGLES.iter().find(|row| (row.domain, row.op) == (domain, node.op_type())) {
         Some(row) if precision == Precision::Double => in_single(node, row),
         _ => vec![node],
-    }
+    };
+    nodes.into_iter().flat_map(spelled_out).collect()
 }
 
 /// `node` between casts to float32 and back.
@@ -90,12 +93,6 @@ fn in_single(mut node: NodeProto, row: &Single) -> Vec<NodeProto> {
     before
 }
 
-fn cast(operand: &str, to: DataType, result: &str) -> NodeProto {
-    let mut node = plain("Cast", &[operand], result);
-    set_int(&mut node, "to", to as i64);
-    node
-}
-
 /// Nodes that are put in the place of one, each reading the result of the one before.
 struct Chain {
     nodes: Vec<NodeProto>,
@@ -114,9 +111,7 @@ impl Chain {
         let mut inputs = vec![self.value.clone()];
         if let Some(tensor) = operand {
             let constant = format!("{next} operand");
-            let mut stored = plain("Constant", &[], &constant);
-            set_tensor(&mut stored, "value", tensor);
-            self.nodes.push(stored);
+            self.nodes.push(stored(tensor, &constant));
             inputs.push(constant);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -133,16 +128,6 @@ impl Chain {
     fn end(mut self) -> Vec<NodeProto> {
         self.nodes.push(plain("Identity", &[&self.value], &self.result));
         self.nodes
-    }
-}
-
-fn plain(op: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        name: Some(output.to_owned()),
-        op_type: Some(op.to_owned()),
-        input: inputs.iter().map(|&input| input.to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use tract_onnx::model::OnnxOpRegister;
 
+use super::misread::{misread, takes_own_statistics};
 use crate::graph::bodies::decided;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
 use crate::onnx::tensor::from_f32;
@@ -53,6 +54,7 @@ pub(crate) fn framework() -> tract_onnx::Onnx {
     super::running_sum::register(&mut framework.op_register);
     super::squeeze::register(&mut framework.op_register);
     super::branch::register(&mut framework.op_register);
+    super::top_k::register(&mut framework.op_register);
     framework
 }
 
@@ -68,7 +70,7 @@ pub fn unsupported_nodes(model: &ModelProto) -> Vec<UnsupportedNode> {
     while let Some(graph) = graphs.pop() {
         for node in &graph.node {
             let is_function = local.contains(&(node.domain(), node.op_type()));
-            if is_function || !is_supported(&registry, node) {
+            if is_function || misread(node).is_some() || !is_supported(&registry, node) {
                 missing.push(UnsupportedNode { node: node_label(node), op: qualified_name(node), is_function });
             }
             graphs.extend(node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)));
@@ -111,13 +113,6 @@ fn has_plausible_axis(node: &NodeProto) -> bool {
     node.attribute.iter().filter(|a| a.name() == "axis").all(|a| (-64..64).contains(&a.i()))
 }
 
-/// Whether a `BatchNormalization` normalizes by the statistics of its operand; tract takes the stored ones. Before version 14 the
-/// number of results tells.
-pub(crate) fn takes_own_statistics(node: &NodeProto) -> bool {
-    let trains = || node.attribute.iter().any(|a| a.name() == "training_mode" && a.i() != 0);
-    node.op_type() == "BatchNormalization" && (node.output.len() > 1 || trains())
-}
-
 /// Name of a node, or of its first output when it has none.
 pub(crate) fn node_label(node: &NodeProto) -> String {
     if !node.name().is_empty() {
@@ -127,8 +122,10 @@ pub(crate) fn node_label(node: &NodeProto) -> String {
 }
 
 fn qualified_name(node: &NodeProto) -> String {
+    if let Some(form) = misread(node) {
+        return format!("{} {form}", node.op_type());
+    }
     match node.domain() {
-        _ if takes_own_statistics(node) => format!("{} in training mode", node.op_type()),
         "" | "ai.onnx" => node.op_type().to_owned(),
         domain => format!("{domain}.{}", node.op_type()),
     }
