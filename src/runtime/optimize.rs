@@ -1,6 +1,7 @@
 //! tract's optimizations, without the one that fails on some models.
 
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::ops::scan::Scan;
 use tract_onnx::tract_core::optim::Optimizer;
 
 /// The pass of tract that moves axes across operators.
@@ -13,8 +14,24 @@ const MOVES_AXES: &str = "ChangeAxes";
 ///
 /// # Errors
 /// If it cannot be optimized that way either: what the whole optimization says.
+///
+/// Nor does a model run in which a loop gives a state after its last step only, such as the cells of an `LSTM`, if axes were
+/// moved and the batch is larger than one.
 pub(super) fn optimized(typed: TypedModel) -> TractResult<TypedModel> {
+    if typed.nodes.iter().any(gives_last_state_only) {
+        return without_moved_axes(typed);
+    }
     typed.clone().into_optimized().or_else(|error| without_moved_axes(typed).map_err(|_| error))
+}
+
+/// Whether `node` is a loop with a state of two axes or more of which nothing but the last value is read.
+fn gives_last_state_only(node: &TypedNode) -> bool {
+    let Some(scan) = node.op_as::<Scan>() else { return false };
+    let mut only_last = scan.output_mapping.iter().filter(|mapping| mapping.scan.is_none());
+    only_last.any(|mapping| {
+        let state = mapping.last_value_slot.and_then(|slot| node.outputs.get(slot));
+        state.is_some_and(|state| state.fact.shape.iter().filter(|size| !size.is_one()).count() > 1)
+    })
 }
 
 fn without_moved_axes(mut typed: TypedModel) -> TractResult<TypedModel> {
