@@ -8,6 +8,7 @@ use super::setting::{Setting, configured};
 use crate::analysis::Analysis;
 use crate::axes::Selection;
 use crate::error::{Error, Result};
+use crate::graph::bodies::hoisted_like;
 use crate::onnx::Model;
 use crate::plan::{CostModel, Plan};
 use crate::report::Report;
@@ -66,7 +67,8 @@ pub(crate) fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
     let mut report = Report::new(&analysis, &[], &Selection::all(), cost, cost);
     clock.lap("analyse")?;
     let training = train::Options { seed: *seed, progress: progress.clone(), ..options.training.clone() };
-    let (trained, trained_how) = train::tune(&model.proto, data, guidance, &training)?;
+    let opened = hoisted_like(model.proto.clone(), analysis.subject().model);
+    let (trained, trained_how) = train::tune(&opened, data, guidance, &training)?;
     clock.lap("train")?;
     let trained = model.with_proto(trained);
     report.enter_rewritten(&model.proto, &trained);

@@ -88,7 +88,7 @@ fn by_direction(node: &NodeProto) -> Option<Vec<NodeProto>> {
         let parts: Vec<&str> = parts.into_iter().map(String::as_str).collect();
         // Results of all steps have the steps first.
         let mut whole = plain("Concat", &parts, result);
-        set_int(&mut whole, "axis", if slot == 0 { 1 } else { 0 });
+        set_int(&mut whole, "axis", i64::from(slot == 0));
         // A node of the model may be called like its result.
         whole.name = Some(made.name(&format!("result {slot}")));
         made.nodes.push(whole);

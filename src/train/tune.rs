@@ -15,6 +15,7 @@ use super::sums::{residual_sums, with_outputs};
 use super::tape::Tensor;
 use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
+use crate::graph::bodies::{decided, nested};
 use crate::graph::{Graph, View};
 use crate::onnx::proto::ModelProto;
 use crate::plan::Patterns;
@@ -36,8 +37,8 @@ pub struct Guidance<'a> {
     pub teacher: Option<&'a ModelProto>,
 }
 
-/// Trains `model` on `data`. The result has the weights that were best on held-out
-/// samples, and is the same whatever the number of threads.
+/// Trains `model` on `data`. The result has the weights that were best on held-out samples, and is the same whatever the number
+/// of threads. If the bodies of `model` are hoisted, branches that are always taken are trained too; those of the result are not.
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) if an operator has no gradient, a label is no class, or there are too few samples;
@@ -55,9 +56,10 @@ pub fn tune(
     if !guidance.labels && guidance.teacher.is_none() {
         return Err(Error::usage("there is nothing to learn from: the data has no labels, and no teacher is given"));
     }
-    let mut trainer = Trainer::new(model, data, guidance, options)?;
+    let mut trainer = Trainer::new(&decided(model), data, guidance, options)?;
     let report = trainer.train(options)?;
-    Ok((trainer.program.write(model)?, report))
+    let trained = trainer.program.write(model)?;
+    Ok((nested(&trained).into_owned(), report))
 }
 
 struct Trainer {

@@ -1,7 +1,10 @@
 //! Branches that all samples take: repaired as the main graph is, while the others are kept.
 
 use paredown::internals::onnx::proto::ModelProto;
-use paredown::{Array, Dataset, ErrorKind, FactorizeOptions, Model, PruneOptions, Report, factorize, prune};
+use paredown::{
+    Array, Dataset, ErrorKind, FactorizeOptions, Model, PruneOptions, Report, Training, TuneOptions, factorize, prune,
+    tune,
+};
 
 use super::bodies::{body, subgraph, with_bodies};
 use super::net::{Net, halved};
@@ -43,6 +46,13 @@ fn widths(model: &ModelProto) -> Vec<(String, Vec<i64>)> {
     tensors.filter(|t| t.dims.len() == 2).map(|t| (t.name().to_owned(), t.dims.clone())).collect()
 }
 
+/// The bytes of a weight of a body.
+fn weights_of(model: &ModelProto, name: &str) -> Vec<u8> {
+    let bodies = model.graph.iter().flat_map(|graph| &graph.node).flat_map(|node| &node.attribute);
+    let tensors = bodies.filter_map(|attribute| attribute.g.as_ref()).flat_map(|graph| &graph.initializer);
+    tensors.filter(|t| t.name() == name).flat_map(|t| t.raw_data().to_vec()).collect()
+}
+
 /// A voice detector for 8 and 16 kHz: none of its layers was repaired, and the branch for which there are no samples was
 /// pruned like the other.
 #[test]
@@ -74,6 +84,22 @@ fn the_layers_of_the_branch_that_all_samples_take_are_split() {
     };
     assert_eq!(other(&widths(&model)), other(&whole));
     assert_eq!(report.verify.valid, Some(true), "{:?}", report.verify);
+}
+
+/// No weight in a body was trained: "no real output of the model depends on a weight that can be trained".
+#[test]
+fn the_branch_that_all_samples_take_is_trained() {
+    let original = Model::from_proto(two_rates());
+    let (small, _) = pruned(7, 4);
+    let options = TuneOptions::new(Training::epochs(20)).teacher(original).data(samples(7, 4));
+    let outcome = tune(&Model::from_proto(small.clone()), &options).unwrap().prove().unwrap();
+    let trained = &outcome.report.training[0];
+    assert!(
+        trained.tensors > 0 && trained.epochs.iter().any(|epoch| epoch.held_out < trained.before.held_out),
+        "{trained:?}"
+    );
+    let changed = |name: &str| weights_of(&outcome.model.proto, name) != weights_of(&small, name);
+    assert!(changed("seven_u") && !changed("other_u"));
 }
 
 /// The price of a group in a branch could not be measured: "layer … is gone", so the scores of the units decided.

@@ -18,6 +18,7 @@ use crate::calibrate::data::Dataset as Samples;
 use crate::error::{Error, Result};
 use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
 use crate::factorize::select::Target;
+use crate::graph::bodies::hoisted_like;
 use crate::lowrank::conv::ConvMode;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
@@ -76,7 +77,7 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let options = &options.clone().target(target.unwrap_or_else(|| options.target.clone()));
     let split = offers.split((model, subject), (&found, options), (calibration, again), &mut clock)?;
     let Split { model: rewritten, ranks, layers, gap, notes, .. } = split;
-    let (rewritten, training) = trained(model, rewritten, options, samples.data.as_ref())?;
+    let (rewritten, training) = trained((model, subject), rewritten, options, samples.data.as_ref())?;
     if !training.is_empty() {
         clock.lap("train")?;
     }
@@ -131,7 +132,7 @@ fn batches(
 
 /// `rewritten`, trained towards `model` if that is asked for, with a report of it.
 fn trained(
-    model: &Model,
+    (model, subject): (&Model, Subject<'_>),
     rewritten: ModelProto,
     options: &FactorizeOptions,
     data: Option<&Samples>,
@@ -141,7 +142,8 @@ fn trained(
     let guidance = Guidance { labels: data.has_labels() && retrain.labels, teacher: Some(&model.proto) };
     let Setting { seed, progress, .. } = &options.setting;
     let retrain = train::Options { seed: *seed, progress: progress.clone(), ..retrain.clone() };
-    let (trained, report) = train::tune(&rewritten, data, guidance, &retrain)?;
+    let opened = hoisted_like(rewritten, subject.model);
+    let (trained, report) = train::tune(&opened, data, guidance, &retrain)?;
     Ok((trained, vec![report]))
 }
 
