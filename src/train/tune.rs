@@ -19,7 +19,6 @@ use crate::graph::bodies::{decided, nested};
 use crate::graph::{Graph, View};
 use crate::onnx::proto::ModelProto;
 use crate::plan::Patterns;
-use crate::runtime::inputs::declared_inputs;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
 /// Training whose held-out loss grows by more than this factor in the first epoch starts again with smaller steps.
@@ -91,7 +90,7 @@ struct Score {
 
 impl Trainer {
     fn new(model: &ModelProto, data: &Dataset, guidance: Guidance<'_>, options: &Options) -> Result<Self> {
-        let View { proto, graph, .. } = View::of(model)?;
+        let graph = View::of(model)?.graph;
         let patterns = Patterns::new(&options.include, &options.exclude)?;
         let admits = |name: &str| patterns.refusal([name]).is_none();
         let mut sums = match guidance.teacher {
@@ -99,8 +98,7 @@ impl Trainer {
             _ => Vec::new(),
         };
         let program = Program::new(&with_outputs(model, &sums), Wanted::Parameters(&admits))?;
-        let fixed = declared_inputs(proto)?.iter().find_map(crate::runtime::inputs::DeclaredInput::fixed_batch);
-        let samples = Samples::read(data, options.batch, fixed)?;
+        let samples = Samples::read(data, options.batch, data.fixed_batch())?;
         let outputs = program.outputs().iter().take_while(|name| !sums.contains(name)).count();
         let scores = program.outputs()[..outputs].iter().all(|name| is_scores(&graph, name));
         let by_default =
