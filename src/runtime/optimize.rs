@@ -18,19 +18,20 @@ const MOVES_AXES: &str = "ChangeAxes";
 /// Nor does a model run in which a loop gives a state after its last step only, such as the cells of an `LSTM`, if axes were
 /// moved and the batch is larger than one.
 pub(super) fn optimized(typed: TypedModel) -> TractResult<TypedModel> {
-    if typed.nodes.iter().any(gives_last_state_only) {
+    if typed.nodes.iter().any(|node| gives_last_state_only(&typed, node)) {
         return without_moved_axes(typed);
     }
     typed.clone().into_optimized().or_else(|error| without_moved_axes(typed).map_err(|_| error))
 }
 
-/// Whether `node` is a loop with a state of two axes or more of which nothing but the last value is read.
-fn gives_last_state_only(node: &TypedNode) -> bool {
+/// Whether `node` is a loop with a state of two axes or more whose last value is read, and is all that it gives of that state.
+fn gives_last_state_only(model: &TypedModel, node: &TypedNode) -> bool {
     let Some(scan) = node.op_as::<Scan>() else { return false };
-    let mut only_last = scan.output_mapping.iter().filter(|mapping| mapping.scan.is_none());
-    only_last.any(|mapping| {
-        let state = mapping.last_value_slot.and_then(|slot| node.outputs.get(slot));
-        state.is_some_and(|state| state.fact.shape.iter().filter(|size| !size.is_one()).count() > 1)
+    let only_last = scan.output_mapping.iter().filter(|mapping| mapping.scan.is_none());
+    only_last.filter_map(|mapping| mapping.last_value_slot).any(|slot| {
+        let Some(state) = node.outputs.get(slot) else { return false };
+        let is_read = !state.successors.is_empty() || model.outputs.contains(&OutletId::new(node.id, slot));
+        is_read && state.fact.shape.iter().filter(|size| !size.is_one()).count() > 1
     })
 }
 
