@@ -8,7 +8,6 @@ use super::setting::{Setting, configured};
 use crate::analysis::Analysis;
 use crate::axes::Selection;
 use crate::error::{Error, Result};
-use crate::graph::bodies::hoisted_like;
 use crate::onnx::Model;
 use crate::plan::{CostModel, Plan};
 use crate::report::Report;
@@ -67,8 +66,8 @@ pub(crate) fn tune(model: &Model, options: &TuneOptions) -> Result<Outcome> {
     let mut report = Report::new(&analysis, &[], &Selection::all(), cost, cost);
     clock.lap("analyse")?;
     let training = train::Options { seed: *seed, progress: progress.clone(), ..options.training.clone() };
-    let opened = hoisted_like(model.proto.clone(), analysis.subject().model);
-    let (trained, trained_how) = train::tune(&opened, data, guidance, &training)?;
+    let models = (model.proto.clone(), analysis.subject().model);
+    let (trained, trained_how) = train::tune(models, data, guidance, &training)?;
     clock.lap("train")?;
     let trained = model.with_proto(trained);
     report.enter_rewritten(&model.proto, &trained);

@@ -1,9 +1,10 @@
-//! Forms of operators that tract would silently take for others.
+//! Variants of operators that tract would silently run as another variant.
 
 use crate::onnx::attributes::Attributes;
 use crate::onnx::proto::NodeProto;
 
-/// The form of `node` that tract has no operator for, behind the operator's name; `None` if tract reads all that `node` says.
+/// The variant of its operator that `node` asks for and tract lacks, to be said after the operator's name; `None` if tract runs
+/// the node as it is written.
 pub(super) fn misread(node: &NodeProto) -> Option<&'static str> {
     if !matches!(node.domain(), "" | "ai.onnx") {
         return None;
@@ -13,8 +14,9 @@ pub(super) fn misread(node: &NodeProto) -> Option<&'static str> {
     let int = |name: &str| attributes.int(name).ok().flatten();
     let float = |name: &str| attributes.float(name).ok().flatten();
     match node.op_type() {
-        "Attention" if int("left_window_size").is_some_and(|size| size >= 0) => Some("with a window"),
-        "Attention" if int("right_window_size").is_some_and(|size| size >= 0) => Some("with a window"),
+        "Attention" if ["left_window_size", "right_window_size"].into_iter().filter_map(int).any(|size| size >= 0) => {
+            Some("with a window")
+        }
         "Attention" if int("is_causal") == Some(1) && has_operand(node, 4) => Some("that is causal, with past keys"),
         "BatchNormalization" if takes_own_statistics(node) => Some("in training mode"),
         "LSTM" | "GRU" | "RNN" if float("clip").is_some() => Some("with bounds (clip)"),

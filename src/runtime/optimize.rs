@@ -10,13 +10,11 @@ const MOVES_AXES: &str = "ChangeAxes";
 /// A model as tract computes it fastest.
 ///
 /// tract 0.23 drops a batch axis of one, and then gives the bias of a convolution an axis too many if a multiplication by channel
-/// and a residual sum follow. Such a model is optimized without moving axes.
+/// and a residual sum follow. It also gives a loop's final state a wrong shape if the batch is larger than one and the loop does
+/// not give that state after every step: the cells of an `LSTM`. Such models are optimized without moving axes.
 ///
 /// # Errors
 /// If it cannot be optimized that way either: what the whole optimization says.
-///
-/// Nor does a model run in which a loop gives a state after its last step only, such as the cells of an `LSTM`, if axes were
-/// moved and the batch is larger than one.
 pub(super) fn optimized(typed: TypedModel) -> TractResult<TypedModel> {
     if typed.nodes.iter().any(|node| gives_last_state_only(&typed, node)) {
         return without_moved_axes(typed);

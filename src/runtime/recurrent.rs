@@ -19,9 +19,9 @@ const WIDEST: usize = 1 << 16;
 ///
 /// A layer that runs backwards is one that runs forwards over the reversed sequence; tract takes it for a forward one.
 ///
-/// With lengths of sequences, each direction is a layer of its own. Behind the end of a sequence its results are zeros, and the
-/// last state is the result at the end. The cells of an `LSTM` are no results of single steps: behind the end, one more feature
-/// of the input holds the gates so that the cells stay as they are.
+/// If sequences have lengths, each direction is a layer of its own. Its results are zeros past the end of a sequence, and its final
+/// state is the result of the last step. An `LSTM` gives its cells only once, so they must not change past the end: an extra input
+/// feature closes the input gate there and opens the forget gate.
 pub(super) fn spelled_out(node: NodeProto) -> Vec<NodeProto> {
     if !is_recurrent(&node) {
         return vec![node];
@@ -42,25 +42,24 @@ fn is_recurrent(node: &NodeProto) -> bool {
 }
 
 fn backwards(node: &NodeProto) -> Option<Vec<NodeProto>> {
-    // The steps come first, or behind the batch.
+    // Steps are axis 0, or axis 1 if the batch comes first.
     let axis = Attributes::of(node).int_or("layout", 0).ok()?;
     let mut layer = node.clone();
     let mut made = Made::of(node)?;
     let order = made.backward_order(node.input.first()?, axis);
     *layer.input.first_mut()? = made.gathered(node.input.first()?, &order, axis);
     set_string(&mut layer, "direction", "forward");
-    let result = layer.output.first().filter(|result| !result.is_empty()).cloned();
-    if let Some(result) = result {
+    let result = layer.output.first_mut().filter(|result| !result.is_empty());
+    let forward = result.map(|result| {
         let all = made.name("all");
-        layer.output.first_mut()?.clone_from(&all);
-        made.nodes.push(layer);
-        let mut forward = gather(&all, &order, &result, axis);
+        let mut forward = gather(&all, &order, result, axis);
         // A node of the model may be called like its result.
         forward.name = Some(made.name("forward"));
-        made.nodes.push(forward);
-    } else {
-        made.nodes.push(layer);
-    }
+        *result = all;
+        forward
+    });
+    made.nodes.push(layer);
+    made.nodes.extend(forward);
     Some(made.nodes)
 }
 
@@ -96,7 +95,7 @@ fn by_direction(node: &NodeProto) -> Option<Vec<NodeProto>> {
     Some(made.nodes)
 }
 
-/// What one more feature adds to the gates of an `LSTM` so that nothing comes in and the cells stay, of shape [1, 4 · width, 1].
+/// Weights of the extra feature that keeps the cells of an `LSTM`, of shape [1, 4 · width, 1].
 fn gates_held(layer: &NodeProto) -> Option<TensorProto> {
     let width = usize::try_from(Attributes::of(layer).int("hidden_size").ok()??).ok();
     let width = width.filter(|&width| width <= WIDEST)?;
@@ -114,8 +113,8 @@ fn gather(data: &str, positions: &str, result: &str, axis: i64) -> NodeProto {
 
 /// Names of what is known of the steps of a batch.
 struct Steps {
-    /// Whether a step is behind the end, [steps, batch, 1].
-    is_behind: String,
+    /// Whether a step is past the end of its sequence, [steps, batch, 1].
+    is_past: String,
     /// Whether a step is inside the sequence, [steps, 1, batch, 1].
     is_inside: String,
     /// Whether a step is the last one, [steps, 1, batch, 1].
@@ -145,14 +144,25 @@ impl Made {
         format!("{} in steps, {what} {}", self.label, self.nodes.len())
     }
 
+    /// The size of `data` along `axis`, and the numbers below it.
+    fn counted(&mut self, data: &str, axis: i64) -> (String, String) {
+        let sizes = self.node("Shape", &[data]);
+        let [axis, zero, one] = [axis, 0, 1].map(|number| self.stored(scalar_i64("", number)));
+        let count = self.node("Gather", &[&sizes, &axis]);
+        let numbers = self.node("Range", &[&zero, &count, &one]);
+        (count, numbers)
+    }
+
+    /// `value - 1`.
+    fn one_less(&mut self, value: &str) -> String {
+        let one = self.stored(scalar_i64("", 1));
+        self.node("Sub", &[value, &one])
+    }
+
     /// Numbers of the steps from the last to the first.
     fn backward_order(&mut self, data: &str, axis: i64) -> String {
-        let sizes = self.node("Shape", &[data]);
-        let axis = self.stored(scalar_i64("", axis));
-        let count = self.node("Gather", &[&sizes, &axis]);
-        let (zero, one) = (self.stored(scalar_i64("", 0)), self.stored(scalar_i64("", 1)));
-        let numbers = self.node("Range", &[&zero, &count, &one]);
-        let last = self.node("Sub", &[&count, &one]);
+        let (count, numbers) = self.counted(data, axis);
+        let last = self.one_less(&count);
         self.node("Sub", &[&last, &numbers])
     }
 
@@ -161,19 +171,16 @@ impl Made {
     }
 
     fn steps(&mut self, data: &str, lengths: &str) -> Steps {
-        let (zero, one) = (self.stored(scalar_i64("", 0)), self.stored(scalar_i64("", 1)));
-        let sizes = self.node("Shape", &[data]);
-        let count = self.node("Gather", &[&sizes, &zero]);
-        let numbers = self.node("Range", &[&zero, &count, &one]);
+        let (_, numbers) = self.counted(data, 0);
         let upright = self.stored(vector_i64("", &[-1, 1, 1]));
         let numbers = self.node("Reshape", &[&numbers, &upright]);
         let lengths = self.cast(lengths, DataType::Int64);
         let flat = self.stored(vector_i64("", &[1, -1, 1]));
         let lengths = self.node("Reshape", &[&lengths, &flat]);
-        let last = self.node("Sub", &[&lengths, &one]);
+        let last = self.one_less(&lengths);
 
         let inside = self.node("Less", &[&numbers, &lengths]);
-        let is_behind = self.node("Not", &[&inside]);
+        let is_past = self.node("Not", &[&inside]);
         let ends = self.node("Equal", &[&numbers, &last]);
         let mirrored = self.node("Sub", &[&last, &numbers]);
         let reversed = self.node("Where", &[&inside, &mirrored, &numbers]);
@@ -181,7 +188,7 @@ impl Made {
         let is_inside = self.node("Reshape", &[&inside, &beside_results]);
         let is_last = self.node("Reshape", &[&ends, &beside_results]);
         let nothing = self.stored(scalar_f32("", 0.0));
-        Steps { is_behind, is_inside, is_last, reversed, beside_results, nothing }
+        Steps { is_past, is_inside, is_last, reversed, beside_results, nothing }
     }
 
     /// The direction `number` of a layer with `directions`, running forwards.
@@ -211,7 +218,7 @@ impl Made {
         }
         if wants_cells {
             let held = self.stored(gates_held(&layer)?);
-            let mark = self.cast(&steps.is_behind, DataType::Float);
+            let mark = self.cast(&steps.is_past, DataType::Float);
             data = self.joined(&data, &mark, 2);
             weight = self.joined(&weight, &held, 2);
         }

@@ -15,7 +15,7 @@ use super::sums::{residual_sums, with_outputs};
 use super::tape::Tensor;
 use crate::calibrate::data::{Batch, Dataset, Labels};
 use crate::error::{Error, Result};
-use crate::graph::bodies::{decided, nested};
+use crate::graph::bodies::{decided, hoisted_like, nested};
 use crate::graph::{Graph, View};
 use crate::onnx::proto::ModelProto;
 use crate::plan::Patterns;
@@ -37,13 +37,13 @@ pub struct Guidance<'a> {
 }
 
 /// Trains `model` on `data`. The result has the weights that were best on held-out samples, and is the same whatever the number
-/// of threads. If the bodies of `model` are hoisted, branches that are always taken are trained too; those of the result are not.
+/// of threads. Branches that are always taken in `like`, which `model` was made from, are trained too.
 ///
 /// # Errors
 /// [`Input`](crate::ErrorKind::Input) if an operator has no gradient, a label is no class, or there are too few samples;
 /// [`Usage`](crate::ErrorKind::Usage) for options out of range or if there is nothing to follow.
 pub fn tune(
-    model: &ModelProto,
+    (model, like): (ModelProto, &ModelProto),
     data: &Dataset,
     guidance: Guidance<'_>,
     options: &Options,
@@ -55,9 +55,10 @@ pub fn tune(
     if !guidance.labels && guidance.teacher.is_none() {
         return Err(Error::usage("there is nothing to learn from: the data has no labels, and no teacher is given"));
     }
-    let mut trainer = Trainer::new(&decided(model), data, guidance, options)?;
+    let model = hoisted_like(model, like);
+    let mut trainer = Trainer::new(&decided(&model), data, guidance, options)?;
     let report = trainer.train(options)?;
-    let trained = trainer.program.write(model)?;
+    let trained = trainer.program.write(&model)?;
     Ok((nested(&trained).into_owned(), report))
 }
 

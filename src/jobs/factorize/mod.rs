@@ -18,7 +18,6 @@ use crate::calibrate::data::Dataset as Samples;
 use crate::error::{Error, Result};
 use crate::factorize::candidates::{Candidate, Candidates, Form, Refused, candidates};
 use crate::factorize::select::Target;
-use crate::graph::bodies::hoisted_like;
 use crate::lowrank::conv::ConvMode;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
@@ -142,8 +141,7 @@ fn trained(
     let guidance = Guidance { labels: data.has_labels() && retrain.labels, teacher: Some(&model.proto) };
     let Setting { seed, progress, .. } = &options.setting;
     let retrain = train::Options { seed: *seed, progress: progress.clone(), ..retrain.clone() };
-    let opened = hoisted_like(rewritten, subject.model);
-    let (trained, report) = train::tune(&opened, data, guidance, &retrain)?;
+    let (trained, report) = train::tune((rewritten, subject.model), data, guidance, &retrain)?;
     Ok((trained, vec![report]))
 }
 

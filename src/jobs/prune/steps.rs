@@ -13,7 +13,6 @@ use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::graph::NodeId;
-use crate::graph::bodies::hoisted_like;
 use crate::jobs::clock::Clock;
 use crate::jobs::setting::calibration_report;
 use crate::onnx::Model;
@@ -252,8 +251,8 @@ impl<'j, 'm> Job<'j, 'm> {
             let seed = self.options.setting.seed.wrapping_add(step as u64);
             let options = train::Options { seed, progress, ..retrain.clone() };
             let guidance = Guidance { labels: data.has_labels() && retrain.labels, teacher: Some(&self.model.proto) };
-            let opened = hoisted_like(rewritten, self.survey.analysis.subject().model);
-            let (trained, report) = train::tune(&opened, data, guidance, &options)?;
+            let models = (rewritten, self.survey.analysis.subject().model);
+            let (trained, report) = train::tune(models, data, guidance, &options)?;
             rewritten = trained;
             training.push(report);
             clock.lap("train")?;
