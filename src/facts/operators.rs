@@ -7,6 +7,7 @@ use tract_onnx::prelude::Tensor;
 use tract_onnx::tract_hir::infer::InferenceOp;
 
 use crate::graph::Functions;
+use crate::onnx::opset_of;
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
 
 /// tract's operators, and the context in which it builds them.
@@ -19,11 +20,7 @@ pub(super) struct Operators {
 
 impl Operators {
     pub(super) fn new(model: &ModelProto) -> Self {
-        let opset = model
-            .opset_import
-            .iter()
-            .find(|import| matches!(import.domain(), "" | "ai.onnx"))
-            .map_or(0, |import| import.version());
+        let opset = opset_of(model, "").unwrap_or(0);
         let header = pb::ModelProto { ir_version: model.ir_version(), ..pb::ModelProto::default() };
         Self { framework: crate::runtime::framework(), header, opset, functions: Functions::of(model) }
     }

@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::onnx::domain::is_standard;
 use crate::onnx::opset_of;
 use crate::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, attribute_proto,
@@ -274,7 +275,7 @@ fn is_understood(node: &NodeProto, opset: i64) -> bool {
     };
     let bodies = || node.attribute.iter().flat_map(|attribute| &attribute.g);
     known
-        && matches!(node.domain(), "" | "ai.onnx")
+        && is_standard(node)
         && node.output.iter().any(|name| !name.is_empty())
         && bodies().all(|body| body.sparse_initializer.is_empty() && entries(node, body).is_some())
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::edit::Names;
 use crate::onnx::attributes::subgraphs;
+use crate::onnx::domain::canonical;
 use crate::onnx::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, attribute_proto,
 };
@@ -80,10 +81,6 @@ pub fn shadowing_function(model: &ModelProto) -> Option<String> {
     let why = obstacle(function, &imports(model)).unwrap_or_else(|| ENDLESS.to_owned());
     let name = function.name();
     Some(format!("function '{name}' takes the place of the standard operator and cannot be inlined: {why}"))
-}
-
-fn canonical(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
 }
 
 fn key_of(function: &FunctionProto) -> Key {

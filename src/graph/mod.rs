@@ -15,6 +15,7 @@ use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::error::{Error, Result};
+use crate::onnx::domain::canonical;
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::traits::{self, Traits};
 
@@ -245,7 +246,7 @@ impl Graph {
             outputs.push(Some(ValueId(self.values.len())));
             self.define(output, Source::Node(NodeId(index), slot)).map_err(|e| e.at_node(name.as_str()))?;
         }
-        let domain = if proto.domain() == "ai.onnx" { "" } else { proto.domain() };
+        let domain = canonical(proto.domain());
         let (op, domain) = (proto.op_type().to_owned(), domain.to_owned());
         let (in_body, run) = (bodies::is_hoisted(proto), places.run_of(proto));
         let (inputs, captures) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::{Graph, NodeId, Source, ValueId};
 use crate::onnx::attributes::set_tensor;
+use crate::onnx::domain::is_standard;
 use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{from_f32, from_i64};
 
@@ -70,7 +71,7 @@ impl Place {
 
 /// Whether a node is a `Constant`.
 pub(crate) fn is_constant(node: &NodeProto) -> bool {
-    node.op_type() == "Constant" && matches!(node.domain(), "" | "ai.onnx")
+    node.op_type() == "Constant" && is_standard(node)
 }
 
 /// The tensor that a `Constant` node holds as such.

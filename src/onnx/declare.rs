@@ -1,8 +1,6 @@
 //! What a model says about itself: the type of a value, and the operators that it may use.
 
-use super::proto::{
-    ModelProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
-};
+use super::proto::{TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto};
 
 /// An input or output: its name, the code of its element type and, if it is known, its shape.
 pub(crate) fn declared(name: impl Into<String>, element: i32, shape: Option<&[usize]>) -> ValueInfoProto {
@@ -14,14 +12,4 @@ pub(crate) fn declared(name: impl Into<String>, element: i32, shape: Option<&[us
     let tensor = type_proto::Tensor { elem_type: Some(element), shape };
     let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: Some(name.into()), r#type: Some(kind), ..ValueInfoProto::default() }
-}
-
-/// The version of the operator set that `model` imports for `domain` (`""` and `"ai.onnx"` are the same).
-pub(crate) fn opset_of(model: &ModelProto, domain: &str) -> Option<i64> {
-    let wanted = canonical(domain);
-    model.opset_import.iter().find(|set| canonical(set.domain()) == wanted).map(OperatorSetIdProto::version)
-}
-
-fn canonical(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
 }

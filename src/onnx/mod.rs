@@ -6,6 +6,7 @@
 pub mod attributes;
 mod buffer;
 mod declare;
+pub(crate) mod domain;
 mod encode;
 mod external;
 pub mod model;
@@ -21,7 +22,8 @@ mod visit;
 mod wire;
 
 pub(crate) use buffer::put_aside;
-pub(crate) use declare::{declared, opset_of};
+pub(crate) use declare::declared;
+pub(crate) use domain::opset_of;
 pub(crate) use encode::hash_of;
 pub use model::Model;
 pub use save::{SaveOptions, discard_staged};

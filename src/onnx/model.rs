@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::external::{self, Files};
 use super::wire::{self, Survey};
 use super::{buffer, tensor, visit};
-use crate::onnx::declare::opset_of;
+use crate::onnx::domain::opset_of;
 use crate::onnx::proto::{ModelProto, Version};
 use crate::{Error, Result};
 

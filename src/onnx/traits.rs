@@ -12,6 +12,7 @@
 //! assert!(!traits::of("", "Relu").has(MOVES) && !traits::of("com.example", "Cast").has(MOVES));
 //! ```
 
+use crate::onnx::domain::canonical;
 use crate::onnx::proto::NodeProto;
 
 /// A set of facts about an operator.
@@ -76,7 +77,7 @@ pub fn of(domain: &str, op: &str) -> Traits {
 
 /// The facts of a node's operator.
 pub(crate) fn of_node(node: &NodeProto) -> Traits {
-    of(if node.domain() == "ai.onnx" { "" } else { node.domain() }, node.op_type())
+    of(canonical(node.domain()), node.op_type())
 }
 
 /// A line of the table.

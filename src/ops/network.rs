@@ -14,6 +14,7 @@ use crate::facts::{Binding, Facts, sample_sizes};
 use crate::graph::bodies::{self, Run};
 use crate::graph::{Functions, Graph, NodeId, Source, ValueId};
 use crate::onnx::attributes::Attributes;
+use crate::onnx::domain::canonical;
 use crate::onnx::proto::{GraphProto, ModelProto};
 use crate::onnx::tensor::ElementType;
 use crate::onnx::traits::RANDOM;
@@ -200,12 +201,11 @@ impl<'a> Builder<'a> {
                 Some(extents.iter().map(|&extent| unifier.factor(extent)).collect())
             })
             .collect();
-        let opset = |domain: &str| if domain == "ai.onnx" { String::new() } else { domain.to_owned() };
         Self {
             proto,
             graph,
             facts,
-            opsets: model.opset_import.iter().map(|o| (opset(o.domain()), o.version())).collect(),
+            opsets: model.opset_import.iter().map(|o| (canonical(o.domain()).to_owned(), o.version())).collect(),
             functions: Functions::of(model),
             unifier,
             constants: constant_values(graph),

@@ -3,6 +3,7 @@
 use super::nodes::{cast, plain, stored};
 use super::promote::Precision;
 use super::recurrent::spelled_out;
+use crate::onnx::domain::canonical;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, from_f32, from_f64_as};
@@ -57,7 +58,7 @@ pub(super) fn lowered(node: NodeProto, precision: Precision) -> Vec<NodeProto> {
     if node.domain() == "ai.onnx.ml" && node.op_type() == "Scaler" {
         return scaled(node, precision);
     }
-    let domain = if node.domain() == "ai.onnx" { "" } else { node.domain() };
+    let domain = canonical(node.domain());
     if domain.is_empty() && node.op_type() == "Sigmoid" && precision == Precision::Double {
         return sigmoid(node);
     }

@@ -1,12 +1,13 @@
 //! Variants of operators that tract would silently run as another variant.
 
 use crate::onnx::attributes::Attributes;
+use crate::onnx::domain::is_standard;
 use crate::onnx::proto::NodeProto;
 
 /// The variant of its operator that `node` asks for and tract lacks, to be said after the operator's name; `None` if tract runs
 /// the node as it is written.
 pub(super) fn misread(node: &NodeProto) -> Option<&'static str> {
-    if !matches!(node.domain(), "" | "ai.onnx") {
+    if !is_standard(node) {
         return None;
     }
     let attributes = Attributes::of(node);

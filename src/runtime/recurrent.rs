@@ -2,6 +2,7 @@
 
 use super::nodes::{cast, plain, stored};
 use crate::onnx::attributes::{Attributes, remove, set_int, set_string};
+use crate::onnx::domain::is_standard;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{NodeProto, TensorProto};
 use crate::onnx::tensor::{from_f32, scalar_f32, scalar_i64, vector_i64};
@@ -38,7 +39,7 @@ pub(super) fn spelled_out(node: NodeProto) -> Vec<NodeProto> {
 
 /// Whether the operator of `node` is one of those that this module is about.
 fn is_recurrent(node: &NodeProto) -> bool {
-    matches!(node.domain(), "" | "ai.onnx") && matches!(node.op_type(), "LSTM" | "GRU" | "RNN")
+    is_standard(node) && matches!(node.op_type(), "LSTM" | "GRU" | "RNN")
 }
 
 fn backwards(node: &NodeProto) -> Option<Vec<NodeProto>> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::onnx::attributes::{self, Attributes};
+use crate::onnx::domain::is_standard;
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{TensorView, from_f64_as};
 
@@ -40,7 +41,7 @@ pub(super) fn widened(model: &ModelProto) -> Result<Cow<'_, ModelProto>> {
 
 /// The stored weight of a strided 1×1 convolution of a single channel.
 fn weight_of<'g>(tensors: &BTreeMap<&str, &'g TensorProto>, node: &NodeProto) -> Result<Option<&'g TensorProto>> {
-    if node.op_type() != "Conv" || !matches!(node.domain(), "" | "ai.onnx") {
+    if node.op_type() != "Conv" || !is_standard(node) {
         return Ok(None);
     }
     let attributes = Attributes::of(node);

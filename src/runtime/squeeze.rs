@@ -10,6 +10,7 @@ use tract_onnx::tract_hir::infer::InferenceOp;
 use tract_onnx::tract_hir::internal::expand;
 use tract_onnx::tract_hir::ops::array::Squeeze;
 
+use crate::onnx::domain::is_standard;
 use crate::onnx::proto::NodeProto;
 
 /// What tract calls the operator.
@@ -26,7 +27,7 @@ fn read(_context: &ParsingContext, _node: &pb::NodeProto) -> TractResult<(Box<dy
 
 /// Gives a `Squeeze` without axes the name that tract knows it by.
 pub(super) fn rename(node: &mut NodeProto) {
-    let is_standard = node.op_type() == "Squeeze" && matches!(node.domain(), "" | "ai.onnx");
+    let is_standard = node.op_type() == "Squeeze" && is_standard(node);
     let lists_axes =
         node.attribute.iter().any(|a| a.name() == "axes") || node.input.get(1).is_some_and(|name| !name.is_empty());
     if is_standard && !lists_axes {

@@ -6,6 +6,7 @@ use tract_onnx::model::OnnxOpRegister;
 
 use super::misread::{misread, takes_own_statistics};
 use crate::graph::bodies::decided;
+use crate::onnx::domain::canonical;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
 use crate::onnx::tensor::from_f32;
 
@@ -96,10 +97,8 @@ pub(crate) fn is_supported(registry: &OnnxOpRegister, node: &NodeProto) -> bool 
         return false;
     }
     let op = node.op_type();
-    let in_domain = match node.domain() {
-        "" | "ai.onnx" => {
-            !CLASSICAL.contains(&op) && (!MICROSOFT.contains(&op) || matches!(op, "Gelu" | "RotaryEmbedding"))
-        }
+    let in_domain = match canonical(node.domain()) {
+        "" => !CLASSICAL.contains(&op) && (!MICROSOFT.contains(&op) || matches!(op, "Gelu" | "RotaryEmbedding")),
         "com.microsoft" => MICROSOFT.contains(&op),
         "ai.onnx.ml" => CLASSICAL.contains(&op),
         _ => false,
@@ -125,8 +124,8 @@ fn qualified_name(node: &NodeProto) -> String {
     if let Some(form) = misread(node) {
         return format!("{} {form}", node.op_type());
     }
-    match node.domain() {
-        "" | "ai.onnx" => node.op_type().to_owned(),
+    match canonical(node.domain()) {
+        "" => node.op_type().to_owned(),
         domain => format!("{domain}.{}", node.op_type()),
     }
 }

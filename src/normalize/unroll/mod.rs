@@ -22,6 +22,7 @@ use crate::axes::BINDINGS;
 use crate::facts::Facts;
 use crate::graph::{Editor, Graph, Node, ValueId, holds_throughout, operator};
 use crate::onnx::attributes::position;
+use crate::onnx::domain::is_standard;
 use crate::onnx::opset_of;
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto};
 use crate::onnx::traits::{self, COMPUTES, MAKES_SEQUENCE, PICKS, READS_SEQUENCE, READS_SHAPE, Traits};
@@ -67,10 +68,6 @@ pub(crate) fn unrolled(model: &ModelProto, graph: &Graph, facts: &Facts) -> Opti
     let sequences: Vec<String> = unroller.held.into_keys().collect();
     sequences.into_iter().for_each(|name| unroller.editor.forget(name));
     changed.then(|| unroller.editor.finish_flat())
-}
-
-fn is_standard(node: &NodeProto) -> bool {
-    matches!(node.domain(), "" | "ai.onnx")
 }
 
 fn is_one_of(node: &NodeProto, operators: &[&str]) -> bool {
