@@ -23,6 +23,8 @@ pub mod probes;
 mod promote;
 mod recurrent;
 mod runnable;
+#[cfg(test)]
+mod runnable_tests;
 mod running_sum;
 #[cfg(test)]
 #[path = "../../tests/support/graph.rs"]
