@@ -241,6 +241,7 @@ mod tests {
                 threads: Some(1),
                 before: timing(10.0),
                 after: timing(10.0 * measured(predicted)),
+                difference: None,
             };
             Ok(Tried { choice: predicted, limit, predicted, measured: Some(measured) })
         };

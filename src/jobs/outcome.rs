@@ -68,8 +68,8 @@ impl Outcome {
     }
 
     /// Measures the latency of the original and the rewritten model in `runtimes`, alternating between the two, and
-    /// adds it to the report. `original` is the path of the original. Nothing is measured if `thaw` was used, because
-    /// the two models may then take different inputs.
+    /// adds it to the report. `original` is the path of the original. A note says where ONNX Runtime computes other outputs
+    /// than tract. Nothing is measured if `thaw` was used, because the two models may then take different inputs.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if the benchmark command fails, [`Output`](crate::ErrorKind::Output) if a
@@ -82,7 +82,7 @@ impl Outcome {
         }
         self.setting.progress.enter("timing")?;
         let inputs = inputs(&self.evidence.analysis, &self.setting)?;
-        let measured = runtimes.measure(original, &self.model, &inputs)?;
+        let measured = runtimes.measure((&self.evidence.analysis.model, original), &self.model, &inputs)?;
         self.report.latencies = measured.latencies;
         self.report.notes.extend(measured.notes);
         Ok(self)

@@ -47,7 +47,7 @@ impl BenchCommand {
         }
         let [before, after] = times.map(Timing::of);
         let runtime = self.0.program().to_owned();
-        Ok(RuntimeLatency { runtime, provider: None, threads: None, before, after })
+        Ok(RuntimeLatency { runtime, provider: None, threads: None, before, after, difference: None })
     }
 }
 

@@ -1,14 +1,14 @@
 //! The runtimes, besides tract, that latency is measured in.
 
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use super::command::BenchCommand;
-use super::onnxruntime::OnnxRuntime;
+use super::onnxruntime::{Candidate, OnnxRuntime};
+use super::session::Difference;
 use super::timing::RuntimeLatency;
 use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
-use crate::runtime::NamedTensor;
+use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
 /// Options of [`Runtimes`]: where to measure latency, besides tract.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +41,7 @@ pub enum RuntimeName {
 #[derive(Debug)]
 pub struct Runtimes {
     /// The given library; otherwise one is searched for when it is needed.
-    named: Option<Rc<OnnxRuntime>>,
+    named: Option<OnnxRuntime>,
     command: Option<BenchCommand>,
     threads: usize,
 }
@@ -62,7 +62,7 @@ impl Runtimes {
     /// # Errors
     /// As [`OnnxRuntime::named`], [`BenchCommand::new`] and [`BenchCommand::once`].
     pub fn open(options: &RuntimeOptions, original: &Path) -> Result<Self> {
-        let named = OnnxRuntime::named(options.library.as_deref())?.map(Rc::new);
+        let named = OnnxRuntime::named(options.library.as_deref())?;
         let command = options.command.as_deref().map(BenchCommand::new).transpose()?;
         if let Some(command) = &command {
             command.once(original)?;
@@ -70,14 +70,20 @@ impl Runtimes {
         Ok(Self { named, command, threads: options.threads.max(1) })
     }
 
-    /// Times the file `original` and the rewritten model in alternation, on inputs that both take.
+    /// Times the original and the rewritten model in alternation, on inputs that both take, and compares their outputs in ONNX
+    /// Runtime with those in tract. `file` is the original's.
     ///
     /// # Errors
     /// [`Output`](crate::ErrorKind::Output) if the rewritten model cannot be written to a temporary folder, and what
     /// [`BenchCommand::compare`] returns.
-    pub fn measure(&self, original: &Path, rewritten: &Model, inputs: &[NamedTensor]) -> Result<Measured> {
+    pub fn measure(
+        &self,
+        (original, file): (&Model, &Path),
+        rewritten: &Model,
+        inputs: &[NamedTensor],
+    ) -> Result<Measured> {
         let mut measured = Measured::default();
-        let library = self.named.clone().map_or_else(|| OnnxRuntime::find().map(Rc::new), Ok);
+        let library = self.named.clone().map_or_else(OnnxRuntime::find, Ok);
         if let Err(why) = &library {
             measured.notes.push(format!(
                 "the latency in ONNX Runtime was not measured ({why}); `pip install onnxruntime`, or name its library \
@@ -93,8 +99,16 @@ impl Runtimes {
         if let Ok(library) = &library {
             let outputs: Vec<String> =
                 rewritten.proto.graph.iter().flat_map(|graph| &graph.output).map(|out| out.name().to_owned()).collect();
-            match library.compare(original, &path, (inputs, &outputs), self.threads) {
-                Ok(latency) => measured.latencies.push(latency),
+            let expected = [original, rewritten].map(|model| in_tract(model, inputs));
+            let candidate = |file, expected| Candidate { file, expected };
+            let candidates = [candidate(file, &expected[0]), candidate(&path, &expected[1])];
+            match library.compare(candidates, (inputs, &outputs), self.threads) {
+                Ok(found) => {
+                    measured.latencies.push(found.latency);
+                    let models = ["the original", "the rewritten model"].into_iter().zip(found.differences);
+                    let doubts = models.filter_map(|(model, found)| doubt(model, found.as_ref()?, library.version()));
+                    measured.notes.extend(doubts);
+                }
                 Err(error) => measured.notes.push(format!(
                     "ONNX Runtime {} does not run both files, so its latency is unknown: {error}",
                     library.version()
@@ -102,7 +116,7 @@ impl Runtimes {
             }
         }
         if let Some(command) = &self.command {
-            measured.latencies.push(command.compare(original, &path)?);
+            measured.latencies.push(command.compare(file, &path)?);
         }
         let slower = measured.latencies.iter().filter(|latency| latency.is_slower()).map(|latency| {
             format!(
@@ -113,5 +127,40 @@ impl Runtimes {
         let slower: Vec<String> = slower.collect();
         measured.notes.extend(slower);
         Ok(measured)
+    }
+}
+
+/// Outputs of two runtimes that differ by more than this share of their largest value are told: rounding explains less, in
+/// float16 and with 8-bit weights too.
+const DOUBTFUL: f64 = 0.02;
+
+/// What tract computes with a model; empty if it does not run it, which the proof has told.
+fn in_tract(model: &Model, inputs: &[NamedTensor]) -> Vec<NamedTensor> {
+    let run = Runnable::new(&model.proto, &RunOptions::default()).and_then(|model| model.run(inputs));
+    run.unwrap_or_default()
+}
+
+/// A note on an output that the two runtimes do not agree on.
+fn doubt(model: &str, Difference { output, relative }: &Difference, version: &str) -> Option<String> {
+    (*relative > DOUBTFUL).then(|| {
+        format!(
+            "ONNX Runtime {version} and tract do not agree on output '{output}' of {model}: they differ by {:.0} % of its \
+             largest value on synthetic inputs; what this report says of accuracy was computed in tract, so compare the two \
+             files in ONNX Runtime on samples of your own",
+            100.0 * relative
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_rounding_does_not_explain_are_told() {
+        let found = |relative| Difference { output: "y".to_owned(), relative };
+        assert_eq!(doubt("the original", &found(1e-3), "1.22.0"), None);
+        let told = doubt("the original", &found(0.4), "1.22.0").unwrap();
+        assert!(told.contains("'y' of the original") && told.contains("40 %"), "{told}");
     }
 }

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::onnxruntime::OnnxRuntime;
+use super::onnxruntime::{Candidate, OnnxRuntime};
 use super::runtimes::{RuntimeName, RuntimeOptions};
 use super::timing::{RuntimeLatency, by_turns};
 use crate::error::{Error, Result};
@@ -52,7 +51,7 @@ impl std::fmt::Display for Where {
 #[derive(Debug)]
 pub(crate) enum Stopwatch {
     /// ONNX Runtime, with this many threads for each run.
-    OnnxRuntime(Rc<OnnxRuntime>, usize),
+    OnnxRuntime(OnnxRuntime, usize),
     /// tract, on one thread.
     Tract,
 }
@@ -72,7 +71,7 @@ impl Stopwatch {
             None => OnnxRuntime::find(),
         };
         match found {
-            Ok(library) => Ok((Self::OnnxRuntime(Rc::new(library), options.threads.max(1)), None)),
+            Ok(library) => Ok((Self::OnnxRuntime(library, options.threads.max(1)), None)),
             Err(why) if options.runtime == Some(RuntimeName::OnnxRuntime) => Err(Error::usage(format!(
                 "ONNX Runtime is not found ({why}); `pip install onnxruntime`, or name its library with `onnxruntime`"
             ))),
@@ -124,7 +123,8 @@ impl Stopwatch {
                 let (before, after) = (save(original, "original.onnx")?, save(rewritten, "rewritten.onnx")?);
                 let outputs = rewritten.proto.graph.iter().flat_map(|graph| &graph.output);
                 let outputs: Vec<String> = outputs.map(|output| output.name().to_owned()).collect();
-                library.compare(&before, &after, (inputs, &outputs), *threads)
+                let candidates = [&before, &after].map(|file| Candidate { file, expected: &[] });
+                Ok(library.compare(candidates, (inputs, &outputs), *threads)?.latency)
             }
             Self::Tract => {
                 let load = |model: &Model| Runnable::new(&model.proto, &RunOptions::default());
@@ -132,7 +132,8 @@ impl Stopwatch {
                 let prepared: [Prepared<'_>; 2] = [before.prepare(inputs)?, after.prepare(inputs)?];
                 let [before, after] =
                     on_deep_stack(|| by_turns(Watch::of(1), || prepared[0].run_once(), || prepared[1].run_once()))?;
-                Ok(RuntimeLatency { runtime: "tract".to_owned(), provider: None, threads: Some(1), before, after })
+                let runtime = "tract".to_owned();
+                Ok(RuntimeLatency { runtime, provider: None, threads: Some(1), before, after, difference: None })
             }
         }
     }

@@ -63,6 +63,10 @@ pub struct RuntimeLatency {
     pub before: Timing,
     /// Time of the rewritten model.
     pub after: Timing,
+    /// Largest difference between an output in this runtime and in tract, of either model, as a share of the output's largest
+    /// magnitude; `None` if they were not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
 }
 
 impl RuntimeLatency {

@@ -232,7 +232,15 @@ fn latency(report: &Report) -> String {
         Column::Figure("Speed"),
         Column::Text(""),
     ];
-    table("Time of one run: median, and quartiles where many runs were timed", &columns, rows)
+    let compared = report.latencies.iter().filter_map(|latency| {
+        let difference = latency.difference?;
+        let runtime = &latency.runtime;
+        Some(paragraph(&format!(
+            "The outputs of both models in {runtime} differ from those in tract by at most {difference:.0e} of their largest value."
+        )))
+    });
+    let compared: String = compared.collect();
+    table("Time of one run: median, and quartiles where many runs were timed", &columns, rows) + &compared
 }
 
 /// Columns of the tables of groups.
