@@ -1,4 +1,4 @@
-//! Importance of units. Each criterion is a file; [`CRITERIA`] is their table.
+//! Importance of units. [`CRITERIA`] is the table of criteria; related ones share a file.
 //!
 //! A consumer of a group is a layer that contracts one of its units: input x (K), weight W (K×N), unit u owns the rows
 //! `W_u`. Scores are summed over the consumers of a group. A group without one (query–key width) is scored by `l2`.
