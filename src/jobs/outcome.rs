@@ -72,8 +72,8 @@ impl Outcome {
     /// than tract. Nothing is measured if `thaw` was used, because the two models may then take different inputs.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if the benchmark command fails, [`Output`](crate::ErrorKind::Output) if a
-    /// copy of the model cannot be written to the temporary directory.
+    /// [`Input`](crate::ErrorKind::Input) if the benchmark command fails, [`Output`](crate::ErrorKind::Output) if a copy of
+    /// the model for that command cannot be written to the temporary directory.
     pub fn time(mut self, original: &Path, runtimes: &Runtimes) -> Result<Self> {
         if !self.evidence.thaw.is_empty() {
             let note = "latency was measured only in tract: with `thaw` the two models take different inputs";

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::command::BenchCommand;
 use super::onnxruntime::{Candidate, OnnxRuntime};
 use super::session::Difference;
@@ -74,8 +76,8 @@ impl Runtimes {
     /// Runtime with those in tract. `file` is the original's.
     ///
     /// # Errors
-    /// [`Output`](crate::ErrorKind::Output) if the rewritten model cannot be written to a temporary folder, and what
-    /// [`BenchCommand::compare`] returns.
+    /// If there is a command: [`Output`](crate::ErrorKind::Output) if the rewritten model cannot be written to a temporary
+    /// folder, and what [`BenchCommand::compare`] returns.
     pub fn measure(
         &self,
         (original, file): (&Model, &Path),
@@ -93,9 +95,17 @@ impl Runtimes {
                 return Ok(measured);
             }
         }
-        let folder = tempfile::tempdir().map_err(|e| Error::output(format!("a temporary folder: {e}")))?;
-        let path = folder.path().join("rewritten.onnx");
-        rewritten.save(&path, &SaveOptions::default())?;
+        let (_folder, path) = match in_temporary_folder(rewritten) {
+            Ok(written) => written,
+            // A full temporary folder is no reason to lose the result, unless a command was to run on it.
+            Err(error) if self.command.is_none() => {
+                measured.notes.push(format!(
+                    "the latency in ONNX Runtime was not measured ({error}); set `TMPDIR` to a folder with more space"
+                ));
+                return Ok(measured);
+            }
+            Err(error) => return Err(error),
+        };
         if let Ok(library) = &library {
             let outputs: Vec<String> =
                 rewritten.proto.graph.iter().flat_map(|graph| &graph.output).map(|out| out.name().to_owned()).collect();
@@ -133,6 +143,14 @@ impl Runtimes {
 /// Outputs of two runtimes that differ by more than this share of their largest value are told: rounding explains less, in
 /// float16 and with 8-bit weights too.
 const DOUBTFUL: f64 = 0.02;
+
+/// Writes a model to a folder that lives as long as what is returned.
+fn in_temporary_folder(model: &Model) -> Result<(TempDir, PathBuf)> {
+    let folder = tempfile::tempdir().map_err(|e| Error::output(format!("a temporary folder: {e}")))?;
+    let path = folder.path().join("rewritten.onnx");
+    model.save(&path, &SaveOptions::default())?;
+    Ok((folder, path))
+}
 
 /// What tract computes with a model; empty if it does not run it, which the proof has told.
 fn in_tract(model: &Model, inputs: &[NamedTensor]) -> Vec<NamedTensor> {

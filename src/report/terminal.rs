@@ -330,6 +330,13 @@ fn summary_table(report: &Report) -> Table {
     };
     let verify = &report.verify;
     single("valid", verify.valid.map(|v| v.to_string()), "tract loads and runs it");
+    for (runtime, difference) in report.latencies.iter().filter_map(|found| Some((&found.runtime, found.difference?))) {
+        single(
+            "runtimes agree",
+            Some(format!("{difference:.0e}")),
+            &format!("{runtime} and tract, to this difference"),
+        );
+    }
     single("exactness", verify.exact_max_rel.map(|x| format!("{x:.1e}")), "removal against masking, ≤ 1e-4");
     single("relative L2", verify.rel_l2.map(|x| format!("{x:.3}")), "distance from the original's output");
     single("cosine", verify.cosine.map(|x| format!("{x:.4}")), "");
