@@ -1,8 +1,8 @@
 //! Latency in the runtimes that a model is deployed in.
 //!
 //! [`onnxruntime`] loads the ONNX Runtime library at run time, times two models in alternation, and compares their outputs with
-//! tract's. [`command`] leaves
-//! the timing to a command of the user, which may drive TensorRT, a phone, or anything else that prints a time.
+//! tract's. [`command`] leaves the timing to a command of the user, which may drive TensorRT, a phone, or anything else that
+//! prints a time.
 
 pub mod command;
 pub mod find;

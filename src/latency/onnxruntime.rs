@@ -35,8 +35,9 @@ pub struct Candidate<'a> {
 pub struct Compared {
     /// The times.
     pub latency: RuntimeLatency,
-    /// The output that is farthest from tract's, before and after; `None` if there is nothing to compare.
-    pub differences: [Option<Difference>; 2],
+    /// The output that is farthest from tract's, before and after; `None` if there is nothing to compare, an error in the
+    /// library's words if there is, and it cannot.
+    pub differences: [std::result::Result<Option<Difference>, String>; 2],
 }
 
 impl fmt::Debug for OnnxRuntime {
@@ -91,11 +92,8 @@ impl OnnxRuntime {
         let sessions = [open(before.file)?, open(after.file)?];
         let run = |session: &Session| session.run().map_err(Error::input);
         let [old, new] = by_turns(Watch::of(threads), || run(&sessions[0]), || run(&sessions[1]))?;
-        let difference = |session: &Session, candidate: Candidate<'_>| {
-            session.difference(candidate.expected).map_err(|why| Error::input(why).in_file(candidate.file))
-        };
-        let differences = [difference(&sessions[0], before)?, difference(&sessions[1], after)?];
-        let difference = differences.iter().flatten().map(|found| found.relative).reduce(f64::max);
+        let differences = [sessions[0].difference(before.expected), sessions[1].difference(after.expected)];
+        let difference = differences.iter().flatten().flatten().map(|found| found.relative).reduce(f64::max);
         let (runtime, provider) = (format!("ONNX Runtime {}", self.version()), Some(PROVIDER.to_owned()));
         let latency = RuntimeLatency { runtime, provider, threads: Some(threads), before: old, after: new, difference };
         Ok(Compared { latency, differences })
@@ -152,12 +150,17 @@ mod tests {
             .collect();
         let candidates = [Candidate { file: &path, expected: &expected }, Candidate { file: &path, expected: &wrong }];
         let found = runtime.compare(candidates, (&inputs, &outputs), 1).unwrap();
-        let [before, after] = found.differences.map(|difference| difference.unwrap().relative);
+        let [before, after] = found.differences.map(|difference| difference.unwrap().unwrap().relative);
         assert!(before < 1e-6 && (after - 0.5).abs() < 1e-6, "{before} {after}");
         let latency = found.latency;
         assert!(latency.before.median_ms > 0.0 && latency.after.runs == latency.before.runs);
         assert!(latency.runtime.starts_with("ONNX Runtime 1."), "{}", latency.runtime);
         assert_eq!(latency.difference, Some(after));
+        // An output of another shape is no reason to lose the times.
+        let other = [(outputs[0].clone(), Tensor::new(&[1, 1], &[1_f32]).unwrap())];
+        let candidates_of_other = candidates.map(|candidate| Candidate { expected: &other, ..candidate });
+        let found = runtime.compare(candidates_of_other, (&inputs, &outputs), 1).unwrap();
+        assert!(found.differences[0].is_err() && found.latency.difference.is_none());
         let missing = runtime.compare(candidates, (&inputs, &["nothing".to_owned()]), 1).unwrap_err();
         assert!(missing.to_string().contains("nothing"), "{missing}");
         std::fs::write(&path, "no model").unwrap();

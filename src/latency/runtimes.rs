@@ -116,7 +116,7 @@ impl Runtimes {
                 Ok(found) => {
                     measured.latencies.push(found.latency);
                     let models = ["the original", "the rewritten model"].into_iter().zip(found.differences);
-                    let doubts = models.filter_map(|(model, found)| doubt(model, found.as_ref()?, library.version()));
+                    let doubts = models.filter_map(|(model, found)| doubt(model, &found, library.version()));
                     measured.notes.extend(doubts);
                 }
                 Err(error) => measured.notes.push(format!(
@@ -158,16 +158,20 @@ fn in_tract(model: &Model, inputs: &[NamedTensor]) -> Vec<NamedTensor> {
     run.unwrap_or_default()
 }
 
-/// A note on an output that the two runtimes do not agree on.
-fn doubt(model: &str, Difference { output, relative }: &Difference, version: &str) -> Option<String> {
-    (*relative > DOUBTFUL).then(|| {
-        format!(
+/// A note on an output that the two runtimes do not agree on, or that could not be compared.
+fn doubt(model: &str, found: &std::result::Result<Option<Difference>, String>, version: &str) -> Option<String> {
+    match found {
+        Ok(Some(Difference { output, relative })) if *relative > DOUBTFUL => Some(format!(
             "ONNX Runtime {version} and tract do not agree on output '{output}' of {model}: they differ by {:.0} % of its \
              largest value on synthetic inputs; what this report says of accuracy was computed in tract, so compare the two \
              files in ONNX Runtime on samples of your own",
             100.0 * relative
-        )
-    })
+        )),
+        Ok(_) => None,
+        Err(why) => Some(format!(
+            "the outputs of {model} in ONNX Runtime {version} could not be compared with those in tract: {why}"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -176,8 +180,10 @@ mod tests {
 
     #[test]
     fn outputs_that_rounding_does_not_explain_are_told() {
-        let found = |relative| Difference { output: "y".to_owned(), relative };
+        let found = |relative| Ok(Some(Difference { output: "y".to_owned(), relative }));
         assert_eq!(doubt("the original", &found(1e-3), "1.22.0"), None);
+        assert_eq!(doubt("the original", &Ok(None), "1.22.0"), None);
+        assert!(doubt("the original", &Err("another shape".to_owned()), "1.22.0").unwrap().contains("another shape"));
         let told = doubt("the original", &found(0.4), "1.22.0").unwrap();
         assert!(told.contains("'y' of the original") && told.contains("40 %"), "{told}");
     }
