@@ -137,6 +137,13 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        // SAFETY: the session is valid, and nothing else holds it. Its environment lives on until `library` is dropped.
+        unsafe { (self.library.api.release_session)(self.session) };
+    }
+}
+
 /// How far an output is from what tract computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
@@ -152,13 +159,6 @@ fn relative(a: &[f64], b: &[f64]) -> Option<f64> {
     let delta = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     let largest = a.iter().map(|value| value.abs()).fold(0.0, f64::max);
     all_finite.then(|| if delta == 0.0 { 0.0 } else { delta / largest.max(f64::MIN_POSITIVE) })
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // SAFETY: the session is valid, and nothing else holds it. Its environment lives on until `library` is dropped.
-        unsafe { (self.library.api.release_session)(self.session) };
-    }
 }
 
 impl Feed {
