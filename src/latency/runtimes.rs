@@ -10,6 +10,7 @@ use super::session::Difference;
 use super::timing::RuntimeLatency;
 use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
+use crate::runtime::latency::output_names;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
 /// Options of [`Runtimes`]: where to measure latency, besides tract.
@@ -107,8 +108,7 @@ impl Runtimes {
             Err(error) => return Err(error),
         };
         if let Ok(library) = &library {
-            let outputs: Vec<String> =
-                rewritten.proto.graph.iter().flat_map(|graph| &graph.output).map(|out| out.name().to_owned()).collect();
+            let outputs = output_names(&rewritten.proto);
             let expected = [original, rewritten].map(|model| in_tract(model, inputs));
             let candidate = |file, expected| Candidate { file, expected };
             let candidates = [candidate(file, &expected[0]), candidate(&path, &expected[1])];

@@ -10,7 +10,7 @@ use super::runtimes::{RuntimeName, RuntimeOptions};
 use super::timing::{RuntimeLatency, by_turns};
 use crate::error::{Error, Result};
 use crate::onnx::{Model, SaveOptions};
-use crate::runtime::latency::{Fed, times};
+use crate::runtime::latency::{Fed, output_names, times};
 use crate::runtime::{NamedTensor, Prepared, RunOptions, Runnable, Watch, on_deep_stack};
 
 /// The version of tract that is linked in.
@@ -121,8 +121,7 @@ impl Stopwatch {
                     model.save(&path, &SaveOptions::default()).map(|_| path)
                 };
                 let (before, after) = (save(original, "original.onnx")?, save(rewritten, "rewritten.onnx")?);
-                let outputs = rewritten.proto.graph.iter().flat_map(|graph| &graph.output);
-                let outputs: Vec<String> = outputs.map(|output| output.name().to_owned()).collect();
+                let outputs = output_names(&rewritten.proto);
                 let candidates = [&before, &after].map(|file| Candidate { file, expected: &[] });
                 Ok(library.compare(candidates, (inputs, &outputs), *threads)?.latency)
             }

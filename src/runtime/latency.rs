@@ -84,8 +84,13 @@ pub(crate) struct Fed {
 impl Fed {
     /// Names of the outputs.
     pub(crate) fn outputs(&self) -> Vec<String> {
-        self.model.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name().to_owned()).collect()
+        output_names(&self.model)
     }
+}
+
+/// Names of the outputs of a model, in graph order.
+pub(crate) fn output_names(model: &ModelProto) -> Vec<String> {
+    model.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name().to_owned()).collect()
 }
 
 /// Most measured runs of each model, and the fewest.
