@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::ModelCommand;
 use crate::error::{Error, Result};
-use crate::onnx::{Model, SaveOptions};
+use crate::onnx::{Model, TemporaryFile};
 use crate::progress::Progress;
 
 /// Measures a model.
@@ -71,12 +71,8 @@ impl Metric {
     /// [`Usage`](crate::ErrorKind::Usage) if the command does not say where the model goes.
     pub fn command(line: &str, timeout: Option<Duration>) -> Result<Self> {
         let command = ModelCommand::new(line, timeout)?;
-        let judge = move |model: &Model, progress: &Progress| {
-            let folder = tempfile::tempdir().map_err(|e| Error::output(format!("a temporary folder: {e}")))?;
-            let path = folder.path().join("model.onnx");
-            model.save(&path, &SaveOptions::default())?;
-            command.number(&path, progress)
-        };
+        let judge =
+            move |model: &Model, progress: &Progress| command.number(TemporaryFile::of(model)?.path(), progress);
         Ok(Self { name: line.to_owned(), lower_is_better: false, judge: Arc::new(judge) })
     }
 

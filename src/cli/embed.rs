@@ -19,9 +19,10 @@ use crate::defect::print_no_panics;
 use crate::error::{Error, Result};
 use crate::jobs;
 use crate::jobs::setting::Configured;
+use crate::onnx::TemporaryFile;
 use crate::plan::Hardware;
 use crate::progress::Progress;
-use crate::{Cancel, Metric, Model, Outcome, Report, SaveOptions, SweepOptions, SweepReport};
+use crate::{Cancel, Metric, Model, Outcome, Report, SweepOptions, SweepReport};
 
 /// Stands for every file of a command that the caller holds in memory.
 const IN_MEMORY: &str = "model";
@@ -272,10 +273,7 @@ fn on_disk<T>(model: &Model, work: impl FnOnce(&Path) -> Result<T>) -> Result<T>
     if let Some(path) = model.sources().first() {
         return work(path);
     }
-    let folder = tempfile::tempdir().map_err(|e| Error::output(format!("no temporary directory: {e}")))?;
-    let path = folder.path().join("original.onnx");
-    model.save(&path, &SaveOptions::default())?;
-    work(&path)
+    work(TemporaryFile::of(model)?.path())
 }
 
 /// Parses the options of a command that takes this many models.

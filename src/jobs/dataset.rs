@@ -69,7 +69,7 @@ impl Dataset {
         N: Into<String>,
         B: IntoIterator<Item = (N, Array)>,
     {
-        let folder = tempfile::tempdir().map_err(|e| Error::output(format!("no temporary directory: {e}")))?;
+        let folder = tempfile::tempdir().map_err(|e| Error::output(format!("a temporary folder: {e}")))?;
         for (number, batch) in batches.into_iter().enumerate() {
             // Batches are read in the order of their names.
             let path = folder.path().join(format!("batch-{number:09}.npz"));

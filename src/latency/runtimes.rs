@@ -2,14 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
 use super::command::BenchCommand;
 use super::onnxruntime::{Candidate, OnnxRuntime};
 use super::session::Difference;
 use super::timing::RuntimeLatency;
-use crate::error::{Error, Result};
-use crate::onnx::{Model, SaveOptions};
+use crate::error::Result;
+use crate::onnx::{Model, TemporaryFile};
 use crate::runtime::latency::output_names;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
@@ -96,7 +94,7 @@ impl Runtimes {
                 return Ok(measured);
             }
         }
-        let (_folder, path) = match in_temporary_folder(rewritten) {
+        let written = match TemporaryFile::of(rewritten) {
             Ok(written) => written,
             // A full temporary folder is no reason to lose the result, unless a command was to run on it.
             Err(error) if self.command.is_none() => {
@@ -111,7 +109,7 @@ impl Runtimes {
             let outputs = output_names(&rewritten.proto);
             let expected = [original, rewritten].map(|model| in_tract(model, inputs));
             let candidate = |file, expected| Candidate { file, expected };
-            let candidates = [candidate(file, &expected[0]), candidate(&path, &expected[1])];
+            let candidates = [candidate(file, &expected[0]), candidate(written.path(), &expected[1])];
             match library.compare(candidates, (inputs, &outputs), self.threads) {
                 Ok(found) => {
                     measured.latencies.push(found.latency);
@@ -126,7 +124,7 @@ impl Runtimes {
             }
         }
         if let Some(command) = &self.command {
-            measured.latencies.push(command.compare(file, &path)?);
+            measured.latencies.push(command.compare(file, written.path())?);
         }
         let slower = measured.latencies.iter().filter(|latency| latency.is_slower()).map(|latency| {
             format!(
@@ -143,14 +141,6 @@ impl Runtimes {
 /// Outputs of two runtimes that differ by more than this share of their largest value are told: rounding explains less, in
 /// float16 and with 8-bit weights too.
 const DOUBTFUL: f64 = 0.02;
-
-/// Writes a model to a folder that lives as long as what is returned.
-fn in_temporary_folder(model: &Model) -> Result<(TempDir, PathBuf)> {
-    let folder = tempfile::tempdir().map_err(|e| Error::output(format!("a temporary folder: {e}")))?;
-    let path = folder.path().join("rewritten.onnx");
-    model.save(&path, &SaveOptions::default())?;
-    Ok((folder, path))
-}
 
 /// What tract computes with a model; empty if it does not run it, which the proof has told.
 fn in_tract(model: &Model, inputs: &[NamedTensor]) -> Vec<NamedTensor> {

@@ -9,7 +9,7 @@ use super::onnxruntime::{Candidate, OnnxRuntime};
 use super::runtimes::{RuntimeName, RuntimeOptions};
 use super::timing::{RuntimeLatency, by_turns};
 use crate::error::{Error, Result};
-use crate::onnx::{Model, SaveOptions};
+use crate::onnx::{Model, TemporaryFile};
 use crate::runtime::latency::{Fed, output_names, times};
 use crate::runtime::{NamedTensor, Prepared, RunOptions, Runnable, Watch, on_deep_stack};
 
@@ -115,14 +115,9 @@ impl Stopwatch {
     ) -> Result<RuntimeLatency> {
         match self {
             Self::OnnxRuntime(library, threads) => {
-                let folder = tempfile::tempdir().map_err(|e| Error::output(format!("a temporary folder: {e}")))?;
-                let save = |model: &Model, name: &str| {
-                    let path = folder.path().join(name);
-                    model.save(&path, &SaveOptions::default()).map(|_| path)
-                };
-                let (before, after) = (save(original, "original.onnx")?, save(rewritten, "rewritten.onnx")?);
+                let files = [TemporaryFile::of(original)?, TemporaryFile::of(rewritten)?];
                 let outputs = output_names(&rewritten.proto);
-                let candidates = [&before, &after].map(|file| Candidate { file, expected: &[] });
+                let candidates = files.each_ref().map(|file| Candidate { file: file.path(), expected: &[] });
                 Ok(library.compare(candidates, (inputs, &outputs), *threads)?.latency)
             }
             Self::Tract => {

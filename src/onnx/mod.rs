@@ -16,6 +16,7 @@ pub mod proto;
 mod save;
 #[rustfmt::skip] // generated
 mod schema;
+mod temporary;
 pub mod tensor;
 pub mod traits;
 mod visit;
@@ -27,3 +28,4 @@ pub(crate) use domain::opset_of;
 pub(crate) use encode::hash_of;
 pub use model::Model;
 pub use save::{SaveOptions, discard_staged};
+pub(crate) use temporary::TemporaryFile;
