@@ -58,7 +58,7 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
     let after = Analysis::new(rewritten, dims, &BTreeSet::new())?;
     let cost = CostModel::new(analysis.subject());
     let groups = groups(analysis.subject(), &cost, &Filter::default());
-    let request = Request { quota: Quota::Ratio(0.0), scope: Scope::Layer, min_keep: 1 };
+    let request = Request { quota: Quota::Ratio(0.0), scope: Scope::Layer, min_keep: 1, whole_blocks: false };
     let selection = match plan {
         Some(plan) => plan.selection(&groups, &[], &request, true)?,
         None => Selection::all(),

@@ -97,10 +97,13 @@ impl Group {
             }
     }
 
-    /// Sizes that may be left of it, ascending: multiples of [`step`](Self::step) from `min_keep` on, and last its size as
-    /// it is.
-    pub fn sizes(&self, min_keep: usize) -> Vec<usize> {
-        let step = self.step.max(1);
+    /// Sizes that may be left of it, ascending: multiples of [`step`](Self::step) from `min_keep` on, or of a whole block, and
+    /// last its size as it is.
+    pub fn sizes(&self, min_keep: usize, whole_blocks: bool) -> Vec<usize> {
+        let step = match self.misaligned {
+            Some(Misaligned::Small { block, .. }) if whole_blocks => block,
+            _ => self.step.max(1),
+        };
         let least = min_keep.max(1).checked_next_multiple_of(step).unwrap_or(self.size);
         (least..self.size).step_by(step).chain([self.size]).collect()
     }

@@ -93,6 +93,29 @@ pub struct Request {
     pub scope: Scope,
     /// Fewest units that stay in a group.
     pub min_keep: usize,
+    /// Whether small groups keep whole blocks only: a part of a block is computed in the time of a whole one.
+    pub whole_blocks: bool,
+}
+
+impl Request {
+    /// Sizes that may be left of a group, ascending; the last one is its size as it is.
+    pub(crate) fn sizes(&self, group: &Group) -> Vec<usize> {
+        group.sizes(self.min_keep, self.whole_blocks)
+    }
+
+    /// What `choose` finds for this budget. Multiply–accumulates are a means to be faster, so that removals that fill a block
+    /// only partly are not made for them, unless the budget is out of reach otherwise.
+    ///
+    /// # Errors
+    /// As `choose`.
+    pub(crate) fn within<T>(&self, budget: Budget, choose: impl Fn(&Self) -> Result<T>) -> Result<T> {
+        if matches!(budget, Budget::Macs(_))
+            && let Ok(found) = choose(&Self { whole_blocks: true, ..*self })
+        {
+            return Ok(found);
+        }
+        choose(self)
+    }
 }
 
 /// A group whose units have scores.
@@ -131,7 +154,7 @@ fn rest(size: usize, ratio: f64) -> usize {
 /// How many units of `group` stay when `ratio` of them are to go: the nearest of its sizes, of two the larger.
 fn kept_of(group: &Group, ratio: f64, request: &Request) -> usize {
     let wanted = rest(group.size, ratio);
-    let sizes = group.sizes(request.min_keep).into_iter().rev();
+    let sizes = request.sizes(group).into_iter().rev();
     sizes.min_by_key(|size| size.abs_diff(wanted)).unwrap_or(group.size)
 }
 
@@ -148,6 +171,13 @@ struct Step {
 /// # Errors
 /// [`Nothing`](crate::ErrorKind::Nothing) if a budget is out of reach, with the smallest reachable figure.
 pub fn select(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) -> Result<Selection> {
+    match request.quota {
+        Quota::Budget(budget) => request.within(budget, |request| select_among(scored, cost, request)),
+        Quota::Ratio(_) => select_among(scored, cost, request),
+    }
+}
+
+fn select_among(scored: &[Scored<'_>], cost: &CostModel<'_>, request: &Request) -> Result<Selection> {
     let rankings: Vec<Vec<usize>> = scored.iter().map(Scored::ranking).collect();
     let by_ratio = |ratio: f64| {
         let mut selection = Selection::all();
@@ -219,7 +249,7 @@ fn global_steps(
         let saved = budget.map_or(1.0, |b| (b.of(cost.of_unit(scored.group.factor)) as f64).max(1e-9));
         let mut removed = 0;
         let mut floor = 0.0_f64;
-        for next in scored.group.sizes(request.min_keep).into_iter().rev().skip(1) {
+        for next in request.sizes(scored.group).into_iter().rev().skip(1) {
             let block = &ranking[removed..size - next];
             let share: f64 = block.iter().map(|&unit| scored.scores[unit]).sum::<f64>() / total.max(f64::MIN_POSITIVE);
             #[allow(clippy::cast_precision_loss)]

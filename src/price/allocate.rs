@@ -41,7 +41,7 @@ impl Allocation {
             scored.iter().map(|scored| selection.count(scored.group.factor, scored.group.size)).collect();
         let groups = scored.iter().zip(&kept);
         let narrower = |(scored, &kept): (&Scored<'_>, &usize)| {
-            scored.group.sizes(request.min_keep).into_iter().take_while(|&width| width < kept).last()
+            request.sizes(scored.group).into_iter().take_while(|&width| width < kept).last()
         };
         let next = groups.clone().map(narrower).collect();
         let loss = |((scored, &kept), curve): ((&Scored<'_>, &usize), &std::result::Result<Curve, String>)| {
@@ -86,6 +86,16 @@ pub(crate) fn allocate(
     cost: &CostModel<'_>,
     (request, budget): (&Request, Budget),
 ) -> Result<Allocation> {
+    request.within(budget, |request| allocate_among(scored, curves, layers, cost, (request, budget)))
+}
+
+fn allocate_among(
+    scored: &[Scored<'_>],
+    curves: &[Option<&Curve>],
+    layers: &[&dyn Splittable],
+    cost: &CostModel<'_>,
+    (request, budget): (&Request, Budget),
+) -> Result<Allocation> {
     let items: Vec<Option<Item<'_, '_>>> = scored.iter().zip(curves).map(|(s, c)| item(s, *c, request)).collect();
     let open: Vec<&Item<'_, '_>> = items.iter().flatten().collect();
     let market = Widths::new(&open, layers, cost, budget);
@@ -107,7 +117,7 @@ pub(crate) fn allocate(
 
 fn item<'s, 'g>(scored: &'s Scored<'g>, curve: Option<&Curve>, request: &Request) -> Option<Item<'s, 'g>> {
     let size = scored.group.size;
-    let widths = scored.group.sizes(request.min_keep);
+    let widths = request.sizes(scored.group);
     let prices = widths.iter().map(|&width| curve.map_or(0.0, |curve| curve.at(size - width))).collect();
     curve.map(|_| Item { scored, ranking: scored.ranking(), widths, prices })
 }
@@ -363,15 +373,20 @@ mod tests {
     use super::*;
     use crate::analysis::Analysis;
     use crate::onnx::Model;
-    use crate::plan::{Filter, Group, Quota, Scope, Units, groups};
+    use crate::plan::{Align, Filter, Group, Hardware, Quota, Scope, Units, groups};
 
     /// Calls `check` with the open groups of the residual network, each unit scored alike.
     fn with_resnet(check: impl FnOnce(&[Scored<'_>], &CostModel<'_>)) {
+        with_aligned_resnet(Align::Multiple(1), check);
+    }
+
+    fn with_aligned_resnet(align: Align, check: impl FnOnce(&[Scored<'_>], &CostModel<'_>)) {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/digits_resnet.onnx");
         let model = Model::load(&file).unwrap();
         let analysis = Analysis::new(&model, &Default::default(), &Default::default()).unwrap();
         let cost = CostModel::new(analysis.subject());
-        let all = groups(analysis.subject(), &cost, &Filter::new(&[], &[], Units::default(), false).unwrap());
+        let all =
+            groups(analysis.subject(), &cost, &Filter::new(&[], &[], Units::default(), false).unwrap().aligned(align));
         let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
         let scored: Vec<Scored<'_>> =
             open.iter().map(|&group| Scored { group, scores: vec![1.0; group.size], comparable: true }).collect();
@@ -380,7 +395,7 @@ mod tests {
 
     fn request(share: f64, cost: &CostModel<'_>) -> (Request, Budget) {
         let budget = Budget::Macs((cost.cost(&Selection::all()).macs as f64 * share) as u64);
-        (Request { quota: Quota::Budget(budget), scope: Scope::Global, min_keep: 1 }, budget)
+        (Request { quota: Quota::Budget(budget), scope: Scope::Global, min_keep: 1, whole_blocks: false }, budget)
     }
 
     /// Half of a group costs this much, and more in proportion to the square.
@@ -426,6 +441,23 @@ mod tests {
             }
             let out_of_reach = self::request(1e-4, cost);
             assert!(allocate(scored, &odd, &[], cost, (&out_of_reach.0, out_of_reach.1)).is_err());
+        });
+    }
+
+    /// Eight channels take the time of 16 where 16 are computed at a time: they are left only by a budget that needs it.
+    #[test]
+    fn multiply_accumulates_go_in_whole_blocks_where_the_budget_allows() {
+        with_aligned_resnet(Align::For(Hardware::Avx512), |scored, cost| {
+            let curves = curves(scored, |_| 1.0);
+            let curves: Vec<Option<&Curve>> = curves.iter().map(Some).collect();
+            let is_partly = |allocation: &Allocation| scored.iter().any(|s| s.group.kept_partly(&allocation.selection));
+            let within = |budget: Budget| {
+                let (request, _) = request(1.0, cost);
+                allocate(scored, &curves, &[], cost, (&request, budget)).unwrap()
+            };
+            let whole = cost.cost(&Selection::all());
+            assert!(!is_partly(&within(Budget::Macs(whole.macs / 5 * 4))));
+            assert!(is_partly(&within(Budget::Macs(whole.macs / 4))));
         });
     }
 

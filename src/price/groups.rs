@@ -192,7 +192,7 @@ impl Market<'_> {
 
     /// The widths of a group that are measured, wide to narrow.
     fn widths(&self, group: &Group, request: &Request) -> Vec<usize> {
-        let (size, all) = (group.size, group.sizes(request.min_keep));
+        let (size, all) = (group.size, request.sizes(group));
         let mut widths: Vec<usize> = Vec::new();
         for share in self.effort.shares() {
             let wanted = size as f64 * share;
@@ -375,7 +375,7 @@ mod tests {
         let reference = Reference::new(subject.model, samples.batches()).unwrap();
         let market = Market { subject, reference: &reference, samples: &samples, method, effort: Effort::Normal };
         let quota = Quota::Budget(Budget::Macs(0));
-        let request = Request { quota, scope: Scope::Global, min_keep: 1 };
+        let request = Request { quota, scope: Scope::Global, min_keep: 1, whole_blocks: false };
         let prices = market.prices(&scored, &request).unwrap();
         check(&market, &scored, &prices);
     }

@@ -24,7 +24,7 @@ fn repaired(name: &str, method: Method) -> (Vec<RepairReport>, crate::onnx::prot
     let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
     let context = Context::without_data(subject, &open, 1);
     let scored = Criterion::by_name("l2").unwrap().score(&context).unwrap();
-    let request = Request { quota: Quota::Ratio(0.5), scope: Scope::Layer, min_keep: 1 };
+    let request = Request { quota: Quota::Ratio(0.5), scope: Scope::Layer, min_keep: 1, whole_blocks: false };
     let selection = select(&scored, &cost, &request).unwrap();
     let pruned = rewrite::prune(subject, &selection).unwrap();
     let (model, reports) =

@@ -37,7 +37,7 @@ impl Design {
             columns.insert(group.factor, column);
         }
         let levels = |group: &Group| {
-            let sizes = group.sizes(min_keep);
+            let sizes = group.sizes(min_keep, false);
             LEVELS.map(|eighths| {
                 let wanted = group.size * eighths / 8;
                 sizes.iter().copied().min_by_key(|size| size.abs_diff(wanted)).unwrap_or(group.size)

@@ -299,6 +299,7 @@ impl PruneOptions {
             Target::Plan(_) | Target::MaxDrop(_) => Quota::Ratio(0.0),
         };
         let default = if matches!(quota, Quota::Ratio(_)) { Scope::Layer } else { Scope::Global };
-        Request { quota, scope: self.scope.unwrap_or(default), min_keep: self.min_keep.max(1) }
+        let (scope, min_keep) = (self.scope.unwrap_or(default), self.min_keep.max(1));
+        Request { quota, scope, min_keep, whole_blocks: false }
     }
 }

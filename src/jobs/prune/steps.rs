@@ -419,7 +419,8 @@ fn alignment_notes(groups: &[Group], selection: &Selection, options: &PruneOptio
             first.name
         ));
     }
-    let is_whole = |group: &&Group| group.is_open(options.allow_shifts) && group.sizes(options.min_keep).len() == 1;
+    let is_whole =
+        |group: &&Group| group.is_open(options.allow_shifts) && group.sizes(options.min_keep, false).len() == 1;
     let whole: Vec<&Group> = groups.iter().filter(is_whole).collect();
     if let Some(first) = whole.first() {
         notes.push(format!(
