@@ -1,14 +1,14 @@
 //! `--include` and `--exclude`: which names the user means.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use glob::Pattern;
 
 use crate::error::{Error, Result};
 
 /// Names that match one of some patterns and none of others.
 #[derive(Debug, Clone, Default)]
 pub struct Patterns {
-    include: Option<GlobSet>,
-    exclude: Option<GlobSet>,
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
 }
 
 impl Patterns {
@@ -22,21 +22,19 @@ impl Patterns {
 
     /// Why something with these names is left out, if it is: it is meant if one of its names is.
     pub fn refusal<'n>(&self, names: impl IntoIterator<Item = &'n str> + Clone) -> Option<&'static str> {
-        let matches = |set: &GlobSet| names.clone().into_iter().any(|name| set.is_match(name));
-        if self.include.as_ref().is_some_and(|set| !matches(set)) {
+        let is_one_of = |patterns: &[Pattern]| {
+            names.clone().into_iter().any(|name| patterns.iter().any(|pattern| pattern.matches(name)))
+        };
+        if !self.include.is_empty() && !is_one_of(&self.include) {
             return Some("not matched by `include`");
         }
-        self.exclude.as_ref().is_some_and(matches).then_some("matched by `exclude`")
+        is_one_of(&self.exclude).then_some("matched by `exclude`")
     }
 }
 
-fn globs(patterns: &[String]) -> Result<Option<GlobSet>> {
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        set.add(Glob::new(pattern).map_err(|e| Error::usage(format!("'{pattern}' is not a pattern: {e}")))?);
-    }
-    set.build().map(Some).map_err(|e| Error::usage(e.to_string()))
+fn globs(patterns: &[String]) -> Result<Vec<Pattern>> {
+    let glob = |pattern: &String| {
+        Pattern::new(pattern).map_err(|e| Error::usage(format!("'{pattern}' is not a pattern: {e}")))
+    };
+    patterns.iter().map(glob).collect()
 }
