@@ -11,6 +11,7 @@ use tempfile::{NamedTempFile, TempPath};
 use super::encode::{encoded_len, write_model};
 use super::external::{self, DataFile};
 use super::model::Model;
+use crate::texts::temporary;
 use crate::{Error, Result};
 
 /// Largest protobuf that every reader accepts, in bytes.
@@ -221,19 +222,6 @@ fn keep_old(path: &Path) -> Option<TempPath> {
     name.push(format!(".old-{}", std::process::id()));
     fs::hard_link(path, &name).ok()?;
     TempPath::try_from_path(PathBuf::from(name)).ok()
-}
-
-#[cfg(unix)]
-fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt as _;
-    // What the umask leaves of it: the permissions of any newly created file.
-    let permissions = Permissions::from_mode(0o666);
-    tempfile::Builder::new().prefix(".paredown-").permissions(permissions).tempfile_in(folder)
-}
-
-#[cfg(not(unix))]
-fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(".paredown-").tempfile_in(folder)
 }
 
 #[cfg(unix)]

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
-use crate::texts::{folder, hexadecimal};
+use crate::texts::{folder, hexadecimal, temporary};
 
 /// The first and the last bytes: a name, and the version of the format.
 const MAGIC: [u8; 8] = *b"PDSTATS\x01";
@@ -167,7 +167,7 @@ impl Writer {
     /// [`Output`](crate::ErrorKind::Output) if it cannot be written.
     pub(crate) fn new(path: &Path) -> Result<Self> {
         let failed = |e: std::io::Error| Error::output(e.to_string()).in_file(path).caused_by(e);
-        let mut file = NamedTempFile::new_in(folder(path)).map_err(failed)?;
+        let mut file = temporary(folder(path)).map_err(failed)?;
         file.write_all(&MAGIC).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file, end: MAGIC.len() as u64, records: BTreeMap::new() })
     }
