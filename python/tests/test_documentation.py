@@ -55,9 +55,10 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     commands = tmp_path / "bin"
     commands.mkdir()
-    command = commands / "paredown"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m paredown "$@"\n', encoding="utf-8")
-    command.chmod(0o755)
+    for name, started in {"paredown": "-m paredown ", "python": ""}.items():
+        command = commands / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {started}"$@"\n', encoding="utf-8")
+        command.chmod(0o755)
     monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
     names: dict[str, object] = {}
     for language, snippet in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):

@@ -172,7 +172,7 @@ impl Job<'_> {
         }
         if let Some(path) = &self.common.report {
             outcome.report.commands = vec![typed()];
-            let written = self.output.map(|output| proof(original, output, self.plan_out));
+            let written = self.output.map(|output| proof(command, original, output, self.plan_out));
             outcome.report.commands.extend(written);
             write_report(path, &outcome.report)?;
         }

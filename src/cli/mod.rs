@@ -94,6 +94,8 @@ pub fn run(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
 pub fn status(typed: impl IntoIterator<Item = OsString>) -> u8 {
     exit_on_interrupt();
     print_no_panics();
+    let typed: Vec<OsString> = typed.into_iter().collect();
+    reports::remember(&typed);
     let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(error) => {

@@ -31,8 +31,8 @@ pub(super) struct Args {
     size: Option<Remaining>,
     #[command(flatten)]
     latency: Latency,
-    /// Remove as much as possible while losing at most this share of accuracy, or of agreement with the original if the
-    /// data has no labels: 1%
+    /// Remove as many multiply–accumulates as possible while losing at most this share of accuracy, of agreement with the
+    /// original if the data has no labels, or of --metric-cmd: 1%
     #[arg(long, value_name = "D", value_parser = ratio)]
     max_drop: Option<f64>,
     /// With --max-drop: the probability with which no more than that is lost, on all samples like those of --data: 95%

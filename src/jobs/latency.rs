@@ -14,9 +14,6 @@ use crate::runtime::probes::probes;
 use crate::times::table::Meter;
 use crate::times::{Times, signature};
 
-/// How far the measured time may be from what was asked for, as a share of it.
-const CLOSE: f64 = 0.03;
-
 /// Most results that are measured before one is carried out.
 const ROUNDS: usize = 4;
 
@@ -46,13 +43,13 @@ impl<C> Tried<C> {
 
     /// Whether its time is close enough to `wanted`.
     pub(super) fn meets(&self, wanted: f64) -> bool {
-        (self.share() / wanted - 1.0).abs() <= CLOSE
+        (self.share() / wanted - 1.0).abs() <= LatencyReport::CLOSE
     }
 
     /// How far its time is from `wanted`. A result that is slower than asked for is worse than one that is faster.
     pub(super) fn miss(&self, wanted: f64) -> f64 {
         let miss = self.share() / wanted - 1.0;
-        if miss > CLOSE { 10.0 * miss } else { miss.abs() }
+        if miss > LatencyReport::CLOSE { 10.0 * miss } else { miss.abs() }
     }
 
     fn round(&self) -> LatencyRound {

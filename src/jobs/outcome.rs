@@ -61,6 +61,7 @@ impl Outcome {
         let proved = contained(&progress, || Ok(self.proof(self.samples.to_prove().as_ref()).prove()?))?;
         self.samples.kept(Ok(()))?;
         enter(&mut self.report, &proved, self.setting.limits);
+        self.report.verify.fitted = self.plan.adjusted && self.samples.measures_on_data();
         if self.report.metric.is_none() {
             self.report.metric = self.setting.judge(&self.samples, &self.model)?;
         }

@@ -276,6 +276,11 @@ impl Opened {
         self.eval.as_ref().or(self.data.as_ref())
     }
 
+    /// Whether fidelity and accuracy are measured on the samples that decisions are based on.
+    pub(crate) fn measures_on_data(&self) -> bool {
+        self.data.is_some() && self.eval.is_none()
+    }
+
     /// The samples that the proof of a result measures fidelity and accuracy on. If the result was fitted to them and they have no
     /// labels, a part of them is enough.
     pub(crate) fn to_prove(&self) -> Option<Samples> {

@@ -66,6 +66,10 @@ pub(crate) fn verify(original: &Model, rewritten: &Model, options: &VerifyOption
     let new_cost = CostModel::new(after.subject()).cost(&Selection::all());
     let mut report = Report::new(&analysis, &groups, &selection, cost.cost(&Selection::all()), new_cost);
     report.enter_rewritten(&original.proto, rewritten);
+    if plan.is_none() {
+        // Which units were removed is not known.
+        report.groups.clear();
+    }
     let adjusted = plan.is_some_and(|plan| plan.adjusted);
     if adjusted {
         same_sizes(&rewrite::prune(analysis.subject(), &selection)?, &rewritten.proto)?;

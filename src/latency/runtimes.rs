@@ -128,7 +128,7 @@ impl Runtimes {
         }
         let slower = measured.latencies.iter().filter(|latency| latency.is_slower()).map(|latency| {
             format!(
-                "the result is slower in {}: {:.3} ms, {:.3} ms before; multiples of the hardware's block size help: name it with `hardware`, or give `align` 16",
+                "the result is slower in {}: {:.3} ms, {:.3} ms before; a budget of `latency` changes only what gets faster by it, and multiples of the hardware's block size are computed quickly: name it with `hardware`, or give `align` 16",
                 latency.runtime, latency.after.median_ms, latency.before.median_ms
             )
         });

@@ -167,7 +167,8 @@ fn collect<'m>(
 fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {
     let untouched: Option<Vec<f64>> = solved.iter().map(|s| s.untouched).collect();
     if let Some(change) = untouched.and_then(|changes| changes.into_iter().reduce(f64::max)) {
-        let why = format!("its result is within {:.1} % of the original's: its weights are kept", 100.0 * change);
+        let why =
+            format!("the removal changed its result by {:.1} % only, so its weights stay as they are", 100.0 * change);
         return Ok(left_alone(&member.original.name, why));
     }
     let sum = |f: fn(&Solved) -> f64| solved.iter().fold(0.0, |sum, solved| sum + f(solved));

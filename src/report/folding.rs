@@ -18,9 +18,7 @@ const FEWEST: usize = 3;
 /// whose names differ in numbers only share a row, with the range of their figures and the sum of their costs.
 pub(super) fn rows(groups: &[&GroupReport], figure: impl Fn(&GroupReport) -> usize) -> Vec<Vec<String>> {
     let mut alike: BTreeMap<(String, &str, &str, usize, String), Vec<&GroupReport>> = BTreeMap::new();
-    let key = |group: &'_ GroupReport| {
-        (starred(&group.name), group.size, starred(group.reason.as_deref().unwrap_or_default()))
-    };
+    let key = |group: &'_ GroupReport| (starred(&group.name), group.size, starred(group.why().unwrap_or_default()));
     for &group in groups {
         let (name, size, reason) = key(group);
         alike.entry((name, &group.axis, &group.role, size, reason)).or_default().push(group);
@@ -30,7 +28,7 @@ pub(super) fn rows(groups: &[&GroupReport], figure: impl Fn(&GroupReport) -> usi
         let (name, size, reason) = key(group);
         let Some(all) = alike.get(&(name.clone(), &group.axis, &group.role, size, reason.clone())) else { continue };
         if groups.len() <= WHOLE || all.len() < FEWEST {
-            let why = group.reason.clone().unwrap_or_default();
+            let why = group.why().unwrap_or_default().to_owned();
             rows.push(row(&group.name, group, figure(group).to_string(), (group.params, group.macs), why));
         } else if all.first().is_some_and(|first| first.name == group.name) {
             let figures = all.iter().map(|group| figure(group));
@@ -142,6 +140,7 @@ mod tests {
             macs: 20,
             reason: None,
             multiple_of: None,
+            kept_whole: None,
             misaligned: None,
         }
     }

@@ -171,6 +171,9 @@ pub struct GroupReport {
     pub macs: u64,
     /// Why the group is frozen, skipped or limited: node and reason.
     pub reason: Option<String>,
+    /// Why it kept all units, though it could have lost some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_whole: Option<String>,
     /// Number that the kept units are a multiple of, unless all units are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multiple_of: Option<usize>,
@@ -380,6 +383,11 @@ impl GroupReport {
         self.role == "free" && self.size > 1 && self.reason.is_none()
     }
 
+    /// Why it has its size, if there is more to say than the numbers.
+    fn why(&self) -> Option<&str> {
+        self.reason.as_deref().or(self.kept_whole.as_deref())
+    }
+
     fn new(group: &Group, selection: &Selection) -> Self {
         let reason = group.role.reason().map(ToString::to_string).or_else(|| group.excluded.clone());
         Self {
@@ -397,6 +405,7 @@ impl GroupReport {
             macs: group.controls.macs,
             reason,
             multiple_of: (group.step > 1).then_some(group.step),
+            kept_whole: None,
             misaligned: group.misaligned.as_ref().map(ToString::to_string),
         }
     }

@@ -29,6 +29,26 @@ pub struct LatencyReport {
     pub times: Vec<OperatorTime>,
 }
 
+impl LatencyReport {
+    /// Largest distance of a measured time from what was asked for, as a share of it.
+    pub(crate) const CLOSE: f64 = 0.03;
+
+    /// Whether the result that was carried out meets the budget; `None` if it was not measured.
+    pub(crate) fn verdict(&self) -> Option<String> {
+        let last = self.rounds.last()?;
+        let took = last.after?.median_ms / last.before?.median_ms.max(1e-9);
+        let wanted = self.wanted_ms / self.before_ms.max(1e-9);
+        let (number, found) = (self.rounds.len(), percent(took));
+        Some(if took > wanted * (1.0 + Self::CLOSE) {
+            format!("result {number} was carried out: the budget is missed, with {found} of {}", percent(wanted))
+        } else if took < wanted * (1.0 - Self::CLOSE) {
+            format!("result {number} was carried out: it is faster than asked for, with {found} of {}", percent(wanted))
+        } else {
+            format!("result {number} was carried out: the budget is met within {:.0} %", 100.0 * Self::CLOSE)
+        })
+    }
+}
+
 /// What an operator of a model takes, as fitted to the sizes at which it was timed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -33,7 +33,10 @@ pub fn inspection(report: &Report, all: bool) -> String {
     text += &format!("{params} parameters, {macs} MACs, {} in {} nodes; ", human_bytes(figures.bytes), figures.nodes);
     text += &format!("{open} of {} groups can be pruned\n", report.groups.len());
     if !fixed.is_empty() {
-        text += &format!("{} frozen axes of kernels and positions are not listed; `all` lists them\n", fixed.len());
+        text += &format!(
+            "{} frozen axes (of kernels, positions, inputs and outputs) are not listed; `all` lists them\n",
+            fixed.len()
+        );
     }
     text + &remarks(report)
 }
@@ -154,6 +157,7 @@ fn budget_lines(budget: &LatencyReport) -> String {
     for (index, round) in rounds.iter().enumerate() {
         text += &format!("  result {}: {round}\n", index + 1);
     }
+    budget.verdict().iter().for_each(|verdict| text += &format!("  {verdict}\n"));
     text
 }
 
@@ -338,6 +342,7 @@ fn summary_table(report: &Report) -> Table {
         );
     }
     single("exactness", verify.exact_max_rel.map(|x| format!("{x:.1e}")), "removal against masking, ≤ 1e-4");
+    single("samples", verify.samples.map(|samples| samples.to_string()), verify.of_samples());
     single("relative L2", verify.rel_l2.map(|x| format!("{x:.3}")), "distance from the original's output");
     single("cosine", verify.cosine.map(|x| format!("{x:.4}")), "");
     single("top-1 agreement", verify.top1_agreement.map(percent), "");

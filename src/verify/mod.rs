@@ -40,6 +40,12 @@ pub struct VerifyReport {
     pub valid: Option<bool>,
     /// Largest deviation from the masked original, relative to the spread of the output over samples.
     pub exact_max_rel: Option<f64>,
+    /// Samples that the figures below were measured on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// Whether the weights were fitted to these samples, so that the figures look better than they are on others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fitted: bool,
     /// For a quantized model: the largest difference at any quantizer, in quantization steps, measured with the
     /// quantizers in place. (`exact_max_rel` is measured without them.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +76,15 @@ pub struct Accuracy {
 }
 
 impl VerifyReport {
+    /// What is to be known about the samples.
+    pub(crate) fn of_samples(&self) -> &'static str {
+        if self.fitted {
+            "the weights were fitted to them; give others with `eval`"
+        } else {
+            "that the outputs were compared on"
+        }
+    }
+
     /// The report of a successful proof.
     pub(crate) fn of(proved: &Proved) -> Self {
         let mut report = Self {
@@ -79,6 +94,7 @@ impl VerifyReport {
             ..Self::default()
         };
         if let Some(measured) = &proved.faithfulness {
+            report.samples = Some(measured.samples);
             report.rel_l2 = Some(measured.rel_l2);
             report.cosine = Some(measured.cosine);
             report.max_abs = Some(measured.max_abs);

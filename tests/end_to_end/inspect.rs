@@ -138,7 +138,10 @@ fn text_and_json_show_the_same_groups() {
 fn kernel_axes_are_counted() {
     let text = Run::new("inspect").arg(fixture("digits_vit.onnx")).exits(0).out;
     assert!(!text.contains("patch/Conv indices") && text.contains("head/Gemm neurons"), "{text}");
-    assert!(text.contains("4 frozen axes of kernels and positions are not listed; --all lists them"), "{text}");
+    assert!(
+        text.contains("4 frozen axes (of kernels, positions, inputs and outputs) are not listed; --all lists them"),
+        "{text}"
+    );
 }
 
 /// Products of activations grow with the size of a dynamic axis, and the batch multiplies everything.

@@ -8,6 +8,7 @@ mod latency;
 pub(in crate::jobs) mod options;
 pub(in crate::jobs) mod pricing;
 mod pruned;
+mod remarks;
 mod rounds;
 pub(in crate::jobs) mod search;
 mod series;

@@ -1,5 +1,7 @@
 //! `max_drop`: the largest reduction whose result is still faithful enough, found by halving.
 
+use std::time::Instant;
+
 use super::judge::Judge;
 use super::options::{HALVINGS, PruneOptions, Target};
 use super::pruned::Pruned;
@@ -13,6 +15,9 @@ use crate::onnx::Model;
 use crate::plan::Remaining;
 use crate::report::{BoundReport, SearchReport, TrialReport, percent};
 use crate::verify::Pairs;
+
+/// Shares of the multiply–accumulates that differ by less are taken for one.
+const NEAR: f64 = 1e-3;
 
 /// Searches the smallest model (in multiply–accumulates) that loses no more than `allowed`.
 ///
@@ -53,10 +58,12 @@ pub(in crate::jobs) fn halve(
     (allowed, confidence): (f64, Option<f64>),
     mut reduce: impl FnMut(f64) -> Result<Finish>,
 ) -> Result<Finish> {
+    let started = Instant::now();
     let mut trials: Vec<TrialReport> = Vec::new();
     let mut best = None;
     let (mut low, mut high) = (0.0, 1.0);
-    for _ in 0..HALVINGS {
+    let mut judged = 0;
+    while judged < HALVINGS && high - low > NEAR {
         let share = f64::midpoint(low, high);
         let finished = match reduce(share) {
             Ok(finished) => finished,
@@ -67,13 +74,17 @@ pub(in crate::jobs) fn halve(
             }
             Err(error) => return Err(error),
         };
+        judged += 1;
         let found = judge.loss(&finished.model)?;
         let bound = found.bound(confidence, HALVINGS)?;
         let at_most = bound.map(|bound| bound.at_most);
         let fits = at_most.unwrap_or(found.share) <= allowed;
         trials.push(TrialReport { macs: share, lost: Some(found.share), at_most, fits });
         if fits {
-            (high, best) = (share, Some((finished, found, bound)));
+            // What remains may be less than was allowed; every share between the two gives this result again.
+            let figures = &finished.report.model;
+            let remains = figures.after.macs as f64 / figures.before.macs.max(1) as f64;
+            (high, best) = (remains.min(share), Some((finished, found, bound)));
         } else {
             low = share;
         }
@@ -95,6 +106,10 @@ pub(in crate::jobs) fn halve(
         trials,
     });
     finished.report.metric = found.metric;
+    // The other candidates, and the judgement of all of them.
+    let of_the_best: f64 = finished.report.seconds.values().sum();
+    let search = (started.elapsed().as_secs_f64() - of_the_best).max(0.0);
+    finished.report.seconds.insert("search".to_owned(), search);
     Ok(finished)
 }
 

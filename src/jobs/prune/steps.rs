@@ -7,8 +7,9 @@ use super::heads;
 use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
 use super::pruned::Pruned;
+use super::remarks;
 use super::survey::{Choice, Judges, Survey};
-use crate::axes::{Role, Selection};
+use crate::axes::Selection;
 use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::jobs::clock::Clock;
 use crate::jobs::setting::calibration_report;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
-use crate::plan::{Align, CostModel, Group, Plan, Quota, Request};
+use crate::plan::{CostModel, Group, Plan, Quota, Request};
 use crate::progress::Progress;
 use crate::repair::{Bases, Method, refit_split, repair};
 use crate::report::{CalibrationReport, PricingReport, RepairReport, Report, TuningReport};
@@ -151,11 +152,12 @@ impl<'j, 'm> Job<'j, 'm> {
         let (before, after) = (self.cost.cost(&Selection::all()), self.cost.cost(&done.selection));
         let mut report = Report::new(&survey.analysis, &survey.groups, &done.selection, before, after);
         report.enter_rewritten(&self.model.proto, &done.model);
-        report.notes.extend(shift_note(&survey.groups, &done.selection));
+        report.notes.extend(remarks::on_shifts(&survey.groups, &done.selection));
         report.notes.extend(heads::notes(&survey.bases));
-        report.notes.extend(alignment_notes(&survey.groups, &done.selection, options));
+        report.notes.extend(remarks::on_sizes(&survey.groups, &done.selection, options));
         report.training = done.training;
         report.pricing = done.pricing;
+        remarks::explain_whole(&mut report, &survey.groups, options);
         report.notes.extend(done.notes);
         let is_rebased = |group: &&Group| survey.bases.is_written(group.factor, &done.selection);
         let rebased: BTreeSet<&str> =
@@ -168,7 +170,7 @@ impl<'j, 'm> Job<'j, 'm> {
             CalibrationReport { layers: done.repaired, ..calibration_report(calibration.data, options.setting.seed) }
         });
         report.seconds = clock.laps;
-        let allow_shifts = shifted(&survey.groups, &done.selection).next().is_some();
+        let allow_shifts = remarks::shifted(&survey.groups, &done.selection).next().is_some();
         let plan = Plan {
             adjusted: is_adjusted,
             thaw: options.thaw.clone(),
@@ -399,45 +401,4 @@ pub(in crate::jobs) fn compose(
         composed.keep(group.factor, flags);
     }
     Ok(composed)
-}
-
-/// The groups whose removal shifts a statistic, as far as they lose units.
-fn shifted<'g>(groups: &'g [Group], selection: &'g Selection) -> impl Iterator<Item = &'g Group> {
-    groups.iter().filter(|group| matches!(group.role, Role::Shifts(_)) && !selection.keeps_all(group.factor))
-}
-
-/// Groups whose sizes are not those that the hardware computes in.
-fn alignment_notes(groups: &[Group], selection: &Selection, options: &PruneOptions) -> Vec<String> {
-    let Align::For(hardware) = options.align else { return Vec::new() };
-    let mut notes = Vec::new();
-    let partly: Vec<&Group> = groups.iter().filter(|group| group.kept_partly(selection)).collect();
-    if let Some((first, why)) = partly.iter().find_map(|group| Some((group, group.misaligned.as_ref()?))) {
-        notes.push(format!(
-            "{} groups are not a multiple of the block size of {} (first: {}: {why})",
-            partly.len(),
-            hardware.name(),
-            first.name
-        ));
-    }
-    let is_whole =
-        |group: &&Group| group.is_open(options.allow_shifts) && group.sizes(options.min_keep, false).len() == 1;
-    let whole: Vec<&Group> = groups.iter().filter(is_whole).collect();
-    if let Some(first) = whole.first() {
-        notes.push(format!(
-            "{} groups are too small to be narrowed to a multiple of what {} computes in, and stay whole (first: {}, {} {}); \
-             `align` 1 opens them",
-            whole.len(),
-            hardware.name(),
-            first.name,
-            first.size,
-            first.kind.name()
-        ));
-    }
-    notes
-}
-
-fn shift_note(groups: &[Group], selection: &Selection) -> Option<String> {
-    let shifted: Vec<&str> = shifted(groups, selection).map(|group| group.name.as_str()).collect();
-    let first = shifted.first()?;
-    Some(format!("{} groups shift a statistic (first: {first}); for them the removal is not exact", shifted.len()))
 }

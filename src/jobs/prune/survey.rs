@@ -387,5 +387,6 @@ fn nothing_open(groups: &[Group], options: &PruneOptions) -> Error {
     if shifts && !options.allow_shifts {
         message += "\nsome groups only shift a statistic: `allow_shifts` allows pruning them too";
     }
+    message += "\n`factorize` changes no interface between layers, so it may split layers that cannot be narrowed";
     Error::nothing(message)
 }

@@ -13,7 +13,8 @@ pub(super) fn latency_budget(budget: &LatencyReport) -> String {
         percent(wanted_ms / before_ms.max(1e-9))
     );
     let results = rounds.iter().enumerate().map(|(index, round)| format!("result {}: {round}", index + 1));
-    paragraph(&text) + &list(results) + &operator_times(&budget.times)
+    let verdict = budget.verdict().map(|verdict| paragraph(&format!("{verdict}."))).unwrap_or_default();
+    paragraph(&text) + &list(results) + &verdict + &operator_times(&budget.times)
 }
 
 /// What every operator takes, as bars and as a table.

@@ -183,6 +183,7 @@ fn quality(report: &Report) -> String {
             row(what, String::new(), value, meaning.to_owned());
         }
     };
+    single("Samples", verify.samples.map(|samples| samples.to_string()), verify.of_samples());
     single("Top-1 agreement", verify.top1_agreement.map(percent), "share of samples with the original's class");
     single("Cosine similarity", verify.cosine.map(|x| format!("{x:.4}")), "of the outputs with the original's");
     single("Relative L2 distance", verify.rel_l2.map(|x| format!("{x:.3}")), "from the original's outputs");
@@ -254,13 +255,12 @@ const GROUP_COLUMNS: [Column; 5] = [
 
 fn group_row(group: &GroupReport) -> Vec<Cell> {
     let kept = format!("{}{} of {}", charts::share(group.kept, group.size), group.kept, group.size);
-    let reason = group.reason.clone().or_else(|| group.misaligned.clone()).unwrap_or_default();
     vec![
         group.name.clone().into(),
         group.axis.clone().into(),
         Cell::Made(kept),
         human_count(group.params).into(),
-        reason.into(),
+        group.why().or(group.misaligned.as_deref()).unwrap_or_default().to_owned().into(),
     ]
 }
 
