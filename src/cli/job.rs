@@ -112,13 +112,14 @@ impl Common {
         if let Some(output) = output {
             model.check_output(output, self.force)?;
         }
-        Ok(Job { common: self, plan_out, stats, output, bar, model })
+        Ok(Job { common: self, plan, plan_out, stats, output, bar, model })
     }
 }
 
 /// A model that is being rewritten.
 pub(super) struct Job<'a> {
     common: &'a Common,
+    plan: Option<&'a Path>,
     plan_out: Option<&'a Path>,
     stats: Option<&'a Path>,
     output: Option<&'a Path>,
@@ -172,7 +173,7 @@ impl Job<'_> {
         }
         if let Some(path) = &self.common.report {
             outcome.report.commands = vec![typed()];
-            let written = self.output.map(|output| proof(command, original, output, self.plan_out));
+            let written = self.output.map(|output| proof(command, original, output, self.plan_out.or(self.plan)));
             outcome.report.commands.extend(written);
             write_report(path, &outcome.report)?;
         }

@@ -42,8 +42,8 @@ pub(super) fn proof(command: &Command, model: &Path, output: &Path, plan: Option
     proof_like(words(), command, [Some(model), Some(output), plan])
 }
 
-/// Options of the job that its proof does not repeat.
-const OF_THE_JOB: [&str; 2] = ["report", "quiet"];
+/// Options that a proof does not take from the job: its own report, and the plan, which stands after the paths.
+const OF_THE_JOB: [&str; 3] = ["report", "quiet", "plan"];
 
 fn proof_like(typed: &[String], command: &Command, [model, output, plan]: [Option<&Path>; 3]) -> String {
     let path = |path: &Path| quoted(&path.to_string_lossy());
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_proof_runs_on_the_samples_of_the_job() {
         let command = <super::super::Args as clap::CommandFactory>::command();
-        let typed = "prune m.onnx --macs 50% --data=s.npz --eval e.npz --report r.html --dim n=3 --quiet --force --plan-out p.json";
+        let typed = "prune m.onnx --plan old.json --data=s.npz --eval e.npz --report r.html --dim n=3 --quiet --force --plan-out p.json";
         let typed: Vec<String> = typed.split(' ').map(str::to_owned).collect();
         let paths = ["a b.onnx", "c.onnx", "p.json"].map(|path| Some(Path::new(path)));
         let line = proof_like(&typed, &command, paths);
