@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, Protocol, Union
 
 from . import _paredown
 from ._metric import Metric, judge
@@ -27,6 +28,16 @@ Share = Union[float, str]
 Names = Union[str, Sequence[str]]
 Plan = Union[PathLike, Mapping[str, Any]]
 Hardware = Literal["cpu", "avx512", "avx2", "neon", "cuda", "cuda-int8", "tensorrt", "none"]
+
+
+class Engine(Protocol):
+    """Where the samples of a job are run, if not here: see :class:`paredown.ray.Engine`."""
+
+    def team(
+        self, command: str, model: ModelLike, options: dict[str, Any]
+    ) -> contextlib.AbstractContextManager[tuple[Any, int]]:
+        """Workers that run the samples of a job: where they meet, and their number."""
+        ...
 
 
 def prune(
@@ -84,6 +95,7 @@ def prune(
     metric_cmd: str | None = None,
     metric_timeout: float | None = None,
     lower_is_better: bool = False,
+    engine: Engine | None = None,
     progress: bool | Listener = False,
 ) -> Result:
     """Removes the least important neurons, channels and attention heads, repairs the kept weights and proves the result.
@@ -154,6 +166,7 @@ def factorize(
     metric_cmd: str | None = None,
     metric_timeout: float | None = None,
     lower_is_better: bool = False,
+    engine: Engine | None = None,
     progress: bool | Listener = False,
 ) -> Result:
     """Splits layers into smaller ones of low rank, and proves the result.
@@ -207,6 +220,7 @@ def compress(
     metric_cmd: str | None = None,
     metric_timeout: float | None = None,
     lower_is_better: bool = False,
+    engine: Engine | None = None,
     progress: bool | Listener = False,
 ) -> Result:
     """Removes units and splits layers, whatever costs the output least under one budget, and proves the result.
@@ -327,9 +341,11 @@ def _rewrite(command: str, model: ModelLike, options: dict[str, Any]) -> Result:
     options = without(options, "model", "teacher", "progress")
     judge_of = judged(options)
     options["onnxruntime"] = options.get("onnxruntime") or onnxruntime_of(command)
-    with Given(options, loaded) as given, listening(progress) as listener:
+    engine: Engine | None = options.pop("engine", None)
+    shared = contextlib.nullcontext() if engine is None else engine.team(command, model, options)
+    with shared as team, Given(options, loaded) as given, listening(progress) as listener:
         taught = None if teacher is None else read(teacher)
-        outcome = _paredown.rewrite(command, typed(given.options), loaded, taught, listener, judge_of)
+        outcome = _paredown.rewrite(command, typed(given.options), loaded, taught, listener, judge_of, team)
         return Result(outcome, given.samples)
 
 

@@ -1,6 +1,7 @@
 """The extension module: models, jobs and their results."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 __version__: str
 
@@ -31,6 +32,10 @@ class Outcome:
     def save_plan(self, path: str) -> None: ...
     def model_bytes(self) -> bytes: ...
 
+class Board(Protocol):
+    def put(self, key: str, content: bytes) -> None: ...
+    def get(self, key: str) -> bytes: ...
+
 def rewrite(
     command: str,
     options: Sequence[str],
@@ -38,6 +43,7 @@ def rewrite(
     teacher: Model | None = None,
     listener: Callable[[str], object] | None = None,
     metric: tuple[Callable[[bytes], float], bool] | None = None,
+    team: tuple[Board, int] | None = None,
 ) -> Outcome: ...
 def inspect(options: Sequence[str], model: Model) -> Report: ...
 def verify(
@@ -48,6 +54,15 @@ def verify(
     metric: tuple[Callable[[bytes], float], bool] | None = None,
 ) -> Report: ...
 def gather(options: Sequence[str], model: Model, listener: Callable[[str], object] | None = None) -> int: ...
+def serve(
+    options: Sequence[str],
+    model: Model,
+    board: Board,
+    worker: tuple[int, int],
+    passes: tuple[bool, bool, bool],
+    thaw: set[str],
+) -> int: ...
+def gathered(board: Board, workers: int, stats: str) -> None: ...
 def merge_stats(files: Sequence[str], output: str) -> tuple[int, list[int]]: ...
 def sweep(
     options: Sequence[str],

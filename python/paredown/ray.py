@@ -1,5 +1,5 @@
-"""Passes over the samples, sweeps and metrics on a Ray cluster (``pip install 'paredown[ray]'``). paredown computes, Ray moves
-bytes.
+"""Passes over the samples, repairs, sweeps and metrics on a Ray cluster (``pip install 'paredown[ray]'``). paredown computes, Ray
+moves bytes.
 
 Every node has the same wheel. Paths are of files that every node sees, such as those of a shared file system; what comes from
 memory moves through Ray's object store.
@@ -7,6 +7,8 @@ memory moves through Ray's object store.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import hashlib
 import os
@@ -32,6 +34,9 @@ from .errors import Error, NothingToDo, OutputError, UsageError, WorkerError
 
 #: Portions that paredown divides samples into: there are no more shards.
 PORTIONS = 8
+
+#: Portions that it divides samples into for a repair: there are no more workers.
+QUARTERS = 4
 
 #: Rows of a ``ray.data.Dataset`` in a batch.
 ROWS = 256
@@ -128,15 +133,60 @@ def gathered(job: dict[str, Any], number: int, of: int) -> tuple[int, numpy.ndar
 
 @dataclass(frozen=True)
 class Engine:
-    """Carries out budgets of a sweep and evaluations of a metric as tasks on a Ray cluster.
+    """Carries out passes over the samples, budgets of a sweep and evaluations of a metric as tasks on a Ray cluster.
 
     Each task has ``cpus`` processors and ``gpus`` graphics processors. If its worker dies, it starts again on another one, at most
-    ``retries`` times.
+    ``retries`` times. ``workers`` is the number of tasks that share the samples of one job: at most 4, and by default as many as the
+    cluster has room for.
     """
 
     cpus: int = 1
     gpus: float = 0
     retries: int = 3
+    workers: int | None = None
+
+    @contextlib.contextmanager
+    def team(self, command: str, model: ModelLike, options: dict[str, Any]) -> Iterator[tuple[Seat, int]]:
+        """Workers that run the samples of a job, as long as it runs: where they meet, and their number.
+
+        The options are those of the job. ``data`` and ``stats`` become what the job takes up here.
+        """
+        if options.get("data") is None:
+            raise UsageError("`engine` shares the samples of a job: give some with `data`")
+        connect()
+        room, loaded = nodes_with(self.cpus), read(model)
+        workers = self.workers or min(QUARTERS, sum(int(node["CPU"] // self.cpus) for node in room))
+        if not 1 <= workers <= QUARTERS:
+            raise UsageError(f"`workers` is {workers}: there are 1 to {QUARTERS}")
+        data = moved(options["data"], loaded.inputs(), self.cpus, self.retries)
+        options["data"] = arrived(data)
+        job = {
+            "versions": versions(loaded),
+            "model": placed_model(model),
+            "data": data,
+            "options": {
+                **{name: options.get(name) for name in ("mean", "std", "resize", "layout", "batch_axis", "dim", "seed")},
+                "images": absolute(options.get("images")),
+                "memory": options.get("memory") or share_of_memory(room, self.cpus),
+            },
+            "passes": passes_of(command, options),
+            "thaw": names_in(options.get("thaw")),
+        }
+        board = ray.remote(Board).options(num_cpus=0).remote()
+        task = ray.remote(served).options(**placed(self.cpus, self.retries, self.gpus))
+        job = ray.put(job)
+        tasks = [task.remote(job, board, number, workers) for number in range(1, workers + 1)]
+        seat = Seat(board, tasks)
+        try:
+            with tempfile.TemporaryDirectory(prefix="paredown-") as folder:
+                given = options.get("stats")
+                stats = Path(folder, "stats") if given is None or Path(given).exists() else Path(given)
+                _paredown.gathered(seat, workers, os.fspath(stats))
+                options["stats"] = given or stats
+                yield seat, workers
+        finally:
+            stop(tasks)
+            ray.kill(board)
 
     def sweep(self, model: ModelLike, options: dict[str, Any], progress: bool | Listener) -> _paredown.Sweep:
         """Does what :func:`paredown.sweep` does, a task for each budget; it passes on its arguments.
@@ -223,6 +273,93 @@ class Engine:
             return figure
 
         return evaluated
+
+
+class Board:
+    """Where the processes of a job leave what others wait for: an actor."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, ray.ObjectRef | None] = {}
+        self._events: dict[str, asyncio.Event] = {}
+        self._sizes: dict[str, int] = {}
+
+    def _event(self, key: str) -> asyncio.Event:
+        return self._events.setdefault(key, asyncio.Event())
+
+    async def put(self, key: str, left: numpy.ndarray) -> None:
+        """Leaves something, unless a worker did so that died later."""
+        if key not in self._left:
+            # What belongs to this actor is there as long as the actor is.
+            self._left[key] = ray.put(left)
+            self._sizes[key] = left.nbytes
+            self._event(key).set()
+
+    async def get(self, key: str) -> list[ray.ObjectRef | None]:
+        """Waits until something is left."""
+        await self._event(key).wait()
+        return [self._left[key]]
+
+    async def drop(self, key: str) -> None:
+        """Forgets something that nobody else waits for."""
+        self._left[key] = None
+
+    async def sizes(self) -> dict[str, int]:
+        """The bytes of everything that was left."""
+        return self._sizes
+
+
+class Seat:
+    """A place at a board."""
+
+    def __init__(self, board: Any, tasks: Sequence[ray.ObjectRef] = ()) -> None:
+        self._board = board
+        #: The tasks of the workers, if this is the place of the lead.
+        self._tasks = list(tasks)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Leaves something."""
+        ray.get(self._board.put.remote(key, numpy.frombuffer(content, dtype=numpy.uint8)))
+
+    def get(self, key: str) -> bytes:
+        """Waits until something is left."""
+        reference = self._board.get.remote(key)
+        ready, _ = ray.wait([reference, *self._tasks], num_returns=1)
+        if ready[0] != reference:
+            # A worker does not end before the job does, unless it failed.
+            number = self._tasks.index(ready[0]) + 1
+            got(ready[0], f"worker {number} of {len(self._tasks)}")
+            raise WorkerError(f"worker {number} of {len(self._tasks)} ended too early")
+        (left,) = ray.get(reference)
+        content: bytes = ray.get(left).tobytes()
+        if self._tasks:
+            self._board.drop.remote(key)
+        return content
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of everything that was left, by its key."""
+        sizes: dict[str, int] = ray.get(self._board.sizes.remote())
+        return sizes
+
+
+def served(job: dict[str, Any], board: Any, number: int, of: int) -> int:
+    """Runs a share of the samples of a job on a worker: the number of repairs."""
+    loaded = checked_model(job)
+    with tempfile.TemporaryDirectory(prefix="paredown-") as folder:
+        options = {**job["options"], "data": arrived(job["data"]), "stats": Path(folder, "stats")}
+        with Given(options, loaded) as given:
+            seat = Seat(board)
+            return _paredown.serve(typed(given.options), loaded, seat, (number, of), job["passes"], job["thaw"])
+
+
+def passes_of(command: str, options: Mapping[str, Any]) -> tuple[bool, bool, bool]:
+    """Whether a job scores units, splits layers, and shares a budget by prices."""
+    is_shared = any(options.get(name) is not None for name in ("macs", "params", "size", "latency", "max_drop"))
+    return command != "factorize", command != "prune", is_shared
+
+
+def names_in(names: str | Sequence[str] | None) -> set[str]:
+    """The names that an option gives."""
+    return {names} if isinstance(names, str) else set(names or ())
 
 
 def carried_out(

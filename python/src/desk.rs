@@ -7,8 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use paredown::cli::embed::Board;
 use paredown::{Cancel, Error, ErrorKind, Result};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 
 use crate::errors::exception;
@@ -22,6 +24,10 @@ enum Message {
     Phase(String),
     /// The job wants to know how good this model is.
     Judge(Vec<u8>, Sender<f64>),
+    /// The job leaves something for other processes.
+    Put(String, Vec<u8>, Sender<()>),
+    /// The job wants what another process leaves.
+    Get(String, Sender<Vec<u8>>),
     /// The work has ended.
     Ended,
 }
@@ -44,6 +50,12 @@ impl Line {
         answer.recv().map_err(|_| Error::new(ErrorKind::Interrupted, "the metric gave no figure"))
     }
 
+    fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message) -> Result<T> {
+        let (sender, answer) = channel();
+        self.send(message(sender));
+        answer.recv().map_err(|_| Error::new(ErrorKind::Interrupted, "the board cannot be reached"))
+    }
+
     fn send(&self, message: Message) {
         if let Some(sender) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             // A caller that was interrupted does not listen any more.
@@ -63,6 +75,8 @@ pub(crate) struct Desk {
     pub(crate) listener: Option<Py<PyAny>>,
     /// The metric: a function of a model's bytes.
     pub(crate) metric: Option<Py<PyAny>>,
+    /// Where processes meet that share the job: an object with `put` and `get`.
+    pub(crate) board: Option<Py<PyAny>>,
 }
 
 impl Desk {
@@ -92,6 +106,8 @@ impl Desk {
             let noted = match message {
                 Ok(Message::Phase(phase)) => self.note(py, &phase),
                 Ok(Message::Judge(model, answer)) => self.judge(py, &model, &answer),
+                Ok(Message::Put(key, content, answer)) => self.put(py, &key, &content, &answer),
+                Ok(Message::Get(key, answer)) => self.get(py, &key, &answer),
                 Ok(Message::Ended) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
                 // A thread that panicked says nothing more.
                 Err(RecvTimeoutError::Timeout) if worker.is_finished() => break Ok(()),
@@ -121,8 +137,40 @@ impl Desk {
         Ok(())
     }
 
+    fn put(&self, py: Python<'_>, key: &str, content: &[u8], answer: &Sender<()>) -> PyResult<()> {
+        if let Some(board) = &self.board {
+            board.call_method1(py, "put", (key, PyBytes::new(py, content)))?;
+            let _ = answer.send(());
+        }
+        Ok(())
+    }
+
+    fn get(&self, py: Python<'_>, key: &str, answer: &Sender<Vec<u8>>) -> PyResult<()> {
+        if let Some(board) = &self.board {
+            let content = board.call_method1(py, "get", (key,))?;
+            let _ = answer.send(content.extract::<PyBackedBytes>(py)?.to_vec());
+        }
+        Ok(())
+    }
+
     fn note(&self, py: Python<'_>, phase: &str) -> PyResult<()> {
         self.listener.as_ref().map_or(Ok(()), |listener| listener.call1(py, (phase,)).map(drop))
+    }
+}
+
+impl Board for Line {
+    fn put(&self, key: &str, content: Vec<u8>) -> Result<()> {
+        self.ask(|answer| Message::Put(key.to_owned(), content, answer))
+    }
+
+    fn get(&self, key: &str) -> Result<Vec<u8>> {
+        self.ask(|answer| Message::Get(key.to_owned(), answer))
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Line")
     }
 }
 

@@ -1,11 +1,12 @@
 //! The jobs, each on a thread of its own.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use paredown::Cancel;
-use paredown::cli::embed::{self, Caller};
+use paredown::cli::embed::{self, Board, Caller, Service};
 use pyo3::prelude::*;
 
 use crate::desk::{Desk, Line};
@@ -15,8 +16,21 @@ use crate::outcome::{Outcome, Report, Sweep};
 /// How a job is judged: a function of a model's bytes, and whether a lower figure is better.
 type Metric = (Py<PyAny>, bool);
 
+/// Where processes meet that share a job, and the number of workers.
+type Team = (Py<PyAny>, usize);
+
 /// A desk for a new job, and the job's side of it.
 fn desk(listener: Option<Py<PyAny>>, metric: Option<Metric>, teacher: Option<&Model>) -> (Desk, Caller) {
+    desk_of_team(listener, metric, teacher, None)
+}
+
+/// [`desk`] for a job that workers share.
+fn desk_of_team(
+    listener: Option<Py<PyAny>>,
+    metric: Option<Metric>,
+    teacher: Option<&Model>,
+    team: Option<Team>,
+) -> (Desk, Caller) {
     let (line, cancel) = (Line::default(), Cancel::new());
     let speaker = line.clone();
     let asker = line.clone();
@@ -27,13 +41,16 @@ fn desk(listener: Option<Py<PyAny>>, metric: Option<Metric>, teacher: Option<&Mo
         metric: judged,
         listener: Arc::new(move |phase| speaker.say(phase)),
         cancel: cancel.clone(),
+        team: team.as_ref().map(|(_, workers)| (Arc::new(line.clone()) as Arc<dyn Board>, *workers)),
     };
-    (Desk { line, cancel, listener, metric: metric.map(|(metric, _)| metric) }, caller)
+    let (metric, board) = (metric.map(|(metric, _)| metric), team.map(|(board, _)| board));
+    (Desk { line, cancel, listener, metric, board }, caller)
 }
 
 /// Runs `prune`, `factorize`, `compress` or `tune` with options as they are typed.
 #[pyfunction]
-#[pyo3(signature = (command, options, model, teacher=None, listener=None, metric=None))]
+#[pyo3(signature = (command, options, model, teacher=None, listener=None, metric=None, team=None))]
+#[allow(clippy::too_many_arguments)] // each is an argument in Python
 pub(crate) fn rewrite(
     py: Python<'_>,
     command: String,
@@ -42,8 +59,9 @@ pub(crate) fn rewrite(
     teacher: Option<PyRef<'_, Model>>,
     listener: Option<Py<PyAny>>,
     metric: Option<Metric>,
+    team: Option<Team>,
 ) -> PyResult<Outcome> {
-    let (desk, caller) = desk(listener, metric, teacher.as_deref());
+    let (desk, caller) = desk_of_team(listener, metric, teacher.as_deref(), team);
     let model = model.0.clone();
     let outcome = desk.run(py, move || embed::rewrite(&command, &options, &model, caller))?;
     Ok(Outcome::new(outcome, desk))
@@ -87,6 +105,33 @@ pub(crate) fn gather(
     let (desk, caller) = desk(listener, None, None);
     let model = model.0.clone();
     desk.run(py, move || embed::gather(&options, &model, &caller))
+}
+
+/// Runs a share of the samples for the job of another process, with options of `gather` as they are typed; `board` is where they
+/// meet. `worker` is the number of this worker and that of all; `passes` says whether the job scores units, splits layers, and shares
+/// a budget by prices. Returns the number of repairs.
+#[pyfunction]
+pub(crate) fn serve(
+    py: Python<'_>,
+    options: Vec<OsString>,
+    model: &Model,
+    board: Py<PyAny>,
+    worker: (usize, usize),
+    passes: (bool, bool, bool),
+    thaw: BTreeSet<String>,
+) -> PyResult<usize> {
+    let (desk, caller) = desk_of_team(None, None, None, Some((board, worker.1)));
+    let (model, service) = (model.0.clone(), Service { worker, passes, thaw });
+    let line: Arc<dyn Board> = Arc::new(desk.line.clone());
+    desk.run(py, move || embed::serve(&options, &service, &model, (&caller, line)))
+}
+
+/// Writes what the workers at `board` gathered to a file, and tells them.
+#[pyfunction]
+pub(crate) fn gathered(py: Python<'_>, board: Py<PyAny>, workers: usize, stats: PathBuf) -> PyResult<()> {
+    let (desk, _) = desk_of_team(None, None, None, Some((board, workers)));
+    let line: Arc<dyn Board> = Arc::new(desk.line.clone());
+    desk.run(py, move || embed::gathered(&line, workers, &stats))
 }
 
 /// Merges files of statistics, and returns the number of results and the eighths of the samples that are missing.

@@ -17,7 +17,8 @@ use pyo3::prelude::*;
 mod _paredown {
     #[pymodule_export]
     use super::jobs::{
-        begin_sweep, end_sweep, gather, inspect, merge_stats, options_of, rewrite, sweep, take_over, verify,
+        begin_sweep, end_sweep, gather, gathered, inspect, merge_stats, options_of, rewrite, serve, sweep, take_over,
+        verify,
     };
     #[pymodule_export]
     use super::model::Model;

@@ -111,7 +111,7 @@ impl Outcome {
             outcome
         } else {
             let metric = self.metric.as_ref().map(|metric| metric.clone_ref(py));
-            let desk = Desk { line: self.line.clone(), cancel: self.cancel.clone(), listener, metric };
+            let desk = Desk { line: self.line.clone(), cancel: self.cancel.clone(), listener, metric, board: None };
             desk.run(py, move || outcome.prove())?
         };
         py.detach(|| *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(proved));

@@ -252,6 +252,56 @@ def test_a_sweep_has_the_bytes_of_one_machine_and_goes_on(
     assert pruned.model_bytes() == (folder / "params-60.onnx").read_bytes()
 
 
+def test_workers_share_a_job_and_change_nothing(cluster: None, tmp_path: Path, resnet: str, parts: list[str]) -> None:
+    def jobs(engine: Any) -> list[bytes]:
+        given = {"data": parts, "engine": engine, "align": 1}
+        return [
+            pd.prune(resnet, ratio=0.4, **given).model_bytes(),
+            pd.prune(resnet, macs=0.5, effort="fast", **given).model_bytes(),
+            pd.factorize(resnet, params=0.7, data=iter(batches), engine=engine).model_bytes(),
+        ]
+
+    batches = [dict(numpy.load(part)) for part in parts]
+    expected = jobs(None)
+    for number in (1, 2, 4):
+        assert jobs(pd.ray.Engine(workers=number)) == expected, number
+    stats = tmp_path / "stats"
+    first = pd.prune(resnet, ratio=0.4, align=1, data=parts, engine=pd.ray.Engine(workers=2), stats=stats)
+    assert first.model_bytes() == expected[0] and stats.exists()
+    again = pd.prune(resnet, ratio=0.4, align=1, data=parts, engine=pd.ray.Engine(workers=2), stats=stats)
+    assert again.model_bytes() == expected[0] and again.report["calibration"]["reused"] > 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 1.5])
+def test_a_killed_worker_changes_no_job(cluster: None, resnet: str, images: numpy.ndarray, seconds: float) -> None:
+    given = {"ratio": 0.4, "align": 1, "data": {"input": numpy.concatenate([images] * 4)}, "no_verify": True}
+    expected = pd.prune(resnet, **given).model_bytes()
+    with Killer("served", seconds) as killer:
+        found = pd.prune(resnet, **given, engine=pd.ray.Engine(workers=2)).model_bytes()
+    assert len(killer.killed) == 1
+    assert found == expected
+
+
+def test_mistakes_in_a_shared_job_are_the_exceptions_of_one_machine(cluster: None, tmp_path: Path, mlp: str) -> None:
+    engine = pd.ray.Engine(workers=2, retries=1)
+
+    class Deadly:
+        def __iter__(self) -> Iterator[Any]:
+            os.kill(os.getpid(), signal.SIGKILL)
+            yield {}
+
+    with pytest.raises(pd.UsageError, match="`engine` shares the samples of a job"):
+        pd.prune(mlp, ratio=0.5, engine=engine)
+    with pytest.raises(pd.UsageError, match="`workers` is 5"):
+        pd.prune(mlp, ratio=0.5, data="fixtures/calib.npz", engine=pd.ray.Engine(workers=5))
+    with pytest.raises(pd.InputError, match="missing.npz"):
+        pd.prune(mlp, ratio=0.5, data=str(tmp_path / "missing.npz"), engine=engine)
+    with pytest.raises(pd.NothingToDo):
+        pd.prune(mlp, ratio=0.5, min_keep=10_000, data="fixtures/calib.npz", engine=engine)
+    with pytest.raises(pd.WorkerError, match="lost its worker too often"):
+        pd.prune(mlp, ratio=0.5, data=[Deadly()], engine=engine)
+
+
 def test_a_killed_worker_changes_no_sweep(cluster: None, tmp_path: Path, resnet: str) -> None:
     options = {"macs": [0.6, 0.3], "data": "fixtures/calib.npz"}
     pd.sweep(resnet, tmp_path / "alone", **options)

@@ -22,6 +22,7 @@ mod statistics;
 pub(crate) mod stats;
 mod steps;
 pub mod sums;
+pub(crate) mod team;
 mod window;
 
 pub(crate) use crate::runtime::in_turn;
@@ -37,21 +38,24 @@ pub(crate) use at::At;
 pub(crate) use block::{BLOCK_ROWS, Block, Columns};
 pub(crate) use evidence::{Evidence, Gather};
 pub(crate) use exposed::exposed;
-pub(crate) use leaves::{Division, Folded, LEAVES, Portions};
+pub(crate) use leaves::{Division, Folded, Growing, LEAVES, Portions, QUARTERS, Sum};
 pub use merge::{Merged, merge_stats};
 pub(crate) use padding::Padding;
 pub(crate) use pair::{Pair, Reference, Visit, Wanted};
 pub(crate) use recorded::{Recorded, Recording};
 pub(crate) use rows::{Lines, Row, floats};
 pub(crate) use statistics::{Accumulator, Kept, Product, pass, pass_over, rows_of, statistics};
-pub(crate) use stats::{Key, Origin, Stats};
+pub(crate) use stats::{Key, Origin, Record, Stats, row};
+pub(crate) use sums::whole;
+pub(crate) use team::Team;
 pub(crate) use window::Window;
 
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Limits, Runs};
-use data::Dataset;
+use data::{Batch, Dataset};
 use prost::Message;
+use std::ops::Range;
 
 /// Values of the inputs of one run, where samples are smaller than that.
 const VALUES_AT_ONCE: usize = 1 << 14;
@@ -74,6 +78,8 @@ pub struct Calibration<'a> {
     pub limits: Limits,
     /// What an earlier pass over these samples recorded of the original.
     pub(crate) recorded: Option<&'a Recorded>,
+    /// The processes that share the repair.
+    pub(crate) team: Option<&'a Team>,
 }
 
 impl<'a> Calibration<'a> {
@@ -84,7 +90,7 @@ impl<'a> Calibration<'a> {
         let values = sample.map_or(0, |batch| batch.inputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>());
         let batch = (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE);
         let runs = Runs { surely: usize::MAX, inside: 0 };
-        Self { data, batch, runs, seed, limits: Limits::default(), recorded: None }
+        Self { data, batch, runs, seed, limits: Limits::default(), recorded: None, team: None }
     }
 
     /// [`new`](Self::new) for `model`, with no more samples at once than `limits` allow: batches are run while all values of
@@ -98,5 +104,34 @@ impl<'a> Calibration<'a> {
         let feeding = Feeding::of(model, data);
         let batch = feeding.keeping(limits, 2, all.batch)?;
         Ok(Self { batch, runs: feeding.runs(limits, 2, batch), ..all })
+    }
+
+    /// Some samples in order, in batches none of which reaches into another quarter: so they are the same ones, whoever runs them.
+    pub(crate) fn batches(self, samples: Range<usize>) -> impl Iterator<Item = Result<Batch>> + Send + use<'a> {
+        let division = Division::in_quarters(self.data);
+        (0..QUARTERS).flat_map(move |quarter| {
+            let of_quarter = division.samples(&(quarter..quarter + 1));
+            let own = of_quarter.start.max(samples.start)..of_quarter.end.min(samples.end);
+            (!own.is_empty()).then(|| self.data.batches_of(own, self.batch)).into_iter().flatten()
+        })
+    }
+
+    /// The quarters of the samples that this process runs in a repair.
+    pub(crate) fn quarters(self) -> Range<usize> {
+        self.team.map_or(0..QUARTERS, Team::own)
+    }
+
+    /// The samples that this process runs in a pass over the original.
+    pub(crate) fn own(self) -> Range<usize> {
+        match (self.data.stats().and_then(Stats::leaves), self.team) {
+            (Some(leaves), _) => Division::of(self.data).samples(leaves),
+            (None, Some(team)) if !team.is_lead() => Division::in_quarters(self.data).samples(&team.own()),
+            _ => 0..self.data.samples(),
+        }
+    }
+
+    /// Whether sums of portions of the samples are kept apart, because those before them are summed up elsewhere.
+    pub(crate) fn is_apart(self) -> bool {
+        self.quarters().start > 0
     }
 }

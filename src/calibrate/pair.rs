@@ -1,11 +1,12 @@
 //! A model and what it has become, run over the same data stage by stage.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::at::At;
 use super::data::Batch;
 use super::rows::{Lines, Row};
-use super::{Calibration, Padding, Recorded};
+use super::{Calibration, Division, Padding, Recorded};
 use crate::error::{Error, Result};
 use crate::onnx::proto::ModelProto;
 use crate::runtime::{Activations, Held, NamedTensor, Segment, Stream, Tensor, in_turn, run_both};
@@ -14,6 +15,8 @@ use crate::runtime::{Activations, Held, NamedTensor, Segment, Stream, Tensor, in
 #[derive(Debug)]
 pub(crate) struct Pair<'d> {
     data: Calibration<'d>,
+    /// The samples that this process runs.
+    own: Range<usize>,
     original: Stream,
     changed: Stream,
     /// What the first stage saw of each batch.
@@ -135,19 +138,20 @@ impl<'v> Visit<'v> {
 impl<'d> Pair<'d> {
     /// At the beginning of both models.
     pub(crate) fn new(data: Calibration<'d>) -> Self {
-        Self { data, original: Stream::default(), changed: Stream::default(), seen: Vec::new() }
+        let own = Division::in_quarters(data.data).samples(&data.quarters());
+        Self { data, own, original: Stream::default(), changed: Stream::default(), seen: Vec::new() }
     }
 
     /// The batches for these segments. The samples are read again only if a segment takes them.
     fn batches<'s>(&'s self, segments: &[&Segment]) -> Box<dyn Iterator<Item = Result<Fed>> + Send + 's> {
         if self.seen.is_empty() || segments.iter().any(|segment| segment.reads_samples()) {
-            return Box::new(self.data.data.batches(self.data.batch).map(|batch| batch.map(Fed::of)));
+            return Box::new(self.data.batches(self.own.clone()).map(|batch| batch.map(Fed::of)));
         }
         Box::new(self.seen.iter().map(|seen| Ok(Fed { seen: seen.clone(), inputs: Vec::new() })))
     }
 
-    /// Runs both models as far as they are wanted, and calls `visit` for all samples, in their order. The original stays where it
-    /// is if it is recorded.
+    /// Runs both models as far as they are wanted, and calls `visit` for all samples of this process, in their order. The original
+    /// stays where it is if it is recorded.
     ///
     /// # Errors
     /// If reading the data or running a model fails; that of `visit`.
@@ -157,6 +161,9 @@ impl<'d> Pair<'d> {
         changed: &Wanted<'_>,
         mut visit: impl FnMut(Visit<'_>) -> Result<()> + Send,
     ) -> Result<()> {
+        if self.own.is_empty() {
+            return Ok(());
+        }
         let sources = match original {
             Reference::Run(wanted) => Some(self.original.segment(wanted.model, &wanted.complete, &wanted.values)?),
             Reference::Recorded(_) => None,
@@ -164,7 +171,7 @@ impl<'d> Pair<'d> {
         let images = self.changed.segment(changed.model, &changed.complete, &changed.values)?;
         let total = self.data.data.samples();
         let mut held = Held::within(self.data.limits.held());
-        let mut first = 0;
+        let mut first = self.own.start;
         let mut seen = Vec::new();
         let run = |index: usize, batch: &Fed| match &sources {
             Some(sources) => run_both([(&self.original, sources), (&self.changed, &images)], index, &batch.inputs),
@@ -200,6 +207,9 @@ impl<'d> Pair<'d> {
         (changed, values): (&ModelProto, &BTreeMap<String, String>),
         mut visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
     ) -> Result<()> {
+        if self.own.is_empty() {
+            return Ok(());
+        }
         let total = self.data.data.samples();
         let names: Vec<String> = values.values().cloned().collect();
         let image = self.changed.rest(changed, &names)?;
@@ -211,7 +221,7 @@ impl<'d> Pair<'d> {
         let source = self.original.rest_from(original, wanted, &feed(0, &batch?)?)?;
         let run =
             |index: usize, batch: &Fed| self.original.run_from(&source, index, &batch.inputs, &feed(index, batch)?);
-        let mut first = 0;
+        let mut first = self.own.start;
         in_turn(self.batches(&[&image, &source]), (self.data.runs, self.data.limits), run, |batch, found| {
             let Seen { samples, padding } = &batch.seen;
             visit(&found, At { samples: *samples, first, total, padding: padding.as_ref() })?;

@@ -157,6 +157,17 @@ impl Recording {
         Self { most: 0, summed: Vec::new(), ..self }
     }
 
+    /// The rows without any sums.
+    pub(crate) fn without_sums(self) -> Self {
+        Self { summed: Vec::new(), ..self }
+    }
+
+    /// The sums without any rows, where another process needs these.
+    pub(crate) fn only_sums(mut self) -> Self {
+        self.recorded.values.clear();
+        self
+    }
+
     /// Records some values of which a fit of `layer` asks for rows, however many of its inputs are gone, and sums over these.
     pub(crate) fn want(
         &mut self,
@@ -205,7 +216,7 @@ impl Recording {
         if values.values().map(|value| value.expected(at)).sum::<usize>() > self.most {
             values.clear();
         }
-        if at.first == 0 {
+        if values.values().all(|value| value.runs.len() == 1) {
             let others = at.total.div_ceil(at.samples.max(1)).saturating_sub(1);
             values.values_mut().for_each(|value| value.reserve(others));
         }
@@ -237,8 +248,10 @@ impl Recording {
                 accumulators.push(Accumulator::new(layer, sampler, Detail::Covariance, data));
             }
         }
-        let first = data.batch.min(total);
-        for samples in [0..first, first..total] {
+        // What is wanted changes once it is known how much the rows of the first batch take.
+        let Range { start, end } = data.own();
+        let first = data.batches(start..end).next().transpose()?.map_or(0, |batch| batch.samples());
+        for samples in [start..start + first, start + first..end] {
             if !(self.recorded.values.is_empty() && accumulators.is_empty()) {
                 pass_over(subject.model, (data, samples), &values, |found, at| {
                     accumulators.par_iter_mut().try_for_each(|sums| sums.add(found, at))?;

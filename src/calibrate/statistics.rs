@@ -12,7 +12,7 @@ use super::data::Batch;
 use super::rows::{Lines, Row};
 use super::stats::{Key, Record, SUMS, Stats, portion};
 use super::sums::{Detail, Sums};
-use super::{Activations, At, Calibration, Division, Layer, Padding, Portions, Sampler, Stream, exposed, in_turn};
+use super::{Activations, At, Calibration, Layer, Padding, Portions, Sampler, Stream, exposed, in_turn};
 use crate::analysis::Subject;
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
@@ -109,7 +109,7 @@ impl<'l> Accumulator<'l> {
     }
 
     fn of(source: Source<'l>, detail: Detail, data: Calibration<'_>) -> Self {
-        Self { source, groups: Portions::new(source.widths(), detail, data.data) }
+        Self { source, groups: Portions::new(source.widths(), detail, data) }
     }
 
     /// The layer that is read.
@@ -349,9 +349,7 @@ pub(crate) fn pass<'n>(
     values: impl IntoIterator<Item = &'n String>,
     visit: impl FnMut(&Activations, At<'_>) -> Result<()> + Send,
 ) -> Result<()> {
-    let all = 0..data.data.samples();
-    let own = data.data.stats().and_then(Stats::leaves).map(|leaves| Division::of(data.data).samples(leaves));
-    pass_over(model, (data, own.unwrap_or(all)), values, visit)
+    pass_over(model, (data, data.own()), values, visit)
 }
 
 /// [`pass`] over some of the samples.
@@ -371,7 +369,7 @@ pub(crate) fn pass_over<'n>(
     let total = data.data.samples();
     let mut first = samples.start;
     let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
-    in_turn(data.data.batches_of(samples, data.batch), (data.runs, data.limits), run, |batch, found| {
+    in_turn(data.batches(samples), (data.runs, data.limits), run, |batch, found| {
         let samples = batch.samples();
         let padding = Padding::of(&batch.inputs);
         visit(&found, At { samples, first, total, padding: padding.as_ref() })?;

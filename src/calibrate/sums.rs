@@ -458,7 +458,8 @@ fn in_lanes(column: &[f32], fold: impl Fn(&mut f64, f32)) -> f64 {
 
 /// A number of rows that was stored as a float.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole(rows: f64) -> Option<usize> {
+/// A number that counts something; `None` if it does not.
+pub(crate) fn whole(rows: f64) -> Option<usize> {
     (rows.fract() == 0.0 && (0.0..9e15).contains(&rows)).then_some(rows as usize)
 }
 

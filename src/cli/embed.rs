@@ -15,13 +15,17 @@ use super::flags::as_keywords;
 use super::job::{Common, Plans};
 use super::reports::write_report;
 use super::{Args, Command};
+use crate::calibrate::Team;
+pub use crate::calibrate::team::Board;
 use crate::defect::print_no_panics;
 use crate::error::{Error, Result};
 use crate::jobs;
+pub use crate::jobs::Service;
 use crate::jobs::setting::Configured;
 use crate::onnx::TemporaryFile;
 use crate::plan::Hardware;
 use crate::progress::Progress;
+use crate::repair::dismiss;
 use crate::{Cancel, Metric, Model, Outcome, Report, SweepOptions, SweepReport};
 
 /// Stands for every file of a command that the caller holds in memory.
@@ -37,6 +41,8 @@ pub struct Caller {
     pub listener: Arc<dyn Fn(&str) + Send + Sync>,
     /// Cancels the job.
     pub cancel: Cancel,
+    /// Where the workers meet that share the repairs of the job, and their number.
+    pub team: Option<(Arc<dyn Board>, usize)>,
 }
 
 /// Runs `prune`, `factorize`, `compress` or `tune` on `model`, proves the result unless `--no-verify` is among the options, and
@@ -93,6 +99,31 @@ pub fn gather(options: &[OsString], model: &Model, caller: &Caller) -> Result<us
         Command::Gather(args) => crate::gather(model, &args.options(caller.progress())?),
         _ => Err(Error::defect("another command was parsed")),
     })
+}
+
+/// Serves a job that has a team: gathers sums of a share of the samples, and runs these for the repairs of the job until it ends. The
+/// options are those of `gather`. Returns the number of repairs.
+///
+/// # Errors
+/// As [`gather`]; [`Runtime`](crate::ErrorKind::Runtime) if the board cannot be reached.
+pub fn serve(
+    options: &[OsString],
+    service: &Service,
+    model: &Model,
+    (caller, board): (&Caller, Arc<dyn Board>),
+) -> Result<usize> {
+    keyworded(|| match parsed("gather", 1, &[&["--quiet".into()], options].concat())? {
+        Command::Gather(args) => jobs::serve(model, &args.options(caller.progress())?, service, &board),
+        _ => Err(Error::defect("another command was parsed")),
+    })
+}
+
+/// Writes what the workers of a job gathered to the file `stats`, and tells them.
+///
+/// # Errors
+/// If a worker failed, or the file cannot be written.
+pub fn gathered(board: &Arc<dyn Board>, workers: usize, stats: &Path) -> Result<()> {
+    jobs::gathered(board, workers, stats)
 }
 
 /// Runs `sweep` on `model`.
@@ -256,7 +287,15 @@ impl<'a> Rewriting<'a> {
         let mut setting = self.common.setting(runs, caller.progress())?;
         setting.metric = caller.metric.clone().or(setting.metric);
         setting.stats = self.stats.map(Path::to_owned);
+        let team = caller.team.clone().map(|(board, workers)| Team::new(board, workers, None)).transpose()?;
+        setting.team.clone_from(&team);
         *options.setting_mut() = setting;
+        let job = |model: &Model, options: &O| {
+            let done = job(model, options);
+            let dismissed = team.as_ref().map_or(Ok(()), dismiss);
+            let done = done?;
+            dismissed.map(|()| done)
+        };
         if self.common.no_verify {
             return job(self.model, &options);
         }
@@ -312,7 +351,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     fn caller() -> Caller {
-        Caller { teacher: None, metric: None, listener: Arc::new(|_| {}), cancel: Cancel::new() }
+        Caller { teacher: None, metric: None, listener: Arc::new(|_| {}), cancel: Cancel::new(), team: None }
     }
 
     fn typed(options: &[&str]) -> Vec<OsString> {

@@ -1,11 +1,11 @@
 //! Gathering: the passes over the samples alone, so that several machines can share them.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::setting::{Setting, configured, recalling};
-use crate::analysis::Analysis;
-use crate::calibrate::{Calibration, Stats};
+use crate::analysis::{Analysis, Subject};
+use crate::calibrate::{Calibration, Recorded, Recording, Stats};
 use crate::error::{Error, Result};
 use crate::factorize::candidates::candidates;
 use crate::factorize::inputs::input_moments;
@@ -57,26 +57,64 @@ pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
     let subject = analysis.subject();
     let calibration = Calibration::within(subject.model, data, *seed, *limits)?;
     progress.enter("gathering")?;
-    let has_heads = Bases::gather(subject, calibration)?;
+    gather_for(subject, calibration, (Passes::ALL, Recording::without_rows))?;
+    let added = data.stats().map_or(0, |stats: &Stats| stats.counts().1);
+    samples.kept(Ok(added))
+}
+
+/// What passes over the samples are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Passes {
+    /// For scores of units.
+    pub(super) scores: bool,
+    /// For splits of layers.
+    pub(super) splits: bool,
+    /// For prices, which are fitted on a part of the samples.
+    pub(super) prices: bool,
+}
+
+impl Passes {
+    const ALL: Self = Self { scores: true, splits: true, prices: true };
+}
+
+/// Gathers sums into the statistics of the samples. Returns what the pass for the scores recorded besides, which is what `kept`
+/// leaves of a recording.
+///
+/// # Errors
+/// If reading the data or running the model fails.
+pub(super) fn gather_for(
+    subject: Subject<'_>,
+    calibration: Calibration<'_>,
+    (passes, kept): (Passes, fn(Recording) -> Recording),
+) -> Result<Option<Recorded>> {
+    let has_heads = passes.scores && Bases::gather(subject, calibration)?;
     let filter = Filter::new(&[], &[], Units::default(), false)?.aligned(Align::default());
     let all = groups(subject, &CostModel::new(subject), &filter);
     let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
-    let score = |data| {
-        let recording = Mutex::new(recording(subject, data)?.without_rows());
-        let recording = Some(&recording);
-        score::gather(&Context { subject, groups: &open, seed: *seed, data: Some(data), recording })
+    let score = |data: Calibration<'_>, kept: fn(Recording) -> Recording| -> Result<Option<Recorded>> {
+        let recording = Mutex::new(kept(recording(subject, data)?));
+        let context =
+            Context { subject, groups: &open, seed: data.seed, data: Some(data), recording: Some(&recording) };
+        score::gather(&context)?;
+        Ok(recording.into_inner().unwrap_or_else(PoisonError::into_inner).finish())
     };
-    score(calibration)?;
+    let recorded = if passes.scores { score(calibration, kept)? } else { None };
     let (candidates, conv) = (candidates(subject).open, ConvMode::default());
-    if let Some(apart) = Apart::new(calibration)? {
-        score(apart.fitted())?;
-        // Groups of a model with heads are priced in new bases, which are known once all shares are merged.
-        if !has_heads {
-            apart.gather(subject, &open)?;
+    let apart = if passes.prices { Apart::new(calibration)? } else { None };
+    if let Some(apart) = &apart {
+        if passes.scores {
+            score(apart.fitted(), Recording::without_rows)?;
+            // Groups of a model with heads are priced in new bases, which are known once all shares are merged.
+            if !has_heads {
+                apart.gather(subject, &open)?;
+            }
         }
-        input_moments(subject, apart.fitted(), (&candidates, conv))?;
+        if passes.splits {
+            input_moments(subject, apart.fitted(), (&candidates, conv))?;
+        }
     }
-    input_moments(subject, calibration, (&candidates, conv))?;
-    let added = data.stats().map_or(0, |stats: &Stats| stats.counts().1);
-    samples.kept(Ok(added))
+    if passes.splits {
+        input_moments(subject, calibration, (&candidates, conv))?;
+    }
+    Ok(recorded)
 }

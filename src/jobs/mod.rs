@@ -15,6 +15,8 @@ mod latency;
 mod outcome;
 pub mod prune;
 mod record;
+#[cfg(feature = "cli")]
+mod serve;
 pub(crate) mod setting;
 mod sweep;
 mod tune;
@@ -38,6 +40,10 @@ pub(crate) use gather::gather;
 pub(crate) use inspect::inspect;
 pub(crate) use prune::prune as prune_model;
 pub(crate) use record::record;
+#[cfg(feature = "cli")]
+pub use serve::Service;
+#[cfg(feature = "cli")]
+pub(crate) use serve::{gathered, serve};
 pub(crate) use sweep::sweep;
 #[cfg(feature = "cli")]
 pub(crate) use sweep::{begin as begin_sweep, end as end_sweep, take_over};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::dataset::Dataset;
 use crate::calibrate::data::{BatchAxes, Dataset as Samples};
-use crate::calibrate::{LEAVES, Origin, Stats};
+use crate::calibrate::{LEAVES, Origin, Stats, Team};
 use crate::error::{Error, Result};
 use crate::metric::{Metric, MetricReport};
 use crate::onnx::attributes::subgraphs;
@@ -38,6 +38,8 @@ pub(crate) struct Setting {
     pub(crate) stats: Option<PathBuf>,
     /// The share of the samples to gather from, counted from 1, and the number of shares.
     pub(crate) share: Option<(usize, usize)>,
+    /// The processes that share the repair.
+    pub(crate) team: Option<Team>,
     /// The progress listener and the flag that cancels the job.
     pub(crate) progress: Progress,
 }
@@ -358,6 +360,9 @@ impl Setting {
             Ok(Some(samples.within(&self.progress)))
         };
         let (data, eval) = (open(&self.data)?, open(&self.eval)?);
+        if let (Some(team), Some(data)) = (&self.team, &data) {
+            team.run(data);
+        }
         Ok(Opened {
             data: data.map(|data| self.with_stats(model, data)).transpose()?,
             eval,

@@ -9,7 +9,7 @@ use crate::analysis::Analysis;
 use crate::axes::Selection;
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::onnx::proto::ModelProto;
+use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::plan::{CostModel, Filter, Plan, Quota, Request, Scope, groups};
 use crate::report::Report;
 use crate::rewrite;
@@ -110,8 +110,9 @@ fn same_ranks(plan: &Plan, found: &ModelProto) -> Result<()> {
     let Some(graph) = &found.graph else { return Ok(()) };
     let sizes: BTreeMap<&str, &[i64]> =
         graph.initializer.iter().map(|tensor| (tensor.name(), &tensor.dims[..])).collect();
+    let nodes: BTreeMap<&str, &NodeProto> = graph.node.iter().map(|node| (node.name(), node)).collect();
     for (name, &rank) in &plan.ranks {
-        let Some(node) = graph.node.iter().find(|node| node.name() == name) else { continue };
+        let Some(node) = nodes.get(name.as_str()) else { continue };
         let is_rank = |&size: &i64| usize::try_from(size) == Ok(rank);
         let operands = node.input.iter().filter_map(|input| sizes.get(input.as_str()));
         if !operands.flat_map(|sizes| sizes.iter()).any(is_rank) {

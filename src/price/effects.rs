@@ -61,6 +61,7 @@ pub(crate) fn effects(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     use super::*;
@@ -78,10 +79,11 @@ mod tests {
         let graph = proto.graph.clone().unwrap();
         let sizes = DimSizes::default();
         let batches = probe_batches(&graph, &sizes, 4, 1).unwrap();
-        let stored = |name: &str| graph.initializer.iter().position(|tensor| tensor.name() == name);
+        let stored: BTreeMap<&str, usize> =
+            graph.initializer.iter().enumerate().map(|(at, tensor)| (tensor.name(), at)).collect();
         let weight = |node: &NodeProto| {
             let is_linear = ["Gemm", "MatMul", "Conv"].contains(&node.op_type());
-            node.input.iter().find_map(|name| stored(name)).filter(|_| is_linear)
+            node.input.iter().find_map(|name| stored.get(name.as_str()).copied()).filter(|_| is_linear)
         };
         let layers: Vec<_> = graph.node.iter().filter_map(|node| Some((node, weight(node)?))).collect();
         assert!(layers.len() >= 10, "{}", layers.len());

@@ -75,7 +75,15 @@ impl Samples {
 
     /// Calibration on some of the samples.
     pub(super) fn over<'d>(&self, data: &'d Dataset) -> Calibration<'d> {
-        Calibration { data, batch: self.at_once, runs: self.runs, seed: self.seed, limits: self.limits, recorded: None }
+        Calibration {
+            data,
+            batch: self.at_once,
+            runs: self.runs,
+            seed: self.seed,
+            limits: self.limits,
+            recorded: None,
+            team: None,
+        }
     }
 
     /// The memory that pricing may take.

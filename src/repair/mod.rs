@@ -18,8 +18,10 @@ mod reader;
 mod reconstruct;
 mod recurrent;
 #[cfg(test)]
-mod recurrent_tests;
+pub(crate) mod recurrent_tests;
 mod report;
+#[cfg_attr(not(feature = "cli"), allow(dead_code))] // only the command line's library has workers
+mod served;
 mod skip;
 mod start;
 #[cfg(test)]
@@ -42,7 +44,10 @@ pub use attention::Bases;
 pub(crate) use method::METHODS;
 pub use method::Method;
 pub(crate) use reader::RIDGES;
+use reconstruct::How;
 pub use report::RepairReport;
+#[cfg(feature = "cli")]
+pub(crate) use served::{dismiss, serve};
 
 /// `pruned`, which is `subject` with only `selection` kept, repaired so that its layers' results are those of `subject`
 /// again, as well as their inputs allow. Heads of which dimensions are gone are in the new `bases` already, which are found again
@@ -62,11 +67,26 @@ pub fn repair(
     let reports = match method {
         Method::None => Vec::new(),
         Method::Bias | Method::Lstsq => {
-            reconstruct::reconstruct(subject, selection, &mut model, data, (method, bases), None)?
+            let how = How { method, bases, split: None, limits: data.limits };
+            led(subject, selection, &mut model, data, how)?
         }
-        Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, data)?,
+        Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, Calibration { team: None, ..data })?,
     };
     Ok((nested(&model).into_owned(), reports))
+}
+
+/// Fits layers, with the workers if there are any.
+fn led(
+    subject: Subject<'_>,
+    selection: &Selection,
+    model: &mut ModelProto,
+    data: Calibration<'_>,
+    how: How<'_>,
+) -> Result<Vec<RepairReport>> {
+    if let Some(team) = data.team {
+        served::ask(team, selection, model, &how)?;
+    }
+    reconstruct::reconstruct(subject, selection, model, data, how)
 }
 
 /// What a pass over the samples should record of `subject` within the limits of memory, so that [`repair`] need not run it again.
@@ -97,7 +117,7 @@ pub(crate) fn refit_split(
     (bases, split): (&Bases, &BTreeSet<NodeId>),
 ) -> Result<(ModelProto, Vec<RepairReport>)> {
     let (mut model, mut bases) = (hoisted_like(split_model, subject.model), bases.clone());
-    let how = (Method::Lstsq, &mut bases);
-    let reports = reconstruct::reconstruct(subject, selection, &mut model, data, how, Some(split))?;
+    let how = How { method: Method::Lstsq, bases: &mut bases, split: Some(split), limits: data.limits };
+    let reports = led(subject, selection, &mut model, data, how)?;
     Ok((nested(&model).into_owned(), reports))
 }

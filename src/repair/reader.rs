@@ -9,11 +9,14 @@ use rayon::prelude::*;
 
 use super::Method;
 use super::member::{Member, Targets};
-use super::touch::Touch;
+use super::touch::{Seen, Touch};
 use super::write::BiasPlace;
-use crate::calibrate::{Calibration, Evidence, Gather, Row, Sampler, Visit};
+use crate::calibrate::{
+    Calibration, Detail, Division, Evidence, Folded, Gather, Layer, Record, Row, Sampler, Sum, Visit, row, whole,
+};
 use crate::error::{Error, Result};
 use crate::linalg::default_backend;
+use crate::runtime::Tensor;
 
 /// Every fifth sample is held out: rows of one sample are alike, so none of them may judge what the others fitted.
 pub(super) const HELD_OUT: usize = 5;
@@ -30,11 +33,16 @@ pub(super) struct Reader<'m> {
     members: Vec<(usize, &'m Member)>,
     sampler: Sampler,
     by_sample: bool,
-    /// One for each convolution group.
-    matrices: Vec<Split>,
+    samples: usize,
+    division: Division,
+    /// The quarter of the samples that is being summed up, and the evidence of it: one for each convolution group.
+    now: Option<(usize, Vec<Split>)>,
+    /// Evidence of the quarters before.
+    folded: Folded<Vec<Found>>,
 }
 
-/// Evidence on one matrix, to fit and to judge by. The targets of all members stand side by side.
+/// Evidence on one matrix, to fit and to judge by, of the rows so far of a quarter of the samples. The targets of all members stand
+/// side by side.
 struct Split {
     train: Gather,
     held_out: Gather,
@@ -42,10 +50,58 @@ struct Split {
     touch: Option<Touch>,
 }
 
+/// Evidence on one matrix of some quarters.
+pub(super) struct Found {
+    /// The first quarter.
+    first: usize,
+    train: Evidence,
+    held_out: Evidence,
+    touch: Option<Seen>,
+}
+
+/// Whether it is known from the first rows of all that nothing is to be repaired.
+fn is_over(first: usize, touch: Option<&Seen>) -> bool {
+    first == 0 && touch.is_some_and(|touch| touch.is_known() && touch.hardly().is_some())
+}
+
 impl Split {
-    /// Whether it is known that nothing is to be repaired.
+    fn finish(self, first: usize) -> Found {
+        let (train, held_out) = (self.train.finish(), self.held_out.finish());
+        Found { first, train, held_out, touch: self.touch.map(|touch| touch.seen) }
+    }
+}
+
+impl Found {
+    /// No rows of `inputs` and `outputs` values.
+    fn nothing(inputs: usize, outputs: usize) -> Self {
+        let none = || Evidence::sums(inputs, outputs, Detail::Covariance);
+        Self { first: 0, train: none(), held_out: none(), touch: None }
+    }
+
     fn is_over(&self) -> bool {
-        self.touch.as_ref().is_some_and(|touch| touch.is_known() && touch.hardly().is_some())
+        is_over(self.first, self.touch.as_ref())
+    }
+}
+
+impl Sum for Found {
+    fn merge(&mut self, next: Self) {
+        if self.is_over() {
+            return;
+        }
+        Sum::merge(&mut self.train, next.train);
+        Sum::merge(&mut self.held_out, next.held_out);
+        Sum::merge(&mut self.touch, next.touch);
+    }
+
+    fn to_record(&self) -> Record {
+        let parts = self.train.to_record().into_iter().chain(self.held_out.to_record()).chain(self.touch.to_record());
+        std::iter::once(row(&[self.first as f64])).chain(parts).collect()
+    }
+
+    fn from_record(matrices: &mut impl Iterator<Item = Array2<f64>>) -> Option<Self> {
+        let first = whole(*matrices.next()?.first()?)?;
+        let [train, held_out] = Sum::from_record(matrices)?;
+        Some(Self { first, train, held_out, touch: Sum::from_record(matrices)? })
     }
 }
 
@@ -69,9 +125,9 @@ pub(super) struct Solved {
 }
 
 impl<'m> Reader<'m> {
-    /// Readers for all members; `visit` is that of the first samples.
-    pub(super) fn all(members: &'m [Member], data: Calibration<'_>, visit: Visit<'_>) -> Result<Vec<Self>> {
-        shared(members).into_iter().map(|members| Self::new(members, data, visit)).collect()
+    /// Readers for all members.
+    pub(super) fn all(members: &'m [Member], data: Calibration<'_>) -> Vec<Self> {
+        shared(members).into_iter().map(|members| Self::new(members, data)).collect()
     }
 
     /// Whether all that the members ask of the original was recorded.
@@ -86,46 +142,91 @@ impl<'m> Reader<'m> {
         data.recorded.is_some_and(is_recorded)
     }
 
-    fn new(members: Vec<(usize, &'m Member)>, data: Calibration<'_>, visit: Visit<'_>) -> Result<Self> {
-        let (layer, samples) = (&members[0].1.pruned, visit.at.samples);
-        let total = data.data.samples();
+    fn new(members: Vec<(usize, &'m Member)>, data: Calibration<'_>) -> Self {
+        let samples = data.data.samples();
         let sampler = sampler(members[0].1, data);
-        let (first, nodes) = (&members[0].1, members[0].1.uses.len());
-        let found = if first.taught.is_some() {
-            visit.original.get(&first.original.data)?
-        } else {
-            visit.changed.get(&layer.data)?
-        };
-        let rows = layer.row_count(found.shape());
-        let expected = sampler.choose(rows, samples, 0, None).len().div_ceil(samples.max(1)) * total * nodes;
+        let (division, folded) = (Division::in_quarters(data.data), Folded::new(data.is_apart()));
+        Self { members, sampler, by_sample: samples >= MANY_SAMPLES, samples, division, now: None, folded }
+    }
+
+    /// What the sums of its rows are called.
+    pub(super) fn name(&self) -> &'m str {
+        &self.members[0].1.original.result
+    }
+
+    /// Nothing yet of a quarter of which a sample has `rows` rows at each node.
+    fn begin(&self, rows: usize) -> Result<Vec<Split>> {
+        let (layer, nodes) = (&self.members[0].1.pruned, self.members[0].1.uses.len());
+        let expected = self.sampler.choose(rows, 1, 0, None).len() * self.samples * nodes;
         let inputs = layer.inputs();
-        let outputs = members.iter().map(|(_, member)| member.pruned.outputs).sum();
+        let outputs = self.members.iter().map(|(_, member)| member.pruned.outputs).sum();
         let gather = || Gather::new(inputs, outputs, Evidence::expecting(expected, inputs, outputs));
-        let may_be_untouched = members.iter().all(|(_, member)| member.may_be_untouched());
-        let mut matrices = Vec::with_capacity(layer.groups);
-        for matrix in 0..layer.groups {
-            let touch = if may_be_untouched { Some(Touch::new(kept(&members, matrix)?)) } else { None };
-            matrices.push(Split { train: gather(), held_out: gather(), touch });
-        }
-        Ok(Self { members, sampler, by_sample: total >= MANY_SAMPLES, matrices })
+        let may_be_untouched = self.members.iter().all(|(_, member)| member.may_be_untouched());
+        let split = |matrix: usize| {
+            let touch = if may_be_untouched { Some(Touch::new(kept(&self.members, matrix)?)) } else { None };
+            Ok(Split { train: gather(), held_out: gather(), touch })
+        };
+        (0..layer.groups).map(split).collect()
     }
 
-    /// Adds the chosen rows of some samples.
+    /// Which matrices need no more rows, now that those of `quarter` come.
+    fn over(&self, quarter: usize) -> Vec<bool> {
+        let groups = self.members[0].1.pruned.groups;
+        let now = self.now.as_ref().filter(|(now, _)| *now == quarter && quarter == 0);
+        match (now, self.folded.so_far()) {
+            (Some((_, splits)), _) => {
+                splits.iter().map(|split| is_over(0, split.touch.as_ref().map(|touch| &touch.seen))).collect()
+            }
+            (None, Some((_, found))) => found.iter().map(Found::is_over).collect(),
+            (None, None) => vec![false; groups],
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some((quarter, splits)) = self.now.take() {
+            let found = splits.into_par_iter().map(|split| split.finish(quarter)).collect();
+            self.folded.push(quarter, found);
+        }
+    }
+
+    /// Adds the chosen rows of some samples of one quarter.
     pub(super) fn add(&mut self, visit: Visit<'_>) -> Result<()> {
-        if self.matrices.iter().all(Split::is_over) {
-            return Ok(());
+        let quarter = self.division.leaf(visit.at.first);
+        if self.now.as_ref().is_some_and(|(now, _)| *now != quarter) {
+            self.close();
         }
-        (0..self.members[0].1.uses.len()).try_for_each(|node| self.add_rows(visit, node))
+        let first = self.members[0].1;
+        for (node, (original, layer)) in first.uses.iter().enumerate() {
+            let over = self.over(quarter);
+            if over.iter().all(|&over| over) {
+                break;
+            }
+            let data = match &first.taught {
+                Some(_) => visit.original.get(&original.data)?,
+                None => visit.changed.get(&layer.data)?,
+            };
+            let (all, at) = (layer.row_count(data.shape()), visit.at);
+            let (now, mut splits) = match self.now.take() {
+                Some(now) => now,
+                None => (quarter, self.begin(all / at.samples.max(1))?),
+            };
+            let rows = self.sampler.choose(all, at.samples, at.first, at.padding);
+            self.add_rows(visit, (node, rows), (original, layer, data), &over, &mut splits)?;
+            self.now = Some((now, splits));
+        }
+        Ok(())
     }
 
-    /// Adds the chosen rows of node number `node` with the members' weights.
-    fn add_rows(&mut self, visit: Visit<'_>, node: usize) -> Result<()> {
-        let first = self.members[0].1;
-        let Some((original, layer)) = first.uses.get(node) else { return Ok(()) };
-        let (at, taught) = (visit.at, first.taught.as_deref());
-        let data =
-            if taught.is_some() { visit.original.get(&original.data)? } else { visit.changed.get(&layer.data)? };
-        let rows = self.sampler.choose(layer.row_count(data.shape()), at.samples, at.first, at.padding);
+    /// Adds rows that node number `node` reads to the matrices that are not `over`.
+    fn add_rows(
+        &self,
+        visit: Visit<'_>,
+        (node, rows): (usize, Vec<Row>),
+        (original, layer, data): (&Layer, &Layer, &Tensor),
+        over: &[bool],
+        splits: &mut [Split],
+    ) -> Result<()> {
+        let taught = self.members[0].1.taught.as_deref();
         let is_held_out = |row: &Row| (if self.by_sample { row.sample } else { row.index }) % HELD_OUT == HELD_OUT - 1;
         let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_held_out);
         for (rows, is_held_out) in [(train, false), (held_out, true)] {
@@ -133,26 +234,31 @@ impl<'m> Reader<'m> {
             let targets = self.members.iter().map(|(_, member)| member.targets(visit, node, &rows));
             let targets: Vec<Targets<'_>> = targets.collect::<Result<_>>()?;
             let members = &self.members;
-            self.matrices.par_iter_mut().enumerate().filter(|(_, split)| !split.is_over()).for_each(
-                |(matrix, split)| {
-                    let gather = if is_held_out { &mut split.held_out } else { &mut split.train };
-                    let first = matrix * layer.channels;
-                    gather.add(rows.len(), |rows, x, y| {
-                        match taught {
-                            Some(channels) => inputs.write_channels(channels, rows.clone(), x),
-                            None => inputs.write(first, rows.clone(), x),
-                        }
-                        for (((_, member), targets), columns) in members.iter().zip(&targets).zip(parts(members)) {
-                            member.write_targets(targets, matrix, rows.clone(), &mut y.part(columns));
-                        }
-                        if let Some(touch) = split.touch.as_mut().filter(|_| !is_held_out) {
-                            touch.add(x, y);
-                        }
-                    });
-                },
-            );
+            let open = splits.par_iter_mut().zip(over).enumerate().filter(|(_, (_, over))| !**over);
+            open.for_each(|(matrix, (split, _))| {
+                let gather = if is_held_out { &mut split.held_out } else { &mut split.train };
+                let first = matrix * layer.channels;
+                gather.add(rows.len(), |rows, x, y| {
+                    match taught {
+                        Some(channels) => inputs.write_channels(channels, rows.clone(), x),
+                        None => inputs.write(first, rows.clone(), x),
+                    }
+                    for (((_, member), targets), columns) in members.iter().zip(&targets).zip(parts(members)) {
+                        member.write_targets(targets, matrix, rows.clone(), &mut y.part(columns));
+                    }
+                    if let Some(touch) = split.touch.as_mut().filter(|_| !is_held_out) {
+                        touch.add(x, y);
+                    }
+                });
+            });
         }
         Ok(())
+    }
+
+    /// The evidence on each matrix; of each quarter by itself where these are kept apart.
+    pub(super) fn found(&mut self) -> Folded<Vec<Found>> {
+        self.close();
+        std::mem::replace(&mut self.folded, Folded::new(false))
     }
 
     /// Bytes that a solve takes beside the sums: a factor and the weights for each ridge.
@@ -161,11 +267,17 @@ impl<'m> Reader<'m> {
         RIDGES.len() * inputs * (inputs + outputs) * size_of::<f64>()
     }
 
-    /// New weights for every member, as far as they are better: its number, and what became of each of its matrices.
-    pub(super) fn solve(self, method: Method) -> Result<Vec<(usize, Vec<Solved>)>> {
+    /// New weights for every member, as far as they are better, from the evidence on each matrix: the member's number, and what
+    /// became of each of its matrices.
+    pub(super) fn solve(&self, found: Option<Vec<Found>>, method: Method) -> Result<Vec<(usize, Vec<Solved>)>> {
         let members = &self.members;
-        let solve = |(matrix, split): (usize, Split)| solve(members, matrix, split, method);
-        let solved: Vec<Vec<Solved>> = self.matrices.into_par_iter().enumerate().map(solve).collect::<Result<_>>()?;
+        let found = found.unwrap_or_else(|| {
+            let outputs = members.iter().map(|(_, member)| member.pruned.outputs).sum();
+            let layer = &members[0].1.pruned;
+            (0..layer.groups).map(|_| Found::nothing(layer.inputs(), outputs)).collect()
+        });
+        let solve = |(matrix, found): (usize, Found)| solve(members, matrix, found, method);
+        let solved: Vec<Vec<Solved>> = found.into_par_iter().enumerate().map(solve).collect::<Result<_>>()?;
         let mut of_members: Vec<(usize, Vec<Solved>)> =
             members.iter().map(|(number, _)| (*number, Vec::new())).collect();
         for of_matrix in solved {
@@ -217,10 +329,10 @@ fn side_by_side<'m>(
     concatenate(Axis(1), &all).map_err(|e| Error::input(e.to_string()))
 }
 
-fn solve(members: &[(usize, &Member)], matrix: usize, split: Split, method: Method) -> Result<Vec<Solved>> {
+fn solve(members: &[(usize, &Member)], matrix: usize, found: Found, method: Method) -> Result<Vec<Solved>> {
     let backend = default_backend();
-    let untouched = split.touch.as_ref().and_then(Touch::hardly);
-    let (train, held_out) = (split.train.finish(), split.held_out.finish());
+    let untouched = found.touch.as_ref().and_then(Seen::hardly);
+    let Found { train, held_out, .. } = found;
     let (w0, b0) = kept(members, matrix)?;
     let (before, spreads) = (held_out.errors(backend, &w0, &b0), held_out.spreads());
     let start = side_by_side(members, |member| member.start.as_ref().unwrap_or(&member.weights[matrix]))?;

@@ -8,24 +8,38 @@ use rayon::prelude::*;
 use super::Method;
 use super::attention::{Bases, Gathered};
 use super::member::Member;
-use super::reader::{Reader, Solved};
+use super::reader::{Found, Reader, Solved};
 use super::recurrent;
 use super::report::RepairReport;
+use super::served;
 use super::start::start;
 use super::write;
 use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::stages::{AfterRemoval, after_removal};
-use crate::calibrate::{Calibration, Layer, Pair, Reference, Wanted, readers};
+use crate::calibrate::team::led;
+use crate::calibrate::{Calibration, Folded, Layer, Pair, Reference, Team, Wanted, readers};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source, View};
 use crate::onnx::proto::ModelProto;
+use crate::runtime::Limits;
 
-/// Evidence about a stage: the readers of its members, and for each member what the attention before it reads and should
-/// make.
+/// Evidence about a stage: the readers of its members with what they found, and for each member what the attention before it reads
+/// and should make.
 struct Gathering<'m> {
-    readers: Vec<Reader<'m>>,
+    readers: Vec<(Reader<'m>, Option<Vec<Found>>)>,
     attention: Vec<Option<Gathered>>,
+}
+
+/// How layers are fitted.
+pub(super) struct How<'h> {
+    pub(super) method: Method,
+    /// The bases of heads of which dimensions are gone; they are found again on the way.
+    pub(super) bases: &'h mut Bases,
+    /// The layers that were split, if this is a fit after a split.
+    pub(super) split: Option<&'h BTreeSet<NodeId>>,
+    /// The memory by which layers are fitted together: the same in all processes.
+    pub(super) limits: Limits,
 }
 
 pub(super) fn reconstruct(
@@ -33,8 +47,7 @@ pub(super) fn reconstruct(
     selection: &Selection,
     model: &mut ModelProto,
     data: Calibration<'_>,
-    (method, bases): (Method, &mut Bases),
-    split: Option<&BTreeSet<NodeId>>,
+    How { method, bases, split, limits }: How<'_>,
 ) -> Result<Vec<RepairReport>> {
     let all = readers(subject)?;
     let before = View::of(subject.model)?;
@@ -82,11 +95,13 @@ pub(super) fn reconstruct(
             let is_other = |member: &&mut Member| !bases.has_inputs(member.original.node, selection);
             members.iter_mut().filter(is_other).try_for_each(|member| member.find_attention(&view, &all))?;
         }
-        for members in data.limits.portions(members, sums) {
-            let gathering = collect(subject, model, data, &members, &mut models)?;
+        let before = data.team.filter(|team| team.is_lead()).map(|team| (team, model.clone()));
+        for members in limits.portions(members, sums) {
+            let Some(gathering) = collect(subject, model, data, &members, &mut models)? else { continue };
             let mut solved: Vec<(usize, Vec<Solved>)> = Vec::new();
-            for portion in data.limits.solved_at_once(gathering.readers, Reader::solving) {
-                let some: Vec<_> = portion.into_par_iter().map(|reader| reader.solve(method)).collect::<Result<_>>()?;
+            for portion in data.limits.solved_at_once(gathering.readers, |(reader, _)| reader.solving()) {
+                let solve = |(reader, found): (Reader<'_>, _)| reader.solve(found, method);
+                let some: Vec<_> = portion.into_par_iter().map(solve).collect::<Result<_>>()?;
                 solved.extend(some.into_iter().flatten());
                 data.limits.relieve();
             }
@@ -99,6 +114,12 @@ pub(super) fn reconstruct(
                 });
             }
         }
+        let key = format!("stage {number}");
+        match (before, data.team) {
+            (Some((team, before)), _) => served::send(team, &key, before, model)?,
+            (None, Some(team)) => served::receive(team, &key, model)?,
+            (None, None) => {}
+        }
     }
     Ok(reports)
 }
@@ -107,8 +128,8 @@ pub(super) fn reconstruct(
 fn sums(others: &[Member], member: &Member) -> usize {
     let (k, n) = (member.pruned.inputs(), member.pruned.outputs);
     let is_known = others.iter().any(|other| other.reads_like(member));
-    // To fit and to judge by.
-    2 * if is_known { k * n } else { k * (k + n) } * member.pruned.groups * size_of::<f64>()
+    // To fit and to judge by; of the quarter that is being summed up, and of those before.
+    4 * if is_known { k * n } else { k * (k + n) } * member.pruned.groups * size_of::<f64>()
 }
 
 /// A layer after a removal that keeps its weights, and why.
@@ -133,26 +154,23 @@ fn why_unread(subject: Subject<'_>, id: NodeId) -> Option<String> {
     })
 }
 
-/// Runs both models over all data, as far as the members need.
+/// Runs both models over all data, as far as the members need. `None` if another process solves.
 fn collect<'m>(
     subject: Subject<'_>,
     model: &ModelProto,
     data: Calibration<'_>,
     members: &'m [Member],
     models: &mut Pair<'_>,
-) -> Result<Gathering<'m>> {
+) -> Result<Option<Gathering<'m>>> {
     let original = match data.recorded {
         Some(recorded) if Reader::are_recorded(members, data) => Reference::Recorded(recorded),
         _ => Reference::Run(Wanted::new(subject.model, members.iter().flat_map(Member::references), [])),
     };
     let final_values = members.iter().flat_map(Member::final_values);
     let repaired = Wanted::new(model, final_values, members.iter().flat_map(Member::values));
-    let mut readers: Vec<Reader<'m>> = Vec::new();
+    let mut readers = Reader::all(members, data);
     let mut attention: Vec<Option<Gathered>> = members.iter().map(|m| m.block.clone().map(Gathered::new)).collect();
     models.stage(&original, &repaired, |visit| {
-        if readers.is_empty() {
-            readers = Reader::all(members, data, visit)?;
-        }
         readers.par_iter_mut().try_for_each(|reader| reader.add(visit))?;
         for (member, gathered) in members.iter().zip(&mut attention) {
             if let Some(gathered) = gathered {
@@ -161,7 +179,22 @@ fn collect<'m>(
         }
         Ok(())
     })?;
-    Ok(Gathering { readers, attention })
+    let mut found = Vec::new();
+    for mut reader in readers {
+        let sums = led(data.team, &format!("rows of {}", reader.name()), reader.found())?;
+        found.push((reader, sums));
+    }
+    for (member, gathered) in members.iter().zip(&mut attention) {
+        if let (Some(gathered), Some(_)) = (gathered.as_mut(), data.team) {
+            gathered.share(|own| {
+                let mut sums = Folded::new(data.is_apart());
+                sums.push(data.quarters().start, own);
+                led(data.team, &format!("attention before {}", member.original.result), sums)
+            })?;
+        }
+    }
+    let is_led = data.team.is_none_or(Team::is_lead);
+    Ok(is_led.then_some(Gathering { readers: found, attention }))
 }
 
 fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {

@@ -13,7 +13,11 @@ use super::reader::{HELD_OUT, MANY_SAMPLES, RIDGES};
 use super::report::RepairReport;
 use crate::analysis::Subject;
 use crate::axes::Selection;
-use crate::calibrate::{Calibration, Evidence, Gather, Layer, Pair, Reference, Row, Sampler, Visit, Wanted, exposed};
+use crate::calibrate::team::shared;
+use crate::calibrate::{
+    Calibration, Detail, Division, Evidence, Gather, Growing, Layer, Pair, Reference, Row, Sampler, Visit, Wanted,
+    exposed,
+};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, View};
 use crate::linalg::default_backend;
@@ -64,8 +68,9 @@ struct Operator {
 /// Rows of a part: of the layer's own run, and in the first round of the original's states; to fit and to judge by.
 struct Gathering<'p> {
     part: &'p Part,
-    own: [Gather; 2],
-    taught: Option<[Gather; 2]>,
+    division: Division,
+    own: [Growing; 2],
+    taught: Option<[Growing; 2]>,
 }
 
 /// Fits the recurrent `layers` of one stage, whose inputs are final. One report for each operator.
@@ -102,7 +107,7 @@ pub(super) fn fit(
         for operator in operators.iter().filter(|_| round > 0) {
             operator.write(&mut trial, |part| if operator.is_over { &part.best } else { &part.fit })?;
         }
-        let evidence = collect(subject, &trial, data, &operators, models, round == 0)?;
+        let evidence = collect(subject, &trial, data, &operators, models, round)?;
         let mut evidence = evidence.into_iter();
         for operator in &mut operators {
             let own: Vec<_> = evidence.by_ref().take(operator.parts.len()).collect();
@@ -131,7 +136,7 @@ fn collect(
     data: Calibration<'_>,
     operators: &[Operator],
     models: &mut Pair<'_>,
-    is_first: bool,
+    round: usize,
 ) -> Result<Vec<Found>> {
     let parts: Vec<&Part> = operators.iter().flat_map(|operator| &operator.parts).collect();
     let originals = || parts.iter().map(|part| &part.original);
@@ -144,16 +149,10 @@ fn collect(
     let original = Wanted::new(&before, &inputs, originals().flat_map(|layer| [&layer.data, &layer.result]));
     let original = Reference::Run(original);
     let changed = Wanted::new(&after, &finals, parts.iter().map(|part| &part.pruned.data));
-    let mut gathering: Vec<Gathering<'_>> = Vec::new();
-    models.stage(&original, &changed, |visit| {
-        if gathering.is_empty() {
-            let new = parts.iter().map(|&part| Gathering::new(part, visit, data, is_first));
-            gathering = new.collect::<Result<_>>()?;
-        }
-        gathering.par_iter_mut().try_for_each(|gathering| gathering.add(visit))
-    })?;
-    let finish = |both: [Gather; 2]| both.map(Gather::finish);
-    Ok(gathering.into_iter().map(|found| (finish(found.own), found.taught.map(finish))).collect())
+    let mut gathering: Vec<Gathering<'_>> = parts.iter().map(|&part| Gathering::new(part, data, round == 0)).collect();
+    models
+        .stage(&original, &changed, |visit| gathering.par_iter_mut().try_for_each(|gathering| gathering.add(visit)))?;
+    gathering.into_iter().map(|gathering| gathering.finish(data, round)).collect()
 }
 
 impl Part {
@@ -184,20 +183,33 @@ impl Part {
 }
 
 impl<'p> Gathering<'p> {
-    fn new(part: &'p Part, visit: Visit<'_>, data: Calibration<'_>, is_first: bool) -> Result<Self> {
-        let (inputs, outputs) = (part.pruned.inputs(), part.pruned.outputs);
-        let rows = part.pruned.row_count(visit.changed.get(&part.pruned.data)?.shape());
-        let each = part.sampler.choose(rows, visit.at.samples, 0, None).len().div_ceil(visit.at.samples.max(1));
-        let expected = each * data.data.samples();
-        let gather = || Gather::new(inputs, outputs, Evidence::expecting(expected, inputs, outputs));
-        let both = || [gather(), gather()];
-        Ok(Self { part, own: both(), taught: is_first.then(both) })
+    fn new(part: &'p Part, data: Calibration<'_>, is_first: bool) -> Self {
+        let both = || [(); 2].map(|()| Growing::new(data.is_apart()));
+        Self { part, division: Division::in_quarters(data.data), own: both(), taught: is_first.then(both) }
+    }
+
+    /// What was found on all samples, whoever ran them.
+    fn finish(self, data: Calibration<'_>, round: usize) -> Result<Found> {
+        let pruned = &self.part.pruned;
+        let total = |kind: &str, both: [Growing; 2]| -> Result<[Evidence; 2]> {
+            let [train, held_out] = both.map(Growing::finish);
+            let key = format!("{}/{round}/{kind}", self.part.original.result);
+            let nothing = || Evidence::sums(pruned.inputs(), pruned.outputs, Detail::Covariance);
+            let train = shared(data.team, &format!("{key}/train"), train)?;
+            let held_out = shared(data.team, &format!("{key}/held out"), held_out)?;
+            Ok([train, held_out].map(|found| found.unwrap_or_else(nothing)))
+        };
+        Ok((total("own", self.own)?, self.taught.map(|taught| total("taught", taught)).transpose()?))
     }
 
     fn add(&mut self, visit: Visit<'_>) -> Result<()> {
         let Part { original, pruned, kept, states, sampler, .. } = self.part;
         let (at, data) = (visit.at, visit.changed.get(&pruned.data)?);
-        let rows = sampler.choose(pruned.row_count(data.shape()), at.samples, at.first, at.padding);
+        let (all, quarter) = (pruned.row_count(data.shape()), self.division.leaf(at.first));
+        let expected = sampler.choose(all / at.samples.max(1), 1, 0, None).len() * at.total;
+        let evidence = || Evidence::expecting(expected, pruned.inputs(), pruned.outputs);
+        let start = || Gather::new(pruned.inputs(), pruned.outputs, evidence());
+        let rows = sampler.choose(all, at.samples, at.first, at.padding);
         let by_sample = at.total >= MANY_SAMPLES;
         let is_held_out = |row: &Row| (if by_sample { row.sample } else { row.index }) % HELD_OUT == HELD_OUT - 1;
         let (held_out, train): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(is_held_out);
@@ -208,13 +220,13 @@ impl<'p> Gathering<'p> {
             if targets.channels() != original.outputs {
                 return Err(Error::input("its gates are not those of its weights").at_node(original.name.as_str()));
             }
-            self.own[number].add(rows.len(), |rows, x, y| {
+            self.own[number].add(quarter, start, rows.len(), |rows, x, y| {
                 inputs.write(0, rows.clone(), x);
                 targets.write_channels(kept, rows, y);
             });
             let Some(taught) = &mut self.taught else { continue };
             let was = original.inputs_of(visit.original.get(&original.data)?, &rows)?;
-            taught[number].add(rows.len(), |rows, x, y| {
+            taught[number].add(quarter, start, rows.len(), |rows, x, y| {
                 inputs.write(0, rows.clone(), x);
                 was.write_channels(states, rows.clone(), &mut x.part(first..first + states.len()));
                 targets.write_channels(kept, rows, y);

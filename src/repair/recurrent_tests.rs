@@ -29,7 +29,7 @@ fn twins(gates: usize, width: usize, shift: usize) -> impl Fn(usize) -> f32 {
 }
 
 /// `x [n, 7, 5]` → a recurrent operator → MatMul 3 → `y`.
-fn recurrent(op: &str, text: &str, directions: i64) -> ModelProto {
+pub(crate) fn recurrent(op: &str, text: &str, directions: i64) -> ModelProto {
     let gates = match op {
         "LSTM" => 4,
         "GRU" => 3,

@@ -3,6 +3,8 @@
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// What is taken to be available where the system does not tell.
@@ -35,7 +37,7 @@ const PROGRAM: u64 = 64 << 20;
 /// | what is solved at one time, beside its sums | a sixteenth | 512 MiB, unless one layer takes more |
 ///
 /// The rest is for what has no part of its own: the samples, and what the allocator keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     bytes: u64,
     /// Bytes that are taken already.

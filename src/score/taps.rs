@@ -30,7 +30,7 @@ pub(super) struct Filtered {
     state: Option<State>,
     /// The portion of the samples that is being summed up.
     leaf: usize,
-    folded: Folded,
+    folded: Folded<Vec<Sums>>,
 }
 
 #[derive(Debug)]

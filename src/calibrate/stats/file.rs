@@ -254,7 +254,8 @@ fn read_at(mut file: impl Read + Seek, offset: u64, length: u64) -> std::io::Res
     Ok(bytes)
 }
 
-fn encoded(record: &[Array2<f64>]) -> Vec<u8> {
+/// A record as bytes.
+pub(crate) fn encoded(record: &[Array2<f64>]) -> Vec<u8> {
     let values: usize = record.iter().map(|matrix| 2 + matrix.len()).sum();
     let mut bytes = Vec::with_capacity(8 * (1 + values));
     let mut number = |n: usize| bytes.extend((n as u64).to_le_bytes());
@@ -268,7 +269,7 @@ fn encoded(record: &[Array2<f64>]) -> Vec<u8> {
 }
 
 /// The matrices of a record; `None` if their sizes contradict the number of bytes.
-fn decoded(bytes: &[u8]) -> Option<Record> {
+pub(crate) fn decoded(bytes: &[u8]) -> Option<Record> {
     let (words, rest) = bytes.as_chunks::<8>();
     let size = |at: usize| usize::try_from(u64::from_le_bytes(*words.get(at)?)).ok();
     let count = size(0)?;

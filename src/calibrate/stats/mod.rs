@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use ndarray::Array2;
 use sha2::{Digest, Sha256};
 
-pub(crate) use file::{Origin, Record, Records, Writer, row};
+pub(crate) use file::{Origin, Record, Records, Writer, decoded, encoded, row};
 
 use crate::error::{Error, Result};
 use crate::onnx::hash_of;

@@ -118,7 +118,12 @@ impl<'j, 'm> Job<'j, 'm> {
             return Err(Error::usage("`retrain` needs samples: give some with `data`"));
         }
         let (seed, limits) = (options.setting.seed, options.setting.limits);
-        let calibration = |data| Calibration::within(&survey.analysis.model.proto, data, seed, limits);
+        // Training changes the model that later steps repair, and workers have the original only.
+        let team = options.setting.team.as_ref().filter(|_| options.retrain.is_none());
+        let calibration = |data| -> Result<Calibration<'_>> {
+            let alone = Calibration::within(&survey.analysis.model.proto, data, seed, limits)?;
+            Ok(Calibration { team: team.filter(|team| team.runs(data)), ..alone })
+        };
         Ok(Self {
             model,
             options,

@@ -154,7 +154,10 @@ impl<'m> Survey<'m> {
     fn recorded_in<'d>(&'d self, place: &'d OnceLock<Recorded>, data: Calibration<'d>) -> Result<Calibration<'d>> {
         if place.get().is_none() {
             let subject = self.analysis.subject();
-            let recorded = recording(subject, data)?.run(subject, data)?;
+            let recording = recording(subject, data)?;
+            // Workers have the rows.
+            let recording = if data.team.is_some() { recording.only_sums() } else { recording };
+            let recorded = recording.run(subject, data)?;
             place.get_or_init(|| recorded);
         }
         Ok(Calibration { recorded: place.get(), ..data })

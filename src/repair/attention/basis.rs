@@ -193,6 +193,10 @@ impl Bases {
         let wanted = sides.values();
         models
             .original_on_changed((subject.model, &wanted), (model, &names), |found, at| sides.add(found, data, at))?;
+        if let Some(team) = data.team {
+            let name = due.first().and_then(|traced| traced.pairs.first()).map_or("", |pair| &pair.first.name);
+            sides.share(team, &format!("heads/{name}"))?;
+        }
         for basis in Basis::all(subject, due, sides)? {
             if let Some(old) = self.widths.iter_mut().find(|old| old.factor == basis.factor) {
                 *old = basis;

@@ -10,7 +10,7 @@ use super::block::{Chunk, Form, Span, Weights};
 use super::fit;
 use super::pattern::Block;
 use super::whiten::Whitening;
-use crate::calibrate::{Activations, At, Layer, Padding, Row, floats};
+use crate::calibrate::{Activations, At, Layer, Padding, Record, Row, Sum, floats, row, whole};
 use crate::error::{Error, Result};
 use crate::graph::View;
 use crate::onnx::proto::ModelProto;
@@ -39,8 +39,12 @@ const CHUNKS: usize = 16;
 /// Evidence about one block.
 pub(in crate::repair) struct Gathered {
     block: Block,
-    /// Interval at which samples are taken; `None` before the first.
-    stride: Option<usize>,
+    found: Found,
+}
+
+/// What was found on some samples.
+#[derive(Default)]
+pub(in crate::repair) struct Found {
     samples: Vec<Sample>,
     /// The activations are not shaped like attention.
     misfit: bool,
@@ -63,9 +67,65 @@ pub(in crate::repair) struct Refit {
     pub(in crate::repair) layers: Vec<String>,
 }
 
+impl Sum for Found {
+    fn merge(&mut self, next: Self) {
+        if self.misfit || next.misfit {
+            *self = Self { misfit: true, ..Self::default() };
+            return;
+        }
+        self.samples.extend(next.samples);
+        self.samples.iter_mut().skip(PROBES).for_each(|sample| sample.probe = None);
+    }
+
+    fn to_record(&self) -> Record {
+        let mut record = vec![row(&[f64::from(u8::from(self.misfit)), self.samples.len() as f64])];
+        for Sample { inputs, added, target, probe } in &self.samples {
+            let probed = probe.as_ref().map_or(0, |(scores, _)| 1 + scores.len());
+            record.push(row(&[inputs.len() as f64, added.len() as f64, probed as f64]));
+            for (name, values) in inputs {
+                record.extend([row(&name.bytes().map(f64::from).collect::<Vec<f64>>()), values.clone()]);
+            }
+            record.extend(added.iter().cloned().chain([target.clone()]));
+            record.extend(probe.iter().flat_map(|(scores, mixed)| scores.iter().chain([mixed])).cloned());
+        }
+        record
+    }
+
+    fn from_record(matrices: &mut impl Iterator<Item = Array2<f64>>) -> Option<Self> {
+        let counted = matrices.next()?;
+        let (misfit, count) = (whole(*counted.first()?)? > 0, whole(*counted.get((0, 1))?)?);
+        let mut samples = Vec::new();
+        for _ in 0..count {
+            let counted = matrices.next()?;
+            let count = |column: usize| whole(*counted.get((0, column))?);
+            let mut inputs = BTreeMap::new();
+            for _ in 0..count(0)? {
+                let name =
+                    matrices.next()?.iter().map(|&byte| u8::try_from(whole(byte)?).ok()).collect::<Option<_>>()?;
+                inputs.insert(String::from_utf8(name).ok()?, matrices.next()?);
+            }
+            let mut several = |count: usize| (0..count).map(|_| matrices.next()).collect::<Option<Vec<_>>>();
+            let (added, target) = (several(count(1)?)?, several(1)?.pop()?);
+            let mut probe = several(count(2)?)?;
+            let probe = probe.pop().map(|mixed| (probe, mixed));
+            samples.push(Sample { inputs, added, target, probe });
+        }
+        Some(Self { samples, misfit })
+    }
+}
+
 impl Gathered {
     pub(in crate::repair) fn new(block: Block) -> Self {
-        Self { block, stride: None, samples: Vec::new(), misfit: false }
+        Self { block, found: Found::default() }
+    }
+
+    /// Puts what all processes found in the place of what this one found.
+    ///
+    /// # Errors
+    /// That of `all`.
+    pub(in crate::repair) fn share(&mut self, all: impl FnOnce(Found) -> Result<Option<Found>>) -> Result<()> {
+        self.found = all(std::mem::take(&mut self.found))?.unwrap_or_default();
+        Ok(())
     }
 
     /// Adds the chosen samples of a batch; `target` gives the rows that the block should make. Nothing counts once a batch
@@ -80,9 +140,8 @@ impl Gathered {
         at: At<'_>,
         target: impl Fn(&[Row]) -> Result<Vec<f64>>,
     ) -> Result<()> {
-        if !self.misfit && !self.try_add(output, found, at, &target)? {
-            self.misfit = true;
-            self.samples.clear();
+        if !self.found.misfit && !self.try_add(output, found, at, &target)? {
+            self.found = Found { misfit: true, ..Found::default() };
         }
         Ok(())
     }
@@ -106,13 +165,12 @@ impl Gathered {
         {
             return Ok(false);
         }
-        let stride = *self.stride.get_or_insert_with(|| {
-            let wanted = (VALUES / self.block.query.inputs().max(1)).clamp(ROWS.0, ROWS.1);
-            (at.total * t / wanted).max(1)
-        });
+        let wanted = (VALUES / self.block.query.inputs().max(1)).clamp(ROWS.0, ROWS.1);
+        // Interval at which samples are taken.
+        let stride = (at.total * t / wanted).max(1);
         for sample in (0..n).filter(|sample| (at.first + sample).is_multiple_of(stride)) {
             match self.sample(found, (scores, logits, mixed), sample, at, target)? {
-                Some(sample) => self.samples.push(sample),
+                Some(sample) => self.found.samples.push(sample),
                 None => return Ok(false),
             }
         }
@@ -146,7 +204,7 @@ impl Gathered {
         };
         let difference = |at: usize| (f64::from(after[at]) - f64::from(before[at])).max(SWITCHED_OFF);
         let added = if self.block.scores == self.block.logits { Vec::new() } else { per_head(&difference) };
-        let probe = if self.samples.len() < PROBES {
+        let probe = if self.found.samples.len() < PROBES {
             Some((per_head(&|at| f64::from(before[at])), lines(mixed, sample, &rows)?))
         } else {
             None
@@ -163,7 +221,7 @@ impl Gathered {
     /// # Errors
     /// If a weight cannot be read or written.
     pub(in crate::repair) fn refit(self, model: &mut ModelProto, output: &Layer) -> Result<Option<Refit>> {
-        if self.misfit || self.samples.len() < MANY_SAMPLES {
+        if self.found.misfit || self.found.samples.len() < MANY_SAMPLES {
             return Ok(None);
         }
         let view = View::of(model)?;
@@ -185,7 +243,8 @@ impl Gathered {
             with_row(&parts[3].weights, &parts[3].bias)?,
         ];
         let is_held_out = |index: usize| index % HELD_OUT == HELD_OUT - 1;
-        let (train, held_out): (Vec<_>, Vec<_>) = self.samples.iter().enumerate().partition(|(i, _)| !is_held_out(*i));
+        let (train, held_out): (Vec<_>, Vec<_>) =
+            self.found.samples.iter().enumerate().partition(|(i, _)| !is_held_out(*i));
         let chunked = |samples: Vec<(usize, &Sample)>| -> Result<Vec<Chunk>> {
             let size = samples.len().div_ceil(CHUNKS).max(1);
             samples.chunks(size).map(|samples| self.chunk(samples, &whitenings)).collect()
@@ -211,10 +270,10 @@ impl Gathered {
 
     /// The number of heads, and α, as the model's own scores show it.
     fn form(&self, parts: &[Part]) -> Option<Form> {
-        let heads = self.samples.first()?.probe.as_ref()?.0.len();
+        let heads = self.found.samples.first()?.probe.as_ref()?.0.len();
         let (mut product, mut square, mut whole) = (0.0, 0.0, 0.0);
         let [query, key, _] = self.block.reads();
-        for sample in &self.samples {
+        for sample in &self.found.samples {
             let Some((scores, _)) = &sample.probe else { break };
             let q = sample.inputs[query].dot(&parts[0].weights) + &parts[0].bias;
             let k = sample.inputs[key].dot(&parts[1].weights) + &parts[1].bias;
@@ -238,7 +297,7 @@ impl Gathered {
         let Some(chunk) = train.first() else { return false };
         let mixed = form.forward(chunk, start).mixed;
         let (mut rest, mut whole) = (0.0, 0.0);
-        for (span, sample) in chunk.spans.iter().zip(&self.samples) {
+        for (span, sample) in chunk.spans.iter().zip(&self.found.samples) {
             let Some((_, wanted)) = &sample.probe else { break };
             let found = mixed.slice(s![span.queries.clone(), ..mixed.ncols() - 1]);
             rest += (&found - wanted).iter().map(|d| d * d).sum::<f64>();
@@ -250,7 +309,7 @@ impl Gathered {
     fn whitenings(&self, name: &str) -> Result<BTreeMap<String, Whitening>> {
         let mut all = BTreeMap::new();
         for input in self.block.reads() {
-            let rows = || self.samples.iter().map(|sample| &sample.inputs[input]);
+            let rows = || self.found.samples.iter().map(|sample| &sample.inputs[input]);
             let width = rows().next().map_or(0, Array2::ncols);
             all.insert(input.clone(), Whitening::of(rows(), width, name)?);
         }

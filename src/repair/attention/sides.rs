@@ -8,7 +8,9 @@ use rayon::prelude::*;
 use super::bond::{Bond, Pair, Traced};
 use super::part::Part;
 use crate::analysis::Subject;
-use crate::calibrate::{Activations, At, Calibration, Detail, Layer, Portions, Sampler, Sums, pass, stats};
+use crate::calibrate::{
+    Activations, At, Calibration, Detail, Folded, Layer, Portions, Sampler, Sums, Team, pass, stats,
+};
 use crate::error::{Error, Result};
 
 /// C and G of a bond.
@@ -105,6 +107,22 @@ impl Sides {
         Ok(())
     }
 
+    /// Adds up what all processes saw in a repair that they share. `key` tells this sum from others.
+    ///
+    /// # Errors
+    /// As [`Team::shared`].
+    pub(super) fn share(&mut self, team: &Team, key: &str) -> Result<()> {
+        for (number, side) in self.all.iter_mut().enumerate().filter(|(_, side)| side.known.is_none()) {
+            let mut own = Folded::new(team.own().start > 0);
+            for (portion, sums) in side.gathered.take().map(Portions::finish).unwrap_or_default() {
+                own.push(portion, sums);
+            }
+            let total = team.shared(&format!("{key}/{number}"), own)?;
+            side.known = total.map(|sums: Vec<Sums>| sums.into_iter().map(Sums::finish).collect());
+        }
+        Ok(())
+    }
+
     /// Adds the values of some samples.
     pub(super) fn add(&mut self, found: &Activations, data: Calibration<'_>, at: At<'_>) -> Result<()> {
         let mut unknown: Vec<&mut Side> = self.all.iter_mut().filter(|side| side.known.is_none()).collect();
@@ -167,7 +185,7 @@ impl Side {
             if self.is_input { self.layer.inputs_of(tensor, &rows)? } else { self.layer.results_of(tensor, &rows)? };
         let heads = &self.heads;
         let widths = || heads.iter().map(|head| head.channels.len()).collect();
-        let gathered = self.gathered.get_or_insert_with(|| Portions::new(widths(), Detail::Covariance, data.data));
+        let gathered = self.gathered.get_or_insert_with(|| Portions::new(widths(), Detail::Covariance, data));
         gathered.add(&rows, |head, rows, into| lines.write_channels(&heads[head].channels, rows, into));
         Ok(())
     }

@@ -1,0 +1,156 @@
+//! A repair whose samples are run by other processes: the lead asks for it, workers serve it.
+//!
+//! The lead sends what is to be repaired. Lead and workers then go through the same stages: workers run their samples and send
+//! their sums, the lead solves and sends what changed in the model. So all have the same model at every stage.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::attention::Bases;
+use super::method::Method;
+use super::reconstruct::{How, reconstruct};
+use crate::analysis::Subject;
+use crate::axes::{FactorId, Selection};
+use crate::calibrate::{Calibration, Team};
+use crate::error::{Error, Result};
+use crate::graph::NodeId;
+use crate::onnx::proto::{GraphProto, ModelProto, TensorProto};
+use crate::runtime::Limits;
+
+/// What is to be repaired, beside the model. The bytes of an empty request end the service.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    /// The factors that lose something, with a flag for each index.
+    kept: Vec<(u32, Vec<bool>)>,
+    method: Method,
+    /// The factors whose heads are in a new basis.
+    heads: Vec<u32>,
+    /// Nodes of layers that were split.
+    split: Option<Vec<usize>>,
+    /// The memory by which layers are fitted together.
+    limits: Limits,
+}
+
+/// Asks all workers to repair `model`, which is a model with only `selection` left.
+///
+/// # Errors
+/// If the workers cannot be reached.
+pub(super) fn ask(team: &Team, selection: &Selection, model: &ModelProto, how: &How<'_>) -> Result<()> {
+    let kept = selection.touched().map(|factor| (factor.0, selection.flags(factor).unwrap_or_default().to_vec()));
+    let request = Request {
+        kept: kept.collect(),
+        method: how.method,
+        heads: how.bases.shares().into_keys().map(|factor| factor.0).collect(),
+        split: how.split.map(|nodes| nodes.iter().map(|node| node.0).collect()),
+        limits: how.limits,
+    };
+    let request = serde_json::to_vec(&request).map_err(|e| Error::defect(e.to_string()))?;
+    team.begin();
+    team.put("model", model.encode_to_vec())?;
+    team.put("request", request)
+}
+
+/// Ends the service of all workers.
+///
+/// # Errors
+/// If they cannot be reached.
+pub(crate) fn dismiss(team: &Team) -> Result<()> {
+    team.begin();
+    team.put("request", Vec::new())
+}
+
+/// Serves the lead until it needs no more repairs: runs this worker's samples of `data`, whose original is `subject`. `bases` finds
+/// the bases of its heads, where these are needed. Returns the number of repairs.
+///
+/// # Errors
+/// If the lead cannot be reached, or as [`repair`](super::repair).
+pub(crate) fn serve(
+    subject: Subject<'_>,
+    (team, data): (&Team, Calibration<'_>),
+    bases: impl Fn() -> Result<Bases>,
+) -> Result<usize> {
+    let damaged = |what: &str| Error::runtime(format!("the {what} that the lead sent is damaged"));
+    let mut found: Option<Bases> = None;
+    for served in 0.. {
+        team.begin();
+        let request = team.get("request")?;
+        if request.is_empty() {
+            return Ok(served);
+        }
+        let request: Request = serde_json::from_slice(&request).map_err(|_| damaged("request"))?;
+        let mut model = ModelProto::decode(team.get("model")?.as_slice()).map_err(|e| damaged("model").caused_by(e))?;
+        let factors = subject.network.solution.factors.len();
+        let mut selection = Selection::all();
+        for (factor, flags) in request.kept.into_iter().filter(|(factor, _)| FactorId(*factor).index() < factors) {
+            selection.keep(FactorId(factor), flags);
+        }
+        let mut bases = match &found {
+            Some(bases) => bases.clone(),
+            None if request.heads.is_empty() => Bases::default(),
+            None => found.insert(bases()?).clone(),
+        };
+        bases.retain(|factor| request.heads.contains(&factor.0));
+        let split: Option<BTreeSet<NodeId>> = request.split.map(|nodes| nodes.into_iter().map(NodeId).collect());
+        let how = How { method: request.method, bases: &mut bases, split: split.as_ref(), limits: request.limits };
+        reconstruct(subject, &selection, &mut model, data, how)?;
+    }
+    Err(Error::defect("there are always more requests"))
+}
+
+/// What turns `before` into `after`, as a model of which only that is there: its changed tensors, and all nodes if any of them
+/// changed. If that is not enough, the whole of `after`.
+fn changes(before: ModelProto, after: &ModelProto) -> ModelProto {
+    let (Some(old), Some(new)) = (&before.graph, &after.graph) else { return after.clone() };
+    let changed = new.initializer.iter().enumerate().filter(|(at, tensor)| old.initializer.get(*at) != Some(tensor));
+    let graph = GraphProto {
+        node: if old.node == new.node { Vec::new() } else { new.node.clone() },
+        initializer: changed.map(|(_, tensor)| tensor.clone()).collect(),
+        ..GraphProto::default()
+    };
+    let change = ModelProto { graph: Some(graph), ..ModelProto::default() };
+    let mut trial = before;
+    apply(&mut trial, change.clone());
+    if trial == *after { change } else { after.clone() }
+}
+
+/// Takes over what [`changes`] found.
+fn apply(model: &mut ModelProto, change: ModelProto) {
+    // A whole model has a version.
+    let is_whole = change.ir_version.is_some();
+    match (&mut model.graph, change) {
+        (Some(graph), ModelProto { graph: Some(change), .. }) if !is_whole => {
+            if !change.node.is_empty() {
+                graph.node = change.node;
+            }
+            let named = |(at, tensor): (usize, &TensorProto)| (tensor.name().to_owned(), at);
+            let places: BTreeMap<String, usize> = graph.initializer.iter().enumerate().map(named).collect();
+            for tensor in change.initializer {
+                match places.get(tensor.name()).and_then(|&at| graph.initializer.get_mut(at)) {
+                    Some(old) => *old = tensor,
+                    None => graph.initializer.push(tensor),
+                }
+            }
+        }
+        (_, change) => *model = change,
+    }
+}
+
+/// Sends what changed in the model since `before` to all workers.
+///
+/// # Errors
+/// If they cannot be reached.
+pub(super) fn send(team: &Team, key: &str, before: ModelProto, after: &ModelProto) -> Result<()> {
+    team.put(key, changes(before, after).encode_to_vec())
+}
+
+/// Takes over what the lead changed in the model.
+///
+/// # Errors
+/// If the lead cannot be reached, or sent something damaged.
+pub(super) fn receive(team: &Team, key: &str, model: &mut ModelProto) -> Result<()> {
+    let change = ModelProto::decode(team.get(key)?.as_slice());
+    apply(model, change.map_err(|e| Error::runtime("the weights that the lead sent are damaged").caused_by(e))?);
+    Ok(())
+}
