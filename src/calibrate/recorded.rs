@@ -162,10 +162,19 @@ impl Recording {
         Self { summed: Vec::new(), ..self }
     }
 
-    /// The sums without any rows, where another process needs these.
-    pub(crate) fn only_sums(mut self) -> Self {
-        self.recorded.values.clear();
-        self
+    /// The sums that earlier passes over the samples left, without any rows.
+    ///
+    /// # Errors
+    /// If they are damaged.
+    pub(crate) fn recalled(self, subject: Subject<'_>, data: Calibration<'_>) -> Result<Recorded> {
+        let (mut recorded, kept) = (Recorded::default(), Kept::of(subject, data));
+        for layer in &self.summed {
+            let sampler = Sampler::widest(layer, data.data.samples(), data.seed);
+            let known =
+                kept.as_ref().map(|kept| kept.sums_of(layer, sampler, Detail::Covariance)).transpose()?.flatten();
+            recorded.inputs.extend(known.map(|known| (layer.result.clone(), known)));
+        }
+        Ok(recorded)
     }
 
     /// Records some values of which a fit of `layer` asks for rows, however many of its inputs are gone, and sums over these.

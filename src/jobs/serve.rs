@@ -44,6 +44,7 @@ pub(crate) fn serve(
     let mut options = options.clone();
     // One worker sums up all samples, as a job without workers.
     options.setting.share = (of > 1).then(|| team.share());
+    options.setting.folds = true;
     let (opened, samples) = options.opened(model)?;
     let setting = &opened.setting;
     let analysis = Analysis::new(model, &setting.dims, &service.thaw)?;
@@ -60,8 +61,8 @@ pub(crate) fn serve(
     team.put(&format!("sums/{number}"), fs::read(&file).map_err(failed)?)?;
     fs::write(&file, team.get("sums")?).map_err(failed)?;
     options.setting.share = None;
-    let samples = options.setting.open(model)?;
-    let alone = calibration(samples.data.as_ref().ok_or_else(no_samples)?)?;
+    let all = options.setting.with_stats(model, data.part(0..data.samples()))?;
+    let alone = calibration(&all)?;
     let data = Calibration { team: Some(&team), ..alone };
     let recorded = match recorded {
         Some(recorded) => recorded,

@@ -38,6 +38,8 @@ pub(crate) struct Setting {
     pub(crate) stats: Option<PathBuf>,
     /// The share of the samples to gather from, counted from 1, and the number of shares.
     pub(crate) share: Option<(usize, usize)>,
+    /// Whether the first share adds up its portions.
+    pub(crate) folds: bool,
     /// The processes that share the repair.
     pub(crate) team: Option<Team>,
     /// The progress listener and the flag that cancels the job.
@@ -372,7 +374,7 @@ impl Setting {
     }
 
     /// The samples with what an earlier job on the same model found on them.
-    fn with_stats(&self, model: &Model, data: Samples) -> Result<Samples> {
+    pub(super) fn with_stats(&self, model: &Model, data: Samples) -> Result<Samples> {
         let Some(path) = &self.stats else { return Ok(data) };
         let origin = Origin {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -382,6 +384,7 @@ impl Setting {
             seed: self.seed,
         };
         let leaves = self.share.map(leaves_of).transpose()?;
-        Ok(data.with_stats(Stats::open(path, origin, leaves)?))
+        let stats = Stats::open(path, origin, leaves)?;
+        Ok(data.with_stats(if self.folds { stats.folding_the_first() } else { stats }))
     }
 }

@@ -116,7 +116,7 @@ pub(super) fn reconstruct(
         }
         let key = format!("stage {number}");
         match (before, data.team) {
-            (Some((team, before)), _) => served::send(team, &key, before, model)?,
+            (Some((team, before)), _) => served::send(team, &key, &before, model)?,
             (None, Some(team)) => served::receive(team, &key, model)?,
             (None, None) => {}
         }

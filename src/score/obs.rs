@@ -189,8 +189,8 @@ impl<'l> Reader<'l> {
             return Ok(Self::Plain(Accumulator::new(layer, sampler, detail, data)));
         }
         let matrices = consumers.matrices(context.subject, layer)?;
-        let is_shared = data.data.is_shared();
-        let group = |weight| Filtered::new(weight, (layer.taps, FILTERS), &layer.name, is_shared);
+        let is_apart = data.data.is_apart();
+        let group = |weight| Filtered::new(weight, (layer.taps, FILTERS), &layer.name, is_apart);
         let groups = matrices.into_iter().map(group).collect();
         Ok(Self::Filtered { layer, sampler, division: Division::of(data.data), groups })
     }

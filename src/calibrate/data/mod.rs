@@ -242,6 +242,11 @@ impl Dataset {
         self.stats().is_some_and(|stats| stats.leaves().is_some())
     }
 
+    /// Whether sums of portions of the samples are kept apart.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.stats().is_some_and(Stats::is_apart)
+    }
+
     /// A text that tells these samples from all others, and from the same ones in another order.
     pub(crate) fn identity(&self) -> &str {
         &self.identity

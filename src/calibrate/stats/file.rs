@@ -264,7 +264,11 @@ pub(crate) fn encoded(record: &[Array2<f64>]) -> Vec<u8> {
         number(matrix.nrows());
         number(matrix.ncols());
     }
-    record.iter().flatten().for_each(|value| bytes.extend(value.to_le_bytes()));
+    for matrix in record {
+        for value in matrix.as_standard_layout().as_slice().unwrap_or_default() {
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+    }
     bytes
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Stats {
     origin: Origin,
     /// The portions of the samples that sums are gathered from, where these are not all.
     leaves: Option<Range<usize>>,
+    /// Whether the sums of these portions are kept apart.
+    is_apart: bool,
     /// What is in the file.
     old: RwLock<Option<Arc<Records>>>,
     new: Mutex<Option<Writer>>,
@@ -82,7 +84,19 @@ impl Stats {
             }
         }
         let (taken, added, old) = (AtomicUsize::new(0), AtomicUsize::new(0), RwLock::new(old.map(Arc::new)));
-        Ok(Self { path: path.to_owned(), origin, leaves, old, new: Mutex::new(None), taken, added })
+        let is_apart = leaves.is_some();
+        Ok(Self { path: path.to_owned(), origin, leaves, is_apart, old, new: Mutex::new(None), taken, added })
+    }
+
+    /// Adds up the portions if they are the first ones, for files that are never merged with those of another division.
+    pub(crate) fn folding_the_first(self) -> Self {
+        let is_first = self.leaves.as_ref().is_some_and(|leaves| leaves.start == 0);
+        Self { is_apart: self.is_apart && !is_first, ..self }
+    }
+
+    /// Whether the sums of portions are kept apart.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.is_apart
     }
 
     /// The portions of the samples that sums are gathered from, where these are not all.

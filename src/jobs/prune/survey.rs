@@ -156,8 +156,8 @@ impl<'m> Survey<'m> {
             let subject = self.analysis.subject();
             let recording = recording(subject, data)?;
             // Workers have the rows.
-            let recording = if data.team.is_some() { recording.only_sums() } else { recording };
-            let recorded = recording.run(subject, data)?;
+            let is_led = data.team.is_some();
+            let recorded = if is_led { recording.recalled(subject, data)? } else { recording.run(subject, data)? };
             place.get_or_init(|| recorded);
         }
         Ok(Calibration { recorded: place.get(), ..data })
