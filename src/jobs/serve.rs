@@ -68,8 +68,10 @@ pub(crate) fn serve(
         Some(recorded) => recorded,
         None => recording(subject, data)?.without_sums().run(subject, data)?,
     };
+    // The lead scores meanwhile.
+    let bases = if scores { Bases::find(subject, alone)? } else { Bases::default() };
     progress.enter("repairing")?;
-    repair::serve(subject, (&team, Calibration { recorded: Some(&recorded), ..data }), || Bases::find(subject, alone))
+    repair::serve(subject, (&team, Calibration { recorded: Some(&recorded), ..data }), &bases)
 }
 
 /// What all workers gathered, for the job that leads at `board`: the file `stats` gets it.

@@ -61,18 +61,13 @@ pub(crate) fn dismiss(team: &Team) -> Result<()> {
     team.put("request", Vec::new())
 }
 
-/// Serves the lead until it needs no more repairs: runs this worker's samples of `data`, whose original is `subject`. `bases` finds
-/// the bases of its heads, where these are needed. Returns the number of repairs.
+/// Serves the lead until it needs no more repairs: runs this worker's samples of `data`, whose original is `subject` with heads in
+/// `bases`. Returns the number of repairs.
 ///
 /// # Errors
 /// If the lead cannot be reached, or as [`repair`](super::repair).
-pub(crate) fn serve(
-    subject: Subject<'_>,
-    (team, data): (&Team, Calibration<'_>),
-    bases: impl Fn() -> Result<Bases>,
-) -> Result<usize> {
+pub(crate) fn serve(subject: Subject<'_>, (team, data): (&Team, Calibration<'_>), bases: &Bases) -> Result<usize> {
     let damaged = |what: &str| Error::runtime(format!("the {what} that the lead sent is damaged"));
-    let mut found: Option<Bases> = None;
     for served in 0.. {
         team.begin();
         let request = team.get("request")?;
@@ -86,11 +81,7 @@ pub(crate) fn serve(
         for (factor, flags) in request.kept.into_iter().filter(|(factor, _)| FactorId(*factor).index() < factors) {
             selection.keep(FactorId(factor), flags);
         }
-        let mut bases = match &found {
-            Some(bases) => bases.clone(),
-            None if request.heads.is_empty() => Bases::default(),
-            None => found.insert(bases()?).clone(),
-        };
+        let mut bases = bases.clone();
         bases.retain(|factor| request.heads.contains(&factor.0));
         let split: Option<BTreeSet<NodeId>> = request.split.map(|nodes| nodes.into_iter().map(NodeId).collect());
         let how = How { method: request.method, bases: &mut bases, split: split.as_ref(), limits: request.limits };

@@ -11,8 +11,11 @@ use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId};
 use crate::error::{Error, Result};
 use crate::graph::{ValueId, bodies};
+use crate::onnx::declared;
+use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
+use crate::runtime::probes::elements;
 use crate::runtime::{NamedTensor, RunOptions, Runnable, Tensor};
 
 /// How far a reading may be from a whole number, or from that at another position.
@@ -51,32 +54,41 @@ pub(super) fn run(
     taps: &BTreeSet<String>,
     inputs: &[NamedTensor],
 ) -> Result<[BTreeMap<String, Tensor>; 3]> {
-    let contents: [fn(usize) -> f64; 3] = [|_| 0.0, |_| -1.0, number];
+    let contents: [fn(usize) -> f32; 3] = [|_| 0.0, |_| -1.0, number];
+    let Probed { model, renamed, contents: places } = probed(subject, probes)?;
+    let names: BTreeMap<&String, &String> = taps.iter().map(|tap| (renamed.get(tap).unwrap_or(tap), tap)).collect();
+    let runnable = Runnable::new(&model, &RunOptions::with_taps(names.keys().map(|name| (*name).clone())))?;
     let mut found = [BTreeMap::new(), BTreeMap::new(), BTreeMap::new()];
     for (found, content) in found.iter_mut().zip(contents) {
-        let (model, renamed) = probed(subject, probes, content)?;
-        let names: BTreeMap<&String, &String> = taps.iter().map(|tap| (renamed.get(tap).unwrap_or(tap), tap)).collect();
-        let runnable = Runnable::new(&model, &RunOptions::with_taps(names.keys().map(|name| (*name).clone())))?;
-        let outputs = runnable.run(inputs)?.into_iter();
+        let mut fed = inputs.to_vec();
+        for ((name, element), Probe { dims, .. }) in places.iter().zip(probes) {
+            let values: Vec<f32> = (0..dims.iter().product()).map(content).collect();
+            fed.push((name.clone(), elements(*element, &Tensor::new(dims, &values)?)?));
+        }
+        let outputs = runnable.run(&fed)?.into_iter();
         *found = outputs.filter_map(|(name, tensor)| Some(((*names.get(&name)?).clone(), tensor))).collect();
     }
     Ok(found)
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn number(index: usize) -> f64 {
-    (index + 1) as f64
+fn number(index: usize) -> f32 {
+    (index + 1) as f32
 }
 
-/// The model with `value · 0 + content` read in place of each probed value, and the new names of these.
-fn probed(
-    subject: Subject<'_>,
-    probes: &[Probe],
-    content: fn(usize) -> f64,
-) -> Result<(ModelProto, BTreeMap<String, String>)> {
+/// A model that reads `value · 0 + content` in place of each probed value.
+struct Probed {
+    model: ModelProto,
+    /// The new names of probed values.
+    renamed: BTreeMap<String, String>,
+    /// For each probe the input that is its content, and the type of its elements.
+    contents: Vec<(String, DataType)>,
+}
+
+fn probed(subject: Subject<'_>, probes: &[Probe]) -> Result<Probed> {
     let mut model = bodies::nested(subject.model).into_owned();
     let graph = model.graph.as_mut().ok_or_else(|| Error::input("the file holds no graph"))?;
-    let mut renamed = BTreeMap::new();
+    let (mut renamed, mut contents) = (BTreeMap::new(), Vec::new());
     let mut after: BTreeMap<&String, [NodeProto; 2]> = BTreeMap::new();
     for Probe { value, dims } in probes {
         let free = |suffix: &str| {
@@ -89,10 +101,11 @@ fn probed(
         let names = ["zero", "vanished", "content", "probed"].map(free);
         let [zero, vanished, vector, new] = names;
         let element = subject.graph.value(value).and_then(|value| subject.facts.at(value).element);
-        let element = element.map_or(Ok(ElementType::Float), ElementType::from_code)?;
-        let contents: Vec<f64> = (0..dims.iter().product()).map(content).collect();
+        let code = element.unwrap_or(DataType::Float as i32);
+        let element = ElementType::from_code(code)?;
         graph.initializer.push(from_f64_as(&zero, &[], &[0.0], element)?);
-        graph.initializer.push(from_f64_as(&vector, dims, &contents, element)?);
+        graph.input.push(declared(&vector, code, Some(dims)));
+        contents.push((vector.clone(), DataType::try_from(code).unwrap_or(DataType::Float)));
         let node = |op: &str, a: &str, b: &str, result: &str| NodeProto {
             op_type: Some(op.to_owned()),
             name: Some(result.to_owned()),
@@ -115,7 +128,7 @@ fn probed(
         nodes.extend(made.into_iter().flatten());
     }
     graph.node = nodes;
-    Ok((model, renamed))
+    Ok(Probed { model, renamed, contents })
 }
 
 fn is_taken(subject: Subject<'_>, name: &str) -> bool {
