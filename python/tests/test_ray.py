@@ -259,6 +259,7 @@ def test_workers_share_a_job_and_change_nothing(cluster: None, tmp_path: Path, r
             pd.prune(resnet, ratio=0.4, **given).model_bytes(),
             pd.prune(resnet, macs=0.5, effort="fast", **given).model_bytes(),
             pd.factorize(resnet, params=0.7, data=iter(batches), engine=engine).model_bytes(),
+            pd.compress(resnet, params=0.4, effort="fast", data=parts, engine=engine).model_bytes(),
         ]
 
     batches = [dict(numpy.load(part)) for part in parts]

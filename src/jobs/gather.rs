@@ -87,10 +87,13 @@ pub(super) fn gather_for(
     calibration: Calibration<'_>,
     (passes, kept): (Passes, fn(Recording) -> Recording),
 ) -> Result<Option<Recorded>> {
-    let has_heads = passes.scores && Bases::gather(subject, calibration)?;
+    let heads = if passes.scores { Bases::gather(subject, calibration)? } else { BTreeSet::new() };
     let filter = Filter::new(&[], &[], Units::default(), false)?.aligned(Align::default());
-    let all = groups(subject, &CostModel::new(subject), &filter);
-    let open: Vec<&Group> = all.iter().filter(|group| group.is_open(false)).collect();
+    // One job takes the dimensions of these heads in new bases, whose scores are known.
+    let ordered = if passes == Passes::ALL { BTreeSet::new() } else { heads.clone() };
+    let all = groups(subject, &CostModel::new(subject), &filter.ordered(ordered.clone()));
+    let is_scored = |group: &&Group| group.is_open(false) && !ordered.contains(&group.factor);
+    let open: Vec<&Group> = all.iter().filter(is_scored).collect();
     let score = |data: Calibration<'_>, kept: fn(Recording) -> Recording| -> Result<Option<Recorded>> {
         let recording = Mutex::new(kept(recording(subject, data)?));
         let context =
@@ -105,7 +108,7 @@ pub(super) fn gather_for(
         if passes.scores {
             score(apart.fitted(), Recording::without_rows)?;
             // Groups of a model with heads are priced in new bases, which are known once all shares are merged.
-            if !has_heads {
+            if heads.is_empty() {
                 apart.gather(subject, &open)?;
             }
         }

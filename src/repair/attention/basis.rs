@@ -97,15 +97,15 @@ impl Bases {
         Ok(Self { widths: Basis::all(subject, traced, sides)?, obstacles })
     }
 
-    /// Sums up what the bases of a model are found from, and keeps it in the statistics of the samples. Returns whether there is
-    /// any head.
+    /// Sums up what the bases of a model are found from, and keeps it in the statistics of the samples. Returns the factors that
+    /// will have one.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub(crate) fn gather(subject: Subject<'_>, data: Calibration<'_>) -> Result<bool> {
+    pub(crate) fn gather(subject: Subject<'_>, data: Calibration<'_>) -> Result<BTreeSet<FactorId>> {
         let traced = trace_all(subject, data, &mut Vec::new())?;
         Sides::of(&traced).gather(subject, data)?;
-        Ok(!traced.is_empty())
+        Ok(traced.iter().map(|traced| traced.factor).collect())
     }
 
     /// The factors that have a basis, with what each of their indices adds to the squared error of scores and mixed values
