@@ -22,6 +22,7 @@ mod statistics;
 pub(crate) mod stats;
 mod steps;
 pub mod sums;
+#[cfg_attr(not(feature = "cli"), allow(dead_code, unreachable_pub))] // only a program around the commands has workers
 pub(crate) mod team;
 mod window;
 

@@ -158,6 +158,7 @@ impl Recording {
     }
 
     /// The rows without any sums.
+    #[cfg(feature = "cli")]
     pub(crate) fn without_sums(self) -> Self {
         Self { summed: Vec::new(), ..self }
     }

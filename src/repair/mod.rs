@@ -12,6 +12,7 @@
 
 mod attention;
 mod batch_norm;
+mod changes;
 mod member;
 mod method;
 mod reader;

@@ -149,8 +149,8 @@ impl<'m> Reader<'m> {
         Self { members, sampler, by_sample: samples >= MANY_SAMPLES, samples, division, now: None, folded }
     }
 
-    /// What the sums of its rows are called.
-    pub(super) fn name(&self) -> &'m str {
+    /// What tells its sums from those of others: the result of its first member.
+    pub(super) fn key(&self) -> &'m str {
         &self.members[0].1.original.result
     }
 

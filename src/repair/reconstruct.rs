@@ -7,11 +7,11 @@ use rayon::prelude::*;
 
 use super::Method;
 use super::attention::{Bases, Gathered};
+use super::changes;
 use super::member::Member;
 use super::reader::{Found, Reader, Solved};
 use super::recurrent;
 use super::report::RepairReport;
-use super::served;
 use super::start::start;
 use super::write;
 use crate::analysis::Subject;
@@ -116,8 +116,8 @@ pub(super) fn reconstruct(
         }
         let key = format!("stage {number}");
         match (before, data.team) {
-            (Some((team, before)), _) => served::send(team, &key, &before, model)?,
-            (None, Some(team)) => served::receive(team, &key, model)?,
+            (Some((team, before)), _) => changes::send(team, &key, &before, model)?,
+            (None, Some(team)) => changes::receive(team, &key, model)?,
             (None, None) => {}
         }
     }
@@ -181,7 +181,7 @@ fn collect<'m>(
     })?;
     let mut found = Vec::new();
     for mut reader in readers {
-        let sums = led(data.team, &format!("rows of {}", reader.name()), reader.found())?;
+        let sums = led(data.team, &format!("rows of {}", reader.key()), reader.found())?;
         found.push((reader, sums));
     }
     for (member, gathered) in members.iter().zip(&mut attention) {
