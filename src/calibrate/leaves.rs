@@ -267,7 +267,7 @@ pub(crate) struct Portions {
 impl Portions {
     /// For matrices of these widths, over all samples of a data set.
     pub(crate) fn new(widths: Vec<usize>, detail: Detail, data: Calibration<'_>) -> Self {
-        let folded = Folded::new(data.data.is_apart() || data.is_apart());
+        let folded = Folded::new(data.is_apart());
         Self { widths, detail, division: Division::of(data.data), now: None, folded }
     }
 

@@ -133,6 +133,6 @@ impl<'a> Calibration<'a> {
 
     /// Whether sums of portions of the samples are kept apart, because those before them are summed up elsewhere.
     pub(crate) fn is_apart(self) -> bool {
-        self.quarters().start > 0
+        self.quarters().start > 0 || self.data.is_apart()
     }
 }

@@ -189,7 +189,7 @@ impl<'l> Reader<'l> {
             return Ok(Self::Plain(Accumulator::new(layer, sampler, detail, data)));
         }
         let matrices = consumers.matrices(context.subject, layer)?;
-        let is_apart = data.data.is_apart();
+        let is_apart = data.is_apart();
         let group = |weight| Filtered::new(weight, (layer.taps, FILTERS), &layer.name, is_apart);
         let groups = matrices.into_iter().map(group).collect();
         Ok(Self::Filtered { layer, sampler, division: Division::of(data.data), groups })
