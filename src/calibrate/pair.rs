@@ -136,10 +136,16 @@ impl<'v> Visit<'v> {
 }
 
 impl<'d> Pair<'d> {
-    /// At the beginning of both models.
+    /// At the beginning of both models, for all samples.
     pub(crate) fn new(data: Calibration<'d>) -> Self {
-        let own = Division::in_quarters(data.data).samples(&data.quarters());
+        let own = 0..data.data.samples();
         Self { data, own, original: Stream::default(), changed: Stream::default(), seen: Vec::new() }
+    }
+
+    /// At the beginning of both models, for the samples of this process: the others of a team run the rest.
+    pub(crate) fn in_team(data: Calibration<'d>) -> Self {
+        let own = Division::in_quarters(data.data).samples(&data.quarters());
+        Self { own, ..Self::new(data) }
     }
 
     /// The batches for these segments. The samples are read again only if a segment takes them.

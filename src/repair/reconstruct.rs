@@ -52,7 +52,7 @@ pub(super) fn reconstruct(
     let all = readers(subject)?;
     let before = View::of(subject.model)?;
     let nodes: Vec<NodeId> = all.iter().flat_map(Layer::nodes).collect();
-    let mut models = Pair::new(data);
+    let mut models = Pair::in_team(data);
     let mut reports = Vec::new();
     let AfterRemoval { order, changed } = after_removal(subject, selection, &nodes, split.unwrap_or(&BTreeSet::new()));
     let unread = changed.iter().filter(|node| !nodes.contains(node));
