@@ -85,7 +85,7 @@ fn led(
     how: How<'_>,
 ) -> Result<Vec<RepairReport>> {
     if let Some(team) = data.team {
-        served::ask(team, selection, model, &how)?;
+        served::ask(team, selection, (model, data), &how)?;
     }
     reconstruct::reconstruct(subject, selection, model, data, how)
 }

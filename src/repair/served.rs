@@ -29,6 +29,8 @@ struct Request {
     heads: Vec<u32>,
     /// Nodes of layers that were split.
     split: Option<Vec<usize>>,
+    /// Whether rows of the original that were recorded stand for a run of it: their last digits are others.
+    is_recorded: bool,
     /// The memory by which layers are fitted together.
     limits: Limits,
 }
@@ -37,13 +39,19 @@ struct Request {
 ///
 /// # Errors
 /// If the workers cannot be reached.
-pub(super) fn ask(team: &Team, selection: &Selection, model: &ModelProto, how: &How<'_>) -> Result<()> {
+pub(super) fn ask(
+    team: &Team,
+    selection: &Selection,
+    (model, data): (&ModelProto, Calibration<'_>),
+    how: &How<'_>,
+) -> Result<()> {
     let kept = selection.touched().map(|factor| (factor.0, selection.flags(factor).unwrap_or_default().to_vec()));
     let request = Request {
         kept: kept.collect(),
         method: how.method,
         heads: how.bases.shares().into_keys().map(|factor| factor.0).collect(),
         split: how.split.map(|nodes| nodes.iter().map(|node| node.0).collect()),
+        is_recorded: data.recorded.is_some(),
         limits: how.limits,
     };
     let request = serde_json::to_vec(&request).map_err(|e| Error::defect(e.to_string()))?;
@@ -85,7 +93,8 @@ pub(crate) fn serve(subject: Subject<'_>, (team, data): (&Team, Calibration<'_>)
         bases.retain(|factor| request.heads.contains(&factor.0));
         let split: Option<BTreeSet<NodeId>> = request.split.map(|nodes| nodes.into_iter().map(NodeId).collect());
         let how = How { method: request.method, bases: &mut bases, split: split.as_ref(), limits: request.limits };
-        reconstruct(subject, &selection, &mut model, data, how)?;
+        let recorded = data.recorded.filter(|_| request.is_recorded);
+        reconstruct(subject, &selection, &mut model, Calibration { recorded, ..data }, how)?;
     }
     Err(Error::defect("there are always more requests"))
 }
