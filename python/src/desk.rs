@@ -18,6 +18,9 @@ use crate::errors::exception;
 /// Longest time between two looks at signals.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// Why a job ends whose board gives no answer.
+const UNREACHED: &str = "the board cannot be reached";
+
 /// What arrives at the desk.
 enum Message {
     /// The job entered a phase.
@@ -44,16 +47,15 @@ impl Line {
 
     /// Asks how good a model is, and waits for the answer.
     pub(crate) fn judge(&self, model: Vec<u8>) -> Result<f64> {
-        let (sender, answer) = channel();
-        self.send(Message::Judge(model, sender));
-        // Nobody answers if the metric raised an exception, which is what the caller sees.
-        answer.recv().map_err(|_| Error::new(ErrorKind::Interrupted, "the metric gave no figure"))
+        self.ask(|answer| Message::Judge(model, answer), "the metric gave no figure")
     }
 
-    fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message) -> Result<T> {
+    /// Sends a message and waits for the answer. Nobody answers if Python raised an exception, which is what the caller sees; the
+    /// job ends with `otherwise`.
+    fn ask<T>(&self, message: impl FnOnce(Sender<T>) -> Message, otherwise: &str) -> Result<T> {
         let (sender, answer) = channel();
         self.send(message(sender));
-        answer.recv().map_err(|_| Error::new(ErrorKind::Interrupted, "the board cannot be reached"))
+        answer.recv().map_err(|_| Error::new(ErrorKind::Interrupted, otherwise))
     }
 
     fn send(&self, message: Message) {
@@ -160,11 +162,11 @@ impl Desk {
 
 impl Board for Line {
     fn put(&self, key: &str, content: Vec<u8>) -> Result<()> {
-        self.ask(|answer| Message::Put(key.to_owned(), content, answer))
+        self.ask(|answer| Message::Put(key.to_owned(), content, answer), UNREACHED)
     }
 
     fn get(&self, key: &str) -> Result<Vec<u8>> {
-        self.ask(|answer| Message::Get(key.to_owned(), answer))
+        self.ask(|answer| Message::Get(key.to_owned(), answer), UNREACHED)
     }
 }
 
