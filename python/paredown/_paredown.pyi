@@ -1,6 +1,6 @@
 """The extension module: models, jobs and their results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 __version__: str
@@ -59,7 +59,7 @@ def serve(
     model: Model,
     board: Board,
     worker: tuple[int, int],
-    passes: tuple[bool, bool, bool],
+    needs: Mapping[str, bool],
     thaw: set[str],
 ) -> int: ...
 def gathered(board: Board, workers: int, stats: str) -> None: ...

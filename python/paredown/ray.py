@@ -169,7 +169,7 @@ class Engine:
                 "images": absolute(options.get("images")),
                 "memory": options.get("memory") or share_of_memory(room, self.cpus),
             },
-            "passes": passes_of(command, options),
+            "needs": needs_of(command, options),
             "thaw": names_in(options.get("thaw")),
         }
         board = ray.remote(Board).options(num_cpus=0).remote()
@@ -348,13 +348,13 @@ def served(job: dict[str, Any], board: Any, number: int, of: int) -> int:
         options = {**job["options"], "data": arrived(job["data"]), "stats": Path(folder, "stats")}
         with Given(options, loaded) as given:
             seat = Seat(board)
-            return _paredown.serve(typed(given.options), loaded, seat, (number, of), job["passes"], job["thaw"])
+            return _paredown.serve(typed(given.options), loaded, seat, (number, of), job["needs"], job["thaw"])
 
 
-def passes_of(command: str, options: Mapping[str, Any]) -> tuple[bool, bool, bool]:
+def needs_of(command: str, options: Mapping[str, Any]) -> dict[str, bool]:
     """Whether a job scores units, splits layers, and shares a budget by prices."""
     is_shared = any(options.get(name) is not None for name in ("macs", "params", "size", "latency", "max_drop"))
-    return command != "factorize", command != "prune", is_shared
+    return {"scores": command != "factorize", "splits": command != "prune", "prices": is_shared}
 
 
 def names_in(names: str | Sequence[str] | None) -> set[str]:

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use paredown::Cancel;
-use paredown::cli::embed::{self, Board, Caller, Service};
+use paredown::cli::embed::{self, Board, Caller, Passes, Service};
 use pyo3::prelude::*;
 
 use crate::desk::{Desk, Line};
@@ -107,9 +107,17 @@ pub(crate) fn gather(
     desk.run(py, move || embed::gather(&options, &model, &caller))
 }
 
+/// What a job needs sums for, as a dictionary.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Needs {
+    scores: bool,
+    splits: bool,
+    prices: bool,
+}
+
 /// Runs a share of the samples for the job of another process, with options of `gather` as they are typed; `board` is where they
-/// meet. `worker` is the number of this worker and that of all; `passes` says whether the job scores units, splits layers, and shares
-/// a budget by prices. Returns the number of repairs.
+/// meet. `worker` is the number of this worker and that of all. Returns the number of repairs.
 #[pyfunction]
 pub(crate) fn serve(
     py: Python<'_>,
@@ -117,11 +125,13 @@ pub(crate) fn serve(
     model: &Model,
     board: Py<PyAny>,
     worker: (usize, usize),
-    passes: (bool, bool, bool),
+    needs: Needs,
     thaw: BTreeSet<String>,
 ) -> PyResult<usize> {
-    let (desk, caller) = desk_of_team(None, None, None, Some((board, worker.1)));
-    let (model, service) = (model.0.clone(), Service { worker, passes, thaw });
+    let (worker, workers) = worker;
+    let (desk, caller) = desk_of_team(None, None, None, Some((board, workers)));
+    let passes = Passes { scores: needs.scores, dimensions: false, splits: needs.splits, prices: needs.prices };
+    let (model, service) = (model.0.clone(), Service { worker, workers, passes, thaw });
     let line: Arc<dyn Board> = Arc::new(desk.line.clone());
     desk.run(py, move || embed::serve(&options, &service, &model, (&caller, line)))
 }

@@ -199,14 +199,19 @@ impl<S: Sum> Folded<S> {
         }
     }
 
-    /// What is known of the portions so far, and the number of the first one, if they are added up.
-    pub(crate) fn so_far(&self) -> Option<(usize, &S)> {
-        self.portions.last().filter(|_| !self.apart).map(|(first, all)| (*first, all))
+    /// What is known of the portions so far, if they are added up.
+    pub(crate) fn so_far(&self) -> Option<&S> {
+        self.portions.last().filter(|_| !self.apart).map(|(_, all)| all)
     }
 
     /// What there is: one entry, unless portions are kept apart; none without rows.
     pub(crate) fn finish(self) -> Vec<(usize, S)> {
         self.portions
+    }
+
+    /// What is known of all portions, which are added up; nothing without rows.
+    pub(crate) fn total(mut self) -> Option<S> {
+        self.portions.pop().map(|(_, sums)| sums)
     }
 }
 
@@ -314,10 +319,10 @@ impl Portions {
     }
 
     /// The sums of all rows, for a data set that is not shared.
-    pub(crate) fn total(self) -> Vec<Sums> {
-        let (widths, detail) = (self.widths.clone(), self.detail);
-        let found = self.finish().pop().map(|(_, sums)| sums);
-        found.unwrap_or_else(|| widths.iter().map(|&width| Sums::new(width, 0, detail)).collect())
+    pub(crate) fn total(mut self) -> Vec<Sums> {
+        self.close();
+        let (widths, detail) = (self.widths, self.detail);
+        self.folded.total().unwrap_or_else(|| widths.iter().map(|&width| Sums::new(width, 0, detail)).collect())
     }
 }
 

@@ -130,7 +130,7 @@ impl Team {
                 folded.push(whole(number).ok_or_else(damaged)?, sums);
             }
         }
-        Ok(folded.finish().pop().map(|(_, sums)| sums))
+        Ok(folded.total())
     }
 
     /// What all workers summed up, for everybody.
@@ -156,7 +156,7 @@ impl Team {
 pub(crate) fn led<S: Sum>(team: Option<&Team>, key: &str, own: Folded<S>) -> Result<Option<S>> {
     match team {
         Some(team) => team.led(key, own),
-        None => Ok(own.finish().pop().map(|(_, sums)| sums)),
+        None => Ok(own.total()),
     }
 }
 
@@ -167,6 +167,6 @@ pub(crate) fn led<S: Sum>(team: Option<&Team>, key: &str, own: Folded<S>) -> Res
 pub(crate) fn shared<S: Sum>(team: Option<&Team>, key: &str, own: Folded<S>) -> Result<Option<S>> {
     match team {
         Some(team) => team.shared(key, own),
-        None => Ok(own.finish().pop().map(|(_, sums)| sums)),
+        None => Ok(own.total()),
     }
 }

@@ -57,24 +57,24 @@ pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
     let subject = analysis.subject();
     let calibration = Calibration::within(subject.model, data, *seed, *limits)?;
     progress.enter("gathering")?;
-    gather_for(subject, calibration, (Passes::ALL, Recording::without_rows))?;
+    let passes = Passes { scores: true, dimensions: true, splits: true, prices: true };
+    gather_for(subject, calibration, (passes, Recording::without_rows))?;
     let added = data.stats().map_or(0, |stats: &Stats| stats.counts().1);
     samples.kept(Ok(added))
 }
 
 /// What passes over the samples are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Passes {
+#[allow(clippy::struct_excessive_bools)] // each stands by itself
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Passes {
     /// For scores of units.
-    pub(super) scores: bool,
+    pub scores: bool,
+    /// For scores of the dimensions of heads as well. A job that takes these in new bases knows theirs from the bases.
+    pub dimensions: bool,
     /// For splits of layers.
-    pub(super) splits: bool,
+    pub splits: bool,
     /// For prices, which are fitted on a part of the samples.
-    pub(super) prices: bool,
-}
-
-impl Passes {
-    const ALL: Self = Self { scores: true, splits: true, prices: true };
+    pub prices: bool,
 }
 
 /// Gathers sums into the statistics of the samples. Returns what the pass for the scores recorded besides, which is what `kept`
@@ -89,8 +89,7 @@ pub(super) fn gather_for(
 ) -> Result<Option<Recorded>> {
     let heads = if passes.scores { Bases::gather(subject, calibration)? } else { BTreeSet::new() };
     let filter = Filter::new(&[], &[], Units::default(), false)?.aligned(Align::default());
-    // One job takes the dimensions of these heads in new bases, whose scores are known.
-    let ordered = if passes == Passes::ALL { BTreeSet::new() } else { heads.clone() };
+    let ordered = if passes.dimensions { BTreeSet::new() } else { heads.clone() };
     let all = groups(subject, &CostModel::new(subject), &filter.ordered(ordered.clone()));
     let is_scored = |group: &&Group| group.is_open(false) && !ordered.contains(&group.factor);
     let open: Vec<&Group> = all.iter().filter(is_scored).collect();

@@ -36,6 +36,8 @@ pub use verify::VerifyOptions;
 
 pub(crate) use compress::compress;
 pub(crate) use factorize::factorize;
+#[cfg(feature = "cli")]
+pub use gather::Passes;
 pub(crate) use gather::gather;
 pub(crate) use inspect::inspect;
 pub(crate) use prune::prune as prune_model;

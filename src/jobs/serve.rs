@@ -16,10 +16,12 @@ use crate::repair::{self, Bases, recording};
 /// What a worker has to know of the job that it serves.
 #[derive(Debug, Clone, Default)]
 pub struct Service {
-    /// The number of this worker, counted from 1, and that of all workers.
-    pub worker: (usize, usize),
-    /// Whether the job scores units, splits layers, and shares a budget by prices.
-    pub passes: (bool, bool, bool),
+    /// The number of this worker, counted from 1.
+    pub worker: usize,
+    /// The number of all workers.
+    pub workers: usize,
+    /// What the job needs sums for.
+    pub passes: Passes,
     /// The values that the job thaws.
     pub thaw: BTreeSet<String>,
 }
@@ -36,7 +38,7 @@ pub(crate) fn serve(
     service: &Service,
     board: &Arc<dyn Board>,
 ) -> Result<usize> {
-    let (number, of) = service.worker;
+    let (number, of) = (service.worker, service.workers);
     let team = Team::new(Arc::clone(board), of, Some(number.wrapping_sub(1)))?;
     let file = options.setting.stats.clone().ok_or_else(|| Error::usage("`stats` is where sums are kept meanwhile"))?;
     let progress = &options.setting.progress;
@@ -52,10 +54,8 @@ pub(crate) fn serve(
     let calibration = |data| Calibration::within(subject.model, data, setting.seed, setting.limits);
     let no_samples = || Error::usage("there are no samples: give some with `data`");
     progress.enter("gathering")?;
-    let (scores, splits, prices) = service.passes;
     let data = samples.data.as_ref().ok_or_else(no_samples)?;
-    let recorded =
-        gather_for(subject, calibration(data)?, (Passes { scores, splits, prices }, Recording::without_sums))?;
+    let recorded = gather_for(subject, calibration(data)?, (service.passes, Recording::without_sums))?;
     samples.kept(Ok(()))?;
     let failed = |e: std::io::Error| Error::output(e.to_string()).in_file(&file).caused_by(e);
     team.put(&format!("sums/{number}"), fs::read(&file).map_err(failed)?)?;
@@ -69,7 +69,7 @@ pub(crate) fn serve(
         None => recording(subject, data)?.without_sums().run(subject, data)?,
     };
     // The lead scores meanwhile.
-    let bases = if scores { Bases::find(subject, alone)? } else { Bases::default() };
+    let bases = if service.passes.scores { Bases::find(subject, alone)? } else { Bases::default() };
     progress.enter("repairing")?;
     repair::serve(subject, (&team, Calibration { recorded: Some(&recorded), ..data }), &bases)
 }
@@ -135,8 +135,8 @@ mod tests {
             let serving = (1..=workers).map(|worker| {
                 let stats = folder.path().join(worker.to_string());
                 let options = GatherOptions::new().data(samples.clone()).stats(stats);
-                let (worker, passes) = ((worker, workers), (true, false, false));
-                let service = Service { worker, passes, thaw: BTreeSet::new() };
+                let passes = Passes { scores: true, ..Passes::default() };
+                let service = Service { worker, workers, passes, thaw: BTreeSet::new() };
                 let board = &board;
                 scope.spawn(move || serve(model, &options, &service, board).unwrap())
             });

@@ -71,7 +71,7 @@ pub fn repair(
             let how = How { method, bases, split: None, limits: data.limits };
             led(subject, selection, &mut model, data, how)?
         }
-        Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, Calibration { team: None, ..data })?,
+        Method::BatchNorm => batch_norm::estimate(subject, selection, &mut model, data)?,
     };
     Ok((nested(&model).into_owned(), reports))
 }

@@ -177,7 +177,7 @@ impl<'m> Reader<'m> {
             (Some((_, splits)), _) => {
                 splits.iter().map(|split| is_over(0, split.touch.as_ref().map(|touch| &touch.seen))).collect()
             }
-            (None, Some((_, found))) => found.iter().map(Found::is_over).collect(),
+            (None, Some(found)) => found.iter().map(Found::is_over).collect(),
             (None, None) => vec![false; groups],
         }
     }
