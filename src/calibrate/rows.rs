@@ -83,33 +83,25 @@ impl Sampler {
         (self.seed, self.stream) == (other.seed, other.stream) && self.per_sample >= other.per_sample
     }
 
-    /// Rows of this batch, of which there are `rows`, whose samples are numbered from `first`; padding is left out.
+    /// Rows of this batch, of which there are `rows`, whose samples are numbered from `first`: of the positions that are no padding.
     pub(crate) fn choose(&self, rows: usize, samples: usize, first: usize, padding: Option<&Padding>) -> Vec<Row> {
-        let mut chosen = self.choose_any(rows, samples, first);
-        if let Some(padding) = padding
-            && rows.is_multiple_of(samples.max(1))
-        {
-            let each = rows / samples.max(1);
-            chosen.retain(|row| padding.counts(row.sample - first, row.index % each.max(1), each));
-        }
-        chosen
-    }
-
-    fn choose_any(&self, rows: usize, samples: usize, first: usize) -> Vec<Row> {
-        let samples = if samples > 0 && rows.is_multiple_of(samples) { samples } else { 1 };
+        let is_even = samples > 0 && rows.is_multiple_of(samples);
+        let (samples, padding) = if is_even { (samples, padding) } else { (1, None) };
         let each = rows / samples;
         let mut chosen = Vec::with_capacity(samples * self.per_sample.min(each));
         for sample in 0..samples {
             let row = |position: usize| Row { sample: first + sample, index: sample * each + position };
-            if self.per_sample >= each {
-                chosen.extend((0..each).map(row));
+            let counts = |position: &usize| padding.is_none_or(|padding| padding.counts(sample, *position, each));
+            let mut positions: Vec<usize> = (0..each).filter(counts).collect();
+            let count = positions.len();
+            if self.per_sample >= count {
+                chosen.extend(positions.into_iter().map(row));
                 continue;
             }
             let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ (self.stream << 32) ^ (first + sample) as u64);
             // The beginning of a shuffle: a longer one begins alike.
-            let mut positions: Vec<usize> = (0..each).collect();
             for next in 0..self.per_sample {
-                positions.swap(next, random.random_range(next..each));
+                positions.swap(next, random.random_range(next..count));
             }
             positions.truncate(self.per_sample);
             positions.sort_unstable();
