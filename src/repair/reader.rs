@@ -162,8 +162,13 @@ impl<'m> Reader<'m> {
         let outputs = self.members.iter().map(|(_, member)| member.pruned.outputs).sum();
         let gather = || Gather::new(inputs, outputs, Evidence::expecting(expected, inputs, outputs));
         let may_be_untouched = self.members.iter().all(|(_, member)| member.may_be_untouched());
+        let is_touch_known = |matrix: usize| {
+            let found = self.folded.so_far().and_then(|found| found.get(matrix)?.touch.as_ref());
+            found.is_some_and(Seen::is_known)
+        };
         let split = |matrix: usize| {
-            let touch = if may_be_untouched { Some(Touch::new(kept(&self.members, matrix)?)) } else { None };
+            let is_touched = may_be_untouched && !is_touch_known(matrix);
+            let touch = if is_touched { Some(Touch::new(kept(&self.members, matrix)?)) } else { None };
             Ok(Split { train: gather(), held_out: gather(), touch })
         };
         (0..layer.groups).map(split).collect()

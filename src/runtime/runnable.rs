@@ -204,8 +204,12 @@ impl Runnable {
     /// values of small integer inputs are made part of the plan.
     fn plan(&self, inputs: &[Tensor]) -> Result<Arc<TypedSimplePlan>> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cached) = plans.iter().find(|cached| cached.is_for(inputs)) {
-            return Ok(cached.plan.clone());
+        if let Some(place) = plans.iter().position(|cached| cached.is_for(inputs)) {
+            // The one that was not used for longest goes first.
+            let cached = plans.remove(place);
+            let plan = cached.plan.clone();
+            plans.push(cached);
+            return Ok(plan);
         }
         let shape_inputs = shapes_among(inputs);
         let none = vec![None; inputs.len()];
