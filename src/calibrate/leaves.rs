@@ -28,7 +28,7 @@ pub(crate) const QUARTERS: usize = 4;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Division {
     samples: usize,
-    /// Samples that stay together: those of one run, if the model fixes its batch.
+    /// Samples that stay together: those of one run, if the model fixes its batch, and those that are cropped to one length.
     unit: usize,
     /// Number of portions.
     portions: usize,
@@ -37,7 +37,7 @@ pub(crate) struct Division {
 impl Division {
     /// The division of a data set.
     pub(crate) fn of(data: &Dataset) -> Self {
-        Self { samples: data.samples(), unit: data.fixed_batch().unwrap_or(1).max(1), portions: LEAVES }
+        Self { samples: data.samples(), unit: data.together().max(1), portions: LEAVES }
     }
 
     /// The division of a data set for a repair.

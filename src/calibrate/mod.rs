@@ -89,7 +89,7 @@ impl<'a> Calibration<'a> {
     pub fn new(data: &'a Dataset, seed: u64) -> Self {
         let sample = data.batches_of(0..1, 1).next().and_then(Result::ok);
         let values = sample.map_or(0, |batch| batch.inputs.iter().map(|(_, tensor)| tensor.len()).sum::<usize>());
-        let batch = (VALUES_AT_ONCE / values.max(1)).clamp(1, MOST_AT_ONCE);
+        let batch = (VALUES_AT_ONCE / values.max(1)).clamp(1, data.most_at_once().unwrap_or(MOST_AT_ONCE));
         let runs = Runs { surely: usize::MAX, inside: 0 };
         Self { data, batch, runs, seed, limits: Limits::default(), recorded: None, team: None }
     }

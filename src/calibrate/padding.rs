@@ -5,6 +5,8 @@ use crate::runtime::{NamedTensor, Tensor};
 /// Which positions of each sample count, as an input that names a mask says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Padding {
+    /// The input that says it.
+    mask: String,
     length: usize,
     counts: Vec<bool>,
 }
@@ -15,10 +17,26 @@ impl Padding {
     pub(crate) fn of(inputs: &[NamedTensor]) -> Option<Self> {
         inputs.iter().find_map(|(name, tensor)| {
             let &[samples, length] = tensor.shape() else { return None };
-            let counts = if name.to_lowercase().contains("mask") { flags(tensor)? } else { return None };
+            let counts = if Self::is_mask(name) { flags(tensor)? } else { return None };
             let is_useful = samples > 0 && counts.chunks(length.max(1)).all(|sample| sample.contains(&true));
-            (is_useful && counts.contains(&false)).then_some(Self { length, counts })
+            (is_useful && counts.contains(&false)).then(|| Self { mask: name.clone(), length, counts })
         })
+    }
+
+    /// Whether an input may say which positions count.
+    pub(crate) fn is_mask(input: &str) -> bool {
+        input.to_lowercase().contains("mask")
+    }
+
+    /// The input that says which positions count, and how many positions it has.
+    pub(crate) fn mask(&self) -> (&str, usize) {
+        (&self.mask, self.length)
+    }
+
+    /// Positions of each sample up to the last one that counts.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = usize> {
+        let length = |counts: &[bool]| counts.iter().rposition(|&counts| counts).map_or(0, |last| last + 1);
+        self.counts.chunks(self.length.max(1)).map(length)
     }
 
     /// Whether position `position` of `length` of sample `sample` counts; all do where lengths differ.

@@ -64,18 +64,16 @@ macro_rules! configured {
     };
     ($options:ty, $metric_runs:expr) => {
         impl $options {
-            /// Opens the samples for `model`. What is counted and timed is then counted and timed at their sizes.
+            /// Opens the samples for `model`.
             ///
             /// # Errors
-            /// As [`Setting::open`](crate::jobs::setting::Setting::open).
+            /// As [`Setting::opened`](crate::jobs::setting::Setting::opened).
             pub(crate) fn opened(
                 &self,
                 model: &crate::onnx::Model,
             ) -> crate::error::Result<(Self, crate::jobs::setting::Opened)> {
-                let opened = self.setting.open(model)?;
-                let mut options = self.clone();
-                options.setting.dims = opened.seen(model, options.setting.dims)?;
-                Ok((options, opened))
+                let (setting, opened) = self.setting.opened(model)?;
+                Ok((Self { setting, ..self.clone() }, opened))
             }
 
             /// Sets the samples that decisions are based on. They also measure the result unless [`eval`](Self::eval)
@@ -254,7 +252,7 @@ impl Opened {
     ///
     /// # Errors
     /// If a sample cannot be read, or an input is malformed.
-    pub(super) fn seen(&self, model: &Model, dims: DimSizes) -> Result<DimSizes> {
+    fn seen(&self, model: &Model, dims: DimSizes) -> Result<DimSizes> {
         // Synthetic samples have the sizes that they were given.
         let data = self.data.as_ref().or(self.eval.as_ref()).filter(|data| !data.is_synthetic());
         let (Some(data), Some(graph)) = (data, &model.proto.graph) else { return Ok(dims) };
@@ -344,12 +342,23 @@ impl Setting {
         Ok(Some(metric.report(before, metric.of(rewritten, &self.progress)?)))
     }
 
-    /// Opens the samples for `model`, and measures the user's metric on it.
+    /// Opens the samples for `model`, and measures the user's metric on it. What is counted and timed is then counted and timed at the
+    /// sizes of the samples, of which those that decisions are based on then lose their padding.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if they do not fit the model, [`Usage`](crate::ErrorKind::Usage) if an option
     /// does not; what the metric returns.
-    pub(crate) fn open(&self, model: &Model) -> Result<Opened> {
+    pub(crate) fn opened(&self, model: &Model) -> Result<(Self, Opened)> {
+        let mut opened = self.open(model)?;
+        let dims = opened.seen(model, self.dims.clone())?;
+        opened.data = opened.data.map(|data| data.without_padding(&model.proto)).transpose()?;
+        if let (Some(team), Some(data)) = (&self.team, &opened.data) {
+            team.run(data);
+        }
+        Ok((Self { dims, ..self.clone() }, opened))
+    }
+
+    fn open(&self, model: &Model) -> Result<Opened> {
         if self.stats.is_some() && self.data.is_none() {
             return Err(Error::usage("`stats` keeps what was found on samples: give some with `data`"));
         }
@@ -362,9 +371,6 @@ impl Setting {
             Ok(Some(samples.within(&self.progress)))
         };
         let (data, eval) = (open(&self.data)?, open(&self.eval)?);
-        if let (Some(team), Some(data)) = (&self.team, &data) {
-            team.run(data);
-        }
         Ok(Opened {
             data: data.map(|data| self.with_stats(model, data)).transpose()?,
             eval,

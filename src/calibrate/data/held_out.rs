@@ -20,7 +20,7 @@ pub(crate) fn is_held_out(sample: usize, batch: usize) -> bool {
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) rows: Arc<dyn Rows>,
-    /// Their numbers, in order.
+    /// Their numbers.
     pub(super) kept: Arc<[usize]>,
 }
 
@@ -35,9 +35,9 @@ impl Rows for Chosen {
 
     fn read(&self, start: usize, end: usize) -> Result<Batch> {
         let kept = &self.kept[start..end];
-        let (Some(&first), Some(&last)) = (kept.first(), kept.last()) else { return self.rows.read(0, 0) };
+        let (Some(&first), Some(&last)) = (kept.iter().min(), kept.iter().max()) else { return self.rows.read(0, 0) };
         let span = self.rows.read(first, last + 1)?;
-        if last + 1 - first == kept.len() {
+        if kept.iter().copied().eq(first..=last) {
             return Ok(span);
         }
         span.pick(&kept.iter().map(|row| row - first).collect::<Vec<_>>())

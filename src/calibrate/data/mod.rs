@@ -19,6 +19,9 @@ mod archive;
 mod batch;
 mod batch_axes;
 mod convert;
+mod crop;
+#[cfg(test)]
+mod crop_tests;
 mod held_out;
 pub mod images;
 mod labels;
@@ -47,6 +50,7 @@ use crate::texts::hexadecimal;
 use crate::{Error, Result};
 pub use batch::Batch;
 pub use batch_axes::BatchAxes;
+use crop::{Crop, TOGETHER};
 pub(crate) use held_out::{HELD_OUT, is_held_out};
 use images::ImageOptions;
 use labels::LabelKind;
@@ -86,6 +90,8 @@ pub struct Dataset {
     identity: String,
     /// What passes over the samples found already.
     stats: Option<Arc<Stats>>,
+    /// How samples are cropped to what is no padding.
+    crop: Option<Crop>,
 }
 
 impl Dataset {
@@ -187,6 +193,7 @@ impl Dataset {
             progress: Progress::default(),
             files: None,
             stats: None,
+            crop: None,
         })
     }
 
@@ -211,6 +218,7 @@ impl Dataset {
             files: self.files.clone(),
             identity,
             stats: self.stats.clone(),
+            crop: self.crop.clone(),
         }
     }
 
@@ -284,7 +292,8 @@ impl Dataset {
         }
         let range = 0..parts.iter().map(|(_, rows)| rows).sum();
         let all: Vec<usize> = (self.range.clone()).filter(|&sample| stays(sample)).collect();
-        Self { parts, range, identity: self.identity_of(&all), ..self.part(0..self.samples()) }
+        let crop = self.crop.as_ref().map(|crop| crop.only(&all));
+        Self { parts, range, crop, identity: self.identity_of(&all), ..self.part(0..self.samples()) }
     }
 
     /// Number of samples that [`Dataset::batches`] gives.
@@ -295,6 +304,16 @@ impl Dataset {
     /// Samples that the graph runs at once, if that is fixed; 1 where a sample is one run.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.fixed
+    }
+
+    /// Samples that must stay together: those of one run where the graph fixes its batch axis, and those that are cropped to one length.
+    pub(crate) fn together(&self) -> usize {
+        self.fixed.unwrap_or(if self.crop.is_some() { TOGETHER } else { 1 })
+    }
+
+    /// Samples that run at once at most.
+    pub(crate) fn most_at_once(&self) -> Option<usize> {
+        self.crop.is_some().then_some(TOGETHER)
     }
 
     /// The first 16 hexadecimal digits of the SHA-256 of the contents: names, types, shapes, values, labels.
@@ -334,6 +353,12 @@ impl Dataset {
             size: fixed.unwrap_or(size.max(1)),
             fixed: fixed.is_some(),
         }
+    }
+
+    /// The samples that are cropped to one length with sample `next` of all parts.
+    fn window(&self, next: usize) -> Range<usize> {
+        let first = next - (next - self.range.start) % TOGETHER;
+        first..self.range.end.min(first + TOGETHER)
     }
 
     fn read(&self, part: usize, start: usize, end: usize) -> Result<Batch> {
@@ -443,12 +468,19 @@ impl Iterator for Batches<'_> {
         for (index, (_, rows)) in self.dataset.parts.iter().enumerate() {
             if self.next < first + rows {
                 let start = self.next - first;
-                let end = rows.min(&(start + self.size)).to_owned().min(self.end.saturating_sub(first));
+                let window = self.dataset.window(self.next);
+                let crop = self.dataset.crop.as_ref();
+                let last = crop.map_or(self.end, |_| self.end.min(window.end)).saturating_sub(first);
+                let end = (*rows).min(start + self.size).min(last);
                 if end <= start || (self.fixed && end - start < self.size) {
                     return None;
                 }
                 self.next = first + end;
-                return Some(self.dataset.read(index, start, end));
+                let batch = self.dataset.read(index, start, end);
+                return Some(batch.and_then(|batch| match crop {
+                    Some(crop) => crop.cropped(batch, window),
+                    None => Ok(batch),
+                }));
             }
             first += rows;
         }
