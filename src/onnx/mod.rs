@@ -23,7 +23,7 @@ mod visit;
 mod wire;
 
 pub(crate) use buffer::put_aside;
-pub(crate) use declare::declared;
+pub(crate) use declare::{declared, declared_partly};
 pub(crate) use domain::opset_of;
 pub(crate) use encode::hash_of;
 pub use model::Model;

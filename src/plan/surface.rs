@@ -1,12 +1,15 @@
 //! The time of an operator as a function of the sizes that may change, fitted to measured times.
 //!
-//! An operator with sizes x, y (relative to the whole ones) takes about `c₀ + c₁x + c₂y + c₃xy`: what does not depend on
-//! sizes, what is read or written, and what is multiplied. All coefficients are at least zero, so that no size is predicted
+//! An operator with sizes x, y (relative to the whole ones) takes about `c₀ + c₁x + c₂y + c₃xy + c₄x² + c₅y²`: what does not
+//! depend on sizes, what is read or written, and what is multiplied, where inputs and outputs may have one size. All coefficients are at least zero, so that no size is predicted
 //! to be faster than a smaller one. They minimize the squares of the relative errors (non-negative least squares by
 //! coordinates; Franc, Hlaváč & Navara 2005).
 
 /// Up to this many sizes, every product of some of them is a term; beyond, each of them and the product of all.
 const MOST_PRODUCTS: usize = 4;
+
+/// Up to this many sizes, the square of each is a term.
+const MOST_SQUARES: usize = 3;
 
 /// Rounds over all coefficients.
 const ROUNDS: usize = 3000;
@@ -62,18 +65,17 @@ fn product(powers: &[i32], sizes: &[f64]) -> f64 {
     powers.iter().zip(sizes).map(|(&power, size)| size.powi(power)).product()
 }
 
-/// The powers of all terms: one size may be that of inputs and outputs alike, so that its square counts.
+/// The powers of all terms. One size may be that of inputs and outputs alike, so that its square counts: the hidden units of an LSTM
+/// meet those of the step before.
 fn powers(sizes: usize) -> Vec<Vec<i32>> {
-    if sizes == 1 {
-        return vec![vec![0], vec![1], vec![2]];
+    let power = |one: usize, power: i32| (0..sizes).map(move |size| if size == one { power } else { 0 }).collect();
+    if sizes > MOST_PRODUCTS {
+        let single = (0..sizes).map(|one| power(one, 1));
+        return [vec![0; sizes]].into_iter().chain(single).chain([vec![1; sizes]]).collect();
     }
-    if sizes <= MOST_PRODUCTS {
-        return (0..1_u32 << sizes)
-            .map(|set| (0..sizes).map(|size| i32::from(set >> size & 1 == 1)).collect())
-            .collect();
-    }
-    let single = |one: usize| (0..sizes).map(|size| i32::from(size == one)).collect();
-    [vec![0; sizes]].into_iter().chain((0..sizes).map(single)).chain([vec![1; sizes]]).collect()
+    let product = |set: u32| (0..sizes).map(|size| i32::from(set >> size & 1 == 1)).collect();
+    let squares = if sizes <= MOST_SQUARES { 0..sizes } else { 0..0 };
+    (0..1_u32 << sizes).map(product).chain(squares.map(|one| power(one, 2))).collect()
 }
 
 /// The coefficients, none below zero, for which every row's sum is as near to one as possible.
@@ -125,6 +127,19 @@ mod tests {
     fn the_square_of_a_single_size_counts() {
         let measured: Vec<(Vec<u64>, f64)> = [4, 8, 16, 32].map(|x: u64| (vec![x], (x * x) as f64 * 1e-3)).to_vec();
         near(Surface::fit(&[32], &measured).at(&[24]), 0.576);
+    }
+
+    /// An LSTM: x hidden units, which the steps pass on to each other, read y values.
+    #[test]
+    fn the_square_of_one_of_two_sizes_counts() {
+        let ms = |x: u64, y: u64| 0.01 + 4e-5 * (x * x) as f64 + 1e-5 * (x * y) as f64;
+        let sizes = [32, 96, 160, 256];
+        let measured: Vec<(Vec<u64>, f64)> =
+            sizes.iter().flat_map(|&x| sizes.map(|y| (vec![x, y], ms(x, y)))).collect();
+        let surface = Surface::fit(&[256, 256], &measured);
+        for (x, y) in [(256, 176), (176, 24), (24, 256)] {
+            near(surface.at(&[x, y]), ms(x, y));
+        }
     }
 
     /// Noise in the measurements: a smaller size that took longer.

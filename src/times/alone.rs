@@ -4,9 +4,9 @@ use super::units::Unit;
 use crate::analysis::Subject;
 use crate::axes::{Expr, Selection};
 use crate::graph::{Source, ValueId, View};
-use crate::onnx::declared;
 use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto};
 use crate::onnx::tensor::{ElementType, from_f64_as};
+use crate::onnx::{declared, declared_partly};
 use crate::runtime::latency::Fed;
 use crate::runtime::{NamedTensor, element_count, tensor_of};
 
@@ -39,7 +39,14 @@ pub(crate) fn alone(subject: Subject<'_>, unit: &Unit, view: &View<'_>, selectio
     for &value in &unit.reads {
         let shape = shape(subject, value, selection)?;
         let element = ElementType::from_code(subject.facts.at(value).element?).ok()?;
-        declared_inputs.push(declared(name(&value), element.code(), Some(&shape)));
+        // What the model leaves open stays open: a runtime fuses more where it knows sizes.
+        let is_fixed = |axis: &Expr| {
+            let extent = subject.network.solution.extent(axis, selection);
+            extent.is_some_and(|extent| extent.as_fixed().is_some())
+        };
+        let axes = subject.network.value(value)?.iter().zip(&shape);
+        let sizes: Vec<Option<usize>> = axes.map(|(axis, &size)| is_fixed(axis).then_some(size)).collect();
+        declared_inputs.push(declared_partly(name(&value), element.code(), Some(&sizes)));
         inputs.push(fed(subject, value, &shape, element)?);
     }
     let output = |value: &ValueId| {

@@ -1,10 +1,11 @@
 //! What the time of a small model depends on, as text: operators, attributes, and the shapes of what they read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, type_proto};
 use crate::onnx::tensor::{ElementType, TensorView};
 use crate::runtime::latency::Fed;
 use crate::texts::hexadecimal;
@@ -15,13 +16,18 @@ const MOST_ELEMENTS: usize = 16;
 /// Longer signatures are cut, and end in a hash.
 const MOST_CHARACTERS: usize = 200;
 
-/// The signature of a model with its inputs: `Conv{strides=1,1}(float32[1,64,56,56], float32[64,64,3,3]) Relu(%0)`.
+/// The signature of a model with its inputs: `Conv{strides=1,1}(float32[1,64,56,56], float32[64,64,3,3]) Relu(%0)`. A size that the
+/// model leaves open has a question mark.
 pub(crate) fn of(fed: &Fed) -> String {
+    let Some(graph) = &fed.model.graph else { return String::new() };
     let mut known: BTreeMap<&str, String> = BTreeMap::new();
     for (name, tensor) in &fed.inputs {
-        known.insert(name, format!("{}{:?}", tensor.type_name().to_lowercase(), tensor.shape()).replace(' ', ""));
+        let open = open_axes(graph, name);
+        let sizes = tensor.shape().iter().enumerate();
+        let sizes: Vec<String> =
+            sizes.map(|(axis, size)| format!("{size}{}", if open.contains(&axis) { "?" } else { "" })).collect();
+        known.insert(name, format!("{}[{}]", tensor.type_name().to_lowercase(), sizes.join(",")));
     }
-    let Some(graph) = &fed.model.graph else { return String::new() };
     for tensor in &graph.initializer {
         known.insert(tensor.name(), stored(tensor));
     }
@@ -37,6 +43,16 @@ pub(crate) fn of(fed: &Fed) -> String {
         fed.inputs.iter().filter_map(|(name, _)| known.get(name.as_str())).map(String::as_str).collect();
     let hash = hexadecimal(&Sha256::digest(text.as_bytes()));
     format!("{}{more}({}) {}", ops.join(" "), shapes.join(", "), hash.get(..16).unwrap_or_default())
+}
+
+/// The axes of an input whose size the model leaves open.
+fn open_axes(graph: &GraphProto, input: &str) -> BTreeSet<usize> {
+    let declared = graph.input.iter().find(|declared| declared.name() == input);
+    let kind = declared.and_then(|declared| declared.r#type.as_ref()?.value.as_ref());
+    let Some(type_proto::Value::TensorType(tensor)) = kind else { return BTreeSet::new() };
+    let dims = tensor.shape.iter().flat_map(|shape| &shape.dim).enumerate();
+    let is_fixed = |dim: &Dimension| matches!(dim.value, Some(dimension::Value::DimValue(0..)));
+    dims.filter(|(_, dim)| !is_fixed(dim)).map(|(axis, _)| axis).collect()
 }
 
 /// The signature of a whole model.
