@@ -123,6 +123,8 @@ impl<'a> Aim<'a> {
                 break;
             }
             match attempt(limit) {
+                // No size lies between this limit and one that was tried.
+                Ok(tried) if all.iter().any(|known| (known.predicted - tried.predicted).abs() < f64::EPSILON) => break,
                 Ok(tried) => all.push(tried),
                 Err(error) if error.kind() == ErrorKind::Nothing => break,
                 Err(error) => return Err(error),
@@ -220,6 +222,11 @@ mod tests {
 
     /// Measured times follow the predicted ones by this rule; sizes are whole hundredths.
     fn approach(wanted: f64, measured: impl Fn(f64) -> f64) -> Vec<Tried<f64>> {
+        approach_by(wanted, |limit| (100.0 * limit).floor() / 100.0, measured)
+    }
+
+    /// The time that is predicted within a limit, and the one that is measured then.
+    fn approach_by(wanted: f64, predicted: impl Fn(f64) -> f64, measured: impl Fn(f64) -> f64) -> Vec<Tried<f64>> {
         let folder = tempfile::tempdir().unwrap();
         let mut options = RuntimeOptions::default();
         (options.runtime, options.table) = (Some(RuntimeName::Tract), Some(folder.path().join("times.json")));
@@ -228,7 +235,7 @@ mod tests {
         let aim = Aim { original: &original, inputs: Vec::new(), meter: &meter, wanted, before_ms: 10.0 };
         let timing = |ms: f64| Timing { median_ms: ms, low_ms: ms, high_ms: ms, runs: 9 };
         let attempt = |limit: f64| {
-            let predicted = (100.0 * limit).floor() / 100.0;
+            let predicted = predicted(limit);
             if predicted < 0.05 {
                 return Err(Error::nothing("out of reach"));
             }
@@ -253,6 +260,12 @@ mod tests {
         assert!(found.len() == 2 && found.last().unwrap().meets(0.6), "{found:?}");
         let found = approach(0.5, |share| share.powf(1.5));
         assert!(found.len() <= ROUNDS && found.last().unwrap().meets(0.5), "{found:?}");
+    }
+
+    #[test]
+    fn the_same_result_is_not_measured_again() {
+        let found = approach_by(0.5, |limit| if limit < 0.6 { 0.3 } else { 0.6 }, |share| 1.1 * share);
+        assert!(found.len() == 1 && !found[0].meets(0.5), "{found:?}");
     }
 
     #[test]
