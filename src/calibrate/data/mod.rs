@@ -20,8 +20,6 @@ mod batch;
 mod batch_axes;
 mod convert;
 mod crop;
-#[cfg(test)]
-mod crop_tests;
 mod held_out;
 pub mod images;
 mod labels;
@@ -31,6 +29,9 @@ mod placement;
 mod rows;
 mod schema;
 mod test_sets;
+mod unpadded;
+#[cfg(test)]
+mod unpadded_tests;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
