@@ -123,7 +123,7 @@ fn agree(whole: &Tensor, cropped: &Tensor) -> Result<bool> {
 
 /// The axes of the inputs that count the same positions as the last axis of `mask`, an input of shape `[samples, positions]`: those of
 /// the same symbol, or those of no name and the same size. `None` if the model fixes them, or another size is computed from them.
-pub(super) fn axes(schema: &Schema, batch: &Batch, mask: &str) -> Option<Vec<(usize, usize)>> {
+fn axes(schema: &Schema, batch: &Batch, mask: &str) -> Option<Vec<(usize, usize)>> {
     let sizes: Vec<&[usize]> = batch.inputs.iter().map(|(_, tensor)| tensor.shape()).collect();
     let place = schema.inputs.iter().position(|input| input.name == mask)?;
     let positions = schema.inputs.get(place)?.dims.as_ref()?.get(1)?;
