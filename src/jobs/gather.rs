@@ -65,6 +65,7 @@ pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
 
 /// What passes over the samples are for.
 #[allow(clippy::struct_excessive_bools)] // each stands by itself
+#[cfg_attr(not(feature = "cli"), allow(unreachable_pub))] // only a program around the commands has workers
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Passes {
     /// For scores of units.
