@@ -1,10 +1,11 @@
 """How well a latency budget is met: predicted and measured times of several networks.
 
-    python bench/latency.py MODEL … [--binary target/release/paredown] [--latency 50%] [--runtime onnxruntime tract] [--data]
+    python bench/latency.py MODEL … [--binary target/release/paredown] [--latency 50%] [--runtime onnxruntime tract] [--data | --sizes]
 
 Prunes each model to the budget, without data or (`--data`) with the `calib.npz` beside it, and prints a Markdown table: the
 predicted share of the first result, the measured share of the first and the last one, the number of results that were
-measured, and how long the operators took to time. The error is that of the first prediction.
+measured, and how long the operators took to time. The error is that of the first prediction. `--sizes` takes only the sizes of open
+dimensions from `calib.npz`.
 """
 
 import argparse
@@ -12,6 +13,9 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
+
+import numpy as np
+import onnx
 
 HEADER = "| network | runtime | original, ms | predicted | measured first | error | measured last | results | timing, s |"
 
@@ -30,6 +34,22 @@ def job(binary: str, model: Path, latency: str, runtime: str, extra: list[str]) 
         if said.returncode != 0:
             return said.stderr.strip().splitlines()[0]
         return json.loads(report.read_text())
+
+
+def sizes(model: Path) -> list[str]:
+    """The options that give the open dimensions of a model the sizes of its samples."""
+    options = []
+    with np.load(model.parent / "calib.npz") as samples:
+        for given in onnx.load(model, load_external_data=False).graph.input:
+            if given.name not in samples:
+                continue
+            shape, dims = samples[given.name].shape, given.type.tensor_type.shape.dim
+            # An array with one axis more holds whole runs.
+            runs = len(shape) - len(dims)
+            for axis, dim in enumerate(dims):
+                if not dim.HasField("dim_value") and (axis > 0 or runs):
+                    options += ["--dim", f"{given.name}:{axis}={shape[axis + runs]}"]
+    return options
 
 
 def row(model: Path, runtime: str, found: dict | str) -> str:
@@ -53,11 +73,12 @@ def main() -> None:
     parser.add_argument("--latency", default="50%")
     parser.add_argument("--runtime", nargs="+", default=["onnxruntime", "tract"])
     parser.add_argument("--data", action="store_true")
+    parser.add_argument("--sizes", action="store_true")
     arguments = parser.parse_args()
     print(HEADER)
     print("|" + "---|" * HEADER.count(" | ") + "---|")
     for model in arguments.models:
-        extra = ["--data", str(model.parent / "calib.npz")] if arguments.data else []
+        extra = ["--data", str(model.parent / "calib.npz")] if arguments.data else sizes(model) if arguments.sizes else []
         for runtime in arguments.runtime:
             print(row(model, runtime, job(arguments.binary, model, arguments.latency, runtime, extra)), flush=True)
 
