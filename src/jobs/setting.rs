@@ -342,8 +342,8 @@ impl Setting {
         Ok(Some(metric.report(before, metric.of(rewritten, &self.progress)?)))
     }
 
-    /// Opens the samples for `model`, and measures the user's metric on it. What is counted and timed is then counted and timed at the
-    /// sizes of the samples, of which those that decisions are based on then lose their padding.
+    /// Opens the samples for `model`, and measures the user's metric on it. MACs and times are those at the sizes of the first sample.
+    /// After that, the samples that decisions are based on lose their padding.
     ///
     /// # Errors
     /// [`Input`](crate::ErrorKind::Input) if they do not fit the model, [`Usage`](crate::ErrorKind::Usage) if an option

@@ -1,9 +1,9 @@
 //! The time of an operator as a function of the sizes that may change, fitted to measured times.
 //!
 //! An operator with sizes x, y (relative to the whole ones) takes about `c₀ + c₁x + c₂y + c₃xy + c₄x² + c₅y²`: what does not
-//! depend on sizes, what is read or written, and what is multiplied, where inputs and outputs may have one size. All coefficients are at least zero, so that no size is predicted
-//! to be faster than a smaller one. They minimize the squares of the relative errors (non-negative least squares by
-//! coordinates; Franc, Hlaváč & Navara 2005).
+//! depend on sizes, what is read or written, and what is multiplied, where inputs and outputs may have one size. All
+//! coefficients are at least zero, so that no size is predicted to be faster than a smaller one. They minimize the squares of
+//! the relative errors (non-negative least squares by coordinates; Franc, Hlaváč & Navara 2005).
 
 /// Up to this many sizes, every product of some of them is a term; beyond, each of them and the product of all.
 const MOST_PRODUCTS: usize = 4;
@@ -110,13 +110,15 @@ mod tests {
         assert!((found / expected - 1.0).abs() < 0.01, "{found} {expected}");
     }
 
+    /// Times at all pairs of these sizes.
+    fn all_pairs(sizes: [u64; 4], ms: impl Fn(u64, u64) -> f64) -> Vec<(Vec<u64>, f64)> {
+        sizes.iter().flat_map(|&x| sizes.map(|y| (vec![x, y], ms(x, y)))).collect()
+    }
+
     #[test]
     fn a_sum_of_products_is_found_again() {
         let ms = |x: u64, y: u64| 0.01 + 2e-4 * x as f64 + 1e-5 * (x * y) as f64;
-        let sizes = [8, 24, 40, 64];
-        let measured: Vec<(Vec<u64>, f64)> =
-            sizes.iter().flat_map(|&x| sizes.map(|y| (vec![x, y], ms(x, y)))).collect();
-        let surface = Surface::fit(&[64, 64], &measured);
+        let surface = Surface::fit(&[64, 64], &all_pairs([8, 24, 40, 64], ms));
         for (x, y) in [(64, 64), (16, 56), (48, 8)] {
             near(surface.at(&[x, y]), ms(x, y));
         }
@@ -133,10 +135,7 @@ mod tests {
     #[test]
     fn the_square_of_one_of_two_sizes_counts() {
         let ms = |x: u64, y: u64| 0.01 + 4e-5 * (x * x) as f64 + 1e-5 * (x * y) as f64;
-        let sizes = [32, 96, 160, 256];
-        let measured: Vec<(Vec<u64>, f64)> =
-            sizes.iter().flat_map(|&x| sizes.map(|y| (vec![x, y], ms(x, y)))).collect();
-        let surface = Surface::fit(&[256, 256], &measured);
+        let surface = Surface::fit(&[256, 256], &all_pairs([32, 96, 160, 256], ms));
         for (x, y) in [(256, 176), (176, 24), (24, 256)] {
             near(surface.at(&[x, y]), ms(x, y));
         }

@@ -1,12 +1,12 @@
 //! What the time of a small model depends on, as text: operators, attributes, and the shapes of what they read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
-use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, type_proto};
+use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use crate::onnx::tensor::{ElementType, TensorView};
+use crate::runtime::inputs::declared_inputs;
 use crate::runtime::latency::Fed;
 use crate::texts::hexadecimal;
 
@@ -20,12 +20,14 @@ const MOST_CHARACTERS: usize = 200;
 /// model leaves open has a question mark.
 pub(crate) fn of(fed: &Fed) -> String {
     let Some(graph) = &fed.model.graph else { return String::new() };
+    let declared = declared_inputs(graph).unwrap_or_default();
     let mut known: BTreeMap<&str, String> = BTreeMap::new();
     for (name, tensor) in &fed.inputs {
-        let open = open_axes(graph, name);
+        let input = declared.iter().find(|input| input.name == *name);
+        let is_open = |axis: usize| input.is_some_and(|input| input.axis_name(axis).is_some());
         let sizes = tensor.shape().iter().enumerate();
         let sizes: Vec<String> =
-            sizes.map(|(axis, size)| format!("{size}{}", if open.contains(&axis) { "?" } else { "" })).collect();
+            sizes.map(|(axis, size)| format!("{size}{}", if is_open(axis) { "?" } else { "" })).collect();
         known.insert(name, format!("{}[{}]", tensor.type_name().to_lowercase(), sizes.join(",")));
     }
     for tensor in &graph.initializer {
@@ -43,16 +45,6 @@ pub(crate) fn of(fed: &Fed) -> String {
         fed.inputs.iter().filter_map(|(name, _)| known.get(name.as_str())).map(String::as_str).collect();
     let hash = hexadecimal(&Sha256::digest(text.as_bytes()));
     format!("{}{more}({}) {}", ops.join(" "), shapes.join(", "), hash.get(..16).unwrap_or_default())
-}
-
-/// The axes of an input whose size the model leaves open.
-fn open_axes(graph: &GraphProto, input: &str) -> BTreeSet<usize> {
-    let declared = graph.input.iter().find(|declared| declared.name() == input);
-    let kind = declared.and_then(|declared| declared.r#type.as_ref()?.value.as_ref());
-    let Some(type_proto::Value::TensorType(tensor)) = kind else { return BTreeSet::new() };
-    let dims = tensor.shape.iter().flat_map(|shape| &shape.dim).enumerate();
-    let is_fixed = |dim: &Dimension| matches!(dim.value, Some(dimension::Value::DimValue(0..)));
-    dims.filter(|(_, dim)| !is_fixed(dim)).map(|(axis, _)| axis).collect()
 }
 
 /// The signature of a whole model.

@@ -82,14 +82,12 @@ fn fewest(all: &[usize]) -> BTreeSet<usize> {
         Some(*sum)
     }));
     // For the first lengths: the positions that are left of them, and the lengths that they are rounded up to.
-    let mut best: Vec<(usize, BTreeSet<usize>)> = vec![(0, BTreeSet::new())];
-    best.extend(
-        distinct.iter().enumerate().map(|(last, &length)| (before[last + 1] * length, BTreeSet::from([length]))),
-    );
-    for _ in 1..LENGTHS {
+    let mut best: Vec<(usize, BTreeSet<usize>)> = vec![(usize::MAX, BTreeSet::new()); distinct.len() + 1];
+    best[0].0 = 0;
+    for _ in 0..LENGTHS {
         let longer = |end: usize| {
             let length = distinct[end - 1];
-            let with_last = |start: usize| best[start].0 + (before[end] - before[start]) * length;
+            let with_last = |start: usize| best[start].0.saturating_add((before[end] - before[start]) * length);
             let start = (0..end).min_by_key(|&start| with_last(start)).unwrap_or(0);
             let mut lengths = best[start].1.clone();
             lengths.insert(length);
