@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from networks import Network, first_run, run, session
+import onnxruntime
+from networks import Feed, Network, first_run, run, session
 
 # Rounds of a latency: every model runs once in each.
 SECONDS, FEWEST, MOST = 6.0, 15, 400
@@ -30,7 +31,11 @@ def latency(samples: Path, models: list[Path]) -> list[float]:
     """Median milliseconds of each model on the first sample. All are alive, and they take turns."""
     shapes = Network("", models[0], samples).shapes()
     feed = {name: np.ascontiguousarray(array) for name, array in first_run(samples, shapes).items()}
-    runners = [session(model) for model in models]
+    return in_turns([session(model) for model in models], feed)
+
+
+def in_turns(runners: list[onnxruntime.InferenceSession], feed: Feed) -> list[float]:
+    """Median milliseconds of each session on `feed`, in alternation."""
     for runner in runners * 3:
         runner.run(None, feed)
     times: list[list[float]] = [[] for _ in runners]

@@ -124,9 +124,11 @@ def networks(folder: Path, chosen: list[str]) -> list[Network]:
     return [network for network in found if not chosen or network.name in chosen]
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
+def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    # Idle threads that spin would take cores from another session.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
