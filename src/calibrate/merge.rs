@@ -48,6 +48,17 @@ pub fn merge_stats<P: AsRef<Path>>(files: &[P], output: impl AsRef<Path>) -> Res
             }
         }
     }
+    // Sums of some of the portions would look like those of all.
+    let most = portions.values().map(BTreeMap::len).max().unwrap_or(0);
+    let is_partial =
+        |((base, _), found): &(&(&str, &str), &BTreeMap<usize, &Records>)| found.len() < most && !writer.has(base);
+    let partial = portions.iter().filter(is_partial).count();
+    if missing.is_empty() && partial > 0 {
+        return Err(Error::input(format!(
+            "{partial} of {} sums are not in the files of all shares: gather every share again with the same options and the same program",
+            portions.len()
+        )));
+    }
     for ((base, kind), found) in portions {
         if writer.has(base) {
             continue;

@@ -16,6 +16,9 @@ use crate::runtime::inputs::{DeclaredInput, Dim};
 use crate::runtime::{Tensor, elements_as};
 use crate::{Error, Result};
 
+/// Longest side that an image is scaled to, where no more is needed.
+const LONGEST: u32 = 1 << 15;
+
 /// Order of the axes of an image input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
@@ -169,7 +172,7 @@ impl Images {
         let least = u64::from(width.min(height)).max(1);
         let scaled = |side: u32, at_least: u32| {
             let side = (u64::from(side) * u64::from(short) + least / 2) / least;
-            u32::try_from(side).unwrap_or(u32::MAX).clamp(at_least, 1 << 15)
+            u32::try_from(side).unwrap_or(u32::MAX).min(LONGEST).max(at_least)
         };
         let (width, height) = (scaled(width, self.width), scaled(height, self.height));
         let image = image.resize_exact(width, height, FilterType::Triangle);

@@ -89,6 +89,8 @@ impl NpyArray {
 
     /// The array whose `.npy` file is `length` bytes from `start` of `file`.
     pub(super) fn stored(mut file: File, start: u64, length: u64, name: &str) -> Result<Self> {
+        // An archive may claim more than there is.
+        let length = length.min(file.metadata().map_err(unreadable)?.len().saturating_sub(start));
         file.seek(SeekFrom::Start(start)).map_err(unreadable)?;
         let (header, offset) = read_header(&mut file, name)?;
         Self::new(name, &header, length.saturating_sub(offset), RowSource::File(file, start + offset))
