@@ -45,7 +45,9 @@ impl Feeding {
 
     /// [`of`](Self::of) a model that tract has already.
     pub fn of_runnable(model: &Runnable, data: &Dataset) -> Self {
-        let pair = data.batches(2).take(LOOKED_AT).filter_map(Result::ok).find(|batch| batch.samples() == 2);
+        let first = data.largest();
+        let some = data.batches_of(first..data.samples(), 2).chain(data.batches_of(0..first, 2)).take(LOOKED_AT);
+        let pair = some.filter_map(Result::ok).find(|batch| batch.samples() == 2);
         let pair = pair.filter(|batch| !batch.is_run() && data.fixed_batch().is_none());
         let Some(pair) = pair else { return Self::of_single(model, data) };
         let Ok(one) = pair.pick(&[0]).and_then(|one| model.footprint(&one.inputs)) else { return Self::default() };
@@ -66,7 +68,9 @@ impl Feeding {
 
     /// Where every run has the same number of samples.
     fn of_single(model: &Runnable, data: &Dataset) -> Self {
-        let Some(batch) = data.batches(1).next().and_then(Result::ok) else { return Self::default() };
+        let first = data.largest();
+        let one = data.batches_of(first..data.samples(), 1).next();
+        let Some(batch) = one.and_then(Result::ok) else { return Self::default() };
         let Ok(found) = model.footprint(&batch.inputs) else { return Self::default() };
         let samples = batch.samples().max(1) as u64;
         let each = Each { live: found.live / samples, total: found.total / samples };

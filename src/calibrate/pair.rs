@@ -40,7 +40,7 @@ struct Fed {
 
 impl Fed {
     fn of(batch: Batch) -> Self {
-        Self { seen: Seen { samples: batch.samples(), padding: Padding::of(&batch.inputs) }, inputs: batch.inputs }
+        Self { seen: Seen { samples: batch.samples(), padding: Padding::of(&batch) }, inputs: batch.inputs }
     }
 }
 

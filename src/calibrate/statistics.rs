@@ -371,7 +371,7 @@ pub(crate) fn pass_over<'n>(
     let run = |index: usize, batch: &Batch| stream.run(&segment, index, &batch.inputs);
     in_turn(data.batches(samples), (data.runs, data.limits), run, |batch, found| {
         let samples = batch.samples();
-        let padding = Padding::of(&batch.inputs);
+        let padding = Padding::of(&batch);
         visit(&found, At { samples, first, total, padding: padding.as_ref() })?;
         first += samples;
         Ok(())

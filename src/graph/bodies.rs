@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::onnx::attributes::subgraphs;
 use crate::onnx::domain::is_standard;
 use crate::onnx::opset_of;
 use crate::onnx::proto::{
@@ -45,6 +46,12 @@ pub const TAKEN: &str = "paredown.taken";
 
 /// Metadata of a hoisted node: the attribute and the operator, by its first result, whose body it belongs to.
 const PLACE: &str = "paredown.place";
+
+/// Whether a graph has an `If`, in a body or not.
+pub(crate) fn has_branches(graph: &GraphProto) -> bool {
+    let is_branching = |node: &NodeProto| node.op_type() == "If" || subgraphs(node).any(|(_, body)| has_branches(body));
+    graph.node.iter().any(is_branching)
+}
 
 /// The model with its bodies hoisted; `None` if there are none. One whose form is not understood stays as it is.
 pub fn hoisted(model: &ModelProto) -> Option<ModelProto> {

@@ -36,9 +36,18 @@ impl Crop {
         (crop.mean() <= WORTH * whole as f64).then_some(crop)
     }
 
-    /// The sample of which the fewest positions are left.
-    pub(super) fn shortest(&self) -> usize {
-        (0..self.lengths.len()).min_by_key(|&sample| self.lengths.get(sample)).unwrap_or(0)
+    /// The first sample of each length that samples are cropped to.
+    pub(super) fn examples(&self) -> impl Iterator<Item = usize> {
+        let mut first = BTreeMap::new();
+        for (sample, &length) in self.lengths.iter().enumerate() {
+            first.entry(length).or_insert(sample);
+        }
+        first.into_values()
+    }
+
+    /// Of these samples, the one that keeps the most positions.
+    pub(super) fn longest(&self, samples: Range<usize>) -> Option<usize> {
+        samples.max_by_key(|&sample| self.lengths.get(sample))
     }
 
     /// For some of the samples, by their numbers.

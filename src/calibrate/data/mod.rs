@@ -312,6 +312,12 @@ impl Dataset {
         self.fixed.unwrap_or(if self.crop.is_some() { TOGETHER } else { 1 })
     }
 
+    /// The number of a sample whose run takes the most memory, as far as lengths differ.
+    pub(crate) fn largest(&self) -> usize {
+        let longest = self.crop.as_ref().and_then(|crop| crop.longest(self.range.clone()));
+        longest.map_or(0, |sample| (sample - self.range.start) / TOGETHER * TOGETHER)
+    }
+
     /// Samples that run at once at most.
     pub(crate) fn most_at_once(&self) -> Option<usize> {
         self.crop.is_some().then_some(TOGETHER)

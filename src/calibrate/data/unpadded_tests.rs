@@ -8,6 +8,7 @@ use super::{Batch, Dataset};
 use crate::analysis::Analysis;
 use crate::calibrate::{Calibration, Detail, input_statistics, layers};
 use crate::onnx::Model;
+use crate::onnx::proto::NodeProto;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::runtime::inputs::DimSizes;
 use crate::runtime::sample_models::{int, integers, model, node, tensor_value, wavy, weight};
@@ -113,6 +114,44 @@ fn a_model_that_heeds_no_mask_runs_whole_samples() {
     let whole = data.without_padding(&model.proto).unwrap();
     assert_eq!((whole.together(), whole.warnings().len()), (1, 0));
     assert!(all(&whole, 32).iter().all(|batch| batch.inputs[0].1.shape()[1] == FILLED));
+}
+
+/// Two texts of one length, each with its mask: a sample is as long as the longer one.
+#[test]
+fn of_two_texts_the_longer_one_is_kept() {
+    let whole = text_model(true).proto;
+    let mut both = whole.clone();
+    let (graph, other) = (both.graph.as_mut().unwrap(), whole.graph.unwrap());
+    let is_shared = |name: &str| ["table", "w1", "w2", "last", "positions"].contains(&name);
+    let second = |name: &String| if is_shared(name) { name.clone() } else { format!("{name}_2") };
+    for node in other.node {
+        let input = node.input.iter().map(second).collect();
+        let output = node.output.iter().map(second).collect();
+        graph.node.push(NodeProto { input, output, ..node });
+    }
+    graph.input.extend(["ids_2", "mask_2"].map(|name| tensor_value(name, DataType::Int64, &["n", "length"])));
+    graph.output.push(tensor_value("y_2", DataType::Float, &["n", "5"]));
+    let model = Model::from_proto(both);
+    // The second text is long where the first one is short.
+    let lengths: [fn(usize) -> usize; 2] = [length, |sample| 14 - length(sample)];
+    let mask = |of: fn(usize) -> usize| {
+        npy(&Array2::from_shape_fn((SAMPLES, FILLED), |(sample, at)| i64::from(at < of(sample))).into_dyn())
+    };
+    let ids = || npy(&Array2::from_shape_fn((SAMPLES, FILLED), |(sample, at)| ((sample + at) % 39) as i64).into_dyn());
+    let arrays = [("ids", ids()), ("mask", mask(lengths[0])), ("ids_2", ids()), ("mask_2", mask(lengths[1]))];
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("texts.npz");
+    std::fs::write(&path, npz(&arrays, zip::CompressionMethod::Stored)).unwrap();
+    let data = Dataset::open(&path, model.proto.graph.as_ref().unwrap()).unwrap();
+    let cropped = data.without_padding(&model.proto).unwrap();
+    assert_eq!(cropped.together(), 8);
+    let counted = |batches: &[Batch], input: usize| -> i64 {
+        batches.iter().map(|batch| batch.inputs[input].1.to_array::<i64>().unwrap().sum()).sum()
+    };
+    let batches = all(&cropped, 8);
+    for (input, of) in [(1, lengths[0]), (3, lengths[1])] {
+        assert_eq!(counted(&batches, input), (0..SAMPLES).map(of).sum::<usize>() as i64);
+    }
 }
 
 /// Sums go over the positions that count, and are the same however many samples run at once.
