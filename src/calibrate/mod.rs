@@ -100,9 +100,21 @@ impl<'a> Calibration<'a> {
     /// # Errors
     /// [`Usage`](crate::ErrorKind::Usage) when one sample alone takes more memory than that.
     pub fn within(model: &ModelProto, data: &'a Dataset, seed: u64, limits: Limits) -> Result<Self> {
+        Self::fed((model, &Feeding::of(model, data)), data, seed, limits)
+    }
+
+    /// [`within`](Self::within), where it is known how the model takes samples.
+    ///
+    /// # Errors
+    /// As [`within`](Self::within).
+    pub(crate) fn fed(
+        (model, feeding): (&ModelProto, &Feeding),
+        data: &'a Dataset,
+        seed: u64,
+        limits: Limits,
+    ) -> Result<Self> {
         let limits = limits.beside(model.encoded_len() as u64);
         let all = Self { limits, ..Self::new(data, seed) };
-        let feeding = Feeding::of(model, data);
         let batch = feeding.keeping(limits, 2, all.batch)?;
         Ok(Self { batch, runs: feeding.runs(limits, 2, batch), ..all })
     }

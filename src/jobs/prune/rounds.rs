@@ -124,7 +124,7 @@ impl Job<'_, '_> {
         for round in 1..=rounds {
             let next = before
                 .as_ref()
-                .map(|(model, ..)| Survey::new(model, self.options, self.data, self.meter))
+                .map(|(model, ..)| Survey::new(model, self.options, self.fitted(), self.meter))
                 .transpose()?;
             let survey = next.as_ref().unwrap_or(self.survey);
             let choice = survey.choose(self.options, &self.request(round, rounds), self.judges())?;

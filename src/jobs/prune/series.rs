@@ -6,7 +6,6 @@ use super::options::PruneOptions;
 use super::pricing::Pricing;
 use super::steps::{Finish, Job, Samples, method};
 use super::survey::Survey;
-use crate::calibrate::Calibration;
 use crate::calibrate::data::Dataset;
 use crate::error::Result;
 use crate::jobs::clock::Clock;
@@ -43,8 +42,7 @@ impl<'m, 'd> Series<'m, 'd> {
         options.setting.progress.enter("analysing")?;
         // What training is judged on, scores and repair must not see.
         let fitted = data.map(|data| to_fit(data, options.retrain.is_some()));
-        let calibration = fitted.as_ref().map(|data| Calibration::new(data, options.setting.seed));
-        let survey = Survey::new(model, options, calibration, meter)?;
+        let survey = Survey::new(model, options, fitted.as_ref(), meter)?;
         Ok(Self { model, data, fitted, meter, survey, pricing: OnceLock::new() })
     }
 
@@ -75,9 +73,8 @@ impl<'m, 'd> Series<'m, 'd> {
         if !matches!((request.quota, request.scope), (Quota::Budget(_), Scope::Global)) {
             return Err("no budget is shared".to_owned());
         }
-        let (seed, limits) = (options.setting.seed, options.setting.limits);
-        let within = |data| Calibration::within(&self.survey.analysis.model.proto, data, seed, limits);
-        let data = samples.fitted.map(within).transpose().map_err(|error| error.to_string())?;
+        let calibrated = |data| self.survey.calibrated(data, &options.setting);
+        let data = samples.fitted.map(calibrated).transpose().map_err(|error| error.to_string())?;
         Pricing::new(self.survey.analysis.subject(), data, (options.effort, method(options, samples)))
     }
 }

@@ -117,11 +117,10 @@ impl<'j, 'm> Job<'j, 'm> {
         if options.retrain.is_some() && data.is_none() {
             return Err(Error::usage("`retrain` needs samples: give some with `data`"));
         }
-        let (seed, limits) = (options.setting.seed, options.setting.limits);
         // Training changes the model that later steps repair, and workers have the original only.
         let team = options.setting.team.as_ref().filter(|_| options.retrain.is_none());
         let calibration = |data| -> Result<Calibration<'_>> {
-            let alone = Calibration::within(&survey.analysis.model.proto, data, seed, limits)?;
+            let alone = survey.calibrated(data, &options.setting)?;
             Ok(Calibration { team: team.filter(|team| team.runs(data)), ..alone })
         };
         Ok(Self {
@@ -144,6 +143,11 @@ impl<'j, 'm> Job<'j, 'm> {
     pub(in crate::jobs) fn judges(&self) -> Judges<'j> {
         let pricing = self.pricing.as_ref().map_err(String::as_str);
         Judges { criterion: self.criterion, data: self.data, is_repaired: self.fits_weights(), pricing }
+    }
+
+    /// What is scored and repaired on.
+    pub(super) fn fitted(&self) -> Option<&'j Dataset> {
+        self.data.map(|calibration| calibration.data)
     }
 
     /// Whether layers are fitted to what they make in the original.
@@ -216,8 +220,10 @@ impl<'j, 'm> Job<'j, 'm> {
     fn step(&self, before: Option<Done>, step: usize, clock: &mut Clock) -> Result<Done> {
         let progress = self.options.setting.progress.within(format!("step {step} of {}", self.steps));
         progress.say("scoring");
-        let next =
-            before.as_ref().map(|done| Survey::new(&done.model, self.options, self.data, self.meter)).transpose()?;
+        let next = before
+            .as_ref()
+            .map(|done| Survey::new(&done.model, self.options, self.fitted(), self.meter))
+            .transpose()?;
         let (choice, selection) = match (&next, &before) {
             (Some(next), Some(done)) => {
                 // Without training, it is the original that is narrowed and repaired.

@@ -8,9 +8,11 @@ use super::options::{PruneOptions, Target};
 use super::pricing::Pricing;
 use crate::analysis::{Analysis, Subject};
 use crate::axes::{Role, Selection};
-use crate::calibrate::{Calibration, Key, Recorded, Recording, stats};
+use crate::calibrate::data::Dataset;
+use crate::calibrate::{Calibration, Feeding, Key, Recorded, Recording, stats};
 use crate::error::{Error, Result};
 use crate::jobs::inspect::check_thawed;
+use crate::jobs::setting::Setting;
 use crate::onnx::Model;
 use crate::onnx::proto::ModelProto;
 use crate::plan::{Budget, CostModel, Filter, Group, Quota, Request, Scope, Scored, groups, select};
@@ -62,6 +64,8 @@ pub(in crate::jobs) struct Survey<'m> {
     /// The model in these bases, if it is another one of the same graph.
     rebased: Option<ModelProto>,
     worth: OnceLock<Worth>,
+    /// How the model takes samples.
+    feeding: Feeding,
     /// What a pass over the samples recorded for the repair.
     recorded: OnceLock<Recorded>,
     /// What another pass recorded of the samples that prices are fitted on.
@@ -85,7 +89,7 @@ impl<'m> Survey<'m> {
     pub(in crate::jobs) fn new(
         model: &'m Model,
         options: &PruneOptions,
-        data: Option<Calibration<'_>>,
+        data: Option<&Dataset>,
         meter: Option<&Meter>,
     ) -> Result<Self> {
         let thaw: BTreeSet<String> = options.thaw.iter().cloned().collect();
@@ -97,7 +101,10 @@ impl<'m> Survey<'m> {
         }
         let filter = Filter::new(&options.include, &options.exclude, options.units, options.allow_shifts)?
             .aligned(options.align);
-        let mut bases = heads::bases(analysis.subject(), options, data)?;
+        let feeding = data.map(|data| Feeding::of(&analysis.model.proto, data)).unwrap_or_default();
+        let (proto, seed, limits) = (&analysis.model.proto, options.setting.seed, options.setting.limits);
+        let calibration = data.map(|data| Calibration::fed((proto, &feeding), data, seed, limits)).transpose()?;
+        let mut bases = heads::bases(analysis.subject(), options, calibration)?;
         let filter = filter.ordered(bases.shares().into_keys().collect());
         let mut groups = groups(analysis.subject(), &CostModel::new(analysis.subject()), &filter);
         heads::align(&bases, options, &mut groups);
@@ -111,6 +118,11 @@ impl<'m> Survey<'m> {
         let open: Vec<&Group> = groups.iter().filter(|group| group.is_open(options.allow_shifts)).collect();
         let timed = |meter| times(analysis.subject(), &open, options.min_keep, meter, &options.setting.progress);
         let times = meter.map(timed).transpose()?.unwrap_or_default();
+        if meter.is_some() && !open.is_empty() && times.timed.iter().all(|timed| timed.axes.is_empty()) {
+            return Err(Error::nothing(
+                "no operator that can be timed by itself gets smaller (those in bodies of If, Loop and Scan cannot be timed): give a budget of `macs` in place of `latency`",
+            ));
+        }
         Ok(Self {
             analysis,
             groups,
@@ -118,10 +130,19 @@ impl<'m> Survey<'m> {
             bases,
             rebased,
             worth: OnceLock::new(),
+            feeding,
             recorded: OnceLock::new(),
             fitted: OnceLock::new(),
             factors: Mutex::default(),
         })
+    }
+
+    /// Calibration on samples like those of the survey.
+    ///
+    /// # Errors
+    /// [`Usage`](crate::ErrorKind::Usage) when one sample alone takes more memory than the job may.
+    pub(in crate::jobs) fn calibrated<'d>(&self, data: &'d Dataset, setting: &Setting) -> Result<Calibration<'d>> {
+        Calibration::fed((&self.analysis.model.proto, &self.feeding), data, setting.seed, setting.limits)
     }
 
     /// What corrects the price of each open group, if that was measured since the target was set.
