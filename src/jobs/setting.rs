@@ -8,9 +8,8 @@ use super::dataset::Dataset;
 use crate::calibrate::data::{BatchAxes, Dataset as Samples};
 use crate::calibrate::{LEAVES, Origin, Stats, Team};
 use crate::error::{Error, Result};
+use crate::graph::bodies::has_branches;
 use crate::metric::{Metric, MetricReport};
-use crate::onnx::attributes::subgraphs;
-use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{Model, hash_of};
 use crate::progress::Progress;
 use crate::report::CalibrationReport;
@@ -287,7 +286,8 @@ impl Opened {
     /// labels, a part of them is enough.
     pub(crate) fn to_prove(&self) -> Option<Samples> {
         let all = self.to_measure()?;
-        let every = all.samples() / MEASURED;
+        let batch = all.fixed_batch().unwrap_or(1);
+        let every = (all.samples() / batch) / MEASURED.div_ceil(batch);
         if self.eval.is_some() || all.has_labels() || every < 2 {
             return Some(all.part(0..all.samples()));
         }
@@ -298,12 +298,6 @@ impl Opened {
 
 /// Unlabelled samples that the proof of a result runs on, where the result was fitted to them.
 const MEASURED: usize = 64;
-
-/// Whether a graph has an `If`, in a body or not.
-fn has_branches(graph: &GraphProto) -> bool {
-    let is_branching = |node: &NodeProto| node.op_type() == "If" || subgraphs(node).any(|(_, body)| has_branches(body));
-    graph.node.iter().any(is_branching)
-}
 
 /// The portions of the samples that share `number` of `of` is.
 fn leaves_of((number, of): (usize, usize)) -> Result<Range<usize>> {

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::distance::{Reference, run_all};
+use super::distance::Reference;
 use crate::error::Result;
 use crate::onnx::proto::ModelProto;
-use crate::runtime::{Held, Limits, NamedTensor, Stream};
+use crate::runtime::{Activations, Held, Limits, NamedTensor, Segment, Stream};
 
 /// A part that is changed alone, in one or more ways.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(crate) fn effects(
             return Ok(0.0);
         }
         let segment = stream.rest(&write(*site, *change)?, &behind)?;
-        reference.distance(&behind, &run_all(stream, &segment, batches)?)
+        reference.distance(&behind, batches, |index, inputs| stream.run(&segment, index, inputs))
     };
     let mut measured = vec![Vec::new(); sites.len()];
     let (mut pending, mut pending_bytes) = (Vec::new(), 0);
@@ -57,6 +57,14 @@ pub(crate) fn effects(
         limits.relieve();
     }
     Ok(measured)
+}
+
+/// Runs a segment on all batches, as many side by side as there are threads.
+///
+/// # Errors
+/// If tract fails.
+fn run_all(stream: &Stream, segment: &Segment, batches: &[Vec<NamedTensor>]) -> Result<Vec<Activations>> {
+    batches.par_iter().with_max_len(1).enumerate().map(|(index, inputs)| stream.run(segment, index, inputs)).collect()
 }
 
 #[cfg(test)]
@@ -98,8 +106,8 @@ mod tests {
         };
         let measured = |reads: fn(&NodeProto) -> Vec<String>| {
             let sites: Vec<Site> = layers.iter().map(|(node, _)| Site { reads: reads(node), changes: 2 }).collect();
-            effects(&proto, &Reference::new(&proto, &batches).unwrap(), &sites, write, &batches, Limits::default())
-                .unwrap()
+            let reference = Reference::new(&proto, &mut batches.clone(), Limits::default()).unwrap();
+            effects(&proto, &reference, &sites, write, &batches, Limits::default()).unwrap()
         };
         let (near, far) = (measured(|node| node.input.clone()), measured(|_| Vec::new()));
         for ((near, far), (node, _)) in near.iter().zip(&far).zip(&layers) {

@@ -372,7 +372,8 @@ mod tests {
         let context = Context::without_data(subject, &open, 1);
         let scored = Criterion::by_name("l2").unwrap().score(&context).unwrap();
         let samples = Samples::new(Calibration::new(&data, 1)).unwrap().unwrap();
-        let reference = Reference::new(subject.model, samples.batches()).unwrap();
+        let reference =
+            Reference::new(subject.model, &mut samples.batches().to_vec(), crate::runtime::Limits::default()).unwrap();
         let market = Market { subject, reference: &reference, samples: &samples, method, effort: Effort::Normal };
         let quota = Quota::Budget(Budget::Macs(0));
         let request = Request { quota, scope: Scope::Global, min_keep: 1, whole_blocks: false };

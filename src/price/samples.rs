@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::distance::Reference;
 use crate::analysis::Subject;
 use crate::calibrate::data::{Batch, Dataset};
 use crate::calibrate::{Calibration, Detail, Layer, WIDEST, input_statistics};
 use crate::error::Result;
+use crate::onnx::proto::ModelProto;
 use crate::plan::Group;
 use crate::runtime::{Limits, NamedTensor, Runs};
 use crate::score::{Consumers, Context};
@@ -22,6 +24,8 @@ pub(crate) struct Samples {
     pub(super) fitted: Dataset,
     pub(super) held_out: Dataset,
     batches: Vec<Vec<NamedTensor>>,
+    /// Samples of each batch.
+    sizes: Vec<usize>,
     at_once: usize,
     runs: Runs,
     pub(super) seed: u64,
@@ -34,15 +38,18 @@ impl Samples {
     /// # Errors
     /// If they cannot be read.
     pub(crate) fn new(data: Calibration<'_>) -> Result<Option<Self>> {
-        let every = HELD_OUT.max(data.data.samples().div_ceil(MOST_HELD_OUT));
+        let batch = data.data.fixed_batch().unwrap_or(1);
+        let every = HELD_OUT.max((data.data.samples() / batch).div_ceil((MOST_HELD_OUT / batch).max(1)));
         let [fitted, held_out] = data.data.split(every);
-        let inputs = |batch: Result<Batch>| Ok(batch?.inputs);
-        let batches: Vec<_> = held_out.batches(data.batch).map(inputs).collect::<Result<_>>()?;
+        let sized = |batch: Result<Batch>| batch.map(|batch| (batch.samples(), batch.inputs));
+        let (sizes, batches): (Vec<_>, Vec<_>) =
+            held_out.batches(data.batch).map(sized).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let is_enough = !batches.is_empty() && fitted.samples() > 0;
         Ok(is_enough.then_some(Self {
             fitted,
             held_out,
             batches,
+            sizes,
             at_once: data.batch,
             runs: data.runs,
             seed: data.seed,
@@ -96,8 +103,16 @@ impl Samples {
         &self.batches
     }
 
-    /// Number of held-out samples.
-    pub(crate) fn held_out(&self) -> usize {
-        self.held_out.samples()
+    /// What `original` makes of the held-out samples: of as many as memory allows.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub(crate) fn reference(&mut self, original: &ModelProto) -> Result<Reference> {
+        Reference::new(original, &mut self.batches, self.limits)
+    }
+
+    /// Number of held-out samples that are measured on.
+    pub(crate) fn measured(&self) -> usize {
+        self.sizes.iter().take(self.batches.len()).sum()
     }
 }

@@ -51,7 +51,7 @@ impl Segment {
 }
 
 /// What a segment gives for one batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Activations {
     values: BTreeMap<String, Tensor>,
     /// The frontier's values.
@@ -59,6 +59,12 @@ pub struct Activations {
 }
 
 impl Activations {
+    /// Some values.
+    #[cfg(test)]
+    pub(crate) fn of(values: impl IntoIterator<Item = NamedTensor>) -> Self {
+        Self { values: values.into_iter().collect(), frontier: Vec::new() }
+    }
+
     /// The value called `name`.
     ///
     /// # Errors

@@ -61,8 +61,8 @@ pub(crate) fn factorize(model: &Model, options: &FactorizeOptions) -> Result<Out
     let first = apart.as_ref().map(Apart::fitted).or(calibration);
     let mut offers = Offers::new(subject, &found, options, first, &mut clock)?;
     if is_shared {
-        let measured = batches(&analysis, options, (apart.as_ref(), calibration)).and_then(|batches| {
-            let reference = Reference::new(subject.model, &batches)?;
+        let measured = batches(&analysis, options, (apart.as_ref(), calibration)).and_then(|mut batches| {
+            let reference = Reference::new(subject.model, &mut batches, *limits)?;
             offers.weigh(subject, options, Judge { reference: &reference, batches: &batches })
         });
         if let Err(error) = measured {

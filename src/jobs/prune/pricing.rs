@@ -33,8 +33,11 @@ impl Pricing {
         let data =
             data.ok_or("there are no samples to measure its effect on the output with; give some with `data`")?;
         let samples = Samples::new(data).map_err(|e| e.to_string())?;
-        let samples = samples.ok_or("there are too few samples to hold some out")?;
-        let reference = Reference::new(original.model, samples.batches()).map_err(|e| e.to_string())?;
+        let mut samples = samples.ok_or("there are too few samples to hold some out")?;
+        let reference = samples.reference(original.model).map_err(|e| e.to_string())?;
+        if !reference.tells_models_apart() {
+            return Err("no output of the model varies over the held-out samples".to_owned());
+        }
         Ok(Self { samples, reference, method, effort })
     }
 
@@ -89,7 +92,7 @@ impl Pricing {
         };
         PricingReport {
             metric: self.reference.metric().to_owned(),
-            samples: self.samples.held_out(),
+            samples: self.samples.measured(),
             loss: chosen.loss,
             measured: None,
             seconds: prices.seconds,
