@@ -9,7 +9,7 @@ use crate::report::BoundReport;
 use crate::runtime::{Limits, RunOptions, Runnable};
 use crate::verify::{Faithfulness, Pairs, faithful};
 
-/// This share of the samples, the last ones, judges; the others are calibrated on.
+/// Every fifth sample judges; the others are calibrated on.
 const HELD_OUT: usize = 5;
 
 /// Name of the user's metric.
@@ -61,17 +61,13 @@ impl<'s> Judge<'s> {
         let data = data.ok_or_else(|| {
             Error::usage("`max_drop` needs samples to judge on: give `data`, or a metric of your own")
         })?;
-        let samples = data.samples();
-        let first = samples - samples / HELD_OUT;
-        if first == samples {
+        let [others, held_out] = data.split(HELD_OUT);
+        if others.samples() == 0 || held_out.samples() == 0 {
+            let samples = data.samples();
             return Err(Error::input(format!("{samples} samples are too few to hold out a fifth for `max_drop`")));
         }
         let original = Box::new(Runnable::new(&model.proto, &RunOptions::default())?);
-        let held_out = data.part(first..samples);
-        Ok((
-            Self::Samples { original, held_out: Box::new(held_out), limits: setting.limits },
-            Some(data.part(0..first)),
-        ))
+        Ok((Self::Samples { original, held_out: Box::new(held_out), limits: setting.limits }, Some(others)))
     }
 
     /// Number of samples that judge, if they are known.
