@@ -11,7 +11,8 @@ use crate::onnx::proto::ModelProto;
 use crate::runtime::{Limits, NamedTensor, Runnable, Tensor};
 use crate::{Error, Result};
 
-/// Distance between the outputs of two models over all samples and float outputs.
+/// Distance between the outputs of two models over all samples and float outputs. Without a float output, each element of the others
+/// counts as a vector with a one at its value: the cosine is the share of elements that are equal.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Faithfulness {
     /// Samples compared.
@@ -92,6 +93,7 @@ impl FaithfulnessMeter {
         if original.len() != rewritten.len() {
             return Err(Error::proof("the rewritten model has a different number of outputs"));
         }
+        let has_floats = original.iter().any(|(_, tensor)| tensor.is_float());
         for ((name, y), (_, other)) in original.iter().zip(rewritten) {
             if y.shape() != other.shape() {
                 let message = format!("output '{name}' of shape {:?} now has shape {:?}", y.shape(), other.shape());
@@ -99,6 +101,8 @@ impl FaithfulnessMeter {
             }
             if y.is_float() {
                 self.add_values(&y.to_vec::<f32>()?, &other.to_vec::<f32>()?);
+            } else if !has_floats {
+                self.add_choices(&y.to_vec::<f64>()?, &other.to_vec::<f64>()?);
             }
         }
         self.samples += rows;
@@ -114,19 +118,31 @@ impl FaithfulnessMeter {
     fn add_values(&mut self, y: &[f32], other: &[f32]) {
         for (&a, &b) in y.iter().zip(other) {
             let (a, b) = (f64::from(a), f64::from(b));
-            // Equal infinities, as attention masks leave them, are no difference.
-            let delta = if a == b { 0.0 } else { (a - b).abs() };
+            // Equal infinities, as attention masks leave them, are no difference, and neither is what is no number in both.
+            let is_same = a == b || a.is_nan() && b.is_nan();
+            let delta = if is_same { 0.0 } else { (a - b).abs() };
             // A comparison with NaN is false: once there, it stays.
             if delta.is_nan() || delta > self.max_abs {
                 self.max_abs = delta;
             }
             self.delta += delta * delta;
-            if a.is_finite() || a != b {
+            if a.is_finite() || !is_same {
                 self.before += a * a;
                 self.after += b * b;
                 self.dot += a * b;
             }
         }
+    }
+
+    #[allow(clippy::float_cmp)] // integers
+    fn add_choices(&mut self, y: &[f64], other: &[f64]) {
+        let equal = y.iter().zip(other).filter(|(a, b)| a == b).count();
+        let (all, equal) = (y.len() as f64, equal as f64);
+        self.before += all;
+        self.after += all;
+        self.dot += equal;
+        self.delta += 2.0 * (all - equal);
+        self.max_abs = self.max_abs.max(f64::from(u8::from(equal < all)));
     }
 
     fn add_classes(&mut self, before: Option<Vec<i64>>, after: Option<Vec<i64>>, labels: Option<&[i64]>) {
@@ -419,6 +435,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_number_in_both_is_no_difference() {
+        let row = [1.0, f32::NAN, 3.0];
+        let found = measure(&[row], &[row], None);
+        assert_eq!((found.rel_l2, found.cosine, found.max_abs), (0.0, 1.0, 0.0));
+    }
+
+    #[test]
     fn a_result_that_is_not_a_number_is_not_hidden() {
         let found = measure(&[[1.0, 2.0, 3.0]], &[[1.0, f32::NAN, 3.0]], None);
         assert!(found.rel_l2.is_nan() && found.max_abs.is_nan() && found.cosine.is_nan());
@@ -446,6 +469,17 @@ mod tests {
         let found = measure(&before, &after, Some(&[0, 0, 2]));
         assert_eq!(found.pairs, Some(Pairs { samples: 3, lost: 1, gained: Some(1) }));
         assert_eq!(measure(&before, &after, None).pairs, Some(Pairs { samples: 3, lost: 2, gained: None }));
+    }
+
+    /// A segmentation model that ends with `ArgMax`, which has no other output.
+    #[test]
+    fn without_real_numbers_the_share_of_equal_elements_counts() {
+        let choices = |values: &[i64]| vec![("classes".to_owned(), Tensor::new(&[1, 2, 2], values).unwrap())];
+        let mut meter = FaithfulnessMeter::default();
+        meter.add(&choices(&[7, 7, 3, 2]), &choices(&[7, 7, 3, 9]), 1, None).unwrap();
+        let found = meter.finish().unwrap();
+        assert_eq!((found.cosine, found.max_abs, found.top1_agreement), (0.75, 1.0, None));
+        assert!((found.rel_l2 - 0.5_f64.sqrt()).abs() < 1e-12);
     }
 
     #[test]
