@@ -45,6 +45,23 @@ impl ModelCommand {
         &self.line
     }
 
+    /// The command for a model. A path with characters that mean something to the shell is quoted, unless the user did.
+    fn line_for(&self, model: &Path) -> String {
+        let path = model.display().to_string();
+        let is_plain = |character: char| character.is_alphanumeric() || "/\\._-+=:@%,".contains(character);
+        if cfg!(windows) || path.chars().all(is_plain) {
+            return self.line.replace(MODEL, &path);
+        }
+        let quoted = format!("'{}'", path.replace('\'', r"'\''"));
+        let mut parts = self.line.split(MODEL);
+        let mut line = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            line += if line.ends_with(['\'', '"']) { &path } else { &quoted };
+            line += part;
+        }
+        line
+    }
+
     /// The number that one run of the command prints for `model`. It may be infinite or not a number, if the command
     /// says so.
     ///
@@ -52,7 +69,7 @@ impl ModelCommand {
     /// [`Input`](crate::ErrorKind::Input) if the command fails, takes too long or prints no number;
     /// [`Interrupted`](crate::ErrorKind::Interrupted) if the job was cancelled meanwhile.
     pub(crate) fn number(&self, model: &Path, progress: &Progress) -> Result<f64> {
-        let line = self.line.replace(MODEL, &model.display().to_string());
+        let line = self.line_for(model);
         let fail = |why: String| Error::input(format!("the command '{line}' {why}"));
         let begin = |e: std::io::Error| fail(format!("does not start: {e}"));
         // Files, because a process that outlives the shell may hold a pipe open.
@@ -191,6 +208,22 @@ mod tests {
         assert!(fault("echo because >&2; exit 3 # {model}").contains("fails (exit status: 3): because"));
         assert!(fault("echo none # {model}").contains("prints no number"));
         assert!(fault("trtexec").contains("{model}"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_is_one_word_for_the_shell() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b $(exit 3) it's.onnx");
+        std::fs::write(&path, "0123456789").unwrap();
+        let number = |line: &str| {
+            ModelCommand::new(line, None).and_then(|command| command.number(&path, &Progress::default())).unwrap()
+        };
+        assert_eq!(number("wc -c < {model}"), 10.0);
+        let plain = folder.path().join("a b.onnx");
+        std::fs::write(&plain, "012").unwrap();
+        let quoted = ModelCommand::new("wc -c < '{model}'; wc -c < \"{model}\"", None).unwrap();
+        assert_eq!(quoted.number(&plain, &Progress::default()).unwrap(), 3.0);
     }
 
     /// A shell that is ended takes along what it started, even if that ignores a closed terminal.

@@ -83,7 +83,12 @@ impl Outcome {
         }
         self.setting.progress.enter("timing")?;
         let inputs = inputs(&self.evidence.analysis, &self.setting)?;
-        let measured = runtimes.measure((&self.evidence.analysis.model, original), &self.model, &inputs)?;
+        let measured = runtimes.measure(
+            (&self.evidence.analysis.model, original),
+            &self.model,
+            &inputs,
+            &self.setting.progress,
+        )?;
         self.report.latencies = measured.latencies;
         self.report.notes.extend(measured.notes);
         Ok(self)

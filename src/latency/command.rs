@@ -26,9 +26,10 @@ impl BenchCommand {
     /// The time that one run of the command prints for `model`, in milliseconds.
     ///
     /// # Errors
-    /// [`Input`](crate::ErrorKind::Input) if the command fails or prints no time.
-    pub fn once(&self, model: &Path) -> Result<f64> {
-        let ms = self.0.number(model, &Progress::default())?;
+    /// [`Input`](crate::ErrorKind::Input) if the command fails or prints no time; [`Interrupted`](crate::ErrorKind::Interrupted) if the
+    /// job was cancelled.
+    pub fn once(&self, model: &Path, progress: &Progress) -> Result<f64> {
+        let ms = self.0.number(model, progress)?;
         if ms.is_finite() && ms > 0.0 {
             return Ok(ms);
         }
@@ -39,11 +40,11 @@ impl BenchCommand {
     ///
     /// # Errors
     /// As [`once`](Self::once).
-    pub fn compare(&self, before: &Path, after: &Path) -> Result<RuntimeLatency> {
+    pub fn compare(&self, before: &Path, after: &Path, progress: &Progress) -> Result<RuntimeLatency> {
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
-            times[0].push(self.once(before)?);
-            times[1].push(self.once(after)?);
+            times[0].push(self.once(before, progress)?);
+            times[1].push(self.once(after, progress)?);
         }
         let [before, after] = times.map(Timing::of);
         let runtime = self.0.program().to_owned();
@@ -62,10 +63,11 @@ mod tests {
         let [before, after] = ["before.onnx", "after.onnx"].map(|name| folder.path().join(name));
         std::fs::write(&before, "0123456789").unwrap();
         std::fs::write(&after, "01234").unwrap();
-        let found = BenchCommand::new("wc -c < {model}").unwrap().compare(&before, &after).unwrap();
+        let found =
+            BenchCommand::new("wc -c < {model}").unwrap().compare(&before, &after, &Progress::default()).unwrap();
         assert_eq!((found.before.median_ms, found.after.median_ms, found.speedup()), (10.0, 5.0, 2.0));
-        let fault =
-            |line: &str| BenchCommand::new(line).and_then(|command| command.once(&before)).unwrap_err().to_string();
+        let once = |command: BenchCommand| command.once(&before, &Progress::default());
+        let fault = |line: &str| BenchCommand::new(line).and_then(once).unwrap_err().to_string();
         assert!(fault("echo {model} >&2; false").contains("fails"));
         assert!(fault("echo none {model} | cut -c1-4").contains("prints no number"));
         assert!(fault("echo 0 # {model}").contains("no time"));

@@ -6,8 +6,9 @@ use super::command::BenchCommand;
 use super::onnxruntime::{Candidate, OnnxRuntime};
 use super::session::Difference;
 use super::timing::RuntimeLatency;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::onnx::{Model, TemporaryFile};
+use crate::progress::Progress;
 use crate::runtime::latency::output_names;
 use crate::runtime::{NamedTensor, RunOptions, Runnable};
 
@@ -66,22 +67,22 @@ impl Runtimes {
         let named = OnnxRuntime::named(options.library.as_deref())?;
         let command = options.command.as_deref().map(BenchCommand::new).transpose()?;
         if let Some(command) = &command {
-            command.once(original)?;
+            command.once(original, &Progress::default())?;
         }
         Ok(Self { named, command, threads: options.threads.max(1) })
     }
 
     /// Times the original and the rewritten model in alternation, on inputs that both take, and compares their outputs in ONNX
-    /// Runtime with those in tract. `file` is the original's.
+    /// Runtime with those in tract. `file` is the original's. What cannot be measured is no reason to lose the result: a note says why.
     ///
     /// # Errors
-    /// If there is a command: [`Output`](crate::ErrorKind::Output) if the rewritten model cannot be written to a temporary
-    /// folder, and what [`BenchCommand::compare`] returns.
+    /// [`Interrupted`](ErrorKind::Interrupted) if the job was cancelled.
     pub fn measure(
         &self,
         (original, file): (&Model, &Path),
         rewritten: &Model,
         inputs: &[NamedTensor],
+        progress: &Progress,
     ) -> Result<Measured> {
         let mut measured = Measured::default();
         let library = self.named.clone().map_or_else(OnnxRuntime::find, Ok);
@@ -96,14 +97,12 @@ impl Runtimes {
         }
         let written = match TemporaryFile::of(rewritten) {
             Ok(written) => written,
-            // A full temporary folder is no reason to lose the result, unless a command was to run on it.
-            Err(error) if self.command.is_none() => {
-                measured.notes.push(format!(
-                    "the latency in ONNX Runtime was not measured ({error}); set `TMPDIR` to a folder with more space"
-                ));
+            Err(error) => {
+                measured
+                    .notes
+                    .push(format!("the latency was not measured ({error}); set `TMPDIR` to a folder with more space"));
                 return Ok(measured);
             }
-            Err(error) => return Err(error),
         };
         if let Ok(library) = &library {
             let outputs = output_names(&rewritten.proto);
@@ -124,7 +123,11 @@ impl Runtimes {
             }
         }
         if let Some(command) = &self.command {
-            measured.latencies.push(command.compare(file, written.path())?);
+            match command.compare(file, written.path(), progress) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+                Ok(found) => measured.latencies.push(found),
+                Err(error) => measured.notes.push(format!("the latency was not measured by your command: {error}")),
+            }
         }
         let slower = measured.latencies.iter().filter(|latency| latency.is_slower()).map(|latency| {
             format!(

@@ -18,6 +18,18 @@ fn a_command_times_both_models_and_the_report_holds_what_it_printed() {
     assert!(said.out.contains("latency (wc)") && said.out.contains("× as fast"), "{}", said.out);
 }
 
+/// A command that fails once all work is done is no reason to lose the result.
+#[cfg(unix)]
+#[test]
+fn a_command_that_fails_later_leaves_the_result_and_a_note() {
+    let folder = Folder::new();
+    let (out, once) = (folder.at("out.onnx"), folder.at("once"));
+    let run = Run::prune(&fixture("digits_mlp.onnx"), &out).args("--ratio 0.5");
+    let command = format!("test ! -e {0} && touch {0} && echo 1 # {{model}}", once.display());
+    let said = run.arg("--bench-cmd").arg(command).exits(0);
+    assert!(out.exists() && said.out.contains("not measured by your command"), "{}", said.out);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_result_that_is_slower_is_told_with_a_remedy() {
