@@ -30,7 +30,7 @@ use crate::runtime::latency::Fed;
 use alone::{alone, sizes};
 use design::Design;
 use estimate::{estimate, padded};
-use table::Meter;
+use table::{HELD_BYTES, Meter, bytes};
 use units::{Unit, units};
 
 /// The times of all operators of a model.
@@ -96,55 +96,77 @@ pub(crate) fn times(
         // The first selection is the whole.
         let narrowed = (number > 0).then(|| rewrite::prune(subject, &selection)).transpose()?;
         let view = View::of(narrowed.as_ref().unwrap_or(subject.model))?;
-        let mut wanted = Wanted::default();
+        let mut wanted = Wanted::new(meter, overhead);
         for (index, case) in cases.iter().enumerate() {
             let Some(sizes) = case.sizes(subject, &selection) else { continue };
             if !seen[index].insert(sizes.clone()) {
                 continue;
             }
             let fed = alone(subject, &case.unit, &view, &selection);
-            wanted.ask((index, sizes), fed, || converted(subject, &case.unit, &selection, meter));
+            wanted.ask((index, sizes), fed, || converted(subject, &case.unit, &selection, meter))?;
         }
-        wanted.measure(&mut cases, (meter, overhead))?;
+        wanted.enter(&mut cases)?;
     }
     meter.keep()?;
     Ok(fitted(subject, &cases))
 }
 
-/// Models of units that are to be timed together.
-#[derive(Default)]
-struct Wanted {
-    /// By signature.
+/// Units that are to be timed together.
+struct Wanted<'t> {
+    meter: &'t Meter,
+    /// What a run of any model takes.
+    overhead: f64,
+    /// Their models by signature, but for those whose times are known.
     models: BTreeMap<String, Fed>,
+    /// What these take in memory.
+    bytes: usize,
     asked: Vec<Asked>,
+    /// Times of units that were asked for before: cases, sizes and milliseconds.
+    measured: Vec<(usize, Vec<u64>, f64)>,
 }
 
-impl Wanted {
+impl<'t> Wanted<'t> {
+    fn new(meter: &'t Meter, overhead: f64) -> Self {
+        Self { meter, overhead, models: BTreeMap::new(), bytes: 0, asked: Vec::new(), measured: Vec::new() }
+    }
+
     /// Asks for the time of a case at some sizes, where it can run as a model of its own.
     fn ask(
         &mut self,
         (case, sizes): (usize, Vec<u64>),
         alone: Option<Fed>,
         converted: impl FnOnce() -> Vec<Vec<usize>>,
-    ) {
-        let Some(fed) = alone else { return };
+    ) -> Result<()> {
+        let Some(fed) = alone else { return Ok(()) };
         let signature = signature::of(&fed);
-        self.models.entry(signature.clone()).or_insert(fed);
+        if self.meter.known(&signature).is_none() && !self.models.contains_key(&signature) {
+            self.bytes += bytes(&fed);
+            self.models.insert(signature.clone(), fed);
+        }
         self.asked.push(Asked { case, sizes, signature, converted: converted() });
+        if self.bytes > HELD_BYTES { self.measure() } else { Ok(()) }
     }
 
-    /// Times all models, and enters the times at the cases that asked for them.
-    fn measure(self, cases: &mut [Case], (meter, overhead): (&Meter, f64)) -> Result<()> {
-        meter.measure(self.models)?;
+    /// Times all models that were asked for since it was called last.
+    fn measure(&mut self) -> Result<()> {
+        self.bytes = 0;
+        self.meter.measure(std::mem::take(&mut self.models))?;
         let shapes: Vec<Vec<usize>> = self.asked.iter().flat_map(|asked| asked.converted.clone()).collect();
-        blocks::measure(&shapes, meter)?;
-        for Asked { case, sizes, signature, converted } in self.asked {
-            let Some(ms) = meter.known(&signature) else { continue };
+        blocks::measure(&shapes, self.meter)?;
+        for Asked { case, sizes, signature, converted } in self.asked.drain(..) {
+            let Some(ms) = self.meter.known(&signature) else { continue };
             // Half of a conversion into blocks and back.
-            let halves = converted.iter().filter_map(|shape| blocks::conversion(shape, meter, overhead));
-            let besides = overhead + halves.sum::<f64>() / 2.0;
-            cases[case].measured.push((sizes, (ms - besides).max(ms / 10.0)));
+            let halves = converted.iter().filter_map(|shape| blocks::conversion(shape, self.meter, self.overhead));
+            let besides = self.overhead + halves.sum::<f64>() / 2.0;
+            self.measured.push((case, sizes, (ms - besides).max(ms / 10.0)));
         }
+        Ok(())
+    }
+
+    /// Enters all times at the cases that asked for them.
+    fn enter(mut self, cases: &mut [Case]) -> Result<()> {
+        self.measure()?;
+        self.measured.into_iter().for_each(|(case, sizes, ms)| cases[case].measured.push((sizes, ms)));
         Ok(())
     }
 }

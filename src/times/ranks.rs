@@ -83,14 +83,14 @@ pub(crate) fn rank_times(
         let ranks: Vec<Option<usize>> = layers.iter().map(|layer| layer.ranks.get(level).copied()).collect();
         let split = write(&ranks)?;
         let view = View::of(&split)?;
-        let mut wanted = Wanted::default();
+        let mut wanted = Wanted::new(meter, overhead);
         for (case, &(_, layer)) in owners.iter().enumerate() {
             let Some(rank) = ranks[layer] else { continue };
             let unit = &cases[case].unit;
             let fed = alone(subject, unit, &view, &selection);
-            wanted.ask((case, vec![rank as u64]), fed, || converted(subject, unit, &selection, meter));
+            wanted.ask((case, vec![rank as u64]), fed, || converted(subject, unit, &selection, meter))?;
         }
-        wanted.measure(&mut cases, (meter, overhead))?;
+        wanted.enter(&mut cases)?;
     }
     meter.keep()?;
     let of_unit = |index: usize| whole.timed.get(index).map_or(0.0, |timed| timed.surface.at(&[]));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
 use sha2::{Digest, Sha256};
 
 use crate::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
@@ -82,6 +83,9 @@ fn attribute(attribute: &AttributeProto) -> String {
     attribute.f.iter().for_each(|f| value += &f.to_string());
     attribute.s.iter().for_each(|s| value += &String::from_utf8_lossy(s));
     attribute.t.iter().for_each(|t| value += &stored(t));
+    for body in attribute.g.iter().chain(&attribute.graphs) {
+        value += &hexadecimal(&Sha256::digest(body.encode_to_vec())[..8]);
+    }
     attribute.strings.iter().for_each(|s| value += &format!("{},", String::from_utf8_lossy(s)));
     format!("{}={value}", attribute.name())
 }

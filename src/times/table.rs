@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -22,11 +23,14 @@ const VERSION: u32 = 1;
 /// Most models that are timed in alternation.
 const TOGETHER: usize = 32;
 
-/// Bytes of weights that they hold together, at most.
-const HELD_BYTES: usize = 256 << 20;
+/// Bytes of weights and inputs that they hold together, at most.
+pub(super) const HELD_BYTES: usize = 256 << 20;
 
 /// What is measured to know what a run of any model takes.
 const EMPTY: &str = "nothing";
+
+/// Milliseconds that a run of an operator may take.
+const POSSIBLE: RangeInclusive<f64> = 1e-9..=1e9;
 
 /// The file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -56,6 +60,11 @@ impl Table {
             serde_json::from_str(&text).map_err(|e| Error::input(format!("no table of times: {e}")).in_file(path))?;
         if table.version != VERSION {
             let message = format!("a table of times of version {}, not {VERSION}", table.version);
+            return Err(Error::input(message).in_file(path));
+        }
+        let times = table.places.iter().flat_map(|section| &section.milliseconds);
+        if let Some((signature, ms)) = times.into_iter().find(|(_, ms)| !POSSIBLE.contains(*ms)) {
+            let message = format!("the time of '{signature}' is {ms} ms; record the table again with `bench-table`");
             return Err(Error::input(message).in_file(path));
         }
         Ok(table)
@@ -186,8 +195,7 @@ impl Meter {
         let mut batches = Vec::new();
         let is_new = |(signature, _): &(String, Fed)| !self.known.borrow().contains_key(signature);
         for (signature, fed) in models.into_iter().filter(is_new) {
-            let weights = fed.model.graph.iter().flat_map(|graph| &graph.initializer);
-            let bytes: usize = weights.map(|tensor| tensor.raw_data().len()).sum();
+            let bytes = bytes(&fed);
             if wanted.len() == TOGETHER || (held + bytes > HELD_BYTES && !wanted.is_empty()) {
                 batches.push(std::mem::take(&mut wanted));
                 held = 0;
@@ -200,7 +208,7 @@ impl Meter {
             let (signatures, models): (Vec<String>, Vec<Fed>) = batch.into_iter().unzip();
             let times = stopwatch.times(&models)?;
             for (signature, ms) in signatures.into_iter().zip(times) {
-                if let Some(ms) = ms.filter(|ms| ms.is_finite()) {
+                if let Some(ms) = ms.filter(|ms| POSSIBLE.contains(ms)) {
                     self.note(signature, ms);
                 }
             }
@@ -227,6 +235,13 @@ impl Meter {
             outcome => outcome,
         }
     }
+}
+
+/// Bytes of the weights and inputs of an operator.
+pub(super) fn bytes(fed: &Fed) -> usize {
+    let weights = fed.model.graph.iter().flat_map(|graph| &graph.initializer);
+    let inputs = fed.inputs.iter().map(|(_, tensor)| tensor.as_bytes().len());
+    weights.map(|tensor| tensor.raw_data().len()).chain(inputs).sum()
 }
 
 /// The table in the user's cache directory.
@@ -300,6 +315,11 @@ mod tests {
         let elsewhere = Meter::open(&options(&path)).unwrap();
         assert!(elsewhere.stopwatch().is_none() && elsewhere.notes()[0].contains("a board"));
         assert_eq!(elsewhere.overhead().unwrap(), meter.overhead().unwrap());
+        // A time of nothing would make an operator free at every size.
+        let ms = meter.overhead().unwrap().to_string();
+        std::fs::write(&path, text.replace(&ms, "0.0")).unwrap();
+        let error = Meter::open(&options(&path)).unwrap_err().to_string();
+        assert!(error.contains("times.json") && error.contains("the time of 'nothing' is 0 ms"), "{error}");
         std::fs::write(&path, "{}").unwrap();
         let error = Meter::open(&options(&path)).unwrap_err();
         assert!(error.to_string().contains("times.json"), "{error}");
