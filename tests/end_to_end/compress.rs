@@ -36,6 +36,7 @@ fn the_best_of_all_means_meets_the_budget_and_is_proved_again() {
 #[test]
 fn means_are_narrowed() {
     let model = Model::load(fixture("digits_vit.onnx")).unwrap();
+    let options = |macs| options(macs).data(fixture("train_overfit.npz"));
     let small = compress(&model, &options(0.6).means([Means::Rank])).unwrap();
     assert!(small.plan.groups.is_empty() && !small.plan.ranks.is_empty());
     let small = compress(&model, &options(0.6).means([Means::Prune])).unwrap();
@@ -59,7 +60,7 @@ fn a_plan_of_both_parts_replays_to_the_same_bytes() {
             .arg("-o")
             .arg(out)
             .arg("--data")
-            .arg(fixture("calib.npz"))
+            .arg(fixture("train_overfit.npz"))
     };
     run(&first).args("--macs 8% --align 1 --quiet --plan-out").arg(&plan).exits(0);
     let read = Plan::load(&plan).unwrap();
