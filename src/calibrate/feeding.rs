@@ -10,6 +10,9 @@ use crate::runtime::{Footprint, Limits, NamedTensor, RunOptions, Runnable, Runs}
 /// Batches that are looked through for one with two samples.
 const LOOKED_AT: usize = 16;
 
+/// Bytes of activations of one batch beyond which a larger batch is no faster.
+const PREFERRED_BATCH: u64 = 512 << 20;
+
 /// How a model takes samples, as its shapes at one sample and at two tell.
 #[derive(Debug, Clone, Default)]
 pub struct Feeding {
@@ -17,6 +20,8 @@ pub struct Feeding {
     each: Each,
     /// Whether only one sample can run at a time, and why.
     single: Option<Single>,
+    /// Whether samples have one length with those after them, and most are shorter than the measured one: as many run together.
+    is_cropped: bool,
     axes: OutputAxes,
 }
 
@@ -50,20 +55,21 @@ impl Feeding {
         let pair = some.filter_map(Result::ok).find(|batch| batch.samples() == 2);
         let pair = pair.filter(|batch| !batch.is_run() && data.fixed_batch().is_none());
         let Some(pair) = pair else { return Self::of_single(model, data) };
+        let is_cropped = data.most_at_once().is_some();
         let Ok(one) = pair.pick(&[0]).and_then(|one| model.footprint(&one.inputs)) else { return Self::default() };
         let each = Each { live: one.live, total: one.total };
         let two = match model.footprint(&pair.inputs) {
             Ok(two) => two,
             Err(error) => {
                 let single = Some(Single::Refused(error.to_string()));
-                return Self { each, single, axes: OutputAxes::default() };
+                return Self { each, single, ..Self::default() };
             }
         };
         let axes = OutputAxes::between(&one, &two);
         let single = axes.common().map(|name| Single::Common(name.to_owned()));
         // What does not grow with the samples is counted once.
         let each = Each { live: two.live.saturating_sub(one.live), total: two.total.saturating_sub(one.total) };
-        Self { each, single, axes }
+        Self { each, single, is_cropped, axes }
     }
 
     /// Where every run has the same number of samples.
@@ -75,7 +81,7 @@ impl Feeding {
         let samples = batch.samples().max(1) as u64;
         let each = Each { live: found.live / samples, total: found.total / samples };
         let axes = if batch.is_run() { OutputAxes::of_runs(&found) } else { OutputAxes::default() };
-        Self { each, single: None, axes }
+        Self { each, axes, ..Self::default() }
     }
 
     /// Where the samples are in the outputs.
@@ -109,7 +115,9 @@ impl Feeding {
     }
 
     fn batch(&self, limits: Limits, each: u64, most: usize) -> Result<usize> {
-        limits.batch(each, if self.single.is_some() { 1 } else { most })
+        let preferred = if self.is_cropped { u64::MAX } else { PREFERRED_BATCH };
+        let preferred = usize::try_from(preferred / each.max(1)).unwrap_or(usize::MAX).clamp(1, most.max(1));
+        limits.batch(each, if self.single.is_some() { 1 } else { preferred })
     }
 
     /// What the user should know: that samples do not run together, and why.

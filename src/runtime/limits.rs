@@ -10,9 +10,6 @@ use crate::{Error, Result};
 /// What is taken to be available where the system does not tell.
 const UNKNOWN: u64 = 8 << 30;
 
-/// Largest budget for the activations of one batch: beyond it a larger batch is no faster.
-const PREFERRED_BATCH: u64 = 512 << 20;
-
 /// Largest budgets for what waits between stages, and for sums: the rest is left to other programs.
 const PREFERRED_HELD: u64 = 1 << 30;
 const PREFERRED_SUMS: u64 = 1 << 30;
@@ -145,8 +142,7 @@ impl Limits {
         if each > self.left() {
             return Err(self.exceeded("one sample", each));
         }
-        let whole = self.running().min(PREFERRED_BATCH);
-        Ok(usize::try_from(whole / each.max(1)).unwrap_or(usize::MAX).clamp(1, most.max(1)))
+        Ok(usize::try_from(self.running() / each.max(1)).unwrap_or(usize::MAX).clamp(1, most.max(1)))
     }
 
     /// The refusal of `what`, which takes `needed` bytes.
