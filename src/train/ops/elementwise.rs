@@ -9,22 +9,30 @@ use crate::error::{Error, Result};
 use crate::train::kernel::{Array, Kernel, Reads, Real, Slots};
 use crate::train::tape::{Tensor, apply};
 
+/// Up to [`BLOCK`] elements of each operand.
+type Operands = [[f64; BLOCK]; 3];
+
 /// The loops over a block of elements are all that is compiled for each row.
 struct Elementwise {
-    values: fn(&[[f64; 3]], &[f64], &mut [f64]),
-    slopes: fn(&[[f64; 3]], &[f64], &[f64], &mut [[f64; 3]]),
+    values: fn(&Operands, &[f64], &mut [f64]),
+    slopes: fn(&Operands, &[f64], &[f64], &mut Operands),
     reads: Reads,
     parameters: Vec<f64>,
     /// A shape that the result has at least.
     over: Vec<usize>,
 }
 
-fn values<S: Scalar>(operands: &[[f64; 3]], p: &[f64], into: &mut [f64]) {
-    into.iter_mut().zip(operands).for_each(|(y, &a)| *y = S::value(a, p));
+fn values<S: Scalar>([a, b, c]: &Operands, p: &[f64], into: &mut [f64]) {
+    let elements = into.iter_mut().zip(a).zip(b).zip(c);
+    elements.for_each(|(((y, &a), &b), &c)| *y = S::value([a, b, c], p));
 }
 
-fn slopes<S: Scalar>(operands: &[[f64; 3]], values: &[f64], p: &[f64], into: &mut [[f64; 3]]) {
-    into.iter_mut().zip(operands).zip(values).for_each(|((slopes, &a), &y)| *slopes = S::slopes(a, y, p));
+fn slopes<S: Scalar>([a, b, c]: &Operands, values: &[f64], p: &[f64], [by_a, by_b, by_c]: &mut Operands) {
+    let slopes = by_a.iter_mut().zip(by_b).zip(by_c);
+    let elements = values.iter().zip(a).zip(b).zip(c).zip(slopes);
+    for ((((&y, &a), &b), &c), ((by_a, by_b), by_c)) in elements {
+        [*by_a, *by_b, *by_c] = S::slopes([a, b, c], y, p);
+    }
 }
 
 /// Elements that one task computes.
@@ -47,12 +55,12 @@ pub(super) fn expand<T: Real>(x: &Tensor<T>, dims: &[usize]) -> Result<Tensor<T>
     apply(Elementwise::new::<Identity>(&[], dims), &[x])
 }
 
-/// The operands of the elements from `first` on, as many as there is room for; those that are not kept stay as they are.
-fn gather<T: Real>(walk: &Walk, operands: &[Array<'_, T>], first: usize, into: &mut [[f64; 3]]) {
-    walk.each(first, into.len(), |stretch| {
-        let into = &mut into[stretch.at - first..][..stretch.length];
+/// The operands of `count` elements from `first` on; those that are not kept stay as they are.
+fn gather<T: Real>(walk: &Walk, operands: &[Array<'_, T>], (first, count): (usize, usize), into: &mut Operands) {
+    walk.each(first, count, |stretch| {
         for (slot, operand) in operands.iter().enumerate().filter(|(_, operand)| !operand.data.is_empty()) {
-            stretch.read(slot, operand.data, |i, x| into[i][slot] = x.to_f64());
+            let into = &mut into[slot][stretch.at - first..][..stretch.length];
+            stretch.read(slot, operand.data, into, T::to_f64);
         }
     });
 }
@@ -60,12 +68,24 @@ fn gather<T: Real>(walk: &Walk, operands: &[Array<'_, T>], first: usize, into: &
 /// Adds `values`, which belong to the elements from `first` on, where those show the elements of operand `operand`.
 fn scatter(walk: &Walk, operand: usize, first: usize, values: &[f64], sums: &mut [f64]) {
     walk.each(first, values.len(), |stretch| {
-        let mut at = stretch.from[operand];
-        for value in &values[stretch.at - first..][..stretch.length] {
-            sums[at] += value;
-            at += stretch.step[operand];
+        let values = &values[stretch.at - first..][..stretch.length];
+        let sums = &mut sums[stretch.from[operand]..];
+        match stretch.step[operand] {
+            0 => sums[0] += sum(values),
+            step => values.iter().zip(sums.iter_mut().step_by(step)).for_each(|(value, sum)| *sum += value),
         }
     });
+}
+
+/// The sum of `values`, of which eight are added side by side.
+fn sum(values: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let eights = values.chunks_exact(sums.len());
+    let rest: f64 = eights.remainder().iter().sum();
+    for eight in eights {
+        sums.iter_mut().zip(eight).for_each(|(sum, value)| *sum += value);
+    }
+    sums.iter().sum::<f64>() + rest
 }
 
 impl Elementwise {
@@ -76,9 +96,9 @@ impl Elementwise {
 
     /// The slopes of a linear function, which are the same everywhere.
     fn constant_slopes(&self) -> Option<[f64; 3]> {
-        let mut slopes = [[0.0; 3]];
-        (self.slopes)(&[[0.0; 3]], &[0.0], &self.parameters, &mut slopes);
-        (self.reads == Reads::Shapes).then_some(slopes[0])
+        let mut slopes = [[0.0; BLOCK]; 3];
+        (self.slopes)(&[[0.0; BLOCK]; 3], &[0.0], &self.parameters, &mut slopes);
+        (self.reads == Reads::Shapes).then_some(slopes.map(|of_operand| of_operand[0]))
     }
 }
 
@@ -96,11 +116,11 @@ impl<T: Real> Kernel<T> for Elementwise {
         let walk = Walk::broadcast(&dims, operands.iter().map(|operand| operand.dims));
         let mut result = vec![T::ZERO; dims.iter().product()];
         result.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
-            let (mut arguments, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
+            let (mut arguments, mut values) = ([[0.0; BLOCK]; 3], [0.0; BLOCK]);
             for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-                let (arguments, values) = (&mut arguments[..out.len()], &mut values[..out.len()]);
-                gather(&walk, operands, chunk * CHUNK + block * BLOCK, arguments);
-                (self.values)(arguments, &self.parameters, values);
+                let values = &mut values[..out.len()];
+                gather(&walk, operands, (chunk * CHUNK + block * BLOCK, out.len()), &mut arguments);
+                (self.values)(&arguments, &self.parameters, values);
                 out.iter_mut().zip(values).for_each(|(out, value)| *out = T::from_f64(*value));
             }
         });
@@ -154,19 +174,19 @@ struct Chain<'a, T: Real> {
 impl<T: Real> Chain<'_, T> {
     /// Visits, block by block, the products for operand `operand` at `count` elements of the result from `first` on.
     fn each(&self, operand: usize, first: usize, count: usize, mut visit: impl FnMut(usize, &[f64])) {
-        let (mut arguments, mut values) = ([[0.0; 3]; BLOCK], [0.0; BLOCK]);
-        let (mut slopes, mut products) = ([self.constant.unwrap_or_default(); BLOCK], [0.0; BLOCK]);
+        let (mut arguments, mut values) = ([[0.0; BLOCK]; 3], [0.0; BLOCK]);
+        let constant = self.constant.unwrap_or_default();
+        let (mut slopes, mut products) = (constant.map(|slope| [slope; BLOCK]), [0.0; BLOCK]);
         for start in (first..first + count).step_by(BLOCK) {
             let length = BLOCK.min(first + count - start);
             if self.constant.is_none() {
-                gather(&self.walk, self.operands, start, &mut arguments[..length]);
+                gather(&self.walk, self.operands, (start, length), &mut arguments);
                 let y = self.values.get(start..start + length).unwrap_or_default();
                 values.iter_mut().zip(y).for_each(|(value, y)| *value = y.to_f64());
-                let (function, slopes) = (self.function, &mut slopes[..length]);
-                (function.slopes)(&arguments[..length], &values[..length], &function.parameters, slopes);
+                (self.function.slopes)(&arguments, &values[..length], &self.function.parameters, &mut slopes);
             }
-            let pairs = slopes.iter().zip(&self.gradient[start..][..length]);
-            products.iter_mut().zip(pairs).for_each(|(into, (s, g))| *into = s[operand] * g.to_f64());
+            let pairs = slopes[operand].iter().zip(&self.gradient[start..][..length]);
+            products.iter_mut().zip(pairs).for_each(|(into, (slope, g))| *into = slope * g.to_f64());
             visit(start, &products[..length]);
         }
     }

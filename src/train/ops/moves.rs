@@ -86,7 +86,7 @@ fn permuted<T: Real>(data: &[T], shape: &[usize], order: &[usize]) -> Vec<T> {
         let first = chunk * CHUNK;
         walk.each(first, out.len(), |stretch| {
             let out = &mut out[stretch.at - first..][..stretch.length];
-            stretch.read(0, data, |i, x| out[i] = x);
+            stretch.read(0, data, out, |x| x);
         });
     });
     result

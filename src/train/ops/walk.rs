@@ -97,31 +97,44 @@ impl Walk {
     pub(super) fn each(&self, first: usize, count: usize, mut visit: impl FnMut(Stretch)) {
         let (inner, outer) = self.dims.split_last().map_or((1, [].as_slice()), |(&inner, outer)| (inner, outer));
         let step = self.strides.each_ref().map(|s| s.last().copied().unwrap_or(0));
-        let mut at = first;
-        while at < first + count {
-            let (mut rest, column) = (at / inner, at % inner);
+        let rows = outer.last().copied().unwrap_or(1);
+        let down = self.strides.each_ref().map(|s| s.iter().nth_back(1).copied().unwrap_or(0));
+        let (mut at, end) = (first, first + count);
+        while at < end {
+            let (mut rest, mut column) = (at / inner, at % inner);
+            let rows = rows - rest % rows;
             let mut from = step.map(|step| column * step);
             for axis in (0..outer.len()).rev() {
                 let position = rest % outer[axis];
                 rest /= outer[axis];
                 from.iter_mut().zip(&self.strides).for_each(|(from, s)| *from += position * s[axis]);
             }
-            let length = (inner - column).min(first + count - at);
-            visit(Stretch { at, length, from, step });
-            at += length;
+            // As far as the last axis but one goes, no position is computed anew.
+            for _ in 0..rows {
+                let length = (inner - column).min(end - at);
+                visit(Stretch { at, length, from, step });
+                at += length;
+                if at == end {
+                    break;
+                }
+                from.iter_mut()
+                    .zip(step.iter().zip(down))
+                    .for_each(|(from, (step, down))| *from = *from + down - column * step);
+                column = 0;
+            }
         }
     }
 }
 
 impl Stretch {
-    /// The elements of `data`, which operand `operand` holds, in order.
+    /// Writes the elements of `data`, which operand `operand` holds, in order.
     #[inline]
-    pub(super) fn read<T: Copy>(&self, operand: usize, data: &[T], mut visit: impl FnMut(usize, T)) {
-        let (from, step) = (self.from[operand], self.step[operand]);
-        match step {
-            0 => (0..self.length).for_each(|i| visit(i, data[from])),
-            1 => data[from..][..self.length].iter().enumerate().for_each(|(i, &x)| visit(i, x)),
-            _ => (0..self.length).for_each(|i| visit(i, data[from + i * step])),
+    pub(super) fn read<T: Copy, U: Copy>(&self, operand: usize, data: &[T], into: &mut [U], convert: impl Fn(T) -> U) {
+        let data = &data[self.from[operand]..];
+        match self.step[operand] {
+            0 => into.fill(convert(data[0])),
+            1 => into.iter_mut().zip(data).for_each(|(into, &x)| *into = convert(x)),
+            step => into.iter_mut().zip(data.iter().step_by(step)).for_each(|(into, &x)| *into = convert(x)),
         }
     }
 }
