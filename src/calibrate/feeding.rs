@@ -115,9 +115,12 @@ impl Feeding {
     }
 
     fn batch(&self, limits: Limits, each: u64, most: usize) -> Result<usize> {
-        let preferred = if self.is_cropped { u64::MAX } else { PREFERRED_BATCH };
-        let preferred = usize::try_from(preferred / each.max(1)).unwrap_or(usize::MAX).clamp(1, most.max(1));
-        limits.batch(each, if self.single.is_some() { 1 } else { preferred })
+        let most = match self.single {
+            Some(_) => 1,
+            None if self.is_cropped => most,
+            None => usize::try_from(PREFERRED_BATCH / each.max(1)).unwrap_or(usize::MAX).min(most),
+        };
+        limits.batch(each, most)
     }
 
     /// What the user should know: that samples do not run together, and why.

@@ -1,5 +1,6 @@
 //! Elementwise operators of one to three operands, broadcast as numpy does: a value and its slopes a row.
 
+use ndarray::ArrayView1;
 use rayon::prelude::*;
 
 use super::scalars::{Identity, Scalar};
@@ -71,21 +72,11 @@ fn scatter(walk: &Walk, operand: usize, first: usize, values: &[f64], sums: &mut
         let values = &values[stretch.at - first..][..stretch.length];
         let sums = &mut sums[stretch.from[operand]..];
         match stretch.step[operand] {
-            0 => sums[0] += sum(values),
+            // ndarray adds eight side by side.
+            0 => sums[0] += ArrayView1::from(values).sum(),
             step => values.iter().zip(sums.iter_mut().step_by(step)).for_each(|(value, sum)| *sum += value),
         }
     });
-}
-
-/// The sum of `values`, of which eight are added side by side.
-fn sum(values: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let eights = values.chunks_exact(sums.len());
-    let rest: f64 = eights.remainder().iter().sum();
-    for eight in eights {
-        sums.iter_mut().zip(eight).for_each(|(sum, value)| *sum += value);
-    }
-    sums.iter().sum::<f64>() + rest
 }
 
 impl Elementwise {
