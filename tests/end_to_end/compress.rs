@@ -11,9 +11,9 @@ fn options(macs: f64) -> CompressOptions {
 /// The result meets the budget, is the candidate that loses least, is proved, and is proved again from its files.
 #[test]
 fn the_best_of_all_means_meets_the_budget_and_is_proved_again() {
-    for name in ["digits_resnet.onnx", "digits_vit.onnx"] {
+    for (name, samples) in [("digits_resnet.onnx", "calib.npz"), ("digits_vit.onnx", "train_overfit.npz")] {
         let (model, folder) = (Model::load(fixture(name)).unwrap(), Folder::new());
-        let mut small = compress(&model, &options(0.25).align(1)).unwrap().prove().unwrap();
+        let mut small = compress(&model, &options(0.25).align(1).data(fixture(samples))).unwrap().prove().unwrap();
         let report = &small.report;
         assert!(report.model.after.macs * 4 <= report.model.before.macs, "{name}");
         assert!(report.verify.exact_max_rel.is_none_or(|deviation| deviation <= 1e-4), "{name}");

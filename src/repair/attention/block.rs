@@ -6,64 +6,66 @@
 //! Q = x̃ W_q    K = x̃ W_k    V = x̃ W_v    P = softmax(α Q Kᵀ + B)    y = [P V …, 1] W_o
 //! dS = α (dQ Kᵀ + Q dKᵀ)    dP = P ∘ (dS − rowsum(P ∘ dS))    dy = [dP V + P dV …, 0] W_o + [P V …, 1] dW_o
 //! ```
+//!
+//! In f32 where a fit takes its steps, in f64 where the formulas are tested.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, NdFloat, s};
 
 /// Weights of a block: queries, keys, values, output, each with its bias as last row.
-pub(super) type Weights = [Array2<f64>; 4];
+pub(super) type Weights<F> = [Array2<F>; 4];
 
 /// What all samples share.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Form {
+pub(super) struct Form<F> {
     pub(super) heads: usize,
     /// α, what `q kᵀ` is multiplied with.
-    pub(super) scale: f64,
+    pub(super) scale: F,
 }
 
 /// One sample of a chunk: its rows, and what is added to the scores of each head (nothing if empty).
 #[derive(Debug, Clone)]
-pub(super) struct Span {
+pub(super) struct Span<F> {
     pub(super) queries: Range<usize>,
     pub(super) keys: Range<usize>,
-    pub(super) added: Vec<Array2<f64>>,
+    pub(super) added: Vec<Array2<F>>,
 }
 
 /// Some samples, rows below each other.
 #[derive(Debug, Clone)]
-pub(super) struct Chunk {
-    pub(super) spans: Vec<Span>,
+pub(super) struct Chunk<F> {
+    pub(super) spans: Vec<Span<F>>,
     /// Inputs of queries, keys and values, the constant included.
-    pub(super) inputs: [Arc<Array2<f64>>; 3],
-    pub(super) target: Array2<f64>,
+    pub(super) inputs: [Arc<Array2<F>>; 3],
+    pub(super) target: Array2<F>,
 }
 
 /// What a chunk becomes under some weights.
 #[derive(Debug)]
-pub(super) struct State {
-    projected: [Array2<f64>; 3],
+pub(super) struct State<F> {
+    projected: [Array2<F>; 3],
     /// P, head after head for each sample.
-    attention: Vec<Array2<f64>>,
+    attention: Vec<Array2<F>>,
     /// `[P V …, 1]`.
-    pub(super) mixed: Array2<f64>,
+    pub(super) mixed: Array2<F>,
     /// y − target.
-    pub(super) residual: Array2<f64>,
+    pub(super) residual: Array2<F>,
 }
 
-impl Form {
+impl<F: NdFloat> Form<F> {
     /// The chunk under these weights.
-    pub(super) fn forward(&self, chunk: &Chunk, weights: &Weights) -> State {
+    pub(super) fn forward(&self, chunk: &Chunk<F>, weights: &Weights<F>) -> State<F> {
         let project = |i: usize| chunk.inputs[i].dot(&weights[i]);
         let projected = [project(0), project(1), project(2)];
         let attention = self.attention(chunk, &projected);
-        let mixed = self.mix(chunk, &attention, &projected[2], 1.0);
+        let mixed = self.mix(chunk, &attention, &projected[2], F::one());
         let residual = mixed.dot(&weights[3]) - &chunk.target;
         State { projected, attention, mixed, residual }
     }
 
-    fn attention(&self, chunk: &Chunk, [q, k, _]: &[Array2<f64>; 3]) -> Vec<Array2<f64>> {
+    fn attention(&self, chunk: &Chunk<F>, [q, k, _]: &[Array2<F>; 3]) -> Vec<Array2<F>> {
         let mut all = Vec::with_capacity(chunk.spans.len() * self.heads);
         for span in &chunk.spans {
             for head in 0..self.heads {
@@ -80,7 +82,7 @@ impl Form {
     }
 
     /// Each head's attention over the inputs of the values: `P x̃`, one matrix for each head.
-    pub(super) fn attended(&self, chunk: &Chunk, state: &State) -> Vec<Array2<f64>> {
+    pub(super) fn attended(&self, chunk: &Chunk<F>, state: &State<F>) -> Vec<Array2<F>> {
         let shape = (chunk.target.nrows(), chunk.inputs[2].ncols());
         let mut all = vec![Array2::zeros(shape); self.heads];
         for (span, attention) in chunk.spans.iter().zip(state.attention.chunks(self.heads)) {
@@ -93,16 +95,28 @@ impl Form {
     }
 
     /// Jᵀ J applied to a change of the weights.
-    pub(super) fn normal(&self, chunk: &Chunk, state: &State, weights: &Weights, change: &Weights) -> Weights {
+    pub(super) fn normal(
+        &self,
+        chunk: &Chunk<F>,
+        state: &State<F>,
+        weights: &Weights<F>,
+        change: &Weights<F>,
+    ) -> Weights<F> {
         self.transposed(chunk, state, weights, &self.derivative(chunk, state, weights, change))
     }
 
     /// dy for a change of the weights.
-    pub(super) fn derivative(&self, chunk: &Chunk, state: &State, weights: &Weights, change: &Weights) -> Array2<f64> {
+    pub(super) fn derivative(
+        &self,
+        chunk: &Chunk<F>,
+        state: &State<F>,
+        weights: &Weights<F>,
+        change: &Weights<F>,
+    ) -> Array2<F> {
         let project = |i: usize| chunk.inputs[i].dot(&change[i]);
         let moved = [project(0), project(1), project(2)];
         let [q, k, v] = &state.projected;
-        let mut mixed = self.mix(chunk, &state.attention, &moved[2], 0.0);
+        let mut mixed = self.mix(chunk, &state.attention, &moved[2], F::zero());
         let width = v.ncols() / self.heads;
         for (span, attention) in chunk.spans.iter().zip(state.attention.chunks(self.heads)) {
             for (head, p) in attention.iter().enumerate() {
@@ -118,7 +132,13 @@ impl Form {
     }
 
     /// Jᵀ applied to a change of y.
-    pub(super) fn transposed(&self, chunk: &Chunk, state: &State, weights: &Weights, dy: &Array2<f64>) -> Weights {
+    pub(super) fn transposed(
+        &self,
+        chunk: &Chunk<F>,
+        state: &State<F>,
+        weights: &Weights<F>,
+        dy: &Array2<F>,
+    ) -> Weights<F> {
         let [q, k, v] = &state.projected;
         let mixed = dy.dot(&weights[3].t());
         let mut moved = [Array2::zeros(q.raw_dim()), Array2::zeros(k.raw_dim()), Array2::zeros(v.raw_dim())];
@@ -142,13 +162,13 @@ impl Form {
     }
 
     /// Rows of one sample, columns of one head.
-    fn tile<'m>(&self, all: &'m Array2<f64>, rows: &Range<usize>, head: usize) -> ArrayView2<'m, f64> {
+    fn tile<'m>(&self, all: &'m Array2<F>, rows: &Range<usize>, head: usize) -> ArrayView2<'m, F> {
         let width = all.ncols() / self.heads;
         all.slice(s![rows.clone(), head * width..(head + 1) * width])
     }
 
     /// `[P V …, last]`.
-    fn mix(&self, chunk: &Chunk, attention: &[Array2<f64>], values: &Array2<f64>, last: f64) -> Array2<f64> {
+    fn mix(&self, chunk: &Chunk<F>, attention: &[Array2<F>], values: &Array2<F>, last: F) -> Array2<F> {
         let width = values.ncols() / self.heads;
         let mut mixed = Array2::from_elem((chunk.target.nrows(), values.ncols() + 1), last);
         for (span, attention) in chunk.spans.iter().zip(attention.chunks(self.heads)) {
@@ -161,9 +181,9 @@ impl Form {
     }
 }
 
-fn softmax(scores: &mut Array2<f64>) {
+fn softmax<F: NdFloat>(scores: &mut Array2<F>) {
     for mut row in scores.rows_mut() {
-        let largest = row.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+        let largest = row.iter().fold(F::neg_infinity(), |m, &s| m.max(s));
         row.mapv_inplace(|s| (s - largest).exp());
         let sum = row.sum();
         row.mapv_inplace(|s| s / sum);
@@ -171,11 +191,17 @@ fn softmax(scores: &mut Array2<f64>) {
 }
 
 /// dS → scale · P ∘ (dS − rowsum(P ∘ dS)), which is its own transpose.
-fn through_softmax(p: &Array2<f64>, scores: &mut Array2<f64>, scale: f64) {
+fn through_softmax<F: NdFloat>(p: &Array2<F>, scores: &mut Array2<F>, scale: F) {
     for (mut row, p) in scores.rows_mut().into_iter().zip(p.rows()) {
         let mean = row.dot(&p);
         row.zip_mut_with(&p, |s, &p| *s = scale * p * (*s - mean));
     }
+}
+
+/// The nearest f32.
+#[allow(clippy::cast_possible_truncation)]
+pub(super) fn rounded(value: f64) -> f32 {
+    value as f32
 }
 
 #[cfg(test)]
@@ -188,7 +214,7 @@ mod tests {
         Array2::from_shape_simple_fn((rows, columns), || rng.random_range(-1.0..1.0))
     }
 
-    fn chunk(rng: &mut ChaCha8Rng) -> Chunk {
+    fn chunk(rng: &mut ChaCha8Rng) -> Chunk<f64> {
         let span = |queries: Range<usize>, keys: Range<usize>, rng: &mut ChaCha8Rng| Span {
             added: vec![random(queries.len(), keys.len(), rng), Array2::zeros((queries.len(), keys.len()))],
             queries,
@@ -199,7 +225,7 @@ mod tests {
         Chunk { spans, inputs, target: random(5, 3, rng) }
     }
 
-    fn weights(rng: &mut ChaCha8Rng) -> Weights {
+    fn weights(rng: &mut ChaCha8Rng) -> Weights<f64> {
         [random(7, 4, rng), random(7, 4, rng), random(5, 6, rng), random(7, 3, rng)]
     }
 

@@ -3,12 +3,12 @@
 //! First the values: with attention held, each head adds `z M`, z being its attention over the inputs and `M = W_v W_o` of
 //! rank d. Head after head gets the best such M for what the others leave over (reduced-rank regression), a few rounds.
 //! Then all weights together, queries and keys too, by Gauss–Newton steps damped as Levenberg and Marquardt do, each
-//! solved by conjugate gradients, which need products with the Jacobian only.
+//! solved by conjugate gradients, which need products with the Jacobian only. Steps are taken in f32, errors summed in f64.
 
-use ndarray::{Array2, s};
+use ndarray::{Array1, Array2, ArrayView2, s};
 use rayon::prelude::*;
 
-use super::block::{Chunk, Form, State, Weights};
+use super::block::{Chunk, Form, State, Weights, rounded};
 use crate::calibrate::{Detail, Sums};
 use crate::error::Result;
 use crate::linalg::{Backend, default_backend};
@@ -29,46 +29,74 @@ const WORK: usize = 40_000_000_000;
 const STEPS: (usize, usize) = (4, 24);
 const INNER_STEPS: (usize, usize) = (6, 20);
 
+/// All but the last steps are taken on one of so many chunks, if it still has that many rows.
+const SOME: usize = 4;
+const ENOUGH: f64 = 4096.0;
+const LAST: usize = 2;
+
 /// Least share of the error on held-out samples that a step must take away for another one to follow.
 const LEAST_STEP: f64 = 5e-3;
 
 /// First damping, for inputs of unit variance.
-const DAMPING: f64 = 1e-4;
+const DAMPING: f32 = 1e-4;
 
 /// Shortest share of a step that is tried.
-const SHORTEST: f64 = 0.05;
+const SHORTEST: f32 = 0.05;
 
 /// Mean over rows of the squared residual.
-pub(super) fn error(form: Form, chunks: &[Chunk], weights: &Weights) -> f64 {
-    let sums: Vec<f64> = chunks
-        .par_iter()
-        .map(|chunk| form.forward(chunk, weights).residual.iter().map(|r| r * r).sum::<f64>())
-        .collect();
+pub(super) fn error(form: Form<f32>, chunks: &[Chunk<f32>], weights: &Weights<f32>) -> f64 {
+    let sums: Vec<f64> = chunks.par_iter().map(|chunk| square(&form.forward(chunk, weights).residual)).collect();
     sums.iter().sum::<f64>() / rows(chunks)
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn rows(chunks: &[Chunk]) -> f64 {
+fn rows(chunks: &[Chunk<f32>]) -> f64 {
     chunks.iter().map(|chunk| chunk.target.nrows()).sum::<usize>().max(1) as f64
 }
 
-/// The weights that reproduce the targets best, from `start` on: of the states on the way, the one that does so on the
-/// samples held out. Inputs are of unit variance.
-pub(super) fn fit(form: Form, chunks: &[Chunk], held_out: &[Chunk], start: Weights, name: &str) -> Result<Weights> {
+/// The weights that reproduce the targets best, from `start` on, on the samples held out. Inputs are of unit variance.
+pub(super) fn fit(
+    form: Form<f32>,
+    chunks: &[Chunk<f32>],
+    held_out: &[Chunk<f32>],
+    start: Weights<f32>,
+    name: &str,
+) -> Result<Weights<f32>> {
     let mut weights = start;
     if form.heads * chunks.first().map_or(0, |chunk| chunk.inputs[2].ncols()) <= WIDEST {
         weights = values(form, chunks, weights, name)?;
     }
     let products = WORK / work(chunks, &weights).max(1);
     let inner = (products / STEPS.0).clamp(INNER_STEPS.0, INNER_STEPS.1);
-    let steps = (products / inner).clamp(STEPS.0, STEPS.1);
+    let mut steps = (products / inner).clamp(STEPS.0, STEPS.1);
+    let some: Vec<Chunk<f32>> = chunks.iter().step_by(SOME).cloned().collect();
+    if rows(&some) >= ENOUGH {
+        let taken;
+        (weights, taken) = descend(form, &some, held_out, weights, (steps - LAST, inner));
+        steps -= taken;
+    }
+    Ok(descend(form, chunks, held_out, weights, (steps, inner)).0)
+}
+
+/// Some steps on the rows of `chunks`; of the weights on the way, those with the least error on the samples held out, and how
+/// many steps it took.
+fn descend(
+    form: Form<f32>,
+    chunks: &[Chunk<f32>],
+    held_out: &[Chunk<f32>],
+    start: Weights<f32>,
+    (steps, inner): (usize, usize),
+) -> (Weights<f32>, usize) {
+    let mut weights = start;
     let mut damping = DAMPING;
     let mut reached = error(form, chunks, &weights);
     let mut best = (error(form, held_out, &weights), weights.clone());
-    for _ in 0..steps {
-        let states: Vec<State> = chunks.par_iter().map(|chunk| form.forward(chunk, &weights)).collect();
+    let mut taken = 0;
+    while taken < steps {
+        taken += 1;
+        let states: Vec<State<f32>> = chunks.par_iter().map(|chunk| form.forward(chunk, &weights)).collect();
         let step = step(form, chunks, &states, &weights, (damping, inner));
-        let mut length = 1.0;
+        let mut length = 1.0_f32;
         loop {
             let moved = along(&weights, &step, length);
             let found = error(form, chunks, &moved);
@@ -91,14 +119,20 @@ pub(super) fn fit(form: Form, chunks: &[Chunk], held_out: &[Chunk], start: Weigh
             break;
         }
     }
-    Ok(best.1)
+    (best.1, taken)
 }
 
 /// The damped Gauss–Newton step: `(JᵀJ + λ) step = −Jᵀ r`, errors counted as shares of the targets' variance.
-fn step(form: Form, chunks: &[Chunk], states: &[State], weights: &Weights, (damping, inner): (f64, usize)) -> Weights {
-    let unit = 1.0 / (rows(chunks) * spread(chunks)).max(f64::MIN_POSITIVE);
-    let total = |of: &(dyn Fn(&Chunk, &State) -> Weights + Sync)| -> Weights {
-        let parts: Vec<Weights> = chunks.par_iter().zip(states).map(|(chunk, state)| of(chunk, state)).collect();
+fn step(
+    form: Form<f32>,
+    chunks: &[Chunk<f32>],
+    states: &[State<f32>],
+    weights: &Weights<f32>,
+    (damping, inner): (f32, usize),
+) -> Weights<f32> {
+    let unit = rounded(1.0 / (rows(chunks) * spread(chunks)).max(f64::MIN_POSITIVE));
+    let total = |of: &(dyn Fn(&Chunk<f32>, &State<f32>) -> Weights<f32> + Sync)| -> Weights<f32> {
+        let parts: Vec<Weights<f32>> = chunks.par_iter().zip(states).map(|(chunk, state)| of(chunk, state)).collect();
         let mut sum = weights.each_ref().map(|w| Array2::zeros(w.raw_dim()));
         for part in &parts {
             sum.iter_mut().zip(part).for_each(|(sum, part)| sum.scaled_add(unit, part));
@@ -117,47 +151,51 @@ fn step(form: Form, chunks: &[Chunk], states: &[State], weights: &Weights, (damp
         if !(curvature > 0.0 && square > 0.0) {
             break;
         }
-        let length = square / curvature;
+        let length = rounded(square / curvature);
         found = along(&found, &direction, length);
         rest = along(&rest, &product, -length);
         let next = dot(&rest, &rest);
-        direction = along(&rest, &direction, next / square);
+        direction = along(&rest, &direction, rounded(next / square));
         square = next;
     }
     found
 }
 
 /// Multiplications of one product with JᵀJ, attention itself aside.
-fn work(chunks: &[Chunk], weights: &Weights) -> usize {
+fn work(chunks: &[Chunk<f32>], weights: &Weights<f32>) -> usize {
     let rows: usize = chunks.iter().map(|chunk| chunk.target.nrows()).sum();
     2 * rows * weights.iter().map(Array2::len).sum::<usize>()
 }
 
-fn along(from: &Weights, direction: &Weights, length: f64) -> Weights {
+fn along(from: &Weights<f32>, direction: &Weights<f32>, length: f32) -> Weights<f32> {
     let mut moved = from.clone();
     moved.iter_mut().zip(direction).for_each(|(moved, direction)| moved.scaled_add(length, direction));
     moved
 }
 
-fn dot(a: &Weights, b: &Weights) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a * b).sum()).sum()
+fn dot(a: &Weights<f32>, b: &Weights<f32>) -> f64 {
+    a.iter().flatten().zip(b.iter().flatten()).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+fn square(of: &Array2<f32>) -> f64 {
+    of.iter().map(|&r| f64::from(r) * f64::from(r)).sum()
 }
 
 /// Mean over rows of `‖target − mean‖²`.
-pub(super) fn spread(chunks: &[Chunk]) -> f64 {
+pub(super) fn spread(chunks: &[Chunk<f32>]) -> f64 {
     let n = rows(chunks);
     let width = chunks.first().map_or(0, |chunk| chunk.target.ncols());
-    let mut sum = ndarray::Array1::<f64>::zeros(width);
-    let mut square = 0.0;
+    let mut sum = Array1::<f64>::zeros(width);
+    let mut all = 0.0;
     for chunk in chunks {
-        sum += &chunk.target.sum_axis(ndarray::Axis(0));
-        square += chunk.target.iter().map(|t| t * t).sum::<f64>();
+        chunk.target.rows().into_iter().for_each(|row| sum.zip_mut_with(&row, |sum, &t| *sum += f64::from(t)));
+        all += square(&chunk.target);
     }
-    (square / n - sum.dot(&sum) / (n * n)).max(f64::MIN_POSITIVE)
+    (all / n - sum.dot(&sum) / (n * n)).max(f64::MIN_POSITIVE)
 }
 
 /// New values and outputs for the attention that there is.
-fn values(form: Form, chunks: &[Chunk], weights: Weights, name: &str) -> Result<Weights> {
+fn values(form: Form<f32>, chunks: &[Chunk<f32>], weights: Weights<f32>, name: &str) -> Result<Weights<f32>> {
     let backend = default_backend();
     let sums = attended(form, chunks, &weights, backend);
     let k = weights[2].nrows() - 1;
@@ -165,7 +203,7 @@ fn values(form: Form, chunks: &[Chunk], weights: Weights, name: &str) -> Result<
     let mut maps: Vec<(Array2<f64>, Array2<f64>)> = (0..form.heads)
         .map(|head| {
             let columns = head * width..(head + 1) * width;
-            (weights[2].slice(s![..k, columns.clone()]).to_owned(), weights[3].slice(s![columns, ..]).to_owned())
+            (wide(weights[2].slice(s![..k, columns.clone()])), wide(weights[3].slice(s![columns, ..])))
         })
         .collect();
     let (covariance, mut cross) = (sums.covariance(), sums.cross_covariance());
@@ -203,19 +241,23 @@ fn values(form: Form, chunks: &[Chunk], weights: Weights, name: &str) -> Result<
 }
 
 /// Moments of all heads' `P x̃`, the constant left out, with the targets.
-fn attended(form: Form, chunks: &[Chunk], weights: &Weights, backend: &dyn Backend) -> Sums {
+fn attended(form: Form<f32>, chunks: &[Chunk<f32>], weights: &Weights<f32>, backend: &dyn Backend) -> Sums {
     let k = weights[2].nrows() - 1;
     let n = weights[3].ncols();
     let mut sums = Sums::new(form.heads * k, n, Detail::Covariance);
     for chunk in chunks {
         let attended = form.attended(chunk, &form.forward(chunk, weights));
-        let mut wide = Array2::zeros((chunk.target.nrows(), form.heads * k));
+        let mut beside = Array2::zeros((chunk.target.nrows(), form.heads * k));
         for (head, z) in attended.iter().enumerate() {
-            wide.slice_mut(s![.., head * k..(head + 1) * k]).assign(&z.slice(s![.., ..k]));
+            beside.slice_mut(s![.., head * k..(head + 1) * k]).assign(&wide(z.slice(s![.., ..k])));
         }
-        sums.merge(&Sums::of(backend, wide.view(), chunk.target.view()));
+        sums.merge(&Sums::of(backend, beside.view(), wide(chunk.target.view()).view()));
     }
     sums
+}
+
+fn wide(values: ArrayView2<'_, f32>) -> Array2<f64> {
+    values.mapv(f64::from)
 }
 
 fn stacked(maps: &[(Array2<f64>, Array2<f64>)]) -> Array2<f64> {
@@ -280,19 +322,24 @@ fn solve_upper(l: &Array2<f64>, b: &mut Array2<f64>) {
 }
 
 /// The weights with other values and outputs; the output's bias makes up for the means.
-fn with_maps(form: Form, mut weights: Weights, maps: &[(Array2<f64>, Array2<f64>)], sums: &Sums) -> Weights {
+fn with_maps(
+    form: Form<f32>,
+    mut weights: Weights<f32>,
+    maps: &[(Array2<f64>, Array2<f64>)],
+    sums: &Sums,
+) -> Weights<f32> {
     let k = weights[2].nrows() - 1;
     let width = weights[2].ncols() / form.heads;
     let (mut bias, means) = (sums.mean_y(), sums.mean_x());
     for (head, (v, o)) in maps.iter().enumerate() {
         let columns = head * width..(head + 1) * width;
         let mean = means.slice(s![head * k..(head + 1) * k]);
-        let constant = weights[2].slice(s![k, columns.clone()]).to_owned();
+        let constant = weights[2].slice(s![k, columns.clone()]).mapv(f64::from);
         bias -= &(mean.dot(v) + constant).dot(o);
-        weights[2].slice_mut(s![..k, columns.clone()]).assign(v);
-        weights[3].slice_mut(s![columns, ..]).assign(o);
+        weights[2].slice_mut(s![..k, columns.clone()]).assign(&v.mapv(rounded));
+        weights[3].slice_mut(s![columns, ..]).assign(&o.mapv(rounded));
     }
     let last = weights[3].nrows() - 1;
-    weights[3].row_mut(last).assign(&bias);
+    weights[3].row_mut(last).assign(&bias.mapv(rounded));
     weights
 }

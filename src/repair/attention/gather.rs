@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 
 use super::super::write::{self, BiasPlace};
-use super::block::{Chunk, Form, Span, Weights};
+use super::block::{Chunk, Form, Span, Weights, rounded};
 use super::fit;
 use super::pattern::Block;
 use super::whiten::Whitening;
@@ -236,16 +236,17 @@ impl Gathered {
         let whitenings = self.whitenings(&output.name)?;
         let inputs = self.block.reads();
         let white = |i: usize| &whitenings[inputs[i]];
-        let start: Weights = [
+        let start: Weights<f64> = [
             white(0).enter(&parts[0].weights, &parts[0].bias),
             white(1).enter(&parts[1].weights, &parts[1].bias),
             white(2).enter(&parts[2].weights, &parts[2].bias),
             with_row(&parts[3].weights, &parts[3].bias)?,
         ];
+        let start = start.map(|weights| weights.mapv(rounded));
         let is_held_out = |index: usize| index % HELD_OUT == HELD_OUT - 1;
         let (train, held_out): (Vec<_>, Vec<_>) =
             self.found.samples.iter().enumerate().partition(|(i, _)| !is_held_out(*i));
-        let chunked = |samples: Vec<(usize, &Sample)>| -> Result<Vec<Chunk>> {
+        let chunked = |samples: Vec<(usize, &Sample)>| -> Result<Vec<Chunk<f32>>> {
             let size = samples.len().div_ceil(CHUNKS).max(1);
             samples.chunks(size).map(|samples| self.chunk(samples, &whitenings)).collect()
         };
@@ -256,6 +257,7 @@ impl Gathered {
         let before = fit::error(form, &held_out, &start);
         let fitted = fit::fit(form, &train, &held_out, start, &output.name)?;
         let after = fit::error(form, &held_out, &fitted);
+        let fitted = fitted.map(|weights| weights.mapv(f64::from));
         let names: Vec<String> = layers[..3].iter().map(|layer| layer.name.clone()).collect();
         if after < before {
             let last = fitted[3].nrows() - 1;
@@ -269,7 +271,7 @@ impl Gathered {
     }
 
     /// The number of heads, and α, as the model's own scores show it.
-    fn form(&self, parts: &[Part]) -> Option<Form> {
+    fn form(&self, parts: &[Part]) -> Option<Form<f32>> {
         let heads = self.found.samples.first()?.probe.as_ref()?.0.len();
         let (mut product, mut square, mut whole) = (0.0, 0.0, 0.0);
         let [query, key, _] = self.block.reads();
@@ -289,18 +291,18 @@ impl Gathered {
         let scale = product / square;
         // ‖scores − α q kᵀ‖² of the best α.
         let rest = whole - scale * product;
-        (scale.is_finite() && rest <= TOLERANCE * TOLERANCE * whole).then_some(Form { heads, scale })
+        (scale.is_finite() && rest <= TOLERANCE * TOLERANCE * whole).then(|| Form { heads, scale: rounded(scale) })
     }
 
     /// Whether the block, computed from its parts, mixes values as the model does.
-    fn agrees(&self, form: Form, train: &[Chunk], start: &Weights) -> bool {
+    fn agrees(&self, form: Form<f32>, train: &[Chunk<f32>], start: &Weights<f32>) -> bool {
         let Some(chunk) = train.first() else { return false };
         let mixed = form.forward(chunk, start).mixed;
         let (mut rest, mut whole) = (0.0, 0.0);
         for (span, sample) in chunk.spans.iter().zip(&self.found.samples) {
             let Some((_, wanted)) = &sample.probe else { break };
             let found = mixed.slice(s![span.queries.clone(), ..mixed.ncols() - 1]);
-            rest += (&found - wanted).iter().map(|d| d * d).sum::<f64>();
+            rest += (&found.mapv(f64::from) - wanted).iter().map(|d| d * d).sum::<f64>();
             whole += wanted.iter().map(|d| d * d).sum::<f64>();
         }
         rest <= TOLERANCE * TOLERANCE * whole
@@ -316,21 +318,22 @@ impl Gathered {
         Ok(all)
     }
 
-    fn chunk(&self, samples: &[(usize, &Sample)], whitenings: &BTreeMap<String, Whitening>) -> Result<Chunk> {
+    fn chunk(&self, samples: &[(usize, &Sample)], whitenings: &BTreeMap<String, Whitening>) -> Result<Chunk<f32>> {
         let stack = |parts: Vec<_>| concatenate(Axis(0), &parts).map_err(|e| Error::input(e.to_string()));
         let mut inputs = BTreeMap::new();
         for (name, whitening) in whitenings {
             let rows = stack(samples.iter().map(|(_, sample)| sample.inputs[name].view()).collect())?;
-            inputs.insert(name, Arc::new(whitening.apply(&rows)));
+            inputs.insert(name, Arc::new(whitening.apply(&rows).mapv(rounded)));
         }
         let [query, key, value] = self.block.reads();
         let (mut spans, mut first) = (Vec::new(), (0, 0));
         for (_, sample) in samples {
             let next = (first.0 + sample.target.nrows(), first.1 + sample.inputs[key].nrows());
-            spans.push(Span { queries: first.0..next.0, keys: first.1..next.1, added: sample.added.clone() });
+            let added = sample.added.iter().map(|added| added.mapv(rounded)).collect();
+            spans.push(Span { queries: first.0..next.0, keys: first.1..next.1, added });
             first = next;
         }
-        let target = stack(samples.iter().map(|(_, sample)| sample.target.view()).collect())?;
+        let target = stack(samples.iter().map(|(_, sample)| sample.target.view()).collect())?.mapv(rounded);
         Ok(Chunk { spans, inputs: [query, key, value].map(|name| Arc::clone(&inputs[name])), target })
     }
 }
