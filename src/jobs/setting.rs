@@ -13,8 +13,8 @@ use crate::metric::{Metric, MetricReport};
 use crate::onnx::{Model, hash_of};
 use crate::progress::Progress;
 use crate::report::CalibrationReport;
-use crate::runtime::Limits;
 use crate::runtime::inputs::{DimSizes, declared_inputs};
+use crate::runtime::{Limits, NamedTensor};
 
 /// Settings that all jobs share.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +27,9 @@ pub(crate) struct Setting {
     pub(crate) metric: Option<Metric>,
     /// Sizes of dynamic dimensions.
     pub(crate) dims: DimSizes,
+    /// The first of the samples as it was given, with its padding: what latency is measured on. `None` where there are none, or
+    /// where `dims` asks for other sizes.
+    pub(crate) typical: Option<Vec<NamedTensor>>,
     /// Batch axes of inputs, where the model does not declare them.
     pub(crate) batch_axes: BatchAxes,
     /// Memory that the job may use.
@@ -247,16 +250,16 @@ impl Opened {
     }
 
     /// `dims` with what the samples tell of the inputs of `model`: the dynamic axes that count samples; sizes of the others in
-    /// the first sample; where the model has branches, also what is the same in all samples.
+    /// the first sample; where the model has branches, also what is the same in all samples. With them, the first sample.
     ///
     /// # Errors
     /// If a sample cannot be read, or an input is malformed.
-    fn seen(&self, model: &Model, dims: DimSizes) -> Result<DimSizes> {
+    fn seen(&self, model: &Model, dims: DimSizes) -> Result<(DimSizes, Option<Vec<NamedTensor>>)> {
         // Synthetic samples have the sizes that they were given.
         let data = self.data.as_ref().or(self.eval.as_ref()).filter(|data| !data.is_synthetic());
-        let (Some(data), Some(graph)) = (data, &model.proto.graph) else { return Ok(dims) };
+        let (Some(data), Some(graph)) = (data, &model.proto.graph) else { return Ok((dims, None)) };
         let declared = declared_inputs(graph)?;
-        let Some(first) = data.batches(1).next().transpose()? else { return Ok(dims) };
+        let Some(first) = data.batches(1).next().transpose()? else { return Ok((dims, None)) };
         let typical = first.open_sizes(&declared);
         let (mut values, mut alike) = (BTreeMap::new(), BTreeSet::new());
         if has_branches(graph) {
@@ -269,7 +272,8 @@ impl Opened {
                 values.retain(|name, elements| others.get(name) == Some(elements));
             }
         }
-        Ok(DimSizes { typical, values, alike, samples: first.open_counts(&declared), ..dims })
+        let dims = DimSizes { typical, values, alike, samples: first.open_counts(&declared), ..dims };
+        Ok((dims, Some(first.inputs)))
     }
 
     /// The samples to measure fidelity and accuracy on.
@@ -344,12 +348,13 @@ impl Setting {
     /// does not; what the metric returns.
     pub(crate) fn opened(&self, model: &Model) -> Result<(Self, Opened)> {
         let mut opened = self.open(model)?;
-        let dims = opened.seen(model, self.dims.clone())?;
+        let (dims, first) = opened.seen(model, self.dims.clone())?;
+        let typical = first.filter(|_| dims.named.is_empty());
         opened.data = opened.data.map(|data| data.without_padding(&model.proto)).transpose()?;
         if let (Some(team), Some(data)) = (&self.team, &opened.data) {
             team.run(data);
         }
-        Ok((Self { dims, ..self.clone() }, opened))
+        Ok((Self { dims, typical, ..self.clone() }, opened))
     }
 
     fn open(&self, model: &Model) -> Result<Opened> {
