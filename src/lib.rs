@@ -20,7 +20,7 @@
 //! # Ok::<(), paredown::Error>(())
 //! ```
 //!
-//! Remove half of the units of every group. With samples, units are ranked by how much they contribute to the outputs
+//! Remove half of the units (neurons, channels, heads) of every group. With samples, units are ranked by how much they contribute to the outputs
 //! of their layers, and the kept weights are fitted to the original's outputs by least squares. Samples given as `eval`
 //! only measure the result; no decision uses them:
 //!
@@ -54,7 +54,7 @@
 //!
 //! # Samples from memory
 //!
-//! A [`Dataset`] is made from a path, or from arrays in memory whose axis 0 counts samples. An optional array called
+//! A [`Dataset`] is made from a path, or from arrays in memory whose batch axis (axis 0 in most models) counts samples. An optional array called
 //! `labels` holds the correct answer for each sample:
 //!
 //! ```

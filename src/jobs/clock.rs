@@ -1,4 +1,4 @@
-//! Where the time of a job goes, and where it looks whether it was cancelled.
+//! Where the time of a job goes, and where it checks whether it was cancelled.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -40,7 +40,7 @@ impl GatherOptions {
     }
 }
 
-/// Gathers the sums that `prune` by `obs` and `factorize` are based on, and keeps them in a file. Returns their number.
+/// Gathers the sums that `prune` by `obs` and `factorize` are based on, and keeps them in a file. Returns the number of new ones.
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) without samples or without a file to keep them in, [`Input`](crate::ErrorKind::Input) for
@@ -63,7 +63,7 @@ pub(crate) fn gather(model: &Model, options: &GatherOptions) -> Result<usize> {
     samples.kept(Ok(added))
 }
 
-/// What passes over the samples are for.
+/// Which sums a pass over the samples collects.
 #[allow(clippy::struct_excessive_bools)] // each stands by itself
 #[cfg_attr(not(feature = "cli"), allow(unreachable_pub))] // only a program around the commands has workers
 #[derive(Debug, Clone, Copy, Default)]

@@ -14,7 +14,7 @@ use crate::runtime::probes::probes;
 use crate::times::table::Meter;
 use crate::times::{Times, signature};
 
-/// Most results that are measured before one is carried out.
+/// The largest number of results that are measured before one is chosen.
 const ROUNDS: usize = 4;
 
 /// Limits that differ by less lead to the same result.
@@ -179,6 +179,12 @@ impl<'a> Aim<'a> {
                 times.estimated,
                 times.units,
                 crate::report::percent(times.estimated_share)
+            ));
+        }
+        if times.in_bodies > 0.0 {
+            notes.push(format!(
+                "nodes in the bodies of `If`, `Loop` or `Scan` are not timed: {} of the multiply–accumulates are in no prediction",
+                crate::report::percent(times.in_bodies)
             ));
         }
         if let Some(last) = tried.last().filter(|last| last.measured.is_some() && !last.meets(self.wanted)) {

@@ -40,7 +40,7 @@ pub(crate) struct Setting {
     pub(crate) stats: Option<PathBuf>,
     /// The share of the samples to gather from, counted from 1, and the number of shares.
     pub(crate) share: Option<(usize, usize)>,
-    /// Whether the first share adds up its portions.
+    /// Whether the first share keeps one sum over its portions, not one for each.
     pub(crate) folds: bool,
     /// The processes that share the repair.
     pub(crate) team: Option<Team>,

@@ -1,4 +1,4 @@
-//! One model at several sizes, each proved and measured, in a folder that an interrupted sweep goes on in.
+//! Prunes one model to several sizes; each result is proved, measured and kept in a folder, from which an interrupted sweep resumes.
 
 use std::path::{Path, PathBuf};
 

@@ -22,7 +22,7 @@ use crate::analysis::Subject;
 use crate::axes::{Expr, FactorId, Selection};
 use crate::error::Result;
 use crate::graph::{NodeId, View};
-use crate::plan::{Group, Surface, Timed};
+use crate::plan::{CostModel, Group, Surface, Timed};
 use crate::progress::Progress;
 use crate::rewrite;
 use crate::runtime::latency::Fed;
@@ -46,6 +46,8 @@ pub(crate) struct Times {
     pub(crate) estimated: usize,
     /// The estimated ones' share of the whole time.
     pub(crate) estimated_share: f64,
+    /// The share of all multiply–accumulates that nodes in bodies of `If`, `Loop` and `Scan` compute, which are not timed.
+    pub(crate) in_bodies: f64,
 }
 
 /// A unit at some sizes.
@@ -229,11 +231,58 @@ fn fitted(subject: Subject<'_>, cases: &[Case]) -> Times {
     let timed: Vec<Timed> = timed.collect();
     let all = measured + guessed;
     let main = cases.iter().map(|case| main(subject, &case.unit)).collect();
-    Times { timed, main, units: cases.len(), estimated, estimated_share: if all > 0.0 { guessed / all } else { 0.0 } }
+    let estimated_share = if all > 0.0 { guessed / all } else { 0.0 };
+    Times { timed, main, units: cases.len(), estimated, estimated_share, in_bodies: in_bodies(subject) }
+}
+
+fn in_bodies(subject: Subject<'_>) -> f64 {
+    let cost = CostModel::new(subject);
+    let (mut inside, mut all) = (0.0, 0.0);
+    for &id in &subject.graph.order {
+        let macs = cost.macs_of(id) as f64;
+        all += macs;
+        if subject.graph.node(id).in_body {
+            inside += macs;
+        }
+    }
+    if all > 0.0 { inside / all } else { 0.0 }
 }
 
 /// The node that a unit is named after: its contraction, or else its first node.
 fn main(subject: Subject<'_>, unit: &Unit) -> NodeId {
     let contracts = |&&id: &&NodeId| subject.network.relations[id.0].contraction.is_some();
     *unit.nodes.iter().find(contracts).unwrap_or(&unit.nodes[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::Analysis;
+    use crate::onnx::Model;
+    use crate::onnx::attributes::set_graph;
+    use crate::onnx::proto::GraphProto;
+    use crate::onnx::proto::tensor_proto::DataType;
+    use crate::runtime::sample_models::{model, node, tensor_value, weight};
+
+    #[test]
+    fn products_in_branches_are_counted_as_not_timed() {
+        let branch = |weight: &str, result: &str| GraphProto {
+            node: vec![node("MatMul", &["h", weight], &[result], vec![])],
+            output: vec![tensor_value(result, DataType::Float, &[])],
+            ..GraphProto::default()
+        };
+        let mut decision = node("If", &["is"], &["y"], vec![]);
+        set_graph(&mut decision, "then_branch", branch("w2", "a"));
+        set_graph(&mut decision, "else_branch", branch("w3", "b"));
+        let proto = model(
+            vec![tensor_value("x", DataType::Float, &["1", "6"]), tensor_value("is", DataType::Bool, &[])],
+            vec![node("MatMul", &["x", "w1"], &["h"], vec![]), decision],
+            vec![weight("w1", &[6, 4], |_| 1.0), weight("w2", &[4, 2], |_| 1.0), weight("w3", &[4, 2], |_| 2.0)],
+            vec![tensor_value("y", DataType::Float, &["1", "2"])],
+        );
+        let model = Model::from_proto(proto);
+        let analysis = Analysis::new(&model, &Default::default(), &Default::default()).unwrap();
+        // 24 outside, 8 in each branch.
+        assert_eq!(in_bodies(analysis.subject()), 0.4);
+    }
 }

@@ -34,7 +34,7 @@ use crate::runtime::NamedTensor;
 use crate::runtime::latency::Latency;
 use crate::times::Times;
 
-/// What splits are judged on: the outputs that they should leave as they are.
+/// The original's outputs on samples that judge: a split is good if it changes them little.
 #[derive(Clone, Copy)]
 pub(in crate::jobs) struct Judge<'j> {
     pub(in crate::jobs) reference: &'j Reference,

@@ -44,7 +44,8 @@ pub(super) fn bases(subject: Subject<'_>, options: &PruneOptions, data: Option<C
     }
 }
 
-/// The bases in which the model is the same function: `bases`, or those of them that are by themselves.
+/// The bases in which the model computes the same: all of `bases`, or without each that changes the output on its own; none if
+/// that is not enough.
 fn proved(subject: Subject<'_>, mut bases: Bases, data: Calibration<'_>) -> Result<Bases> {
     let factors: Vec<FactorId> = bases.shares().into_keys().collect();
     if factors.is_empty() {

@@ -1,4 +1,4 @@
-//! A budget that prices share, tried out: what the whole loses is held against the sum of the prices.
+//! Carries out the choice that prices suggest, and compares what the whole loses with the sum of the prices.
 //!
 //! Prices are measured with one group narrowed alone. Where all together lose far more than that, they are measured again on
 //! the way: at a part of the budget, on the model as it is then, for the rest. Before that, they are corrected by

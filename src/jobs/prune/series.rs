@@ -24,7 +24,7 @@ pub(in crate::jobs) struct Series<'m, 'd> {
     /// What times operators, for a latency budget.
     meter: Option<&'d Meter>,
     pub(in crate::jobs) survey: Survey<'m>,
-    /// What a shared budget goes by, or why there is no such thing.
+    /// The measured prices of groups, or why they cannot be measured.
     pricing: OnceLock<std::result::Result<Pricing, String>>,
 }
 

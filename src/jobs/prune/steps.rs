@@ -65,7 +65,7 @@ pub(in crate::jobs) struct Job<'j, 'm> {
     /// What is scored and repaired on.
     pub(in crate::jobs) data: Option<Calibration<'j>>,
     pub(in crate::jobs) survey: &'j Survey<'m>,
-    /// What a shared budget goes by, or why there is no such thing.
+    /// The measured prices of groups, or why they cannot be measured.
     pub(in crate::jobs) pricing: &'j std::result::Result<Pricing, String>,
     /// What times operators, for a latency budget.
     pub(in crate::jobs) meter: Option<&'j Meter>,

@@ -81,7 +81,7 @@ pub(in crate::jobs) struct Judges<'j> {
     pub(in crate::jobs) data: Option<Calibration<'j>>,
     /// Whether the layers are repaired later. Then the pass over the samples also records the rows that the repair needs.
     pub(in crate::jobs) is_repaired: bool,
-    /// What a shared budget goes by, or why there is no such thing.
+    /// The measured prices of groups, or why they cannot be measured.
     pub(in crate::jobs) pricing: std::result::Result<&'j Pricing, &'j str>,
 }
 
