@@ -47,7 +47,7 @@ pub(crate) use recorded::{Recorded, Recording};
 pub(crate) use rows::{Lines, Row, floats};
 pub(crate) use statistics::{Accumulator, Kept, Product, pass, pass_over, rows_of, statistics};
 pub(crate) use stats::{Key, Origin, Record, Stats, row};
-pub(crate) use sums::whole;
+pub(crate) use sums::{rounded, whole};
 pub(crate) use team::Team;
 pub(crate) use window::Window;
 

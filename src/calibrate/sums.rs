@@ -463,8 +463,9 @@ pub(crate) fn whole(rows: f64) -> Option<usize> {
     (rows.fract() == 0.0 && (0.0..9e15).contains(&rows)).then_some(rows as usize)
 }
 
+/// The nearest f32.
 #[allow(clippy::cast_possible_truncation)]
-fn rounded(value: f64) -> f32 {
+pub(crate) fn rounded(value: f64) -> f32 {
     value as f32
 }
 

@@ -1,8 +1,8 @@
 //! Whole jobs: hold out → analyse → score → decide → rewrite → repair → train → prove → report.
 //!
-//! Each job is a file or a folder with its options and one function. What they share: [`Setting`](setting::Setting) opens and divides
-//! the samples, [`Clock`](clock::Clock) times the phases and checks whether the job was cancelled, [`Outcome`] proves and
-//! saves what came out.
+//! Each job is a file or a folder with its options and one function. What they share: [`Setting`](setting::Setting) opens and
+//! divides the samples, [`Clock`](clock::Clock) times the phases and checks whether the job was cancelled, [`Outcome`] proves
+//! and saves what came out.
 
 mod certificate;
 mod clock;

@@ -26,8 +26,9 @@ pub struct Service {
     pub thaw: BTreeSet<String>,
 }
 
-/// Works for the job that leads at `board`: gathers sums of a share of the samples, loads the merged sums of all workers, and runs its
-/// samples for every repair that the job asks for. The sums are kept in the file `stats` of the options meanwhile. Returns the number of repairs.
+/// Works for the job that leads at `board`: gathers sums of a share of the samples, loads the merged sums of all workers, and runs
+/// its samples for every repair that the job asks for. The sums are kept in the file `stats` of the options meanwhile. Returns the
+/// number of repairs.
 ///
 /// # Errors
 /// [`Usage`](crate::ErrorKind::Usage) without samples or such a file, [`Input`](crate::ErrorKind::Input) for a malformed model or data,

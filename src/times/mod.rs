@@ -235,6 +235,7 @@ fn fitted(subject: Subject<'_>, cases: &[Case]) -> Times {
     Times { timed, main, units: cases.len(), estimated, estimated_share, in_bodies: in_bodies(subject) }
 }
 
+/// The share of all multiply–accumulates that nodes in bodies compute.
 fn in_bodies(subject: Subject<'_>) -> f64 {
     let cost = CostModel::new(subject);
     let (mut inside, mut all) = (0.0, 0.0);

@@ -198,12 +198,6 @@ fn through_softmax<F: NdFloat>(p: &Array2<F>, scores: &mut Array2<F>, scale: F) 
     }
 }
 
-/// The nearest f32.
-#[allow(clippy::cast_possible_truncation)]
-pub(super) fn rounded(value: f64) -> f32 {
-    value as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,8 +8,8 @@
 use ndarray::{Array1, Array2, ArrayView2, s};
 use rayon::prelude::*;
 
-use super::block::{Chunk, Form, State, Weights, rounded};
-use crate::calibrate::{Detail, Sums};
+use super::block::{Chunk, Form, State, Weights};
+use crate::calibrate::{Detail, Sums, rounded};
 use crate::error::Result;
 use crate::linalg::{Backend, default_backend};
 
@@ -29,9 +29,13 @@ const WORK: usize = 40_000_000_000;
 const STEPS: (usize, usize) = (4, 24);
 const INNER_STEPS: (usize, usize) = (6, 20);
 
-/// All but the last steps are taken on one of so many chunks, if it still has that many rows.
+/// The first steps use every fourth chunk only, if these chunks have enough rows.
 const SOME: usize = 4;
+
+/// The fewest rows that are enough for the first steps.
 const ENOUGH: f64 = 4096.0;
+
+/// At least this many steps at the end use all chunks.
 const LAST: usize = 2;
 
 /// Least share of the error on held-out samples that a step must take away for another one to follow.
@@ -50,8 +54,8 @@ pub(super) fn error(form: Form<f32>, chunks: &[Chunk<f32>], weights: &Weights<f3
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn rows(chunks: &[Chunk<f32>]) -> f64 {
-    chunks.iter().map(|chunk| chunk.target.nrows()).sum::<usize>().max(1) as f64
+fn rows<'c>(chunks: impl IntoIterator<Item = &'c Chunk<f32>>) -> f64 {
+    chunks.into_iter().map(|chunk| chunk.target.nrows()).sum::<usize>().max(1) as f64
 }
 
 /// The weights that reproduce the targets best, from `start` on, on the samples held out. Inputs are of unit variance.
@@ -69,8 +73,9 @@ pub(super) fn fit(
     let products = WORK / work(chunks, &weights).max(1);
     let inner = (products / STEPS.0).clamp(INNER_STEPS.0, INNER_STEPS.1);
     let mut steps = (products / inner).clamp(STEPS.0, STEPS.1);
-    let some: Vec<Chunk<f32>> = chunks.iter().step_by(SOME).cloned().collect();
-    if rows(&some) >= ENOUGH {
+    let some = || chunks.iter().step_by(SOME);
+    if rows(some()) >= ENOUGH {
+        let some: Vec<Chunk<f32>> = some().cloned().collect();
         let taken;
         (weights, taken) = descend(form, &some, held_out, weights, (steps - LAST, inner));
         steps -= taken;

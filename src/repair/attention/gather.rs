@@ -6,11 +6,11 @@ use std::sync::Arc;
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 
 use super::super::write::{self, BiasPlace};
-use super::block::{Chunk, Form, Span, Weights, rounded};
+use super::block::{Chunk, Form, Span, Weights};
 use super::fit;
 use super::pattern::Block;
 use super::whiten::Whitening;
-use crate::calibrate::{Activations, At, Layer, Padding, Record, Row, Sum, floats, row, whole};
+use crate::calibrate::{Activations, At, Layer, Padding, Record, Row, Sum, floats, rounded, row, whole};
 use crate::error::{Error, Result};
 use crate::graph::View;
 use crate::onnx::proto::ModelProto;
