@@ -8,6 +8,9 @@ use super::program::Parameter;
 const BETA: (f32, f32) = (0.9, 0.999);
 const EPSILON: f32 = 1e-8;
 
+/// Elements that one task moves.
+const CHUNK: usize = 1 << 14;
+
 /// Largest norm of the gradient of all parameters together.
 const CLIP: f64 = 1.0;
 
@@ -54,13 +57,16 @@ impl AdamW {
             let Some(gradient) = gradient else { continue };
             let decay = if parameter.value.rank() > 1 { self.decay * rate } else { 0.0 };
             let rate = rate * moments.size;
-            let moments = moments.mean.par_iter_mut().zip(moments.square.par_iter_mut());
-            let weights = parameter.value.data_mut().par_iter_mut().zip(gradient).zip(moments);
-            weights.with_min_len(1 << 14).for_each(|((w, g), (m, v))| {
-                let g = g * scale;
-                *m = BETA.0 * *m + (1.0 - BETA.0) * g;
-                *v = BETA.1 * *v + (1.0 - BETA.1) * g * g;
-                *w -= decay * *w + rate * (*m / bias.0) / ((*v / bias.1).sqrt() + EPSILON);
+            let moments = moments.mean.par_chunks_mut(CHUNK).zip(moments.square.par_chunks_mut(CHUNK));
+            let weights = parameter.value.data_mut().par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+            weights.zip(moments).for_each(|((weights, gradient), (means, squares))| {
+                let moments = means.iter_mut().zip(squares);
+                for ((w, g), (m, v)) in weights.iter_mut().zip(gradient).zip(moments) {
+                    let g = g * scale;
+                    *m = BETA.0 * *m + (1.0 - BETA.0) * g;
+                    *v = BETA.1 * *v + (1.0 - BETA.1) * g * g;
+                    *w -= decay * *w + rate * (*m / bias.0) / ((*v / bias.1).sqrt() + EPSILON);
+                }
             });
         }
     }

@@ -117,10 +117,21 @@ impl<T: Real> Slots<'_, T> {
     }
 }
 
-/// Elements that one task adds at least.
-const LEAST: usize = 1 << 15;
+/// Elements that one task adds.
+const CHUNK: usize = 1 << 15;
 
-/// `sum += addend`.
+/// `sum += addend`, on all threads.
 fn add<T: Real>(sum: &mut [T], addend: &[T]) {
-    sum.par_iter_mut().zip(addend).with_min_len(LEAST).for_each(|(sum, &addend)| *sum += addend);
+    let chunks = sum.par_chunks_mut(CHUNK).zip(addend.par_chunks(CHUNK));
+    chunks.for_each(|(sum, addend)| add_scaled(sum, T::from_f64(1.0), addend));
+}
+
+/// `sum += scale · addend`, as far as `sum` goes. Indices, because the iterators of two slices can be compiled in another
+/// unit of the crate, where nothing is inlined.
+#[inline]
+pub(super) fn add_scaled<T: Real>(sum: &mut [T], scale: T, addend: &[T]) {
+    let addend = &addend[..sum.len()];
+    for i in 0..sum.len() {
+        sum[i] += scale * addend[i];
+    }
 }

@@ -4,7 +4,7 @@
 //! ([`Window`]); a transposed one does too, only from other positions. So one kernel serves both. Columns of some samples at
 //! once, `(channels · taps) × (samples · positions)`, keep the products large enough where images are small.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 use rayon::prelude::*;
 
 use super::product::multiply;
@@ -12,7 +12,7 @@ use super::site::check_size;
 use super::take::{Run, runs};
 use crate::calibrate::Window;
 use crate::error::{Error, Result};
-use crate::train::kernel::{Array, Kernel, Reads, Real, Slots};
+use crate::train::kernel::{Array, Kernel, Reads, Real, Slots, add_scaled};
 
 /// The convolution of `x` (`n × channels × spatial…`) by a weight.
 pub(super) struct Convolution {
@@ -109,11 +109,14 @@ impl Plan {
     }
 
     /// The weight of each group, filters × (channels · taps).
-    fn matrices<T: Real>(&self, w: &[T]) -> Vec<Array2<T>> {
-        let matrix = |g| {
-            Array2::from_shape_fn((self.filters, self.inputs()), |(f, k)| {
-                w[self.weight_at(g, f, k / self.taps, k % self.taps)]
-            })
+    fn matrices<'w, T: Real>(&self, w: &'w [T]) -> Vec<CowArray<'w, T, Ix2>> {
+        let shape = (self.filters, self.inputs());
+        let matrix = |g: usize| {
+            let stored = w.get(g * shape.0 * shape.1..).unwrap_or_default();
+            match ArrayView2::from_shape(shape, stored) {
+                Ok(stored) if !self.transposed => stored.into(),
+                _ => Array2::from_shape_fn(shape, |(f, k)| w[self.weight_at(g, f, k / self.taps, k % self.taps)]).into(),
+            }
         };
         (0..self.groups).map(matrix).collect()
     }
@@ -144,8 +147,7 @@ impl Plan {
                 let plane = &mut x[(sample * self.groups * self.channels + channel) * self.plane..][..self.plane];
                 let values = &row[sample * self.positions..][..self.positions];
                 for run in &self.runs[tap] {
-                    let slots = &mut plane[run.from..][..run.count];
-                    slots.iter_mut().zip(&values[run.to..]).for_each(|(slot, &value)| *slot += value);
+                    add_scaled(&mut plane[run.from..][..run.count], T::from_f64(1.0), &values[run.to..]);
                 }
             }
         }

@@ -7,32 +7,35 @@ use super::scalars::{Identity, Scalar};
 use super::site::check_size;
 use super::walk::{Walk, broadcast_dims};
 use crate::error::{Error, Result};
-use crate::train::kernel::{Array, Kernel, Reads, Real, Slots};
+use crate::train::kernel::{self, Array, Kernel, Reads, Real, Slots};
 use crate::train::tape::{Tensor, apply};
 
-/// Up to [`BLOCK`] elements of each operand.
-type Operands = [[f64; BLOCK]; 3];
+/// Up to [`BLOCK`] elements.
+type Block = [f64; BLOCK];
 
-/// The loops over a block of elements are all that is compiled for each row.
+/// Up to [`BLOCK`] elements of each operand.
+type Operands = [Block; 3];
+
+/// The loops over a block of elements are all that is compiled for each row. They go over whole blocks, whose length the
+/// compiler knows; what they make of elements beyond the last one is not read.
 struct Elementwise {
-    values: fn(&Operands, &[f64], &mut [f64]),
-    slopes: fn(&Operands, &[f64], &[f64], &mut Operands),
+    values: fn(&Operands, &[f64], &mut Block),
+    slopes: fn(&Operands, &Block, &[f64], &mut Operands),
     reads: Reads,
     parameters: Vec<f64>,
     /// A shape that the result has at least.
     over: Vec<usize>,
 }
 
-fn values<S: Scalar>([a, b, c]: &Operands, p: &[f64], into: &mut [f64]) {
-    let elements = into.iter_mut().zip(a).zip(b).zip(c);
-    elements.for_each(|(((y, &a), &b), &c)| *y = S::value([a, b, c], p));
+fn values<S: Scalar>([a, b, c]: &Operands, p: &[f64], into: &mut Block) {
+    for i in 0..BLOCK {
+        into[i] = S::value([a[i], b[i], c[i]], p);
+    }
 }
 
-fn slopes<S: Scalar>([a, b, c]: &Operands, values: &[f64], p: &[f64], [by_a, by_b, by_c]: &mut Operands) {
-    let slopes = by_a.iter_mut().zip(by_b).zip(by_c);
-    let elements = values.iter().zip(a).zip(b).zip(c).zip(slopes);
-    for ((((&y, &a), &b), &c), ((by_a, by_b), by_c)) in elements {
-        [*by_a, *by_b, *by_c] = S::slopes([a, b, c], y, p);
+fn slopes<S: Scalar>([a, b, c]: &Operands, values: &Block, p: &[f64], [by_a, by_b, by_c]: &mut Operands) {
+    for i in 0..BLOCK {
+        [by_a[i], by_b[i], by_c[i]] = S::slopes([a[i], b[i], c[i]], values[i], p);
     }
 }
 
@@ -88,7 +91,7 @@ impl Elementwise {
     /// The slopes of a linear function, which are the same everywhere.
     fn constant_slopes(&self) -> Option<[f64; 3]> {
         let mut slopes = [[0.0; BLOCK]; 3];
-        (self.slopes)(&[[0.0; BLOCK]; 3], &[0.0], &self.parameters, &mut slopes);
+        (self.slopes)(&[[0.0; BLOCK]; 3], &[0.0; BLOCK], &self.parameters, &mut slopes);
         (self.reads == Reads::Shapes).then_some(slopes.map(|of_operand| of_operand[0]))
     }
 }
@@ -109,10 +112,9 @@ impl<T: Real> Kernel<T> for Elementwise {
         result.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
             let (mut arguments, mut values) = ([[0.0; BLOCK]; 3], [0.0; BLOCK]);
             for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-                let values = &mut values[..out.len()];
                 gather(&walk, operands, (chunk * CHUNK + block * BLOCK, out.len()), &mut arguments);
-                (self.values)(&arguments, &self.parameters, values);
-                out.iter_mut().zip(values).for_each(|(out, value)| *out = T::from_f64(*value));
+                (self.values)(&arguments, &self.parameters, &mut values);
+                out.iter_mut().zip(&values).for_each(|(out, value)| *out = T::from_f64(*value));
             }
         });
         Ok((result, dims))
@@ -146,9 +148,8 @@ impl<T: Real> Kernel<T> for Elementwise {
 
 /// `into += scale · gradient`.
 fn add_scaled<T: Real>(scale: f64, gradient: &[T], into: &mut [T]) {
-    let scale = T::from_f64(scale);
-    let pairs = into.par_iter_mut().zip(gradient).with_min_len(CHUNK);
-    pairs.for_each(|(into, &gradient)| *into += scale * gradient);
+    let chunks = into.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+    chunks.for_each(|(into, gradient)| kernel::add_scaled(into, T::from_f64(scale), gradient));
 }
 
 /// The chain rule: slopes times the gradient of the result, element by element.
@@ -174,7 +175,7 @@ impl<T: Real> Chain<'_, T> {
                 gather(&self.walk, self.operands, (start, length), &mut arguments);
                 let y = self.values.get(start..start + length).unwrap_or_default();
                 values.iter_mut().zip(y).for_each(|(value, y)| *value = y.to_f64());
-                (self.function.slopes)(&arguments, &values[..length], &self.function.parameters, &mut slopes);
+                (self.function.slopes)(&arguments, &values, &self.function.parameters, &mut slopes);
             }
             let pairs = slopes[operand].iter().zip(&self.gradient[start..][..length]);
             products.iter_mut().zip(pairs).for_each(|(into, (slope, g))| *into = slope * g.to_f64());

@@ -38,6 +38,9 @@ pub(super) struct Walk {
     dims: Vec<usize>,
     /// Of each operand: distance of neighbours along each axis, 0 where it is repeated.
     strides: [Vec<usize>; 3],
+    /// The distances along the last axis, and along the last but one.
+    step: [usize; 3],
+    down: [usize; 3],
 }
 
 /// Elements along the last axis of a [`Walk`].
@@ -74,7 +77,7 @@ impl Walk {
 
     /// Axes along which all operands move alike are merged, those of size one left out.
     fn merged(dims: &[usize], strides: &[Vec<usize>; 3]) -> Self {
-        let mut merged = Self { dims: Vec::new(), strides: Default::default() };
+        let mut merged = Self { dims: Vec::new(), strides: Default::default(), step: [0; 3], down: [0; 3] };
         for axis in (0..dims.len()).filter(|&axis| dims[axis] != 1) {
             let continues = merged.dims.last().is_some()
                 && strides.iter().zip(&merged.strides).all(|(s, m)| m.last() == Some(&(s[axis] * dims[axis])));
@@ -89,6 +92,8 @@ impl Walk {
                 merged.strides.iter_mut().zip(strides).for_each(|(m, s)| m.push(s[axis]));
             }
         }
+        merged.step = merged.strides.each_ref().map(|s| s.last().copied().unwrap_or(0));
+        merged.down = merged.strides.each_ref().map(|s| s.iter().nth_back(1).copied().unwrap_or(0));
         merged
     }
 
@@ -96,18 +101,19 @@ impl Walk {
     #[inline]
     pub(super) fn each(&self, first: usize, count: usize, mut visit: impl FnMut(Stretch)) {
         let (inner, outer) = self.dims.split_last().map_or((1, [].as_slice()), |(&inner, outer)| (inner, outer));
-        let step = self.strides.each_ref().map(|s| s.last().copied().unwrap_or(0));
+        let (step, down) = (self.step, self.down);
         let rows = outer.last().copied().unwrap_or(1);
-        let down = self.strides.each_ref().map(|s| s.iter().nth_back(1).copied().unwrap_or(0));
         let (mut at, end) = (first, first + count);
         while at < end {
             let (mut rest, mut column) = (at / inner, at % inner);
             let rows = rows - rest % rows;
-            let mut from = step.map(|step| column * step);
+            let mut from = [column * step[0], column * step[1], column * step[2]];
             for axis in (0..outer.len()).rev() {
                 let position = rest % outer[axis];
                 rest /= outer[axis];
-                from.iter_mut().zip(&self.strides).for_each(|(from, s)| *from += position * s[axis]);
+                for operand in 0..3 {
+                    from[operand] += position * self.strides[operand][axis];
+                }
             }
             // As far as the last axis but one goes, no position is computed anew.
             for _ in 0..rows {
@@ -117,9 +123,8 @@ impl Walk {
                 if at == end {
                     break;
                 }
-                from.iter_mut()
-                    .zip(step.iter().zip(down))
-                    .for_each(|(from, (step, down))| *from = *from + down - column * step);
+                let below = |operand: usize| from[operand] + down[operand] - column * step[operand];
+                from = [below(0), below(1), below(2)];
                 column = 0;
             }
         }
@@ -133,7 +138,12 @@ impl Stretch {
         let data = &data[self.from[operand]..];
         match self.step[operand] {
             0 => into.fill(convert(data[0])),
-            1 => into.iter_mut().zip(data).for_each(|(into, &x)| *into = convert(x)),
+            1 => {
+                let data = &data[..into.len()];
+                for i in 0..into.len() {
+                    into[i] = convert(data[i]);
+                }
+            }
             step => into.iter_mut().zip(data.iter().step_by(step)).for_each(|(into, &x)| *into = convert(x)),
         }
     }
