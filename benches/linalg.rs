@@ -19,7 +19,7 @@ use std::time::Instant;
 use ndarray::Array2;
 use paredown::internals::factorize::ErrorCurve;
 use paredown::internals::linalg::{Backend, backends};
-use paredown::internals::plan::knapsack::{Layer, allocate, matrix_choices};
+use paredown::internals::plan::knapsack::{Choice, Layer, solve};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -47,7 +47,7 @@ fn run(operation: &str, size: usize, repeats: usize) {
     if operation == "allocate" {
         let layers = network(size);
         let dense: u64 = layers.iter().filter_map(|l| l.choices.last()).map(|c| c.cost).sum();
-        let seconds = best(repeats, || drop(allocate(&layers, dense / 2)));
+        let seconds = best(repeats, || drop(solve(&layers, dense / 2)));
         println!("allocate {size} - {seconds:.6}");
         return;
     }
@@ -100,8 +100,13 @@ fn network(layers: usize) -> Vec<Layer> {
             let components: Vec<f64> = (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect();
             let curve = ErrorCurve::from_components(components.into_iter());
             let weight = 10_f64.powf(rng.random_range(-1.0..1.0)) / curve.total();
-            let costs = ((k + n) as u64, (k * n) as u64);
-            Layer { name: format!("fc{i}"), choices: matrix_choices(&curve, (k, n), costs, weight, 8) }
+            let split = (8..k * n / (k + n)).step_by(8).map(|rank| Choice {
+                rank: Some(rank),
+                cost: (rank * (k + n)) as u64,
+                error: weight * curve.error(rank),
+            });
+            let whole = Choice { rank: None, cost: (k * n) as u64, error: 0.0 };
+            Layer { name: format!("fc{i}"), choices: split.chain([whole]).collect() }
         })
         .collect()
 }

@@ -122,4 +122,9 @@ mod times;
 mod train;
 mod verify;
 
+/// Compiles the Rust of README.md.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use api::*;

@@ -20,6 +20,6 @@ pub mod select;
 pub(crate) mod speed;
 
 pub use crate::lowrank::conv::ConvMode;
-pub use crate::lowrank::{ErrorCurve, LowRank, paying_rank};
+pub use crate::lowrank::{ErrorCurve, LowRank};
 pub use decompose::Method;
 pub use select::Target;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::price::PriceList;
 use crate::error::{Error, Result};
 use crate::lowrank::low_rank::ErrorCurve;
-use crate::plan::knapsack::{self as ranks, Choice};
+use crate::plan::knapsack::{self, Choice};
 use crate::plan::{Align, Budget, Cost, Plan, Remaining};
 use crate::price::Curve;
 
@@ -208,8 +208,8 @@ fn by_budget(offers: &[Offer<'_>], budget: Budget, whole: Cost, align: Align) ->
     let dense: u64 = offers.iter().map(|offer| of(offer.prices.dense())).sum();
     let rest = budget.of(whole).saturating_sub(dense);
     let choices = |offer: &Offer<'_>| choices(offer, of, align);
-    let layers: Vec<ranks::Layer> =
-        offers.iter().map(|offer| ranks::Layer { name: offer.name.to_owned(), choices: choices(offer) }).collect();
+    let layers: Vec<knapsack::Layer> =
+        offers.iter().map(|offer| knapsack::Layer { name: offer.name.to_owned(), choices: choices(offer) }).collect();
     let least: u64 = layers.iter().filter_map(|layer| layer.choices.iter().map(|choice| choice.cost).min()).sum();
     if rest.saturating_add(least) > limit {
         return Err(Error::nothing(format!(
@@ -219,8 +219,9 @@ fn by_budget(offers: &[Offer<'_>], budget: Budget, whole: Cost, align: Align) ->
             budget.text(budget.of(whole))
         )));
     }
-    let allocation = ranks::allocate(&layers, limit - rest)?;
-    let decide = |((layer, &chosen), offer): ((&ranks::Layer, &usize), &Offer<'_>)| match layer.choices[chosen].rank {
+    let allocation = knapsack::solve(&layers, limit - rest)?;
+    let decide = |((layer, &chosen), offer): ((&knapsack::Layer, &usize), &Offer<'_>)| match layer.choices[chosen].rank
+    {
         Some(rank) => Decision::Split(rank),
         None if layer.choices.len() == 1 && matches!(budget, Budget::Latency(_)) => Decision::Keep(Why::NoFasterRank),
         None if layer.choices.len() == 1 => Decision::Keep(Why::NoRank(offer.prices.paying(offer.curve.full_rank()))),

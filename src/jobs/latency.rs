@@ -216,7 +216,7 @@ pub(super) fn signature_of(model: &Model, inputs: &[NamedTensor]) -> String {
 /// What both models are timed on: the first of the samples, as it was given. Its content matters too: positions that a mask
 /// switches off take some kernels longer. Without samples, a synthetic one.
 pub(super) fn inputs(analysis: &Analysis<'_>, setting: &Setting) -> Result<Vec<NamedTensor>> {
-    if let Some(first) = &setting.typical {
+    if let Some(first) = &setting.first_sample {
         return Ok(first.clone());
     }
     let sizes = analysis.probe_sizes(&setting.dims);

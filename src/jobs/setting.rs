@@ -29,7 +29,7 @@ pub(crate) struct Setting {
     pub(crate) dims: DimSizes,
     /// The first of the samples as it was given, with its padding: what latency is measured on. `None` where there are none, or
     /// where `dims` asks for other sizes.
-    pub(crate) typical: Option<Vec<NamedTensor>>,
+    pub(crate) first_sample: Option<Vec<NamedTensor>>,
     /// Batch axes of inputs, where the model does not declare them.
     pub(crate) batch_axes: BatchAxes,
     /// Memory that the job may use.
@@ -349,12 +349,12 @@ impl Setting {
     pub(crate) fn opened(&self, model: &Model) -> Result<(Self, Opened)> {
         let mut opened = self.open(model)?;
         let (dims, first) = opened.seen(model, self.dims.clone())?;
-        let typical = first.filter(|_| dims.named.is_empty());
+        let first_sample = first.filter(|_| dims.named.is_empty());
         opened.data = opened.data.map(|data| data.without_padding(&model.proto)).transpose()?;
         if let (Some(team), Some(data)) = (&self.team, &opened.data) {
             team.run(data);
         }
-        Ok((Self { dims, typical, ..self.clone() }, opened))
+        Ok((Self { dims, first_sample, ..self.clone() }, opened))
     }
 
     fn open(&self, model: &Model) -> Result<Opened> {

@@ -111,11 +111,6 @@ impl ErrorCurve {
     }
 }
 
-/// The largest rank at which two factors hold fewer parameters than K×N; 0 when none does.
-pub fn paying_rank(inputs: usize, outputs: usize) -> usize {
-    (inputs * outputs).saturating_sub(1).checked_div(inputs + outputs).unwrap_or(0)
-}
-
 /// Refuses rank 0 and ranks above full.
 pub(crate) fn require_rank(rank: usize, full: usize, name: &str) -> Result<()> {
     if (1..=full).contains(&rank) {
@@ -175,16 +170,6 @@ mod tests {
         assert!((after.product(default_backend()) - before).iter().all(|x| x.abs() < 1e-12));
         assert!((after.a[[1, 0]].abs() - 10.0).abs() < 1e-12);
         assert!((after.b[[0, 0]].abs() - 10.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn a_paying_rank_saves_parameters() {
-        for (k, n) in [(1000, 1000), (3, 5), (1, 1), (384, 1536), (2, 2)] {
-            let r = paying_rank(k, n);
-            assert!(r == 0 || r * (k + n) < k * n);
-            assert!((r + 1) * (k + n) >= k * n);
-        }
-        assert_eq!(paying_rank(0, 0), 0);
     }
 
     #[test]

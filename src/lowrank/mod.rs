@@ -25,4 +25,4 @@ pub mod svd;
 mod tucker2;
 
 pub use factors::Factors;
-pub use low_rank::{ErrorCurve, LowRank, paying_rank};
+pub use low_rank::{ErrorCurve, LowRank};

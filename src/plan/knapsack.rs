@@ -10,7 +10,6 @@
 //! chapter 11). That is exact unless the list of partial answers outgrows its limit, and then the gap to
 //! the lower bound is known.
 
-use crate::lowrank::low_rank::{ErrorCurve, paying_rank};
 use crate::{Error, Result};
 
 /// Partial answers that are kept per layer.
@@ -57,36 +56,13 @@ impl Allocation {
     }
 }
 
-/// The choices of a K×N layer: dense, and each multiple of `align` that has fewer parameters.
-///
-/// `cost_per_rank` and `dense_cost` are in the budget's unit (for parameters K + N and K·N); `weight` turns
-/// the layer's own error into an error of the network's output.
-pub fn matrix_choices(
-    curve: &ErrorCurve,
-    (inputs, outputs): (usize, usize),
-    (cost_per_rank, dense_cost): (u64, u64),
-    weight: f64,
-    align: usize,
-) -> Vec<Choice> {
-    let step = align.max(1);
-    let last = paying_rank(inputs, outputs).min(curve.full_rank());
-    let split = (1..=last / step).map(|i| {
-        let rank = i * step;
-        Choice { rank: Some(rank), cost: cost_per_rank * rank as u64, error: weight * curve.error(rank) }
-    });
-    split
-        .filter(|choice| choice.cost < dense_cost)
-        .chain([Choice { rank: None, cost: dense_cost, error: 0.0 }])
-        .collect()
-}
-
 /// The choices with the least sum of errors whose costs sum to at most `budget`.
 ///
 /// # Errors
 /// [`ErrorKind::Nothing`](crate::ErrorKind::Nothing) when even the cheapest choices cost more than
 /// the budget, with that cost in the message; [`ErrorKind::Input`](crate::ErrorKind::Input) when a layer
 /// has no choices or an error that is not finite and ≥ 0.
-pub fn allocate(layers: &[Layer], budget: u64) -> Result<Allocation> {
+pub fn solve(layers: &[Layer], budget: u64) -> Result<Allocation> {
     let fronts: Vec<Vec<Point>> = layers.iter().map(front).collect::<Result<_>>()?;
     let least: u64 = fronts.iter().map(|front| front[0].cost).sum();
     if least > budget {

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::ErrorKind;
+use crate::lowrank::ErrorCurve;
 
 fn brute_force(layers: &[Layer], budget: u64) -> Option<f64> {
     fn walk(layers: &[Layer], budget: u64, error: f64) -> Option<f64> {
@@ -42,7 +43,7 @@ proptest! {
             .iter()
             .map(|c| layer(&c.iter().map(|&(cost, e)| (cost, f64::from(e))).collect::<Vec<_>>()))
             .collect();
-        match (allocate(&layers, budget), brute_force(&layers, budget)) {
+        match (solve(&layers, budget), brute_force(&layers, budget)) {
             (Ok(found), Some(best)) => {
                 check(&layers, &found, budget);
                 prop_assert_eq!(found.error, best);
@@ -66,8 +67,13 @@ fn network(layers: usize, seed: u64) -> Vec<Layer> {
             let components = (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect::<Vec<_>>();
             let curve = ErrorCurve::from_components(components.into_iter());
             let weight = 10_f64.powf(rng.random_range(-1.0..1.0)) / curve.total();
-            let cost = ((k + n) as u64, (k * n) as u64);
-            Layer { name: format!("fc{i}"), choices: matrix_choices(&curve, (k, n), cost, weight, 8) }
+            let split = (8..k * n / (k + n)).step_by(8).map(|rank| Choice {
+                rank: Some(rank),
+                cost: (rank * (k + n)) as u64,
+                error: weight * curve.error(rank),
+            });
+            let whole = Choice { rank: None, cost: (k * n) as u64, error: 0.0 };
+            Layer { name: format!("fc{i}"), choices: split.chain([whole]).collect() }
         })
         .collect()
 }
@@ -82,7 +88,7 @@ fn two_hundred_layers_have_a_gap_of_half_a_percent_at_most() {
         let layers = network(200, seed);
         for percent in [30, 50, 70, 90] {
             let budget = dense(&layers) * percent / 100;
-            let found = allocate(&layers, budget).unwrap();
+            let found = solve(&layers, budget).unwrap();
             check(&layers, &found, budget);
             assert!(found.gap() <= 0.005, "gap {}", found.gap());
         }
@@ -102,50 +108,37 @@ fn chosen_ranks_beat_uniform_ones_at_equal_cost() {
             })
             .collect();
         let budget = uniform.iter().map(|c| c.cost).sum();
-        let found = allocate(&layers, budget).unwrap();
+        let found = solve(&layers, budget).unwrap();
         assert!(found.error < 0.9 * uniform.iter().map(|c| c.error).sum::<f64>());
     }
 }
 
 #[test]
-fn candidates_are_aligned_paying_ranks_and_dense() {
-    let curve = ErrorCurve::from_components((0..64).rev().map(f64::from));
-    let choices = matrix_choices(&curve, (64, 64), (128, 4096), 2.0, 8);
-    let ranks: Vec<_> = choices.iter().map(|c| c.rank).collect();
-    assert_eq!(ranks, [Some(8), Some(16), Some(24), None]);
-    assert_eq!(choices[1].cost, 2048);
-    assert!((choices[1].error - 2.0 * curve.error(16)).abs() < 1e-12);
-    // A layer too small to split offers only itself.
-    let tiny = matrix_choices(&curve, (8, 8), (16, 64), 1.0, 8);
-    assert_eq!(tiny, [Choice { rank: None, cost: 64, error: 0.0 }]);
-}
-
-#[test]
 fn a_budget_for_everything_leaves_everything_dense() {
     let layers = network(20, 9);
-    let found = allocate(&layers, dense(&layers)).unwrap();
+    let found = solve(&layers, dense(&layers)).unwrap();
     assert_eq!((found.error, found.gap()), (0.0, 0.0));
 }
 
 #[test]
 fn out_of_reach_names_the_least_cost() {
     let layers = [layer(&[(5, 1.0), (9, 0.0)]), layer(&[(7, 2.0)])];
-    let error = allocate(&layers, 11).unwrap_err();
+    let error = solve(&layers, 11).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Nothing);
     assert!(error.to_string().contains("still need 12"), "{error}");
-    assert!(allocate(&layers, 12).is_ok());
+    assert!(solve(&layers, 12).is_ok());
 }
 
 #[test]
 fn bad_layers_are_refused_by_name() {
     for choices in [vec![], vec![(1, f64::NAN)], vec![(1, -1.0)]] {
-        let error = allocate(&[layer(&choices)], 10).unwrap_err();
+        let error = solve(&[layer(&choices)], 10).unwrap_err();
         assert!(error.to_string().contains("'fc'"), "{error}");
     }
 }
 
 #[test]
 fn no_layers_cost_nothing() {
-    let found = allocate(&[], 0).unwrap();
+    let found = solve(&[], 0).unwrap();
     assert_eq!((found.cost, found.error, found.gap()), (0, 0.0, 0.0));
 }

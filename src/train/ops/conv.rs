@@ -115,7 +115,9 @@ impl Plan {
             let stored = w.get(g * shape.0 * shape.1..).unwrap_or_default();
             match ArrayView2::from_shape(shape, stored) {
                 Ok(stored) if !self.transposed => stored.into(),
-                _ => Array2::from_shape_fn(shape, |(f, k)| w[self.weight_at(g, f, k / self.taps, k % self.taps)]).into(),
+                _ => {
+                    Array2::from_shape_fn(shape, |(f, k)| w[self.weight_at(g, f, k / self.taps, k % self.taps)]).into()
+                }
             }
         };
         (0..self.groups).map(matrix).collect()

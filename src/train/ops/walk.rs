@@ -111,9 +111,8 @@ impl Walk {
             for axis in (0..outer.len()).rev() {
                 let position = rest % outer[axis];
                 rest /= outer[axis];
-                for operand in 0..3 {
-                    from[operand] += position * self.strides[operand][axis];
-                }
+                let moved = |operand: usize| from[operand] + position * self.strides[operand][axis];
+                from = [moved(0), moved(1), moved(2)];
             }
             // As far as the last axis but one goes, no position is computed anew.
             for _ in 0..rows {
