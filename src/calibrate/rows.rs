@@ -23,6 +23,9 @@ const ROWS_RECORDED: usize = 10;
 /// Rows that are taken in any case.
 const LEAST_ROWS: usize = 4096;
 
+/// Rows that are taken in any case of a convolution in groups: each of its matrices is fitted to all of them, and has few inputs.
+const LEAST_ROWS_IN_GROUPS: usize = 1024;
+
 /// Multiply–accumulates that the products of a layer's inputs may take. A layer of very many inputs has a long kernel, and its rows
 /// overlap: many of them add little.
 const MOST_PRODUCTS: usize = 1 << 38;
@@ -49,7 +52,7 @@ pub(crate) struct Row {
 }
 
 impl Sampler {
-    /// About 20·K rows (at least 4096) of a layer, spread over `samples` samples.
+    /// About 20·K rows (at least 4096, or 1024 of a convolution in groups) of a layer, spread over `samples` samples.
     pub fn new(layer: &Layer, samples: usize, seed: u64) -> Self {
         Self::of_inputs(layer, layer.inputs(), samples, seed)
     }
@@ -69,9 +72,10 @@ impl Sampler {
         Self::of_rows(layer, (layer.inputs() * ROWS_RECORDED).min(MOST_ROWS), samples, seed)
     }
 
-    /// About `rows` rows (at least 4096) of a layer, spread over `samples` samples and the nodes of the layer.
+    /// About `rows` rows, but no fewer than [`new`](Self::new) takes in any case, of a layer, spread over `samples` samples and the nodes of the layer.
     pub fn of_rows(layer: &Layer, rows: usize, samples: usize, seed: u64) -> Self {
-        let (wanted, visits) = (rows.max(LEAST_ROWS), samples.max(1) * (1 + layer.more.len()));
+        let least = if layer.groups > 1 { LEAST_ROWS_IN_GROUPS } else { LEAST_ROWS };
+        let (wanted, visits) = (rows.max(least), samples.max(1) * (1 + layer.more.len()));
         let read: Vec<&str> = layer.all_data().map(String::as_str).collect();
         let digest = Sha256::digest(read.join("\n"));
         let stream = digest.iter().take(4).fold(0, |stream, &byte| stream << 8 | u64::from(byte));
