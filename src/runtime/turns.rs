@@ -40,7 +40,10 @@ impl<A: Found, B: Found> Found for (A, B) {
     }
 }
 
-/// Runs the batches side by side: as many as there are threads, if they fit in memory by what the first ones gave. Beside these
+/// Batches for each thread that run before the next ones are begun: threads that are done with theirs help with the others'.
+const AT_ONCE: usize = 4;
+
+/// Runs the batches side by side: some for each thread, if they fit in memory by what the first ones gave. Beside these
 /// runs, it takes in what the runs before them gave, in their order, and reads the next batches.
 ///
 /// # Errors
@@ -72,7 +75,7 @@ pub(crate) fn in_turn<B: Send + Sync, R: Found>(
         next = taken?;
         ready = found.into_iter().collect::<Result<_>>()?;
         if let Some(largest) = ready.iter().map(|(_, found)| found.bytes()).max() {
-            width = runs.beside(limits, largest).clamp(width, threads);
+            width = runs.beside(limits, largest).clamp(1, AT_ONCE * threads);
         }
         limits.relieve();
     }
