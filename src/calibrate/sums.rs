@@ -359,10 +359,9 @@ impl Values {
             if is_first {
                 *origin = f64::from(rounded(sum_of(column) / rows));
             }
-            let pilot = rounded(*origin);
-            column.iter_mut().for_each(|value| *value -= pilot);
-            *sum += sum_of(column);
-            *square += square_of(column);
+            let (of_column, squares) = moments(column, rounded(*origin));
+            *sum += of_column;
+            *square += squares;
         }
         block.pad();
     }
@@ -432,33 +431,53 @@ fn centred(sums: &Array2<f64>, left: &Array1<f64>, right: &Array1<f64>, rows: us
     covariance
 }
 
-fn sum_of(column: &[f32]) -> f64 {
-    in_lanes(column, |lane, value| *lane += f64::from(value))
-}
-
-fn square_of(column: &[f32]) -> f64 {
-    in_lanes(column, |lane, value| *lane += f64::from(value) * f64::from(value))
-}
-
 fn zeros_of(column: &[f32]) -> f64 {
-    in_lanes(column, |lane, value| *lane += if value == 0.0 { 1.0 } else { 0.0 })
-}
-
-/// Folds the values of a column into lanes that do not wait for each other, and adds up the lanes.
-fn in_lanes(column: &[f32], fold: impl Fn(&mut f64, f32)) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let chunks = column.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, &value)| fold(lane, value));
+    let mut zeros = 0_u32;
+    for &value in column {
+        zeros += u32::from(value == 0.0);
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, &value)| fold(lane, value));
-    lanes.iter().sum()
+    f64::from(zeros)
 }
 
-/// A number of rows that was stored as a float.
+/// The sum of a column's values.
+fn sum_of(column: &[f32]) -> f64 {
+    let mut sums = [0.0; LANES];
+    let (chunks, rest) = column.as_chunks::<LANES>();
+    // Indices: an iterator of two slices can be compiled in another unit of the crate, where it is not inlined.
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(chunk[lane]);
+        }
+    }
+    for lane in 0..rest.len() {
+        sums[lane] += f64::from(rest[lane]);
+    }
+    sums.iter().sum()
+}
+
+/// Subtracts `pilot` from a column's values; their sum and that of their squares.
+fn moments(column: &mut [f32], pilot: f32) -> (f64, f64) {
+    let (mut sums, mut squares) = ([0.0; LANES], [0.0; LANES]);
+    let mut add = |value: &mut f32, lane: usize| {
+        *value -= pilot;
+        let value = f64::from(*value);
+        sums[lane] += value;
+        squares[lane] += value * value;
+    };
+    let (chunks, rest) = column.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in chunk.iter_mut().enumerate() {
+            add(value, lane);
+        }
+    }
+    for (lane, value) in rest.iter_mut().enumerate() {
+        add(value, lane);
+    }
+    (sums.iter().sum(), squares.iter().sum())
+}
+
+/// A number that counts something, stored as a float; `None` if it does not.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-/// A number that counts something; `None` if it does not.
 pub(crate) fn whole(rows: f64) -> Option<usize> {
     (rows.fract() == 0.0 && (0.0..9e15).contains(&rows)).then_some(rows as usize)
 }
