@@ -23,8 +23,8 @@ pub(super) struct Member {
     pub(super) kept: Vec<usize>,
     /// One matrix for each convolution group.
     pub(super) weights: Vec<Array2<f64>>,
-    /// What the fit starts from, if it is not these.
-    pub(super) start: Option<Array2<f64>>,
+    /// Whether these are the original's, as far as they are kept: they are others in a basis or a split.
+    pub(super) is_plain: bool,
     pub(super) bias: Array1<f64>,
     pub(super) place: BiasPlace,
     /// The sum after it, in the original and in the pruned model.
@@ -98,8 +98,8 @@ impl Member {
         };
         let skips =
             if is_shared { None } else { skips(subject, (before, view), (&pruned, kept.len()), (layer, width), when)? };
-        let (original, start, block, basis) = (layer.clone(), None, None, None);
-        Ok(Ok(Self { original, pruned, kept, weights, start, bias, place, skips, block, basis, uses, taught }))
+        let (original, is_plain, block, basis) = (layer.clone(), true, None, None);
+        Ok(Ok(Self { original, pruned, kept, weights, is_plain, bias, place, skips, block, basis, uses, taught }))
     }
 
     /// Looks for attention before the layer, if it lost inputs.

@@ -273,15 +273,20 @@ impl<'m> Reader<'m> {
     }
 
     /// New weights for every member, as far as they are better, from the evidence on each matrix: the member's number, and what
-    /// became of each of its matrices.
-    pub(super) fn solve(&self, found: Option<Vec<Found>>, method: Method) -> Result<Vec<(usize, Vec<Solved>)>> {
+    /// became of each of its matrices. `starts` are what the fits of all members start from, where it is not their weights.
+    pub(super) fn solve(
+        &self,
+        found: Option<Vec<Found>>,
+        starts: &[Option<Array2<f64>>],
+        method: Method,
+    ) -> Result<Vec<(usize, Vec<Solved>)>> {
         let members = &self.members;
         let found = found.unwrap_or_else(|| {
             let outputs = members.iter().map(|(_, member)| member.pruned.outputs).sum();
             let layer = &members[0].1.pruned;
             (0..layer.groups).map(|_| Found::nothing(layer.inputs(), outputs)).collect()
         });
-        let solve = |(matrix, found): (usize, Found)| solve(members, matrix, found, method);
+        let solve = |(matrix, found): (usize, Found)| solve((members, starts), matrix, found, method);
         let solved: Vec<Vec<Solved>> = found.into_par_iter().enumerate().map(solve).collect::<Result<_>>()?;
         let mut of_members: Vec<(usize, Vec<Solved>)> =
             members.iter().map(|(number, _)| (*number, Vec::new())).collect();
@@ -322,25 +327,31 @@ fn parts(members: &[(usize, &Member)]) -> impl Iterator<Item = Range<usize>> {
 fn kept(members: &[(usize, &Member)], matrix: usize) -> Result<(Array2<f64>, Array1<f64>)> {
     let biases: Vec<_> = members.iter().map(|(_, member)| member.bias.slice(s![member.outputs(matrix)])).collect();
     let bias = concatenate(Axis(0), &biases).map_err(|e| Error::input(e.to_string()))?;
-    Ok((side_by_side(members, |member| &member.weights[matrix])?, bias))
+    Ok((side_by_side(members, |_, member| &member.weights[matrix])?, bias))
 }
 
 /// A matrix of each member, side by side.
 fn side_by_side<'m>(
     members: &[(usize, &'m Member)],
-    matrix: impl Fn(&'m Member) -> &'m Array2<f64>,
+    matrix: impl Fn(usize, &'m Member) -> &'m Array2<f64>,
 ) -> Result<Array2<f64>> {
-    let all: Vec<_> = members.iter().map(|(_, member)| matrix(member).view()).collect();
+    let all: Vec<_> = members.iter().map(|&(number, member)| matrix(number, member).view()).collect();
     concatenate(Axis(1), &all).map_err(|e| Error::input(e.to_string()))
 }
 
-fn solve(members: &[(usize, &Member)], matrix: usize, found: Found, method: Method) -> Result<Vec<Solved>> {
+fn solve(
+    (members, starts): (&[(usize, &Member)], &[Option<Array2<f64>>]),
+    matrix: usize,
+    found: Found,
+    method: Method,
+) -> Result<Vec<Solved>> {
     let backend = default_backend();
     let untouched = found.touch.as_ref().and_then(Seen::hardly);
     let Found { train, held_out, .. } = found;
     let (w0, b0) = kept(members, matrix)?;
     let (before, spreads) = (held_out.errors(backend, &w0, &b0), held_out.spreads());
-    let start = side_by_side(members, |member| member.start.as_ref().unwrap_or(&member.weights[matrix]))?;
+    let start = |number: usize| starts.get(number).and_then(Option::as_ref);
+    let start = side_by_side(members, |number, member| start(number).unwrap_or(&member.weights[matrix]))?;
     let is_judged = train.rows() > 0 && held_out.rows() > 0;
     let name = members[0].1.pruned.name.as_str();
     // The weights to start from with a new bias, and those of each ridge.

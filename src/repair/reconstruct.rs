@@ -12,7 +12,7 @@ use super::member::Member;
 use super::reader::{Found, Reader, Solved};
 use super::recurrent;
 use super::report::RepairReport;
-use super::start::start;
+use super::start::starts;
 use super::write;
 use crate::analysis::Subject;
 use crate::axes::Selection;
@@ -79,12 +79,8 @@ pub(super) fn reconstruct(
             match Member::new(subject, selection, (&before, &view), layer, (&order, number))? {
                 Ok(mut member) => {
                     member.basis = bases.of_results(layer.node, selection);
-                    // In a basis or a split, the weights are others than the original's.
-                    let is_plain =
+                    member.is_plain =
                         split.is_none() && member.basis.is_none() && !bases.has_inputs(layer.node, selection);
-                    if let Some(recorded) = data.recorded.filter(|_| is_plain && method == Method::Lstsq) {
-                        member.start = start(subject, selection, &member, recorded)?;
-                    }
                     members.push(member);
                 }
                 Err(why) => reports.push(left_alone(&layer.name, why)),
@@ -97,10 +93,15 @@ pub(super) fn reconstruct(
         }
         let before = data.team.filter(|team| team.is_lead()).map(|team| (team, model.clone()));
         for members in limits.portions(members, sums) {
-            let Some(gathering) = collect(subject, model, data, &members, &mut models)? else { continue };
+            let recorded = data.recorded.filter(|_| method == Method::Lstsq && data.team.is_none_or(Team::is_lead));
+            let (gathering, starts) = rayon::join(
+                || collect(subject, model, data, &members, &mut models),
+                || starts(subject, selection, &members, recorded),
+            );
+            let (Some(gathering), starts) = (gathering?, starts?) else { continue };
             let mut solved: Vec<(usize, Vec<Solved>)> = Vec::new();
             for portion in data.limits.solved_at_once(gathering.readers, |(reader, _)| reader.solving()) {
-                let solve = |(reader, found): (Reader<'_>, _)| reader.solve(found, method);
+                let solve = |(reader, found): (Reader<'_>, _)| reader.solve(found, &starts, method);
                 let some: Vec<_> = portion.into_par_iter().map(solve).collect::<Result<_>>()?;
                 solved.extend(some.into_iter().flatten());
                 data.limits.relieve();

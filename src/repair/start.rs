@@ -11,6 +11,7 @@
 //! This is the update of optimal brain surgery, all units at once (Hassibi & Stork 1993), with the damping that `obs` scores with.
 
 use ndarray::{Array2, Axis};
+use rayon::prelude::*;
 
 use super::member::Member;
 use crate::analysis::Subject;
@@ -19,11 +20,28 @@ use crate::calibrate::{Recorded, Sums};
 use crate::error::Result;
 use crate::linalg::growing;
 
+/// [`start`] of each member; `None` where its weights are others than the original's.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn starts(
+    subject: Subject<'_>,
+    selection: &Selection,
+    members: &[Member],
+    recorded: Option<&Recorded>,
+) -> Result<Vec<Option<Array2<f64>>>> {
+    let of_member = |member: &Member| match recorded.filter(|_| member.is_plain) {
+        Some(recorded) => start(subject, selection, member, recorded),
+        None => Ok(None),
+    };
+    members.par_iter().map(of_member).collect()
+}
+
 /// Compensated weights (K×N) of a layer of one convolution group; `None` if it lost no inputs, or nothing is known of these.
 ///
 /// # Errors
 /// If the weight of the original is malformed.
-pub(super) fn start(
+fn start(
     subject: Subject<'_>,
     selection: &Selection,
     member: &Member,
