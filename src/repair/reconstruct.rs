@@ -18,7 +18,7 @@ use crate::analysis::Subject;
 use crate::axes::Selection;
 use crate::calibrate::stages::{AfterRemoval, after_removal};
 use crate::calibrate::team::led;
-use crate::calibrate::{Calibration, Folded, Layer, Pair, Reference, Team, Wanted, readers};
+use crate::calibrate::{Calibration, Folded, Layer, Pair, Reference, Team, Visit, Wanted, readers};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Source, View};
 use crate::onnx::proto::ModelProto;
@@ -28,6 +28,8 @@ use crate::runtime::Limits;
 /// and should make.
 struct Gathering<'m> {
     readers: Vec<(Reader<'m>, Option<Vec<Found>>)>,
+    /// What the fits of the members start from, where it is not their weights.
+    starts: Vec<Option<Array2<f64>>>,
     attention: Vec<Option<Gathered>>,
 }
 
@@ -94,20 +96,18 @@ pub(super) fn reconstruct(
         let before = data.team.filter(|team| team.is_lead()).map(|team| (team, model.clone()));
         for members in limits.portions(members, sums) {
             let recorded = data.recorded.filter(|_| method == Method::Lstsq && data.team.is_none_or(Team::is_lead));
-            let (gathering, starts) = rayon::join(
-                || collect(subject, model, data, &members, &mut models),
-                || starts(subject, selection, &members, recorded),
-            );
-            let (Some(gathering), starts) = (gathering?, starts?) else { continue };
+            let starts = || starts(subject, selection, &members, recorded);
+            let found = collect(subject, model, data, (&members, starts), &mut models)?;
+            let Some(Gathering { readers, starts, attention }) = found else { continue };
             let mut solved: Vec<(usize, Vec<Solved>)> = Vec::new();
-            for portion in data.limits.solved_at_once(gathering.readers, |(reader, _)| reader.solving()) {
+            for portion in data.limits.solved_at_once(readers, |(reader, _)| reader.solving()) {
                 let solve = |(reader, found): (Reader<'_>, _)| reader.solve(found, &starts, method);
                 let some: Vec<_> = portion.into_par_iter().map(solve).collect::<Result<_>>()?;
                 solved.extend(some.into_iter().flatten());
                 data.limits.relieve();
             }
             solved.sort_by_key(|(member, _)| *member);
-            for ((member, attention), (_, matrices)) in members.iter().zip(gathering.attention).zip(&solved) {
+            for ((member, attention), (_, matrices)) in members.iter().zip(attention).zip(&solved) {
                 let report = write_back(model, member, matrices, method)?;
                 reports.push(match attention {
                     Some(attention) => refit(model, member, attention, report)?,
@@ -155,12 +155,13 @@ fn why_unread(subject: Subject<'_>, id: NodeId) -> Option<String> {
     })
 }
 
-/// Runs both models over all data, as far as the members need. `None` if another process solves.
+/// Runs both models over all data, as far as the members need, and finds beside it what their fits start from. `None` if another
+/// process solves.
 fn collect<'m>(
     subject: Subject<'_>,
     model: &ModelProto,
     data: Calibration<'_>,
-    members: &'m [Member],
+    (members, starts): (&'m [Member], impl FnOnce() -> Result<Vec<Option<Array2<f64>>>> + Send),
     models: &mut Pair<'_>,
 ) -> Result<Option<Gathering<'m>>> {
     let original = match data.recorded {
@@ -171,7 +172,7 @@ fn collect<'m>(
     let repaired = Wanted::new(model, final_values, members.iter().flat_map(Member::values));
     let mut readers = Reader::all(members, data);
     let mut attention: Vec<Option<Gathered>> = members.iter().map(|m| m.block.clone().map(Gathered::new)).collect();
-    models.stage(&original, &repaired, |visit| {
+    let visit = |visit: Visit<'_>| {
         readers.par_iter_mut().try_for_each(|reader| reader.add(visit))?;
         for (member, gathered) in members.iter().zip(&mut attention) {
             if let Some(gathered) = gathered {
@@ -179,7 +180,11 @@ fn collect<'m>(
             }
         }
         Ok(())
-    })?;
+    };
+    // Beside the pass only: a worker must not wait for other processes.
+    let (passed, starts) = rayon::join(|| models.stage(&original, &repaired, visit), starts);
+    passed?;
+    let starts = starts?;
     let mut found = Vec::new();
     for mut reader in readers {
         let sums = led(data.team, &format!("rows of {}", reader.key()), reader.found())?;
@@ -195,7 +200,7 @@ fn collect<'m>(
         }
     }
     let is_led = data.team.is_none_or(Team::is_lead);
-    Ok(is_led.then_some(Gathering { readers: found, attention }))
+    Ok(is_led.then_some(Gathering { readers: found, starts, attention }))
 }
 
 fn write_back(model: &mut ModelProto, member: &Member, solved: &[Solved], method: Method) -> Result<RepairReport> {
