@@ -23,7 +23,8 @@ const ROWS_RECORDED: usize = 10;
 /// Rows that are taken in any case.
 const LEAST_ROWS: usize = 4096;
 
-/// Rows that are taken in any case of a convolution in groups: each of its matrices is fitted to all of them, and has few inputs.
+/// Rows that are taken in any case of a convolution in groups: each of its matrices is fitted to all of them, and has few
+/// inputs.
 const LEAST_ROWS_IN_GROUPS: usize = 1024;
 
 /// Multiply–accumulates that the products of a layer's inputs may take. A layer of very many inputs has a long kernel, and its rows
@@ -72,7 +73,8 @@ impl Sampler {
         Self::of_rows(layer, (layer.inputs() * ROWS_RECORDED).min(MOST_ROWS), samples, seed)
     }
 
-    /// About `rows` rows, but no fewer than [`new`](Self::new) takes in any case, of a layer, spread over `samples` samples and the nodes of the layer.
+    /// About `rows` rows of a layer, but no fewer than [`new`](Self::new) takes in any case, spread over `samples` samples and the
+    /// nodes of the layer.
     pub fn of_rows(layer: &Layer, rows: usize, samples: usize, seed: u64) -> Self {
         let least = if layer.groups > 1 { LEAST_ROWS_IN_GROUPS } else { LEAST_ROWS };
         let (wanted, visits) = (rows.max(least), samples.max(1) * (1 + layer.more.len()));

@@ -11,7 +11,6 @@
 //! This is the update of optimal brain surgery, all units at once (Hassibi & Stork 1993), with the damping that `obs` scores with.
 
 use ndarray::{Array2, Axis};
-use rayon::prelude::*;
 
 use super::member::Member;
 use crate::analysis::Subject;
@@ -20,7 +19,7 @@ use crate::calibrate::{Recorded, Sums};
 use crate::error::Result;
 use crate::linalg::growing;
 
-/// [`start`] of each member; `None` where its weights are others than the original's.
+/// [`start`] of each member, one after the other to save memory; `None` where its weights are others than the original's.
 ///
 /// # Errors
 /// As [`start`].
@@ -34,7 +33,7 @@ pub(super) fn starts(
         Some(recorded) => start(subject, selection, member, recorded),
         None => Ok(None),
     };
-    members.par_iter().map(of_member).collect()
+    members.iter().map(of_member).collect()
 }
 
 /// Compensated weights (K×N) of a layer of one convolution group; `None` if it lost no inputs, or nothing is known of these.
