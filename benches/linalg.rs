@@ -23,6 +23,11 @@ use paredown::internals::plan::knapsack::{Choice, Layer, solve};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+#[path = "common/network.rs"]
+mod network;
+
+use network::network;
+
 const SMALL: [(&str, usize); 6] = [
     ("svd_f32", 512),
     ("svd_f64", 512),
@@ -45,7 +50,7 @@ fn main() {
 
 fn run(operation: &str, size: usize, repeats: usize) {
     if operation == "allocate" {
-        let layers = network(size);
+        let layers = network(size, 0);
         let dense: u64 = layers.iter().filter_map(|l| l.choices.last()).map(|c| c.cost).sum();
         let seconds = best(repeats, || drop(solve(&layers, dense / 2)));
         println!("allocate {size} - {seconds:.6}");
@@ -87,26 +92,4 @@ fn best(repeats: usize, work: impl Fn()) -> f64 {
 fn uniform(n: usize) -> Array2<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     Array2::from_shape_simple_fn((n, n), || rng.random_range(-1.0..1.0))
-}
-
-/// Layers of 192 to 1536 channels with power-law spectra and sensitivities over two decades.
-fn network(layers: usize) -> Vec<Layer> {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    (0..layers)
-        .map(|i| {
-            let k: usize = 64 * rng.random_range(3..25);
-            let n: usize = 64 * rng.random_range(3..25);
-            let decay: f64 = rng.random_range(0.4..1.6);
-            let components: Vec<f64> = (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect();
-            let curve = ErrorCurve::from_components(components.into_iter());
-            let weight = 10_f64.powf(rng.random_range(-1.0..1.0)) / curve.total();
-            let split = (8..k * n / (k + n)).step_by(8).map(|rank| Choice {
-                rank: Some(rank),
-                cost: (rank * (k + n)) as u64,
-                error: weight * curve.error(rank),
-            });
-            let whole = Choice { rank: None, cost: (k * n) as u64, error: 0.0 };
-            Layer { name: format!("fc{i}"), choices: split.chain([whole]).collect() }
-        })
-        .collect()
 }

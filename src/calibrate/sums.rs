@@ -357,7 +357,7 @@ impl Values {
         let sums = self.origin.iter_mut().zip(self.sum.iter_mut().zip(self.square.iter_mut()));
         for (column, (origin, (sum, square))) in block.columns_mut().zip(sums) {
             if is_first {
-                *origin = f64::from(rounded(sum_of(column) / rows));
+                *origin = f64::from(rounded(moments(column, 0.0).0 / rows));
             }
             let (of_column, squares) = moments(column, rounded(*origin));
             *sum += of_column;
@@ -437,22 +437,6 @@ fn zeros_of(column: &[f32]) -> f64 {
         zeros += u32::from(value == 0.0);
     }
     f64::from(zeros)
-}
-
-/// The sum of a column's values.
-fn sum_of(column: &[f32]) -> f64 {
-    let mut sums = [0.0; LANES];
-    let (chunks, rest) = column.as_chunks::<LANES>();
-    // Indices: an iterator of two slices can be compiled in another unit of the crate, where it is not inlined.
-    for chunk in chunks {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(chunk[lane]);
-        }
-    }
-    for lane in 0..rest.len() {
-        sums[lane] += f64::from(rest[lane]);
-    }
-    sums.iter().sum()
 }
 
 /// Subtracts `pilot` from a column's values; their sum and that of their squares.

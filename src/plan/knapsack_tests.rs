@@ -1,12 +1,15 @@
 //! Against brute force on small instances, against the clock and the bound on large ones.
 
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::ErrorKind;
 use crate::lowrank::ErrorCurve;
+
+#[path = "../../benches/common/network.rs"]
+mod network;
+
+use network::network;
 
 fn brute_force(layers: &[Layer], budget: u64) -> Option<f64> {
     fn walk(layers: &[Layer], budget: u64, error: f64) -> Option<f64> {
@@ -53,29 +56,6 @@ proptest! {
             (found, best) => prop_assert!(false, "{:?} against {:?}", found, best),
         }
     }
-}
-
-/// Layers like those of a transformer: sizes from a few hundred to a few thousand, spectra that decay at
-/// their own speed, sensitivities over two decades.
-fn network(layers: usize, seed: u64) -> Vec<Layer> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..layers)
-        .map(|i| {
-            let mut side = || 64 * rng.random_range(3_usize..25);
-            let (k, n) = (side(), side());
-            let decay = rng.random_range(0.4..1.6_f64);
-            let components = (1..=k.min(n)).map(|i| (i as f64).powf(-2.0 * decay)).collect::<Vec<_>>();
-            let curve = ErrorCurve::from_components(components.into_iter());
-            let weight = 10_f64.powf(rng.random_range(-1.0..1.0)) / curve.total();
-            let split = (8..k * n / (k + n)).step_by(8).map(|rank| Choice {
-                rank: Some(rank),
-                cost: (rank * (k + n)) as u64,
-                error: weight * curve.error(rank),
-            });
-            let whole = Choice { rank: None, cost: (k * n) as u64, error: 0.0 };
-            Layer { name: format!("fc{i}"), choices: split.chain([whole]).collect() }
-        })
-        .collect()
 }
 
 fn dense(layers: &[Layer]) -> u64 {

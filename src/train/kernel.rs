@@ -110,7 +110,7 @@ impl<T: Real> Slots<'_, T> {
     pub(super) fn add(&mut self, operand: usize, gradient: Vec<T>) {
         let Some(&Some(place)) = self.places.get(operand) else { return };
         match self.gradients.get_mut(place) {
-            Some(Some(sum)) => add(sum, &gradient),
+            Some(Some(sum)) => add_in_chunks(sum, T::from_f64(1.0), &gradient),
             Some(slot) => *slot = Some(gradient),
             None => {}
         }
@@ -120,10 +120,10 @@ impl<T: Real> Slots<'_, T> {
 /// Elements that one task adds.
 const CHUNK: usize = 1 << 15;
 
-/// `sum += addend`, on all threads.
-fn add<T: Real>(sum: &mut [T], addend: &[T]) {
+/// `sum += scale · addend`, on all threads.
+pub(super) fn add_in_chunks<T: Real>(sum: &mut [T], scale: T, addend: &[T]) {
     let chunks = sum.par_chunks_mut(CHUNK).zip(addend.par_chunks(CHUNK));
-    chunks.for_each(|(sum, addend)| add_scaled(sum, T::from_f64(1.0), addend));
+    chunks.for_each(|(sum, addend)| add_scaled(sum, scale, addend));
 }
 
 /// `sum += scale · addend`, as far as `sum` goes. Indices, because the iterators of two slices can be compiled in another

@@ -7,7 +7,7 @@ use super::scalars::{Identity, Scalar};
 use super::site::check_size;
 use super::walk::{Walk, broadcast_dims};
 use crate::error::{Error, Result};
-use crate::train::kernel::{self, Array, Kernel, Reads, Real, Slots};
+use crate::train::kernel::{Array, Kernel, Reads, Real, Slots, add_in_chunks};
 use crate::train::tape::{Tensor, apply};
 
 /// Up to [`BLOCK`] elements.
@@ -138,18 +138,12 @@ impl<T: Real> Kernel<T> for Elementwise {
             let Some(into) = into.of(operand) else { continue };
             match slope {
                 _ if into.len() != gradient.len() => chain.add_to_repeated(operand, into),
-                Some(slope) => add_scaled(slope, &gradient, into),
+                Some(slope) => add_in_chunks(into, T::from_f64(slope), &gradient),
                 None => chain.add_to(operand, into),
             }
         }
         Ok(())
     }
-}
-
-/// `into += scale · gradient`.
-fn add_scaled<T: Real>(scale: f64, gradient: &[T], into: &mut [T]) {
-    let chunks = into.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
-    chunks.for_each(|(into, gradient)| kernel::add_scaled(into, T::from_f64(scale), gradient));
 }
 
 /// The chain rule: slopes times the gradient of the result, element by element.
